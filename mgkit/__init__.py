@@ -1,0 +1,34 @@
+"""mgkit: reproduce, use and extend MultiGrain (Berman et al. 2019, arXiv 1902.05509).
+
+One network, one embedding, three uses: the class of an image, other pictures of the same thing, and copies.
+The modules in the order in which the method reads:
+
+    config          one frozen dataclass a stage: what may be set, in which range
+    mini            draws the embedded dataset
+    datasets        lists of images, with class and instance; loaders
+    retrieval_sets  Holidays, UKBench, Copydays, folders: images, queries, ground truth
+    transforms      training augmentations; evaluation crops
+    samplers        repeated augmentation; batches of one shape
+    backbones       a name -> a network up to its last feature map
+    pooling         GeM, L2 normalisation
+    model           backbone -> GeM -> (whitening) -> embedding and logits
+    losses          distance-weighted triplets, margin loss, joint loss
+    hardware        device, precision, memory layout
+    progress        bars in a browser, lines in a log
+    experiment      a run's folder under outputs/
+    checkpoints     safe load, atomic save
+    train           the joint training                                  (01)
+    embed           images -> feature maps -> descriptors, in one pass
+    finetune        p* by SGD, and accuracy as a function of p          (02)
+    whitening       PCA whitening, folded into the classifier           (03)
+    search          nearest neighbours
+    metrics         accuracy, average precision, UKBench score
+    evaluate        top-1/top-5 and the retrieval protocols             (04, 05)
+    plots           every figure of the notebooks
+    demo            runs the notebooks and checks the method's claims
+"""
+
+from mgkit.checkpoints import load_checkpoint
+from mgkit.model import get_multigrain
+
+__all__ = ["get_multigrain", "load_checkpoint"]

@@ -1,0 +1,194 @@
+"""One frozen dataclass a stage: what may be set, of which type, in which range. Unknown keys raise."""
+
+import ast
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+from mgkit.backbones import check_backbone
+
+Name = Annotated[str, Field(pattern=r"^[\w][\w.\-]*$")]  # becomes a folder of outputs/
+BackboneName = Annotated[str, AfterValidator(check_backbone)]
+Count = Annotated[int, Field(ge=1)]
+Pixels = Annotated[int, Field(ge=8)]
+Exponent = Annotated[float, Field(gt=0)]  # inf is max pooling
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Sizes = Annotated[list[Pixels], Field(min_length=1)]
+Crop = Literal["square", "rect"]
+
+AnyConfig = TypeVar("AnyConfig", bound="StageConfig")
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+class StageConfig:
+    """What every stage shares. Raises ValueError, naming the key, for an unknown key, a wrong type or range."""
+
+    experiment: Name = "mini"  # results go to outputs/<experiment>/<stage>/
+    data: str = "mini"  # a folder, or mini: the embedded set, drawn on first use
+    workers: Annotated[int, Field(ge=0)] = 2  # processes that read images
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    on_unreadable: Literal["raise", "skip"] = "raise"
+    exif: Literal["auto", "apply", "ignore"] = "auto"
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1  # held out where data has no val/
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+class TrainConfig(StageConfig):
+    """Joint training (section 4.1)."""
+
+    backbone: BackboneName = "resnet10"
+    p: Exponent = 3.0
+    lambda_: Annotated[float, Field(ge=0, le=1)] = 0.5
+    repetitions: Count = 3
+    augmentation: Literal["torch", "full", "senet", "AA"] = "full"
+    size: Pixels = 64
+    batch_size: Annotated[int, Field(ge=2)] = 96
+    epochs: Count = 5
+    len_factor: Annotated[float, Field(gt=0)] = 2.0
+    lr: Rate = 0.1
+    lr_drops: list[Annotated[int, Field(ge=0)]] = dataclasses.field(default_factory=lambda: [2, 3])
+    lr_gamma: Rate = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Rate = 1e-4
+    beta: Rate = 1.2
+    beta_lr: Rate = 1.0
+    margin: Rate = 0.2
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def __post_init__(self):
+        if self.lambda_ < 1 and self.repetitions == 1:
+            raise ValueError(
+                f"lambda_={self.lambda_} needs positives for the margin loss: repetitions must be at least 2 (or lambda_ 1)"
+            )
+        if self.batch_size < self.repetitions:
+            raise ValueError(f"batch_size {self.batch_size} is smaller than repetitions {self.repetitions}")
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+class NetworkConfig(StageConfig):
+    """A stage that starts from a trained network."""
+
+    checkpoint: str = ""  # a file; empty: what the experiment's earlier stages left
+    backbone: Literal[""] | BackboneName = ""  # only for files that do not say it
+    batch_size: Count = 32
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+class FinetunePConfig(NetworkConfig):
+    """p* at each evaluation resolution (section 3.5)."""
+
+    sizes: Sizes = dataclasses.field(default_factory=lambda: [64, 96, 128, 160])
+    crop: Crop = "rect"
+    images_per_class: Count = 50
+    step_size: Count = 4  # images a step of SGD
+    lr: Rate = 0.005
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    ps: Annotated[list[Exponent], Field(min_length=1)] = dataclasses.field(
+        default_factory=lambda: [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0]
+    )
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+class WhitenConfig(NetworkConfig):
+    """PCA whitening on unlabelled images (section 3.6)."""
+
+    size: Pixels = 96
+    crop: Crop = "rect"
+    p: Exponent | None = None  # None: p* of 02 at this size
+    unlabelled: str = ""  # a folder or list; empty: data's unlabelled/whiten, else its training images
+    images: Count = 20000
+    shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+class ClassifyConfig(NetworkConfig):
+    """Top-1/top-5 (section 4.2)."""
+
+    sizes: Sizes = dataclasses.field(default_factory=lambda: [64, 96, 128, 160])
+    crops: Annotated[list[Crop], Field(min_length=1)] = dataclasses.field(
+        default_factory=lambda: ["square", "rect"]
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+class RetrievalConfig(NetworkConfig):
+    """Retrieval on the sets found below data (section 4.3)."""
+
+    sets: list[str] = dataclasses.field(default_factory=list)  # empty: every set found below data
+    distractors: str = ""  # a folder or list; empty: data's unlabelled/distractors if there
+    size: Pixels = 96
+    crop: Crop = "rect"
+    p: Exponent | None = None  # None: the whitened network's own
+
+
+def make(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:
+    """The config of these values; a one-line ValueError names the culprit. Lists may be given as text, `64, 96`."""
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in known:
+            raise ValueError(f"unknown parameter {key!r}; {cls.__name__} has {', '.join(sorted(known))}")
+    values = {key: as_list(value) if is_list(known[key]) else value for key, value in values.items()}
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{key}: {reason}, got {first['input']!r}" if key else reason) from None
+
+
+def is_list(field: dataclasses.Field) -> bool:
+    return field.default_factory is not dataclasses.MISSING
+
+
+def as_list(value: Any) -> Any:
+    """`-p sizes "64, 96"` reaches us as text, `-p sizes 64` as a number: both are lists of one kind of thing."""
+    if isinstance(value, str):
+        value = yaml.safe_load(value if value.lstrip().startswith("[") else f"[{value}]")
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def from_notebook(cls: type[AnyConfig], namespace: Mapping[str, Any]) -> AnyConfig:
+    """The config that a notebook's parameters make: call with `globals()`.
+
+    Papermill only warns of a parameter that the notebook does not have. Here every cell run so far that opens with
+    `# Parameters` (papermill's own, and the notebook's) is held against the config: an unknown name raises.
+    """
+    names = {field.name for field in dataclasses.fields(cls)}
+    for source in namespace.get("In", []):
+        if source.lstrip().startswith("# Parameters"):
+            names |= assigned_names(source)
+    return make(cls, {name: namespace[name] for name in sorted(names) if name in namespace})
+
+
+def assigned_names(source: str) -> set[str]:
+    """The names that a cell's top level assigns."""
+    targets = []
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign):
+            targets += statement.targets
+        elif isinstance(statement, ast.AnnAssign):
+            targets.append(statement.target)
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def to_yaml(config: StageConfig) -> str:
+    """The config as YAML text, keys in the order of the class."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+
+
+def from_yaml(cls: type[AnyConfig], path: str | Path) -> AnyConfig:
+    """The config of a YAML file; ValueError, naming the file, for what `make` refuses."""
+    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    try:
+        if not isinstance(values, dict):
+            raise ValueError("not a mapping of parameters")
+        return make(cls, values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -1,0 +1,341 @@
+"""Image lists -> (image, class, instance): ImageNet's layout, any class-folder tree, plain folders and lists."""
+
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+SPLIT_FOLDERS = {"train": ("train", "ILSVRC2012_img_train"), "val": ("val", "ILSVRC2012_img_val")}
+UNLABELLED = -1
+
+OnUnreadable = Literal["raise", "skip"]
+
+
+class UnreadableImageError(OSError):
+    """An image file that cannot be decoded; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """N image files with their classes.
+
+    root: the folder they come from. paths: N absolute paths. labels: [N] int64, index into `classes`, or -1 throughout.
+    exif: whether the camera's rotation tag is applied (a user's own photos) or not (benchmark sets).
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...] = ()
+    exif: bool = False
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def subset(self, indices: Iterable[int]) -> "ImageList":
+        """The images of those indices, in their order."""
+        indices = np.asarray(list(indices), dtype=np.int64)
+        return replace(self, paths=tuple(self.paths[i] for i in indices), labels=self.labels[indices])
+
+    def first_per_class(self, count: int) -> "ImageList":
+        """The first `count` images of every class (all, where a class has fewer)."""
+        taken = [np.flatnonzero(self.labels == label)[:count] for label in range(len(self.classes))]
+        return self.subset(np.sort(np.concatenate(taken)))
+
+    def with_exif(self, exif: Literal["auto", "apply", "ignore"]) -> "ImageList":
+        """`apply` or `ignore` the rotation tag; `auto` leaves what the layout suggests."""
+        return self if exif == "auto" else replace(self, exif=exif == "apply")
+
+
+def check_folder(folder: str | Path, purpose: str) -> Path:
+    """The folder as a path; FileNotFoundError or NotADirectoryError that names it and its purpose."""
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"{purpose}: the folder {folder} does not exist")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{purpose}: {folder} is not a folder")
+    return folder
+
+
+def image_files(folder: Path) -> list[str]:
+    """Every image below the folder, by file name suffix, hidden ones left out; sorted absolute paths."""
+    found = []
+    for parent, folders, files in os.walk(folder.resolve(), followlinks=True):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        found += [
+            os.path.join(parent, f)
+            for f in files
+            if not f.startswith(".") and os.path.splitext(f)[1].lower() in IMAGE_SUFFIXES
+        ]
+    return sorted(found)
+
+
+def class_folders(folder: str | Path, *, purpose: str = "images") -> ImageList:
+    """One class a sub-folder, sorted by name; images anywhere below it.
+
+    Raises FileNotFoundError for a missing folder, ValueError for one without sub-folders or a class without images.
+    """
+    folder = check_folder(folder, purpose)
+    classes = tuple(sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")))
+    if not classes:
+        raise ValueError(f"{purpose}: {folder} has no class folders (expected {folder}/<class>/<image>.jpg)")
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        files = image_files(folder / name)
+        if not files:
+            raise ValueError(f"{purpose}: the class folder {folder / name} holds no images")
+        paths += files
+        labels += [label] * len(files)
+    # ImageNet's classes are WordNet ids; other trees are taken for the user's own photos.
+    wordnet = all(re.fullmatch(r"n\d{8}", name) for name in classes)
+    return ImageList(folder, tuple(paths), np.array(labels, dtype=np.int64), classes, exif=not wordnet)
+
+
+def plain_images(source: str | Path, *, purpose: str = "images") -> ImageList:
+    """Unlabelled images: everything below a folder, or a text file that lists one path a line.
+
+    Paths in a list are relative to the list's folder; blank lines and lines that start with # are skipped. Raises
+    FileNotFoundError for a missing source or listed file (naming the first), ValueError for an empty one.
+    """
+    source = Path(source)
+    paths = read_list(source, purpose) if source.is_file() else image_files(check_folder(source, purpose))
+    if not paths:
+        raise ValueError(f"{purpose}: {source} holds no images")
+    return ImageList(source, tuple(paths), np.full(len(paths), UNLABELLED, dtype=np.int64), exif=True)
+
+
+def read_list(listing: Path, purpose: str) -> list[str]:
+    """The absolute paths that a text file lists; FileNotFoundError names the first that is missing."""
+    try:
+        lines = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{purpose}: {listing} is neither a folder nor a text file that lists images"
+        ) from None
+    paths = [str((listing.parent / line).resolve()) for line in lines if line and not line.startswith("#")]
+    missing = [path for path in paths if not os.path.isfile(path)]
+    if missing:
+        raise FileNotFoundError(
+            f"{purpose}: {listing} lists {len(missing)} missing files, the first is {missing[0]}"
+        )
+    return paths
+
+
+def split_folder(root: Path, split: str) -> Path | None:
+    """`root/train` or `root/ILSVRC2012_img_train` (likewise val), whichever exists."""
+    return next((root / name for name in SPLIT_FOLDERS[split] if (root / name).is_dir()), None)
+
+
+def labelled_images(root: str | Path, *, val_fraction: float = 0.1) -> tuple[ImageList, ImageList]:
+    """Training and validation images of an ImageNet-layout tree, or of any class-folder tree.
+
+    With `imagenet/` below root, that is taken for root. With `train/` and `val/` below root, those. Otherwise root's own sub-folders are the classes, and about
+    `val_fraction` of each class, chosen by a hash of the file's path, is held out for validation. Raises ValueError for a
+    split without the other, and for validation classes that training lacks.
+    """
+    root = check_folder(root, "data")
+    root = root / "imagenet" if (root / "imagenet").is_dir() else root
+    train_folder, val_folder = split_folder(root, "train"), split_folder(root, "val")
+    if train_folder is None and val_folder is None:
+        return hold_out(class_folders(root, purpose="data"), val_fraction)
+    if train_folder is None or val_folder is None:
+        lacking = "train" if train_folder is None else "val"
+        raise ValueError(
+            f"data: {root} has no {' or '.join(SPLIT_FOLDERS[lacking])} folder beside the other split"
+        )
+    train = class_folders(train_folder, purpose="training images")
+    val = class_folders(val_folder, purpose="validation images")
+    unknown = sorted(set(val.classes) - set(train.classes))
+    if unknown:
+        raise ValueError(f"data: the class {unknown[0]} of {val_folder} is not among those of {train_folder}")
+    to_train = np.array([train.classes.index(name) for name in val.classes])
+    return train, replace(val, labels=to_train[val.labels], classes=train.classes)
+
+
+def hold_out(images: ImageList, fraction: float) -> tuple[ImageList, ImageList]:
+    """Split each class by a hash of the path below root: at least one image on either side.
+
+    Raises ValueError for a class of one image, or a fraction outside (0,1).
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"val_fraction must lie between 0 and 1, got {fraction}")
+    held_out = []
+    root = images.root.resolve()
+    for label, name in enumerate(images.classes):
+        members = np.flatnonzero(images.labels == label)
+        if len(members) < 2:
+            raise ValueError(
+                f"data: the class {name} of {images.root} has one image; two are needed to hold one out"
+            )
+        ranked = sorted(members, key=lambda i: zlib.crc32(os.path.relpath(images.paths[i], root).encode()))
+        held_out += ranked[: min(max(1, round(fraction * len(members))), len(members) - 1)]
+    val = np.zeros(len(images), dtype=bool)
+    val[held_out] = True
+    return images.subset(np.flatnonzero(~val)), images.subset(np.flatnonzero(val))
+
+
+def load_image(path: str | Path, *, exif: bool = False) -> Image.Image:
+    """The image as RGB: grey, palette, CMYK, 16-bit and transparent ones are converted (transparent on white).
+
+    Raises UnreadableImageError, naming the file, for a missing, truncated or non-image one.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image) if exif else image)
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(f"{path}: {error}") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else error
+        raise UnreadableImageError(f"cannot read the image {path}: {reason}") from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL mode -> RGB."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16"):  # 16-bit grey: PIL would clip instead of scale
+        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def image_shapes(images: ImageList) -> list[tuple[int, int]]:
+    """(width, height) of every image, from the file headers; an unreadable one counts as (1, 1)."""
+    return [image_shape(path, images.exif) for path in images.paths]
+
+
+def image_shape(path: str, exif: bool) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            turned = exif and image.getexif().get(0x0112, 1) >= 5  # orientations 5-8 swap the sides
+            return image.size[::-1] if turned else image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 1, 1
+
+
+class Batch(NamedTuple):
+    """image: [B,3,H,W], or a list of [3,h,w] where shapes differ. label, instance: [B]. unreadable: (path, reason) of each image left out."""
+
+    image: Tensor | list[Tensor]
+    label: Tensor
+    instance: Tensor
+    unreadable: list[tuple[str, str]]
+
+
+class ImageDataset(Dataset):
+    """An `ImageList` and a transform. An item is (image, label, instance): the instance is the image's own index.
+
+    `__getitems__` takes a batch of (index, seed) pairs: each sample's augmentation is drawn from its own seed, so it does
+    not depend on the number of workers, and copies that stand side by side share one decoding.
+    """
+
+    def __init__(self, images: ImageList, transform: Callable[[Image.Image], Tensor]):
+        self.images, self.transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        image = load_image(self.images.paths[index], exif=self.images.exif)
+        return self.transform(image), int(self.images.labels[index]), index
+
+    def __getitems__(self, pairs: Sequence[tuple[int, int]]) -> list:
+        samples, decoded, last = [], None, None
+        with torch.random.fork_rng(devices=[]):
+            for index, seed in pairs:
+                if index != last:
+                    decoded, last = self.decode(index), index
+                if isinstance(decoded, UnreadableImageError):
+                    samples.append((self.images.paths[index], str(decoded)))
+                    continue
+                torch.manual_seed(seed)
+                samples.append((self.transform(decoded), int(self.images.labels[index]), index))
+        return samples
+
+    def decode(self, index: int) -> Image.Image | UnreadableImageError:
+        """The image, or the error, as a value: raising is the main process's business, workers only report."""
+        try:
+            return load_image(self.images.paths[index], exif=self.images.exif)
+        except UnreadableImageError as error:
+            return error
+
+
+def collate(samples: list) -> Batch:
+    """What `ImageDataset.__getitems__` gives -> Batch; images are stacked if all have one shape."""
+    readable = [s for s in samples if len(s) == 3]
+    images = [s[0] for s in readable]
+    if len({image.shape for image in images}) == 1:
+        images = torch.stack(images)
+    label, instance = (torch.tensor([s[k] for s in readable], dtype=torch.int64) for k in (1, 2))
+    return Batch(images, label, instance, [s for s in samples if len(s) == 2])
+
+
+class SeededBatches:
+    """Batches of indices -> batches of (index, seed), a seed for every sample of the epoch."""
+
+    def __init__(self, batches: Iterable[Sequence[int]], seed: int = 0):
+        self.batches, self.seed, self.epoch = batches, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        sample = 0
+        start = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)[0] >> np.uint64(
+            2
+        )
+        for batch in self.batches:
+            yield [(int(index), int(start) + sample + k) for k, index in enumerate(batch)]
+            sample += len(batch)
+
+
+def batch_loader(
+    dataset: ImageDataset, batches: SeededBatches, *, workers: int = 0, device: torch.device | None = None
+) -> DataLoader:
+    """A DataLoader of `Batch` over the given batches; memory is pinned where a GPU waits for it."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=device is not None and device.type == "cuda",
+        persistent_workers=workers > 0,
+    )
+
+
+class UnreadableImages:
+    """What to do with unreadable images: `raise` an UnreadableImageError at the first, or `skip`, count and list them."""
+
+    def __init__(self, on_unreadable: OnUnreadable = "raise"):
+        self.on_unreadable = on_unreadable
+        self.reasons: dict[str, str] = {}
+
+    def watch(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """The loader's batches, without those of which nothing was readable."""
+        for batch in loader:
+            for path, reason in batch.unreadable:
+                if self.on_unreadable == "raise":
+                    raise UnreadableImageError(f"{reason} (on_unreadable='skip' leaves such files out)")
+                self.reasons[path] = reason
+            if len(batch.label):
+                yield batch
+
+    def report(self) -> None:
+        """Print the count and the list of what was skipped, if anything was."""
+        if self.reasons:
+            print(f"skipped {len(self.reasons)} unreadable images:")
+            for reason in self.reasons.values():
+                print(f"  {reason}")

@@ -1,0 +1,88 @@
+"""Images -> feature maps -> descriptors: the only route from files to arrays, one backbone pass an image."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mgkit.datasets import (
+    ImageDataset,
+    ImageList,
+    SeededBatches,
+    UnreadableImages,
+    batch_loader,
+    image_shapes,
+)
+from mgkit.hardware import autocast
+from mgkit.model import MultiGrain
+from mgkit.pooling import gem
+from mgkit.progress import progress
+from mgkit.samplers import same_shape_batches
+from mgkit.transforms import eval_transform, fitted_shape
+
+PIXELS_A_BATCH = 2**23  # bounds a batch's memory whatever the resolution: 42 images of 448 × 448
+
+
+def feature_maps(
+    net: MultiGrain,
+    images: ImageList,
+    *,
+    size: int,
+    crop: str = "rect",
+    batch_size: int = 32,
+    workers: int = 0,
+    precision: str = "auto",
+    unreadable: UnreadableImages | None = None,
+    description: str = "",
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Every image once through the frozen backbone, in batches of one shape.
+
+    size: pixels. crop: `square` or `rect`. Yields (maps [b,C,h,w], labels [b], indices [b]) on the network's device; the
+    indices say which images they are, and all images come. net is put in eval mode. Raises UnreadableImageError at
+    the first unreadable file, unless `unreadable` says skip.
+    """
+    net.eval()
+    device = net.classifier.weight.device
+    unreadable = unreadable or UnreadableImages()
+    dataset = ImageDataset(images, eval_transform(size, crop, mean=net.mean, std=net.std))
+    if crop == "rect":
+        shapes = [fitted_shape(*shape, size, longest=True) for shape in image_shapes(images)]
+    else:
+        shapes = [(size, size)] * len(images)
+    batches = same_shape_batches(shapes, max(1, min(batch_size, PIXELS_A_BATCH // size**2)))
+    loader = batch_loader(dataset, SeededBatches(batches), workers=workers, device=device)
+    bar = progress(loader, description or f"{crop} {size} px", total=len(batches))
+    with torch.no_grad():
+        for batch in unreadable.watch(bar):
+            inputs = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last)
+            with autocast(device, precision):
+                maps = net.features(inputs)  # [b,3,H,W] -> [b,C,h,w]
+            yield maps.float(), batch.label.to(device), batch.instance
+
+
+def embed(
+    net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float] | None = None, **options
+) -> np.ndarray:
+    """Descriptors of all images, one backbone pass, for one or several pooling exponents.
+
+    size: pixels. ps: exponents; None: the network's own. options: as for `feature_maps`. Returns L2-normalised float32
+    descriptors [N,D], or [P,N,D] where ps is given; the row of a skipped image is NaN.
+    """
+    exponents = [net.pool.p.item()] if ps is None else list(ps)
+    rows = pooled(net, images, size=size, ps=exponents, **options)
+    device = net.classifier.weight.device
+    with torch.no_grad():
+        descriptors = np.stack([
+            net.head(torch.from_numpy(of_p).to(device))["normalized_embedding"].cpu().numpy() for of_p in rows
+        ])  # fmt: skip
+    return descriptors[0] if ps is None else descriptors
+
+
+def pooled(net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float], **options) -> np.ndarray:
+    """GeM-pooled features before whitening, [P,N,C] float32, all exponents from one backbone pass."""
+    rows = np.full((len(ps), len(images), net.width), np.nan, dtype=np.float32)
+    for maps, _, indices in feature_maps(net, images, size=size, **options):
+        for k, p in enumerate(ps):
+            rows[k, indices.numpy()] = gem(maps, p).cpu().numpy()
+    return rows

@@ -1,0 +1,203 @@
+"""p*: the pooling exponent for each evaluation resolution, by SGD on p alone, or by a sweep (section 3.5)."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mgkit.config import FinetunePConfig, NetworkConfig, make
+from mgkit.datasets import ImageList, UnreadableImages, labelled_images
+from mgkit.embed import feature_maps
+from mgkit.experiment import Run, data_root, is_mini, read_results
+from mgkit.metrics import target_ranks
+from mgkit.model import MultiGrain
+from mgkit.pooling import gem
+
+STAGE = "finetune_p"
+SMALLEST_P = 0.1  # SGD never steps to an exponent that GeM does not have
+
+
+@dataclass(frozen=True)
+class PSearch:
+    """What 02 found, for S sizes and P exponents.
+
+    sizes [S] px, ps [P]. p_star [S]: by SGD. paths: for each size, (loss, p) after every step [steps,2].
+    top1 [S,P] in 0..1: accuracy on the validation images. training_p: what the network was trained with.
+    """
+
+    sizes: list[int]
+    ps: list[float]
+    p_star: list[float]
+    paths: list[np.ndarray]
+    top1: np.ndarray
+    top5: np.ndarray
+    training_p: float
+    crop: str
+
+
+def finetune_p(
+    net: MultiGrain,
+    images: ImageList,
+    *,
+    size: int,
+    crop: str = "rect",
+    step_size: int = 4,
+    lr: float = 0.005,
+    momentum: float = 0.9,
+    seed: int = 0,
+    **options,
+) -> np.ndarray:
+    """One epoch of SGD on p alone, everything else frozen, from the network's own p (section 3.5).
+
+    images: labelled training images. size: pixels. step_size: images a step. lr: at step i of n, lr·(1-i/n)^0.9.
+    options: as for `embed.feature_maps`. The network's p is left at p*. Returns (loss, p) after each step, [n,2].
+    """
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
+    features = feature_windows(
+        net, images.subset(order), size=size, crop=crop, step_size=step_size, **options
+    )
+    return descend_p(net, features, steps=-(-len(images) // step_size), lr=lr, momentum=momentum)
+
+
+def feature_windows(
+    net: MultiGrain, images: ImageList, *, step_size: int, batch_size: int = 32, **options
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """The images in order, step_size at a time: (maps, a list of [C,h,w], labels [step_size]).
+
+    The backbone sees a window of many steps at once, so that whole images of one shape can share a forward pass.
+    """
+    window = step_size * max(8, batch_size // step_size)
+    for start in range(0, len(images), window):
+        part = images.subset(range(start, min(start + window, len(images))))
+        maps: dict[int, tuple[Tensor, Tensor]] = {}
+        for batch, labels, indices in feature_maps(net, part, batch_size=batch_size, **options):
+            maps |= {int(i): (m, label) for i, m, label in zip(indices, batch, labels, strict=True)}
+        ordered = [maps[i] for i in sorted(maps)]
+        for step in range(0, len(ordered), step_size):
+            features, labels = zip(*ordered[step : step + step_size], strict=True)
+            yield list(features), torch.stack(labels)
+
+
+def descend_p(
+    net: MultiGrain, batches: Iterable[tuple[list[Tensor], Tensor]], *, steps: int, lr: float, momentum: float
+) -> np.ndarray:
+    """SGD on the network's p over (feature maps, labels) batches; returns (loss, p) after each step, [n,2]."""
+    p = net.pool.p
+    frozen = p.requires_grad
+    p.requires_grad_(True)
+    optimizer = torch.optim.SGD([p], lr=lr, momentum=momentum)
+    path = []
+    for i, (features, labels) in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (1 - i / steps) ** 0.9
+        pooled = torch.cat([net.pool(f[None]) for f in features])  # [b,C]
+        loss = F.cross_entropy(net.head(pooled)["classifier_output"], labels)
+        p.grad = torch.autograd.grad(loss, p)[0]  # of p alone: the classifier needs none
+        optimizer.step()
+        with torch.no_grad():
+            p.clamp_(min=SMALLEST_P)
+        path.append((loss.item(), p.item()))
+    p.requires_grad_(frozen)
+    p.grad = None
+    return np.array(path)
+
+
+def sweep_p(
+    net: MultiGrain, images: ImageList, *, sizes: Sequence[int], ps: Sequence[float], ks=(1, 5), **options
+) -> np.ndarray:
+    """Accuracy for every p at every size, the backbone running once an image and size (figure 4).
+
+    sizes: pixels. ps: exponents. options: as for `embed.feature_maps`. Returns top-k accuracies in 0..1, [S,P,len(ks)].
+    """
+    accuracy = np.zeros((len(sizes), len(ps), len(ks)))
+    for s, size in enumerate(sizes):
+        seen = 0
+        for maps, labels, _ in feature_maps(net, images, size=size, **options):
+            seen += len(labels)
+            with torch.no_grad():
+                for j, p in enumerate(ps):
+                    ranks = target_ranks(net.head(gem(maps, p))["classifier_output"], labels)
+                    accuracy[s, j] += [(ranks < k).sum().item() for k in ks]
+        accuracy[s] /= seen
+    return accuracy
+
+
+def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
+    """p* by SGD on training images and the sweep on validation images, at every size; results.json gets both."""
+    train_images, val_images = (
+        images.with_exif(config.exif)
+        for images in labelled_images(data_root(config.data), val_fraction=config.val_fraction)
+    )
+    check_classes(net, train_images)
+    run = Run(STAGE, config)
+    unreadable = UnreadableImages(config.on_unreadable)
+    options = dict(
+        crop=config.crop, batch_size=config.batch_size, workers=config.workers, precision=config.precision,
+        unreadable=unreadable,
+    )  # fmt: skip
+    training_p = net.pool.p.item()
+    subset = train_images.first_per_class(config.images_per_class)
+    paths = []
+    for size in config.sizes:
+        path = finetune_p(
+            net, subset, size=size, step_size=config.step_size, lr=config.lr, momentum=config.momentum,
+            seed=config.seed, **options,
+        )  # fmt: skip
+        paths.append(path)
+        print(
+            f"{config.crop} {size} px: p* = {path[-1, 1]:.2f} after {len(path)} steps on {len(subset)} images"
+        )
+        set_p(net, training_p)
+    accuracy = sweep_p(net, val_images, sizes=config.sizes, ps=config.ps, **options)
+    unreadable.report()
+    found = PSearch(
+        config.sizes, config.ps, [float(path[-1, 1]) for path in paths], paths, accuracy[..., 0], accuracy[..., 1],
+        training_p, config.crop,
+    )  # fmt: skip
+    run.results({
+        "crop": config.crop, "training_p": training_p, "sizes": found.sizes, "p_star": found.p_star, "ps": found.ps,
+        "top1": found.top1.tolist(), "top5": found.top5.tolist(), "val_images": len(val_images),
+    })  # fmt: skip
+    return found
+
+
+def set_p(net: MultiGrain, p: float) -> MultiGrain:
+    """The network itself, pooling with p from now on."""
+    with torch.no_grad():
+        net.pool.p.fill_(p)
+    return net
+
+
+def check_classes(net: MultiGrain, images: ImageList) -> None:
+    """Raise ValueError unless the classifier has as many classes as the images."""
+    if net.classifier.out_features != len(images.classes):
+        raise ValueError(
+            f"the checkpoint knows {net.classifier.out_features} classes, {images.root} has {len(images.classes)}"
+        )
+
+
+def p_star(config: NetworkConfig, net: MultiGrain, *, size: int, crop: str) -> float:
+    """p* of the experiment's 02 for a resolution; where 02 has other resolutions, the nearest of them.
+
+    On the mini set a missing 02 is run first; otherwise the network's own p, with a line that says so.
+    """
+    results = read_results(config.experiment, STAGE)
+    if results is None and is_mini(config.data):
+        print("p* has not been learned yet: running 02_finetune_p first")
+        shared = {"experiment": config.experiment, "data": config.data, "checkpoint": config.checkpoint}
+        search_p(make(FinetunePConfig, shared), net)
+        results = read_results(config.experiment, STAGE)
+    if results is None:
+        print(
+            f"no p* in outputs/{config.experiment}/{STAGE}: pooling with the training exponent {net.pool.p.item():g}"
+        )
+        return net.pool.p.item()
+    nearest = int(np.argmin(np.abs(np.array(results["sizes"]) - size)))
+    if results["sizes"][nearest] != size or results["crop"] != crop:
+        print(
+            f"p* was learned at {results['crop']} {results['sizes']} px: taking that of {results['sizes'][nearest]} px"
+        )
+    return results["p_star"][nearest]

@@ -1,0 +1,42 @@
+"""Where and how precisely a network runs: device, automatic mixed precision, memory layout."""
+
+import torch
+from torch import nn
+
+PRECISIONS = ("auto", "bf16", "float32")
+
+
+def pick_device() -> torch.device:
+    """The first GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 faster than in float32 (GPUs since Ampere; CPUs with AVX512 or AMX bf16)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
+    """The context in which networks run; `auto` is bf16 where the device is fast at it, else float32."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown; one of {', '.join(PRECISIONS)}")
+    enabled = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def place(net: nn.Module, device: torch.device) -> nn.Module:
+    """The network on the device, its convolutions in channels-last layout (faster on CPUs and GPUs alike)."""
+    return net.to(device).to(memory_format=torch.channels_last)
+
+
+def describe(device: torch.device) -> str:
+    """The device and the precision `auto` means on it, in words, for a run's provenance."""
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    return f"{name}, {'bf16' if has_fast_bf16(device) else 'float32'}"

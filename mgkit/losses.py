@@ -1,0 +1,134 @@
+"""The joint objective: distance-weighted triplets, the margin loss, and its mix with cross-entropy."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CLOSEST = 0.5  # distances are clamped below at it: no negative is drawn for being nearly equal
+FARTHEST = 1.4  # negatives past it hardly ever give a loss, so they are not drawn
+
+
+@torch.no_grad()
+def distance_weighted_probabilities(e: Tensor, target: Tensor) -> Tensor:
+    """How probable each image is as a negative of each anchor (section 3.3; Wu et al. 2017).
+
+    e: L2-normalised embeddings [B,D]. target: instance of each, [B]. Returns [B,B], rows sum to 1: weight 1/q(d)
+    with `q(d) ∝ d^(D-2) (1 - d²/4)^((D-3)/2)`, zero past 1.4 and for the anchor's own instance. A row whose
+    weights all vanish is uniform over its negatives; a row without a negative is zero.
+
+    The weights are float32 numbers relative to the largest of the whole batch, as in the released trainings: in
+    high dimension, far rows underflow to zero beside a close pair, and then draw uniformly.
+    """
+    e = e.float()
+    dim = e.shape[1]
+    square = e.square().sum(1)
+    distance_square = square[:, None] + square[None, :] - 2 * e @ e.T
+    distance = distance_square.clamp(min=0).sqrt().fill_diagonal_(1.0)
+    distance = distance.clamp(min=CLOSEST)
+    # 1 - d²/4 is zero for opposite embeddings; the floor keeps inf out of the maximum.
+    log_weight = (2.0 - dim) * distance.log() - (dim - 3) / 2 * (1 - distance.square() / 4).clamp(
+        min=1e-6
+    ).log()
+    weight = (log_weight - log_weight[distance < FARTHEST].max()).exp().clamp(max=1.0)
+
+    negative = target[:, None] != target[None, :]
+    weight = weight * (negative & (distance < FARTHEST))
+    vanished = weight.sum(1, keepdim=True) == 0
+    weight = torch.where(vanished, negative.float(), weight)
+    return weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+
+
+@torch.no_grad()
+def sample_triplets(
+    e: Tensor, target: Tensor, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One distance-weighted negative for every anchor and each of its positives.
+
+    e: L2-normalised embeddings [B,D]. target: instances [B]. Returns indices (anchor, positive, negative), [T] each, by
+    anchor, then positive. The negatives of an anchor differ from one another while it has enough of them.
+    An image without a positive, or without a negative, gives no triplet: T may be 0.
+    """
+    probability = distance_weighted_probabilities(e, target)
+    same = (target[:, None] == target[None, :]).fill_diagonal_(False)
+    same &= (probability.sum(1) > 0)[:, None]
+    anchor, positive = same.nonzero(as_tuple=True)
+    if not len(anchor):
+        return anchor, positive, anchor.clone()
+
+    draws = same.sum(1)  # how many negatives each anchor wants
+    most = int(draws.max())
+    # An exponential race: the first k to arrive at rate `probability` are k draws without replacement.
+    device = generator.device if generator is not None else e.device
+    noise = torch.empty(probability.shape, device=device).exponential_(generator=generator).to(e.device)
+    arrival = torch.where(probability > 0, noise.clamp(min=1e-30) / probability, math.inf)
+    order = arrival.argsort(dim=1)[:, :most]  # [B,most]
+    scarce = (probability > 0).sum(1) < draws  # then draw with replacement
+    if scarce.any():
+        rows = probability[scarce].to(device)
+        order[scarce] = torch.multinomial(rows, most, replacement=True, generator=generator).to(e.device)
+    wanted = torch.arange(most, device=e.device)[None, :] < draws[:, None]
+    return anchor, positive, order[wanted]
+
+
+class MarginLoss(nn.Module):
+    """`[d_ap - β + α]₊ + [β - d_an + α]₊`, summed, over the number of terms above zero (section 3.3).
+
+    beta: initial boundary between positive and negative distances, learned. margin: α.
+    """
+
+    def __init__(self, beta: float = 1.2, margin: float = 0.2):
+        super().__init__()
+        self.beta = nn.Parameter(torch.tensor(float(beta)))
+        self.margin = margin
+
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """Embeddings [T,D] each -> scalar; 0, with gradients 0, for T = 0."""
+        positive_loss = (distance(anchor, positive) - self.beta + self.margin).relu()
+        negative_loss = (self.beta - distance(anchor, negative) + self.margin).relu()
+        # A triplet with both terms counts twice: they are separate pairs.
+        pairs = (positive_loss > 0).sum() + (negative_loss > 0).sum()
+        return (positive_loss.sum() + negative_loss.sum()) / pairs.clamp(min=1)
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distance of rows, [T,D] -> [T]; the 1e-8 keeps the gradient of equal rows finite."""
+    return ((a - b).square().sum(1) + 1e-8).sqrt()
+
+
+class JointLoss(nn.Module):
+    """λ · cross-entropy + (1-λ) · margin loss on distance-weighted triplets (equation 5).
+
+    Raises ValueError unless 0 <= lambda_ <= 1.
+    """
+
+    def __init__(self, lambda_: float = 0.5, *, beta: float = 1.2, margin: float = 0.2):
+        super().__init__()
+        if not 0 <= lambda_ <= 1:
+            raise ValueError(
+                f"lambda_ must lie between 0 (margin loss alone) and 1 (cross-entropy alone), got {lambda_}"
+            )
+        self.lambda_ = lambda_
+        self.margin_loss = MarginLoss(beta, margin)
+
+    def forward(
+        self,
+        output: dict[str, Tensor],
+        label: Tensor,
+        instance: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """output: of `MultiGrain`. label, instance: [B]. Returns scalars loss, cross_entropy, margin."""
+        cross_entropy = F.cross_entropy(output["classifier_output"], label)
+        if self.lambda_ == 1:  # no triplet is needed, nor can there be one with N=1
+            return {
+                "loss": cross_entropy,
+                "cross_entropy": cross_entropy,
+                "margin": cross_entropy.new_zeros(()),
+            }
+        e = output["normalized_embedding"]
+        anchor, positive, negative = sample_triplets(e, instance, generator=generator)
+        margin = self.margin_loss(e[anchor], e[positive], e[negative])
+        loss = self.lambda_ * cross_entropy + (1 - self.lambda_) * margin
+        return {"loss": loss, "cross_entropy": cross_entropy, "margin": margin}

@@ -1,0 +1,148 @@
+"""The network: backbone -> GeM -> (whitening) -> embedding and class scores."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mgkit.backbones import Backbone, build_backbone
+from mgkit.pooling import GeM, l2_normalize
+
+
+class PCA(nn.Module):
+    """Affine map (x - pca_m) pca_P of rows [N,D]; the names are those of the released files."""
+
+    def __init__(self, mean: Tensor, projection: Tensor):
+        super().__init__()
+        self.register_buffer("pca_m", mean)  # [D]
+        self.register_buffer("pca_P", projection)  # [D,D]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.pca_m) @ self.pca_P
+
+
+class Whitening(nn.Module):
+    """[e;1] -> L2 -> PCA: pooled embeddings [B,C] -> descriptors [B,C+1] (section 3.6)."""
+
+    def __init__(self, mean: Tensor, projection: Tensor):
+        super().__init__()
+        self.pca = PCA(mean, projection)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return self.pca(append_one(pooled))
+
+
+def append_one(pooled: Tensor) -> Tensor:
+    """l2([e;1]), [B,C] -> [B,C+1]: with the constant channel a linear classifier needs no bias (section 3.6)."""
+    return l2_normalize(torch.cat([pooled, torch.ones_like(pooled[:, :1])], dim=1))
+
+
+class MultiGrain(nn.Module):
+    """One embedding for classes, instances and copies (figure 1).
+
+    backbone: from `build_backbone`. p: GeM exponent. Inputs are float images [B,3,H,W], or a list of [3,h,w]
+    of unequal sizes, normalised with `mean` and `std`. Attributes: name, width (channels C before whitening).
+    """
+
+    def __init__(self, backbone: Backbone, *, p: float = 3.0, num_classes: int = 1000, learn_p: bool = False):
+        super().__init__()
+        self.name, self.width, self.mean, self.std = (
+            backbone.name,
+            backbone.width,
+            backbone.mean,
+            backbone.std,
+        )
+        self.features = backbone.features
+        self.pool = GeM(p, learn_p=learn_p)
+        self.whitening: Whitening | None = None
+        self.classifier = nn.Linear(backbone.width, num_classes)
+
+    def forward(self, images: Tensor | list[Tensor]) -> dict[str, Tensor]:
+        """-> embedding [B,D], normalized_embedding [B,D], classifier_output [B,K]."""
+        return self.head(self.pooled(images))
+
+    def pooled(self, images: Tensor | list[Tensor]) -> Tensor:
+        """images -> backbone -> GeM -> [B,C]; images of one shape in a list share a forward pass."""
+        if isinstance(images, Tensor):
+            return self.pool(self.features(images))
+        shapes: dict[torch.Size, list[int]] = {}
+        for i, image in enumerate(images):
+            shapes.setdefault(image.shape, []).append(i)
+        rows = [self.pool(self.features(torch.stack([images[i] for i in same]))) for same in shapes.values()]
+        order = torch.tensor([i for same in shapes.values() for i in same], device=rows[0].device)
+        return torch.cat(rows)[order.argsort()]
+
+    def head(self, pooled: Tensor) -> dict[str, Tensor]:
+        """Pooled features [B,C] -> the outputs of `forward`, in float32 whatever the backbone ran in."""
+        with torch.autocast(pooled.device.type, enabled=False):
+            embedding = pooled if self.whitening is None else self.whitening(pooled)
+            return {
+                "embedding": embedding,
+                "normalized_embedding": l2_normalize(embedding),
+                "classifier_output": self.classifier(embedding),
+            }
+
+    def set_whitening(self, mean: Tensor, projection: Tensor, weight: Tensor, bias: Tensor) -> None:
+        """Put a whitening (mean [D], projection [D,D]) and its classifier ([K,D], [K]) in place; D = width + 1."""
+        self.whitening = Whitening(mean, projection)
+        self.classifier = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
+        with torch.no_grad():
+            self.classifier.weight.copy_(weight)
+            self.classifier.bias.copy_(bias)
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False):
+        """As in torch; a whitened state grows the whitening and the classifier it needs.
+
+        Raises ValueError, leaving the network as it was, when the state is another network's.
+        """
+        check_state(self, state_dict)
+        if "whitening.pca.pca_m" in state_dict and self.whitening is None:
+            device, classes = self.classifier.weight.device, self.classifier.out_features
+            size = self.width + 1
+            empty = torch.empty(size, size, device=device)
+            self.set_whitening(
+                empty[0].clone(), empty, empty.new_empty(classes, size), empty.new_empty(classes)
+            )
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+def check_state(net: MultiGrain, state: Mapping[str, Tensor]) -> None:
+    """Raise a one-line ValueError if `state` does not belong to a network like `net`, whitened or not."""
+    own = net.state_dict()
+    whitening = {
+        "whitening.pca.pca_m": (net.width + 1,),
+        "whitening.pca.pca_P": (net.width + 1, net.width + 1),
+    }
+    whitened = any(key in state for key in whitening)
+    if net.whitening is not None and not whitened:
+        raise ValueError("the state has no whitening but the network has: load it into a fresh network")
+    expected = {key: tuple(value.shape) for key, value in own.items()}
+    if whitened:
+        expected |= whitening | {"classifier.weight": (net.classifier.out_features, net.width + 1)}
+    missing = sorted(expected.keys() - state.keys())
+    extra = sorted(state.keys() - expected.keys())
+    if missing or extra:
+        found = f"lacks {len(missing)} keys ({missing[0]}…)" if missing else ""
+        found += " and " if missing and extra else ""
+        found += f"has {len(extra)} keys too many ({extra[0]}…)" if extra else ""
+        raise ValueError(f"the state is not that of a {net.name}: it {found}")
+    classes = state["classifier.weight"].shape[0]
+    if classes != net.classifier.out_features:
+        raise ValueError(f"the state is for {classes} classes, the network for {net.classifier.out_features}")
+    for key, shape in expected.items():
+        if tuple(state[key].shape) != shape:
+            raise ValueError(
+                f"the state is not that of a {net.name}: {key} is {tuple(state[key].shape)}, not {shape}"
+            )
+
+
+def get_multigrain(
+    backbone: str = "resnet50", *, p: float = 3.0, num_classes: int = 1000, learn_p: bool = False
+) -> MultiGrain:
+    """A MultiGrain network on the named backbone, randomly initialised; GeM exponent p (3 in the paper).
+
+    Raises ValueError for an unknown backbone, p <= 0 or num_classes < 1.
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    return MultiGrain(build_backbone(backbone), p=p, num_classes=num_classes, learn_p=learn_p)

@@ -1,0 +1,166 @@
+"""PCA whitening learned on unlabelled images and folded into the classifier (section 3.6)."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mgkit.checkpoints import load_network, save_checkpoint
+from mgkit.config import NetworkConfig, WhitenConfig, make
+from mgkit.datasets import ImageList, UnreadableImages, labelled_images, plain_images
+from mgkit.embed import pooled
+from mgkit.experiment import Run, data_root, find_path, is_mini, missing_stage, stage_folder
+from mgkit.finetune import p_star, set_p
+from mgkit.hardware import pick_device, place
+from mgkit.model import MultiGrain, append_one
+from mgkit.train import trained_network
+
+STAGE = "whiten"
+
+
+def fit_pca_whitening(embeddings: np.ndarray | Tensor, *, shrinkage: float = 0.0) -> tuple[Tensor, Tensor]:
+    """PCA whitening of rows: mean [D] and projection [D,D] with cov((x - mean) @ projection) = I, in float32.
+
+    embeddings: [N,D]. shrinkage s: eigenvalues become (1-s)·λ + s·mean(λ), which a set of fewer than some ten images a
+    dimension wants and the paper's 20,000 images do without. Components by falling variance; signs are free. Raises
+    ValueError for fewer than two rows, values that are not finite, or variances that vanish and are not shrunk.
+    """
+    x = torch.as_tensor(embeddings)
+    if x.ndim != 2 or len(x) < 2:
+        raise ValueError(f"whitening needs at least two embeddings [N,D], got {tuple(x.shape)}")
+    mean, covariance = moments(x)
+    if not covariance.isfinite().all():
+        raise ValueError("whitening: some embeddings are not finite")
+    values, vectors = torch.linalg.eigh(covariance)  # ascending
+    values, vectors = values.flip(0), vectors.flip(1)
+    values = (1 - shrinkage) * values + shrinkage * values.mean()
+    if values[-1] <= 1e-10 * values[0] or values[0] <= 0:
+        empty = int((values <= 1e-10 * values[0]).sum())
+        raise ValueError(
+            f"whitening: {len(x)} embeddings leave {empty} of {x.shape[1]} directions without variance; "
+            "use more images or shrinkage > 0"
+        )
+    return mean.float(), (vectors / values.sqrt()).float()
+
+
+def moments(x: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
+    """Mean [D] and covariance [D,D] in float64, without a second copy of the data."""
+    mean = sum(part.double().sum(0) for part in x.split(chunk)) / len(x)
+    covariance = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
+    for part in x.split(chunk):
+        centred = part.double() - mean
+        covariance.addmm_(centred.T, centred)
+    return mean, covariance / (len(x) - 1)
+
+
+def whiten(model: MultiGrain, mean: Tensor, projection: Tensor) -> MultiGrain:
+    """A copy of the model whose embedding is (l2([e;1]) - mean) projection and whose classes are what they were.
+
+    mean [D], projection [D,D], D = width + 1, projection invertible. With the descriptor d, l2([e;1]) = d projection⁻¹ + mean, so
+    the classifier [W b] becomes weight [W b] projection⁻ᵀ, bias [W b] mean: the same logits up to 1/‖[e;1]‖ an image.
+    Raises ValueError for a model that is whitened already, or matrices of another size.
+    """
+    if model.whitening is not None:
+        raise ValueError("the network is whitened already: start from the checkpoint before whitening")
+    size = model.width + 1
+    if tuple(mean.shape) != (size,) or tuple(projection.shape) != (size, size):
+        raise ValueError(
+            f"whitening a {model.name} takes mean [{size}] and projection [{size},{size}], "
+            f"got {list(mean.shape)} and {list(projection.shape)}"
+        )
+    weight, bias = fold(model.classifier.weight, model.classifier.bias, mean, projection)
+    whitened = copy.deepcopy(model)
+    device = model.classifier.weight.device
+    whitened.set_whitening(mean.to(device, copy=True), projection.to(device, copy=True), weight, bias)
+    return whitened.train(model.training)
+
+
+@torch.no_grad()
+def fold(weight: Tensor, bias: Tensor, mean: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
+    """The classifier [K,D-1], [K] on embeddings -> [K,D], [K] on whitened descriptors; in float64, returned as float32."""
+    joined = torch.cat([weight, bias[:, None]], dim=1).double()  # [K,D]
+    mean, projection = mean.to(joined), projection.to(joined)
+    folded = torch.linalg.solve(projection, joined.T).T  # projection⁻¹ acts on descriptors d, [.,D]
+    return folded.float(), (joined @ mean).float()
+
+
+@dataclass(frozen=True)
+class Whitened:
+    """What 03 made: the networks before and after, size (px), crop, p, images used, the variances of the components [D]."""
+
+    before: MultiGrain
+    after: MultiGrain
+    size: int
+    crop: str
+    p: float
+    images: int
+    variances: np.ndarray
+    checkpoint: Path
+
+
+def whiten_network(config: WhitenConfig) -> Whitened:
+    """Fit the whitening at the configured resolution and p, fold it in, and save outputs/<experiment>/whiten/checkpoint.pth."""
+    net, checkpoint = trained_network(config)
+    images = whitening_images(config)
+    if len(images) > config.images:
+        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: config.images]
+        images = images.subset(chosen.sort().values.tolist())
+    p = p_star(config, net, size=config.size, crop=config.crop) if config.p is None else config.p
+    run = Run(STAGE, config)
+    set_p(net, p)
+    unreadable = UnreadableImages(config.on_unreadable)
+    rows = pooled(
+        net, images, size=config.size, crop=config.crop, ps=[p], batch_size=config.batch_size, workers=config.workers,
+        precision=config.precision, unreadable=unreadable, description=f"whitening, {config.crop} {config.size} px",
+    )[0]  # fmt: skip
+    unreadable.report()
+    rows = torch.from_numpy(rows[np.isfinite(rows[:, 0])])
+    descriptors = append_one(rows)  # [N,C] -> [N,C+1]
+    mean, projection = fit_pca_whitening(descriptors, shrinkage=config.shrinkage)
+    after = whiten(net, mean, projection)
+    path = run.folder / "checkpoint.pth"
+    kept = {key: checkpoint[key] for key in ("extra", "classes") if key in checkpoint}
+    save_checkpoint(path, after, **kept, size=config.size, crop=config.crop, p=p)
+    variances = torch.linalg.eigvalsh(moments(descriptors)[1]).flip(0).clamp(min=0).numpy()
+    run.results(
+        {"size": config.size, "crop": config.crop, "p": p, "images": len(rows), "dimensions": len(mean)}
+    )
+    return Whitened(net, after, config.size, config.crop, p, len(rows), variances, path)
+
+
+def whitening_images(config: WhitenConfig) -> ImageList:
+    """The unlabelled images: `config.unlabelled`, or data's unlabelled/whiten, or data's training images without labels."""
+    if config.unlabelled:
+        return plain_images(find_path(config.unlabelled), purpose="unlabelled").with_exif(config.exif)
+    root = data_root(config.data)
+    beside = root / "unlabelled" / "whiten"
+    if beside.is_dir():
+        return plain_images(beside, purpose="unlabelled").with_exif(config.exif)
+    return labelled_images(root, val_fraction=config.val_fraction)[0].with_exif(config.exif)
+
+
+def whitened_network(config: NetworkConfig) -> tuple[MultiGrain, dict]:
+    """The network of `config.checkpoint`, or of the experiment's 03, and the checkpoint's content.
+
+    On the mini set a missing whitening is run first. Otherwise FileNotFoundError gives the command that makes it.
+    """
+    path = (
+        find_path(config.checkpoint)
+        if config.checkpoint
+        else stage_folder(config.experiment, STAGE) / "checkpoint.pth"
+    )
+    if not path.is_file() and not config.checkpoint:
+        if not is_mini(config.data):
+            raise missing_stage(path, "03_whiten", config)
+        print(f"{path} does not exist: whitening first, with the defaults of 03_whiten")
+        whiten_network(
+            make(
+                WhitenConfig,
+                {"experiment": config.experiment, "data": config.data, "workers": config.workers},
+            )
+        )
+    net, checkpoint = load_network(path, backbone=config.backbone or None)
+    return place(net, pick_device()), checkpoint
