@@ -34,13 +34,15 @@ def feature_maps(
     workers: int = 0,
     precision: str = "auto",
     unreadable: UnreadableImages | None = None,
-    description: str = "",
+    window: int | None = None,
+    description: str | None = "",
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Every image once through the frozen backbone, in batches of one shape.
 
     size: pixels. crop: `square` or `rect`. Yields (maps [b,C,h,w], labels [b], indices [b]) on the network's device; the
-    indices say which images they are, and all images come. net is put in eval mode. Raises UnreadableImageError at
-    the first unreadable file, unless `unreadable` says skip.
+    indices say which images they are, and all images come. window: batches never mix images of different windows, runs
+    of so many images, which come in order. description: of the progress bar, None for none. net is put in eval mode.
+    Raises UnreadableImageError at the first unreadable file, unless `unreadable` says skip.
     """
     net.eval()
     device = net.classifier.weight.device
@@ -50,15 +52,26 @@ def feature_maps(
         shapes = [fitted_shape(*shape, size, longest=True) for shape in image_shapes(images)]
     else:
         shapes = [(size, size)] * len(images)
-    batches = same_shape_batches(shapes, max(1, min(batch_size, PIXELS_A_BATCH // size**2)))
+    at_most = max(1, min(batch_size, PIXELS_A_BATCH // size**2))
+    batches = windowed_batches(shapes, at_most, window or len(images))
     loader = batch_loader(dataset, SeededBatches(batches), workers=workers, device=device)
-    bar = progress(loader, description or f"{crop} {size} px", total=len(batches))
+    if description is not None:
+        loader = progress(loader, description or f"{crop} {size} px", total=len(batches))
     with torch.no_grad():
-        for batch in unreadable.watch(bar):
+        for batch in unreadable.watch(loader):
             inputs = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last)
             with autocast(device, precision):
                 maps = net.features(inputs)  # [b,3,H,W] -> [b,C,h,w]
             yield maps.float(), batch.label.to(device), batch.instance
+
+
+def windowed_batches(shapes: Sequence[tuple[int, int]], batch_size: int, window: int) -> list[list[int]]:
+    """Batches of one shape, window by window."""
+    return [
+        [start + i for i in batch]
+        for start in range(0, len(shapes), window)
+        for batch in same_shape_batches(shapes[start : start + window], batch_size)
+    ]
 
 
 def embed(
@@ -86,3 +99,20 @@ def pooled(net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float]
         for k, p in enumerate(ps):
             rows[k, indices.numpy()] = gem(maps, p).cpu().numpy()
     return rows
+
+
+def classify(
+    net: MultiGrain, images: ImageList, *, size: int, crop: str = "square", p: float | None = None, **options
+) -> tuple[Tensor, Tensor]:
+    """Logits [N,K] and labels [N] of the readable images, in their order, on the CPU (section 4.2).
+
+    size: pixels. p: pooling exponent, None for the network's own. options: as for `embed.feature_maps`.
+    """
+    p = net.pool.p.item() if p is None else p
+    parts = []
+    for maps, labels, indices in feature_maps(net, images, size=size, crop=crop, **options):
+        with torch.no_grad():
+            parts.append((net.head(gem(maps, p))["classifier_output"].cpu(), labels.cpu(), indices))
+    logits, labels, indices = (torch.cat(column) for column in zip(*parts, strict=True))
+    order = indices.argsort()
+    return logits[order], labels[order]

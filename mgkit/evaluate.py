@@ -1,36 +1,23 @@
 """Evaluation: top-1/top-5 of the classifier, and retrieval by the protocols of Holidays, UKBench and Copydays."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from mgkit.datasets import ImageList
-from mgkit.embed import feature_maps
+from mgkit.config import ClassifyConfig, RetrievalConfig
+from mgkit.datasets import UnreadableImages, labelled_images
+from mgkit.embed import pooled
+from mgkit.experiment import Run, data_root, find_path
+from mgkit.finetune import check_classes, p_star, sweep_p
 from mgkit.metrics import average_precision, positive_ranks, ukbench_score
 from mgkit.model import MultiGrain
-from mgkit.pooling import gem
-from mgkit.retrieval_sets import RetrievalSet
+from mgkit.pooling import l2_normalize
+from mgkit.retrieval_sets import RetrievalSet, find_sets
 from mgkit.search import check_descriptors
-
-
-def classify(
-    net: MultiGrain, images: ImageList, *, size: int, crop: str = "square", p: float | None = None, **options
-) -> tuple[Tensor, Tensor]:
-    """Logits [N,K] and labels [N] of the readable images, in their order, on the CPU (section 4.2).
-
-    size: pixels. p: pooling exponent, None for the network's own. options: as for `embed.feature_maps`.
-    """
-    p = net.pool.p.item() if p is None else p
-    parts = []
-    for maps, labels, indices in feature_maps(net, images, size=size, crop=crop, **options):
-        with torch.no_grad():
-            parts.append((net.head(gem(maps, p))["classifier_output"].cpu(), labels.cpu(), indices))
-    logits, labels, indices = (torch.cat(column) for column in zip(*parts, strict=True))
-    order = indices.argsort()
-    return logits[order], labels[order]
+from mgkit.train import trained_network
+from mgkit.whitening import whitened_network
 
 
 @dataclass(frozen=True)
@@ -92,3 +79,115 @@ def failures_first(result: RetrievalResult, count: int) -> np.ndarray:
         int
     )
     return np.concatenate([worst, rest[spread]])
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 and top-5 in 0..1 of one crop, size (px) and pooling exponent; `exponent` says whether p is `trained` or `p*`."""
+
+    crop: str
+    size: int
+    exponent: str
+    p: float
+    top1: float
+    top5: float
+
+
+def evaluate_classification(config: ClassifyConfig) -> list[Accuracy]:
+    """Top-1/top-5 of the experiment's network for every crop and size, with the training exponent and with p*.
+
+    Both exponents come from one backbone pass. Writes outputs/<experiment>/evaluate_imagenet/results.json.
+    """
+    net, _ = trained_network(config)
+    images = labelled_images(data_root(config.data), val_fraction=config.val_fraction)[1].with_exif(
+        config.exif
+    )
+    check_classes(net, images)
+    training_p = net.pool.p.item()
+    best = {size: p_star(config, net, size=size, crop="rect") for size in config.sizes}
+    run = Run("evaluate_imagenet", config)
+    unreadable = UnreadableImages(config.on_unreadable)
+    rows = []
+    for crop in config.crops:
+        for size in config.sizes:
+            exponents = {"trained": training_p, "p*": best[size]}
+            accuracy = sweep_p(
+                net, images, sizes=[size], ps=list(exponents.values()), crop=crop, batch_size=config.batch_size,
+                workers=config.workers, precision=config.precision, unreadable=unreadable,
+            )[0]  # fmt: skip
+            rows += [
+                Accuracy(crop, size, name, p, *map(float, of_p))
+                for (name, p), of_p in zip(exponents.items(), accuracy, strict=True)
+            ]
+    unreadable.report()
+    run.results({"images": len(images), "rows": [asdict(row) for row in rows]})
+    return rows
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """One set searched with one kind of descriptor: its name, the exponent p, and what the protocol measured."""
+
+    descriptor: str
+    p: float
+    retrieval_set: RetrievalSet
+    result: RetrievalResult
+
+
+def evaluate_retrieval(config: RetrievalConfig) -> list[Retrieval]:
+    """Every set below data, with GeM embeddings at the training exponent and at p*, and whitened at p*.
+
+    All kinds of descriptor come from one backbone pass an image. Writes outputs/<experiment>/evaluate_retrieval/results.json.
+    """
+    net, checkpoint = whitened_network(config)
+    root = data_root(config.data)
+    distractors = str(find_path(config.distractors)) if config.distractors else ""
+    sets = find_sets(root, names=config.sets, distractors=distractors)
+    p = net.pool.p.item() if config.p is None else config.p
+    training_p = checkpoint.get("training_p", p)
+    run = Run("evaluate_retrieval", config)
+    unreadable = UnreadableImages(config.on_unreadable)
+    found = []
+    for each in sets:
+        images = each.images.with_exif(config.exif)
+        at_training_p, at_p = pooled(
+            net, images, size=config.size, crop=config.crop, ps=[training_p, p], batch_size=config.batch_size,
+            workers=config.workers, precision=config.precision, unreadable=unreadable, description=each.name,
+        )  # fmt: skip
+        readable = each.only(np.isfinite(at_p[:, 0]))
+        for name, exponent, rows in descriptors(net, at_training_p, at_p, training_p, p):
+            result = retrieve(readable, rows[np.isfinite(at_p[:, 0])])
+            found.append(Retrieval(name, exponent, readable, result))
+            print(f"{each.name}, {name}, {result.measure} {shown(result)}")
+    unreadable.report()
+    run.results({
+        "size": config.size, "crop": config.crop, "rows": [
+            {"set": r.result.name, "descriptor": r.descriptor, "p": r.p, "measure": r.result.measure,
+             "value": r.result.value, "queries": len(r.result.per_query)} for r in found
+        ],
+    })  # fmt: skip
+    return found
+
+
+def descriptors(
+    net: MultiGrain, at_training_p: np.ndarray, at_p: np.ndarray, training_p: float, p: float
+) -> list[tuple[str, float, np.ndarray]]:
+    """Kinds of descriptor of pooled features [N,C]: (name, exponent, L2-normalised rows [N,D])."""
+    kinds = [("GeM, training p", training_p, normalized(at_training_p))]
+    if p != training_p:
+        kinds.append(("GeM, p*", p, normalized(at_p)))
+    if net.whitening is not None:
+        with torch.no_grad():
+            device = net.classifier.weight.device
+            whitened = net.head(torch.from_numpy(at_p).to(device))["normalized_embedding"].cpu().numpy()
+        kinds.append(("GeM, p*, whitened", p, whitened))
+    return kinds
+
+
+def normalized(rows: np.ndarray) -> np.ndarray:
+    return l2_normalize(torch.from_numpy(rows)).numpy()
+
+
+def shown(result: RetrievalResult) -> str:
+    """The value as tables print it: mAP in per cent, UKBench's score out of 4."""
+    return f"{100 * result.value:.1f} %" if result.measure == "mAP" else f"{result.value:.2f} of 4"

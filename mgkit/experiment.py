@@ -67,6 +67,12 @@ def read_results(experiment: str, stage: str) -> dict | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
+def read_metrics(experiment: str, stage: str) -> list[dict]:
+    """The lines of a stage's metrics.jsonl."""
+    path = stage_folder(experiment, stage) / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 class Run:
     """One run of a stage: opens its folder, and moves an earlier run with another config aside."""
 

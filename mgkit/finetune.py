@@ -1,7 +1,9 @@
 """p*: the pooling exponent for each evaluation resolution, by SGD on p alone, or by a sweep (section 3.5)."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from mgkit.experiment import Run, data_root, is_mini, read_results
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem
+from mgkit.progress import progress
 
 STAGE = "finetune_p"
 SMALLEST_P = 0.1  # SGD never steps to an exponent that GeM does not have
@@ -59,7 +62,9 @@ def finetune_p(
     features = feature_windows(
         net, images.subset(order), size=size, crop=crop, step_size=step_size, **options
     )
-    return descend_p(net, features, steps=-(-len(images) // step_size), lr=lr, momentum=momentum)
+    steps = math.ceil(len(images) / step_size)
+    bar = progress(features, f"p* at {crop} {size} px", total=steps, unit="step")
+    return descend_p(net, bar, steps=steps, lr=lr, momentum=momentum)
 
 
 def feature_windows(
@@ -70,14 +75,14 @@ def feature_windows(
     The backbone sees a window of many steps at once, so that whole images of one shape can share a forward pass.
     """
     window = step_size * max(8, batch_size // step_size)
-    for start in range(0, len(images), window):
-        part = images.subset(range(start, min(start + window, len(images))))
-        maps: dict[int, tuple[Tensor, Tensor]] = {}
-        for batch, labels, indices in feature_maps(net, part, batch_size=batch_size, **options):
-            maps |= {int(i): (m, label) for i, m, label in zip(indices, batch, labels, strict=True)}
-        ordered = [maps[i] for i in sorted(maps)]
-        for step in range(0, len(ordered), step_size):
-            features, labels = zip(*ordered[step : step + step_size], strict=True)
+    batches = feature_maps(net, images, batch_size=batch_size, window=window, description=None, **options)
+    for _, of_window in groupby(batches, key=lambda batch: int(batch[2][0]) // window):
+        samples = [
+            sample for batch in of_window for sample in zip(batch[2].tolist(), *batch[:2], strict=True)
+        ]
+        samples.sort(key=lambda sample: sample[0])
+        for start in range(0, len(samples), step_size):
+            _, features, labels = zip(*samples[start : start + step_size], strict=True)
             yield list(features), torch.stack(labels)
 
 

@@ -27,14 +27,15 @@ VERSION = 1  # raise it whenever a picture changes: an older set on disk is then
 # What makes the world hard. Angles in degrees; the rest as fractions of the short side unless said otherwise.
 ROTATION = 35.0  # in-plane rotation, plus or minus
 FORESHORTEN = (0.62, 1.0)  # squeeze along one axis: a cheap rotation out of the plane
-COVER = (0.25, 0.85)  # the object's diameter
-OFF_BORDER = 0.3  # how much of its radius the object may run off the border
-BACK_CLUTTER, FRONT_CLUTTER = (3, 9), (0, 4)  # number of distractors behind and in front of the object
-FRONT_SIZE = (0.05, 0.16)  # size of those in front
-LIGHT_GAIN, LIGHT_GAMMA, LIGHT_SLOPE = 0.28, 0.35, 0.35  # spread of each (log units, but for the slope)
+COVER = (0.55, 1.0)  # the object's diameter
+OFF_BORDER = 0.1  # how much of its radius the object may run off the border
+BACK_CLUTTER, FRONT_CLUTTER = (2, 6), (0, 3)  # number of distractors behind and in front of the object
+FRONT_SIZE = (0.04, 0.1)  # size of those in front
+LIGHT_GAIN, LIGHT_GAMMA, LIGHT_SLOPE = 0.22, 0.25, 0.3  # spread of each (log units, but for the slope)
 NOISE = (1.0, 4.0)  # sensor noise, in grey levels
-TEXTURE_FREQUENCY, TEXTURE_CONTRAST = (8.0, 24.0), (0.3, 0.9)
-NUDGE = 0.3  # how far a view strays from its scene, as a fraction of the spread of scenes
+TEXTURE_FREQUENCY, TEXTURE_CONTRAST = (8.0, 20.0), (0.2, 0.6)
+NUDGE = 0.45  # how far a view strays from its scene, as a fraction of the spread of scenes
+DULL = (0.45, 0.7)  # how much of their colour backdrop and clutter keep; 1: as vivid as the objects
 GREY = 0.04  # share of grey pictures
 
 LONG_SIDE = (160, 288)  # pixels
@@ -229,9 +230,10 @@ def _rng(seed, name):
     return np.random.default_rng([seed, *name.encode()])
 
 
-def _paint(rng):
-    """A colour of the palette, a little off: float32 (3,) in 0..255."""
-    return PALETTE[rng.integers(len(PALETTE))] * np.exp(rng.normal(0, 0.06, 3)).astype(np.float32)
+def _paint(rng, vivid=1.0):
+    """A colour of the palette, a little off, and dulled towards a dark grey: float32 (3,) in 0..255."""
+    colour = PALETTE[rng.integers(len(PALETTE))] * np.exp(rng.normal(0, 0.06, 3)).astype(np.float32)
+    return _mix(np.float32(72), colour, np.float32(vivid))
 
 
 def _pattern(kind, x, y, frequency, angle, phase):
@@ -286,30 +288,35 @@ def _between(low_high, t):
     return _mix(*low_high, (t + 1) / 2)
 
 
+def _planes(image):
+    """The image as float32 (bands, height, width): NumPy is several times faster with the bands first."""
+    return np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
+
+
 def _backdrop(rng, size, window):
-    """A smooth play of two colours under a grain: float32 (height, width, 3) in 0..255."""
+    """A smooth play of two colours under a grain: float32 (3, height, width) in 0..255."""
     height, width = size
     share = rng.uniform(0, 1, (4, 4, 1))
-    colours = _mix(_paint(rng), _paint(rng), share) * rng.uniform(0.8, 1.15, (4, 4, 1))
+    colours = _mix(_paint(rng, DULL[0]), _paint(rng, DULL[0]), share) * rng.uniform(0.8, 1.15, (4, 4, 1))
     grid = Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8))
     smooth = grid.resize((width, height), Image.Resampling.BICUBIC, box=tuple(window * 4))
     rows, columns = np.exp(rng.uniform(np.log(8), np.log(72), 2)).astype(int)  # unlike numbers give wood or cloth
     grain = Image.fromarray(rng.integers(0, 256, (rows, columns), dtype=np.uint8))
     box = tuple(window * (columns, rows, columns, rows))
     grain = np.asarray(grain.resize((width, height), Image.Resampling.BICUBIC, box=box), dtype=np.float32)
-    strength = np.float32(rng.uniform(0.1, 0.45) / 255)
-    return np.asarray(smooth, dtype=np.float32) * (1 + strength * (grain[..., None] - 127))
+    strength = np.float32(rng.uniform(0.08, 0.3) / 255)
+    return _planes(smooth) * (1 + strength * (grain - 127))
 
 
 def _clutter(rng, size, window, count, extent):
-    """Blobs, polygons and strokes that are of no class: RGBA float32 (height, width, 4), alpha in 0..1."""
+    """Blobs, polygons and strokes that are of no class: colours float32 (3, height, width), coverage (height, width)."""
     height, width = size
     layer = Image.new("RGBA", (2 * width, 2 * height))  # twice as large, so that halving it smooths the edges
     pen, (left, top, right, bottom) = ImageDraw.Draw(layer), window
     unit = 2 * min(size) / (right - left)
     for _ in range(count):
         centre = (rng.uniform(0, 1, 2) - (left, top)) / (right - left, bottom - top) * (2 * width, 2 * height)
-        kind, scale, paint = rng.integers(3), unit * rng.uniform(*extent), (*_paint(rng).astype(int).tolist(), 255)
+        kind, scale, paint = rng.integers(3), unit * rng.uniform(*extent), (*_paint(rng, DULL[1]).astype(int).tolist(), 255)
         corners = 22 if kind == 0 else int(rng.integers(3, 6))
         angle = rng.uniform(0, 6.28) + np.arange(corners) / corners * 2 * np.pi
         waves = [rng.normal(0, 0.3 / k) * np.cos(k * angle + rng.uniform(0, 6.28)) for k in (1, 2, 3, 4)]
@@ -320,13 +327,13 @@ def _clutter(rng, size, window, count, extent):
             pen.line(points, fill=paint, width=max(2, int(scale * rng.uniform(0.12, 0.35))), joint="curve")
         else:
             pen.polygon(points, fill=paint)
-    pixels = np.asarray(layer.reduce(2), dtype=np.float32)
-    return pixels * np.float32([1, 1, 1, 1 / 255])
+    pixels = _planes(layer.reduce(2))
+    return pixels[:3], pixels[3] / 255
 
 
 def _over(below, colour, alpha):
-    """Paint `colour` with coverage `alpha` (height, width) over `below` (height, width, 3)."""
-    return below + (colour - below) * alpha[..., None]
+    """Paint `colour` with coverage `alpha` (height, width) over `below` (3, height, width)."""
+    return below + (colour - below) * alpha
 
 
 def _cover(distance, width):
@@ -359,25 +366,28 @@ def _object(picture, thing, x, y, pixel, lamp):
     body, marks = thing.shape(x, y, thing.u)
     shadow = _cover(body, 14 * pixel)
     offset = round(3 * np.sin(lamp)), round(3 * np.cos(lamp))
-    picture = picture * (1 - 0.45 * np.roll(shadow, offset, (0, 1)))[..., None]
-    colour = _over(thing.colours[0], thing.colours[1], _pattern(thing.texture[0], x, y, *thing.texture[1:]))
-    colour = _over(colour, thing.colours[2], _cover(marks, 1.5 * pixel))
+    picture = picture * (1 - 0.45 * np.roll(shadow, offset, (0, 1)))
+    paint, pattern, ink = thing.colours[:, :, None, None]
+    colour = _over(paint, pattern, _pattern(thing.texture[0], x, y, *thing.texture[1:]))
+    colour = _over(colour, ink, _cover(marks, 1.5 * pixel))
     down, right = np.gradient(np.maximum(body, -7 * pixel))
     bevel = (down * np.float32(np.sin(lamp)) + right * np.float32(np.cos(lamp))) / np.float32(pixel)
-    colour = colour * (1 - 0.28 * np.clip(bevel, -1, 1))[..., None]
+    colour = colour * (1 - 0.28 * np.clip(bevel, -1, 1))
     return _over(picture, colour, _cover(body, 1.5 * pixel))
 
 
 def _light(picture, base, nudge):
-    """What the light and the sensor make of the picture: uint8 of the same shape."""
-    height, width = picture.shape[:2]
-    gain = np.exp(LIGHT_GAIN * (0.8 * _spread(base, nudge) + 0.45 * _spread(base, nudge, 3)))
+    """What light and sensor make of the picture (3, height, width): uint8 (height, width, 3)."""
+    height, width = picture.shape[1:]
+    gain = np.exp(LIGHT_GAIN * (_spread(base, nudge) + 0.35 * _spread(base, nudge, 3)))
     gamma, angle = np.exp(LIGHT_GAMMA * _spread(base, nudge)), np.pi * _spread(base, nudge)
     down, right = np.linspace(-0.5, 0.5, height)[:, None] * np.sin(angle), np.linspace(-0.5, 0.5, width) * np.cos(angle)
-    slope = (1 + LIGHT_SLOPE * (down + right)).astype(np.float32)
-    picture = np.clip(picture * gain.astype(np.float32) * slope[..., None] / 255, 0.001, 1) ** np.float32(gamma)
-    noise = nudge.standard_normal((height, width, 1), dtype=np.float32) * np.float32(nudge.uniform(*NOISE))
-    return np.clip(picture * 255 + noise, 0, 255).astype(np.uint8)
+    slope = (3 * (1 + LIGHT_SLOPE * (down + right))).astype(np.float32)  # a level is 3 steps of the curves below
+    steps = np.clip(picture * slope, 0, 1023).astype(np.intp)
+    curves = 255 * np.clip(np.arange(1024) / (3 * 255) * gain[:, None], 0, 1) ** gamma  # of each band: a power a pixel is slow
+    noise = nudge.standard_normal((height, width), dtype=np.float32) * np.float32(nudge.uniform(*NOISE))
+    lit = np.stack([np.take(curve, step) for curve, step in zip(curves.astype(np.float32), steps, strict=True)]) + noise
+    return np.ascontiguousarray(np.clip(lit, 0, 255).astype(np.uint8).transpose(1, 2, 0))
 
 
 def _picture(seed, class_index, instance, family, scene, view, size=None):
@@ -386,15 +396,15 @@ def _picture(seed, class_index, instance, family, scene, view, size=None):
     pose, around, sun = (_rng(seed, f"{part} {scene}") for part in ("pose", "around", "sun"))
     nudge = _rng(seed, "view " + view)
     size = size or _size(pose)
-    window = np.array([0.1, 0.1, 0.9, 0.9]) + 0.25 * NUDGE * nudge.uniform(-1, 1, 4)
+    stray = 0.25 * NUDGE  # the part of the surroundings that this view shows: left, top, right, bottom in 0..1
+    window = np.array([stray, stray, 1 - stray, 1 - stray]) + stray * nudge.uniform(-0.99, 0.99, 4)
     x, y, pixel = _coordinates(size, pose, nudge)
     picture = _backdrop(around, size, window)
-    back = _clutter(around, size, window, around.integers(*BACK_CLUTTER), (0.08, 0.35))
+    things, where = _clutter(around, size, window, around.integers(*BACK_CLUTTER), (0.08, 0.35))
     weave = _pattern(TEXTURES[around.integers(5)], x, y, around.uniform(*TEXTURE_FREQUENCY), around.uniform(0, 3), 0)
-    picture = _over(picture, back[..., :3] * (0.85 + 0.3 * weave)[..., None], back[..., 3])
+    picture = _over(picture, things * (0.9 + 0.2 * weave), where)
     picture = _object(picture, thing, x, y, pixel, _between((0.2, 2.9), _spread(sun, nudge)) + np.pi)
-    front = _clutter(around, size, window, around.integers(*FRONT_CLUTTER), FRONT_SIZE)
-    picture = _over(picture, front[..., :3], front[..., 3])
+    picture = _over(picture, *_clutter(around, size, window, around.integers(*FRONT_CLUTTER), FRONT_SIZE))
     return Image.fromarray(_light(picture, sun, nudge))
 
 

@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +34,22 @@ class RetrievalSet:
     database: np.ndarray
     positives: tuple[np.ndarray, ...]
     measure: Literal["mAP", "score"] = "mAP"
+
+    def only(self, kept: np.ndarray) -> "RetrievalSet":
+        """The set without the images where kept [N] is False: they neither ask, nor answer, nor count as positives."""
+        if kept.all():
+            return self
+        number = np.cumsum(kept) - 1  # old index -> new
+        asking = [
+            q for q in range(len(self.queries)) if kept[self.queries[q]] and kept[self.positives[q]].any()
+        ]
+        return replace(
+            self,
+            images=self.images.subset(np.flatnonzero(kept)),
+            queries=number[self.queries[asking]],
+            database=number[self.database[kept[self.database]]],
+            positives=tuple(number[self.positives[q][kept[self.positives[q]]]] for q in asking),
+        )
 
     def describe(self) -> str:
         return (

@@ -17,7 +17,7 @@ from mgkit.datasets import (
     batch_loader,
     labelled_images,
 )
-from mgkit.evaluate import classify
+from mgkit.embed import classify
 from mgkit.experiment import Run, data_root, find_path, is_mini, missing_stage, stage_folder
 from mgkit.hardware import autocast, pick_device, place
 from mgkit.losses import JointLoss

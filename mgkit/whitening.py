@@ -108,6 +108,7 @@ def whiten_network(config: WhitenConfig) -> Whitened:
     if len(images) > config.images:
         chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: config.images]
         images = images.subset(chosen.sort().values.tolist())
+    training_p = net.pool.p.item()
     p = p_star(config, net, size=config.size, crop=config.crop) if config.p is None else config.p
     run = Run(STAGE, config)
     set_p(net, p)
@@ -123,7 +124,7 @@ def whiten_network(config: WhitenConfig) -> Whitened:
     after = whiten(net, mean, projection)
     path = run.folder / "checkpoint.pth"
     kept = {key: checkpoint[key] for key in ("extra", "classes") if key in checkpoint}
-    save_checkpoint(path, after, **kept, size=config.size, crop=config.crop, p=p)
+    save_checkpoint(path, after, **kept, size=config.size, crop=config.crop, p=p, training_p=training_p)
     variances = torch.linalg.eigvalsh(moments(descriptors)[1]).flip(0).clamp(min=0).numpy()
     run.results(
         {"size": config.size, "crop": config.crop, "p": p, "images": len(rows), "dimensions": len(mean)}

@@ -1,0 +1,245 @@
+"""Every figure of the notebooks. Colours are told apart by colour-blind readers; right and wrong also by shape."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mgkit.datasets import ImageList, load_image
+from mgkit.evaluate import Accuracy, Retrieval, failures_first, shown
+from mgkit.finetune import PSearch
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
+MARKERS = "osD^vP*"
+RIGHT, WRONG = COLOURS[2], COLOURS[1]
+
+
+def axes_grid(
+    rows: int, columns: int, *, width: float = 3.4, height: float = 2.6
+) -> tuple[Figure, np.ndarray]:
+    """A figure of rows × columns axes, each width × height inches, without a pyplot window left open."""
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
+    )
+    plt.close(figure)  # the notebook shows the returned figure, once
+    return figure, axes
+
+
+def style(axes: Axes, title: str, x: str, y: str) -> None:
+    """Title, axis labels with units, a light grid."""
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def show_image(axes: Axes, image: Image.Image | np.ndarray, title: str = "", **font) -> None:
+    axes.imshow(image)
+    axes.set(xticks=[], yticks=[])
+    if title:
+        axes.set_title(title, fontsize=8, **font)
+
+
+def image_grid(images: Sequence[Sequence], *, row_titles: Sequence[str] = (), side: float = 1.1) -> Figure:
+    """Rows of pictures (PIL images or [H,W,3] arrays), each row with its title at the left."""
+    columns = max(len(row) for row in images)
+    figure, axes = axes_grid(len(images), columns, width=side, height=side)
+    for i, row in enumerate(images):
+        for j in range(columns):
+            if j < len(row):
+                show_image(axes[i, j], row[j])
+            else:
+                axes[i, j].axis("off")
+        if row_titles:
+            axes[i, 0].set_ylabel(row_titles[i], rotation=0, ha="right", va="center", fontsize=9)
+    return figure
+
+
+def undo_normalization(image, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """A normalised tensor [3,H,W] -> picture [H,W,3] in 0..1."""
+    picture = image.numpy().transpose(1, 2, 0) * np.array(std) + np.array(mean)
+    return picture.clip(0, 1)
+
+
+def training_curves(metrics: Sequence[dict]) -> Figure:
+    """Losses, accuracy and β by epoch, from the lines of a run's metrics.jsonl."""
+    epochs = [line["epoch"] for line in metrics]
+    figure, axes = axes_grid(1, 3)
+    panels = [
+        (
+            "Losses",
+            "loss (nats; margin in distance)",
+            {"loss": "joint", "cross_entropy": "cross-entropy", "margin": "margin"},
+            1,
+        ),
+        ("Accuracy", "top-1 (%)", {"top1": "training, augmented", "val_top1": "validation"}, 100),
+        ("Boundary β", "distance", {"beta": "β"}, 1),
+    ]
+    for panel, (title, unit, names, scale) in zip(axes[0], panels, strict=True):
+        for k, (key, label) in enumerate(names.items()):
+            values = [scale * line[key] for line in metrics]
+            panel.plot(epochs, values, color=COLOURS[k], marker=MARKERS[k], label=label)
+        style(panel, title, "epoch", unit)
+        panel.set_ylim(bottom=0)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def p_search(found: PSearch) -> Figure:
+    """Accuracy against p for each resolution, p* marked; and p* against resolution (figure 4)."""
+    figure, [[left, right]] = axes_grid(1, 2, width=4.8, height=3.4)
+    for s, size in enumerate(found.sizes):
+        colour, marker = COLOURS[s % len(COLOURS)], MARKERS[s % len(MARKERS)]
+        curve = 100 * found.top1[s]
+        left.plot(found.ps, curve, color=colour, marker=marker, markersize=4, label=f"{size} px")
+        height = np.interp(found.p_star[s], found.ps, curve)
+        left.plot(found.p_star[s], height, marker="*", markersize=15, color=colour, markeredgecolor="black")
+    left.plot([], [], "*", markersize=12, color="white", markeredgecolor="black", label="p* by SGD")
+    left.axvline(found.training_p, color="grey", linestyle=":", label=f"training p = {found.training_p:g}")
+    style(left, f"Accuracy against the pooling exponent, {found.crop}", "p", "validation top-1 (%)")
+    left.legend(fontsize=8, frameon=False)
+
+    best = [found.ps[int(row.argmax())] for row in found.top1]
+    right.plot(
+        found.sizes,
+        found.p_star,
+        color=COLOURS[0],
+        marker="*",
+        markersize=12,
+        label="p* by SGD on training images",
+    )
+    right.plot(
+        found.sizes,
+        best,
+        color=COLOURS[1],
+        marker="o",
+        linestyle="--",
+        label="best p of the sweep, validation",
+    )
+    right.axhline(found.training_p, color="grey", linestyle=":", label="training p")
+    style(right, "p* against resolution", "evaluation size (px)", "p*")
+    right.set_xticks(found.sizes)
+    right.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def p_paths(found: PSearch) -> Figure:
+    """p after each step of SGD, for each resolution."""
+    figure, axes = axes_grid(1, 1, width=5.6, height=3.0)
+    for s, (size, path) in enumerate(zip(found.sizes, found.paths, strict=True)):
+        axes[0, 0].plot(
+            np.arange(1, len(path) + 1), path[:, 1], color=COLOURS[s % len(COLOURS)], label=f"{size} px"
+        )
+        axes[0, 0].plot(
+            len(path), path[-1, 1], marker=MARKERS[s % len(MARKERS)], color=COLOURS[s % len(COLOURS)]
+        )
+    style(axes[0, 0], "SGD on p alone", "step", "p")
+    axes[0, 0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def spectrum(variances: np.ndarray, shrinkage: float) -> Figure:
+    """Variance of each principal component before whitening, as measured and as the whitening uses it."""
+    figure, axes = axes_grid(1, 1, width=5.6, height=3.2)
+    rank = np.arange(1, len(variances) + 1)
+    shrunk = (1 - shrinkage) * variances + shrinkage * variances.mean()
+    floor = variances[0] * 1e-8  # zero has no place on a logarithmic axis
+    axes[0, 0].loglog(rank, np.maximum(variances, floor), color=COLOURS[0], label="measured")
+    if shrinkage:
+        axes[0, 0].loglog(
+            rank, shrunk, color=COLOURS[1], linestyle="--", label=f"shrunk by {shrinkage:g}, as used"
+        )
+    style(
+        axes[0, 0],
+        "Spectrum of the embeddings",
+        "principal component (rank)",
+        "variance (of unit-length embeddings)",
+    )
+    axes[0, 0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def accuracy_by_size(rows: Sequence[Accuracy]) -> Figure:
+    """Top-1 against evaluation size: a line for each crop and exponent."""
+    figure, axes = axes_grid(1, 1, width=5.6, height=3.4)
+    lines = list(dict.fromkeys((row.crop, row.exponent) for row in rows))
+    for k, (crop, exponent) in enumerate(lines):
+        of_line = [row for row in rows if (row.crop, row.exponent) == (crop, exponent)]
+        label = f"{crop}, {'training p' if exponent == 'trained' else exponent}"
+        axes[0, 0].plot(
+            [row.size for row in of_line], [100 * row.top1 for row in of_line],
+            color=COLOURS[k], marker=MARKERS[k], linestyle="-" if exponent == "trained" else "--", label=label,
+        )  # fmt: skip
+    style(axes[0, 0], "Top-1 against resolution", "evaluation size (px)", "validation top-1 (%)")
+    axes[0, 0].set_xticks(sorted({row.size for row in rows}))
+    axes[0, 0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
+    """One group of bars a set, one bar a kind of descriptor; UKBench's score as a share of its best, 4."""
+    sets = list(dict.fromkeys(r.result.name for r in found))
+    kinds = list(dict.fromkeys(r.descriptor for r in found))
+    figure, axes = axes_grid(1, 1, width=max(5.0, 2.4 * len(sets)), height=3.2)
+    hatches = ("", "//", "xx")
+    for r in found:
+        k = kinds.index(r.descriptor)
+        height = 100 * r.result.value / (4 if r.result.measure == "score" else 1)
+        x = sets.index(r.result.name) + (k - (len(kinds) - 1) / 2) * 0.27
+        axes[0, 0].bar(
+            x, height, 0.25, color=COLOURS[k], hatch=hatches[k], edgecolor="white", label=r.descriptor
+        )
+        axes[0, 0].text(x, height + 1, shown(r.result).split()[0], ha="center", fontsize=7)
+    style(axes[0, 0], "Retrieval", "", "mAP (%), UKBench: score / 4 (%)")
+    axes[0, 0].set_xticks(range(len(sets)), sets)
+    axes[0, 0].set_ylim(0, 108)
+    handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
+    axes[0, 0].legend(
+        handles.values(), handles.keys(), fontsize=8, frameon=False, ncols=len(kinds), loc="upper center"
+    )
+    return figure
+
+
+def retrieval_grid(retrieval: Retrieval, *, queries: int = 6, k: int = 6) -> Figure:
+    """Queries, failures first, and their k nearest images: right ones ✓ in a solid frame, wrong ones ✗ in a dashed one."""
+    each, result = retrieval.retrieval_set, retrieval.result
+    chosen = failures_first(result, queries)
+    k = min(k, result.neighbours.shape[1])
+    figure, axes = axes_grid(len(chosen), k + 1, width=1.15, height=1.3)
+    for row, q in zip(axes, chosen, strict=True):
+        value = (
+            f"{100 * result.per_query[q]:.0f} %"
+            if result.measure == "mAP"
+            else f"{result.per_query[q]:.0f} of 4"
+        )
+        show_image(
+            row[0],
+            thumbnail(each.images, each.queries[q]),
+            f"query, {result.measure.replace('m', '')} {value}",
+        )
+        frame(row[0], "black", "-")
+        for j in range(k):
+            index = result.neighbours[q, j]
+            right = index in each.positives[q]
+            mark, colour, line = ("✓", RIGHT, "-") if right else ("✗", WRONG, (0, (3, 2)))
+            show_image(
+                row[j + 1], thumbnail(each.images, index), f"{mark} {result.scores[q, j]:.2f}", color=colour
+            )
+            frame(row[j + 1], colour, line)
+    figure.suptitle(f"{result.name}, {retrieval.descriptor}: {result.measure} {shown(result)}", fontsize=10)
+    return figure
+
+
+def frame(axes: Axes, colour: str, line) -> None:
+    for spine in axes.spines.values():
+        spine.set(color=colour, linestyle=line, linewidth=2.5)
+
+
+def thumbnail(images: ImageList, index: int, side: int = 128) -> Image.Image:
+    """The image with its longest side of at most `side` pixels."""
+    image = load_image(images.paths[index], exif=images.exif)
+    image.thumbnail((side, side))
+    return image
