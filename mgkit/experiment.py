@@ -67,6 +67,13 @@ def read_results(experiment: str, stage: str) -> dict | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
+def add_results(experiment: str, stage: str, values: dict) -> None:
+    """Add values to the results.json of a stage that has been run."""
+    merged = (read_results(experiment, stage) or {}) | values
+    with atomic_write(stage_folder(experiment, stage) / "results.json") as temporary:
+        temporary.write_text(json.dumps(merged, indent=1), encoding="utf-8")
+
+
 def read_metrics(experiment: str, stage: str) -> list[dict]:
     """The lines of a stage's metrics.jsonl."""
     path = stage_folder(experiment, stage) / "metrics.jsonl"

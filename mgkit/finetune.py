@@ -28,7 +28,8 @@ class PSearch:
     """What 02 found, for S sizes and P exponents.
 
     sizes [S] px, ps [P]. p_star [S]: by SGD. paths: for each size, (loss, p) after every step [steps,2].
-    top1 [S,P] in 0..1: accuracy on the validation images. training_p: what the network was trained with.
+    top1, top5 [S,P] in 0..1: accuracy on the validation images. training_p: what the network was trained with.
+    top1_at_training_p, top1_at_p_star [S]: the same with these exponents.
     """
 
     sizes: list[int]
@@ -37,6 +38,8 @@ class PSearch:
     paths: list[np.ndarray]
     top1: np.ndarray
     top5: np.ndarray
+    top1_at_training_p: list[float]
+    top1_at_p_star: list[float]
     training_p: float
     crop: str
 
@@ -156,17 +159,26 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
             f"{config.crop} {size} px: p* = {path[-1, 1]:.2f} after {len(path)} steps on {len(subset)} images"
         )
         set_p(net, training_p)
-    accuracy = sweep_p(net, val_images, sizes=config.sizes, ps=config.ps, **options)
+    p_stars = [float(path[-1, 1]) for path in paths]
+    accuracy = np.concatenate(
+        [  # the grid, and the two exponents in question
+            sweep_p(net, val_images, sizes=[size], ps=[*config.ps, training_p, p], **options)
+            for size, p in zip(config.sizes, p_stars, strict=True)
+        ]
+    )  # [S,P+2,2]
     unreadable.report()
     found = PSearch(
-        config.sizes, config.ps, [float(path[-1, 1]) for path in paths], paths, accuracy[..., 0], accuracy[..., 1],
-        training_p, config.crop,
+        sizes=config.sizes, ps=config.ps, p_star=p_stars, paths=paths, training_p=training_p, crop=config.crop,
+        top1=accuracy[:, :-2, 0], top5=accuracy[:, :-2, 1],
+        top1_at_training_p=accuracy[:, -2, 0].tolist(), top1_at_p_star=accuracy[:, -1, 0].tolist(),
     )  # fmt: skip
-    run.results({
-        "crop": config.crop, "training_p": training_p, "sizes": found.sizes, "p_star": found.p_star, "ps": found.ps,
-        "top1": found.top1.tolist(), "top5": found.top5.tolist(), "val_images": len(val_images),
-    })  # fmt: skip
+    results = {key: as_plain(value) for key, value in vars(found).items() if key != "paths"}
+    run.results(results | {"val_images": len(val_images)})
     return found
+
+
+def as_plain(value):
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def set_p(net: MultiGrain, p: float) -> MultiGrain:

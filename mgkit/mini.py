@@ -1,12 +1,12 @@
 """The embedded data set: a drawn world in which class, instance and copy are all well defined.
 
 A *class* is a family of shapes. An *instance* fixes the shape's parameters, its colours and its texture. A
-*scene* fixes where the instance stands, how it is lit, what is behind it and what lies in front of it; a *view*
-nudges all of that, as a photographer who takes a second picture does. A *copy* is an edit of one picture.
-`make_mini` writes such pictures as JPEG files in the layouts of ImageNet, Holidays, UKBench and Copydays.
+*scene* fixes where the instance stands, how it is lit, what lies behind it and before it; a *view* nudges all
+of that, as a photographer who takes a second picture does. A *copy* is an edit of one picture. `make_mini`
+writes such pictures as JPEG files in the layouts of ImageNet, Holidays, UKBench and Copydays.
 
-Every picture is a pure function of (seed, its names): no state is shared, so neither the order of drawing nor the
-number of processes nor the size of the other sets can change a byte (for one version of NumPy and Pillow).
+Every picture is a pure function of (seed, its names): no state is shared, so neither the order of drawing nor
+the number of processes nor the size of the other sets can change a byte (for one version of NumPy and Pillow).
 """
 
 import json
@@ -22,7 +22,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-VERSION = 1  # raise it whenever a picture changes: an older set on disk is then refused instead of being mixed in
+VERSION = (
+    1  # raise it whenever a picture changes: an older set on disk is then refused instead of being mixed in
+)
 
 # What makes the world hard. Angles in degrees; the rest as fractions of the short side unless said otherwise.
 ROTATION = 35.0  # in-plane rotation, plus or minus
@@ -43,7 +45,7 @@ ASPECTS = (1 / 1, 4 / 3, 3 / 4, 3 / 2, 2 / 3, 16 / 9)  # width / height
 CROPS = (10, 15, 20, 30, 40, 50, 60, 70, 80)  # per cent of the area cut away
 QUALITIES = (3, 5, 8, 10, 15, 20, 30, 50, 75)  # of the JPEG copies
 TEXTURES = ("stripes", "waves", "dots", "checks", "blobs")
-PALETTE = np.array(  # muted, as paint, cloth, wood and stone are; things, backdrops and clutter all draw from it
+PALETTE = np.array(  # muted, as paint and cloth are; things, backdrops and clutter all draw from it
     [
         (152, 78, 62), (188, 116, 82), (202, 162, 88), (122, 128, 70), (84, 112, 76), (72, 122, 122),
         (84, 108, 142), (118, 84, 118), (206, 186, 152), (74, 74, 80), (196, 138, 138), (228, 218, 196),
@@ -69,8 +71,8 @@ class MiniSizes:
 _MOST = MiniSizes(99_999, 999_999, 900, 25_000, 1_000, 1_000_000, 1_000_000)
 
 
-# --- Classes: each maps coordinates x, y (right, down; about the unit disc) and six numbers u in [0, 1] to two signed
-# --- distances, negative inside: the silhouette and the marks upon it.
+# --- Classes: each maps coordinates x, y (right, down; about the unit disc) and six numbers u in [0, 1] to two
+# --- signed distances, negative inside: the silhouette and the marks upon it.
 
 
 def _mix(low, high, t):
@@ -99,7 +101,9 @@ def _star(x, y, u):
     n, notch, centre = _lobes(u)
     fx, fy = _fold(x, y, n, np.pi / 2)
     nx, ny = notch * np.cos(np.pi / n), notch * np.sin(np.pi / n)
-    edge = ((1 - fx) * -ny + fy * (1 - nx)) / np.hypot(1 - nx, ny)  # to the line from the tip (1, 0) to the notch
+    edge = ((1 - fx) * -ny + fy * (1 - nx)) / np.hypot(
+        1 - nx, ny
+    )  # to the line from the tip (1, 0) to the notch
     return np.maximum(edge, fx - 0.93), np.hypot(x, y) - centre
 
 
@@ -132,7 +136,7 @@ def _gear(x, y, u):
 
 
 def _plate(x, y, u):
-    """What button and vent share: a plate between square and round with a rim; folded coordinates of its marks."""
+    """What button and vent share: a plate, square to round, its rim, and folded coordinates for the marks."""
     corner, n = _mix(0.5, 0.9, u[0]), 3 + int(4 * u[1])
     plate = _box(x, y, 0, 0, 0.92, _mix(0.78, 0.92, u[2]), corner * 0.85)
     rim = np.abs(plate + _mix(0.1, 0.18, u[3])) - 0.02
@@ -146,7 +150,9 @@ def _button(x, y, u):
 
 def _vent(x, y, u):
     plate, rim, fx, fy = _plate(x, y, u)
-    return plate, np.minimum(rim, _box(fx, fy, _mix(0.34, 0.46, u[4]), 0, _mix(0.15, 0.22, u[5]), 0.055, 0.05))
+    return plate, np.minimum(
+        rim, _box(fx, fy, _mix(0.34, 0.46, u[4]), 0, _mix(0.15, 0.22, u[5]), 0.055, 0.05)
+    )
 
 
 def _lens(x, y, length, width):
@@ -226,7 +232,7 @@ CLASS_NAMES: tuple[str, ...] = tuple(_SHAPES)
 
 
 def _rng(seed, name):
-    """The stream of random numbers that belongs to a name: the whole name is the entropy, so none can collide."""
+    """The stream of random numbers of a name: the whole name is the entropy, so that no two collide."""
     return np.random.default_rng([seed, *name.encode()])
 
 
@@ -262,14 +268,16 @@ class _Instance:
 
 
 def _instance(seed, class_index, name, family):
-    """The instance of that name. Those of one family share paint and kind of texture: siblings, hard to tell apart."""
+    """The instance of that name. Siblings, those of one family, share paint and kind of texture."""
     kin, own = _rng(seed, "family " + family), _rng(seed, "instance " + name)
     body, other = _paint(kin), _paint(kin)
     marks = body * 0.42 if body.mean() > 105 else 150 + body * 0.4
     texture = _mix(body, other, np.float32(kin.uniform(*TEXTURE_CONTRAST)))
     kind = TEXTURES[kin.integers(len(TEXTURES))]
     look = (kind, own.uniform(*TEXTURE_FREQUENCY), own.uniform(0, np.pi), own.uniform(0, 6.28))
-    return _Instance(_SHAPES[CLASS_NAMES[class_index]], own.uniform(size=6), np.stack([body, texture, marks]), look)
+    return _Instance(
+        _SHAPES[CLASS_NAMES[class_index]], own.uniform(size=6), np.stack([body, texture, marks]), look
+    )
 
 
 def _size(rng):
@@ -300,7 +308,9 @@ def _backdrop(rng, size, window):
     colours = _mix(_paint(rng, DULL[0]), _paint(rng, DULL[0]), share) * rng.uniform(0.8, 1.15, (4, 4, 1))
     grid = Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8))
     smooth = grid.resize((width, height), Image.Resampling.BICUBIC, box=tuple(window * 4))
-    rows, columns = np.exp(rng.uniform(np.log(8), np.log(72), 2)).astype(int)  # unlike numbers give wood or cloth
+    rows, columns = np.exp(rng.uniform(np.log(8), np.log(72), 2)).astype(
+        int
+    )  # unlike numbers give wood or cloth
     grain = Image.fromarray(rng.integers(0, 256, (rows, columns), dtype=np.uint8))
     box = tuple(window * (columns, rows, columns, rows))
     grain = np.asarray(grain.resize((width, height), Image.Resampling.BICUBIC, box=box), dtype=np.float32)
@@ -309,19 +319,27 @@ def _backdrop(rng, size, window):
 
 
 def _clutter(rng, size, window, count, extent):
-    """Blobs, polygons and strokes that are of no class: colours float32 (3, height, width), coverage (height, width)."""
+    """Blobs, polygons and strokes of no class: colours (3, height, width) and coverage (height, width)."""
     height, width = size
     layer = Image.new("RGBA", (2 * width, 2 * height))  # twice as large, so that halving it smooths the edges
     pen, (left, top, right, bottom) = ImageDraw.Draw(layer), window
     unit = 2 * min(size) / (right - left)
     for _ in range(count):
         centre = (rng.uniform(0, 1, 2) - (left, top)) / (right - left, bottom - top) * (2 * width, 2 * height)
-        kind, scale, paint = rng.integers(3), unit * rng.uniform(*extent), (*_paint(rng, DULL[1]).astype(int).tolist(), 255)
+        kind, scale, paint = (
+            rng.integers(3),
+            unit * rng.uniform(*extent),
+            (*_paint(rng, DULL[1]).astype(int).tolist(), 255),
+        )
         corners = 22 if kind == 0 else int(rng.integers(3, 6))
         angle = rng.uniform(0, 6.28) + np.arange(corners) / corners * 2 * np.pi
         waves = [rng.normal(0, 0.3 / k) * np.cos(k * angle + rng.uniform(0, 6.28)) for k in (1, 2, 3, 4)]
-        radius = scale * np.exp(np.sum(waves, axis=0)) if kind == 0 else scale * rng.uniform(0.5, 1.4, corners)
-        points = centre + np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1) * rng.uniform(0.5, 1, 2)
+        radius = (
+            scale * np.exp(np.sum(waves, axis=0)) if kind == 0 else scale * rng.uniform(0.5, 1.4, corners)
+        )
+        points = centre + np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1) * rng.uniform(
+            0.5, 1, 2
+        )
         points = [tuple(point) for point in points.tolist()]
         if kind == 2:
             pen.line(points, fill=paint, width=max(2, int(scale * rng.uniform(0.12, 0.35))), joint="curve")
@@ -342,7 +360,7 @@ def _cover(distance, width):
 
 
 def _coordinates(size, base, nudge):
-    """Object coordinates x, y of every pixel (float32, (height, width) each), and the width of a pixel in them."""
+    """Object coordinates x, y of every pixel, float32 (height, width), and the width of a pixel in them."""
     height, width = size
     turn, squeeze, axis, cover, px, py, tilt_x, tilt_y = _spread(base, nudge, 8)
     radius = _between(COVER, cover) * min(size) / 2
@@ -381,44 +399,60 @@ def _light(picture, base, nudge):
     height, width = picture.shape[1:]
     gain = np.exp(LIGHT_GAIN * (_spread(base, nudge) + 0.35 * _spread(base, nudge, 3)))
     gamma, angle = np.exp(LIGHT_GAMMA * _spread(base, nudge)), np.pi * _spread(base, nudge)
-    down, right = np.linspace(-0.5, 0.5, height)[:, None] * np.sin(angle), np.linspace(-0.5, 0.5, width) * np.cos(angle)
-    slope = (3 * (1 + LIGHT_SLOPE * (down + right))).astype(np.float32)  # a level is 3 steps of the curves below
+    down, right = (
+        np.linspace(-0.5, 0.5, height)[:, None] * np.sin(angle),
+        np.linspace(-0.5, 0.5, width) * np.cos(angle),
+    )
+    slope = (3 * (1 + LIGHT_SLOPE * (down + right))).astype(
+        np.float32
+    )  # a level is 3 steps of the curves below
     steps = np.clip(picture * slope, 0, 1023).astype(np.intp)
-    curves = 255 * np.clip(np.arange(1024) / (3 * 255) * gain[:, None], 0, 1) ** gamma  # of each band: a power a pixel is slow
+    curves = (
+        255 * np.clip(np.arange(1024) / (3 * 255) * gain[:, None], 0, 1) ** gamma
+    )  # of each band: a power a pixel is slow
     noise = nudge.standard_normal((height, width), dtype=np.float32) * np.float32(nudge.uniform(*NOISE))
-    lit = np.stack([np.take(curve, step) for curve, step in zip(curves.astype(np.float32), steps, strict=True)]) + noise
+    lit = (
+        np.stack([np.take(curve, step) for curve, step in zip(curves.astype(np.float32), steps, strict=True)])
+        + noise
+    )
     return np.ascontiguousarray(np.clip(lit, 0, 255).astype(np.uint8).transpose(1, 2, 0))
 
 
 def _picture(seed, class_index, instance, family, scene, view, size=None):
-    """Draw one picture; the same names give the same picture. `size` is (height, width), else the scene's own."""
+    """Draw one picture: the same names give the same. `size` is (height, width), else the scene's own."""
     thing = _instance(seed, class_index, instance, family)
     pose, around, sun = (_rng(seed, f"{part} {scene}") for part in ("pose", "around", "sun"))
     nudge = _rng(seed, "view " + view)
     size = size or _size(pose)
-    stray = 0.25 * NUDGE  # the part of the surroundings that this view shows: left, top, right, bottom in 0..1
+    stray = (
+        0.25 * NUDGE
+    )  # the part of the surroundings that this view shows: left, top, right, bottom in 0..1
     window = np.array([stray, stray, 1 - stray, 1 - stray]) + stray * nudge.uniform(-0.99, 0.99, 4)
     x, y, pixel = _coordinates(size, pose, nudge)
     picture = _backdrop(around, size, window)
     things, where = _clutter(around, size, window, around.integers(*BACK_CLUTTER), (0.08, 0.35))
-    weave = _pattern(TEXTURES[around.integers(5)], x, y, around.uniform(*TEXTURE_FREQUENCY), around.uniform(0, 3), 0)
+    weave = _pattern(
+        TEXTURES[around.integers(5)], x, y, around.uniform(*TEXTURE_FREQUENCY), around.uniform(0, 3), 0
+    )
     picture = _over(picture, things * (0.9 + 0.2 * weave), where)
     picture = _object(picture, thing, x, y, pixel, _between((0.2, 2.9), _spread(sun, nudge)) + np.pi)
     picture = _over(picture, *_clutter(around, size, window, around.integers(*FRONT_CLUTTER), FRONT_SIZE))
     return Image.fromarray(_light(picture, sun, nudge))
 
 
-def draw_instance(class_index, instance, *, seed=0, view=0, scene=None, size=(160, 160)):
+def draw_instance(class_index, instance, *, seed=0, view=0, scene=None, size=(160, 160)) -> Image.Image:
     """Draw a view of an instance, to look at: none of these is in the set that `make_mini` writes.
 
-    `class_index` counts in `CLASS_NAMES`; `instance`, `view` and `scene` are any numbers (or words). Each view is a
-    scene of its own unless `scene` is given, which then holds pose, light and surroundings together across views.
+    `class_index` counts in `CLASS_NAMES`; `instance`, `view` and `scene` are any numbers (or words). Each view
+    is a scene of its own unless `scene` is given, which then holds pose, light and surroundings together.
     Returns an RGB image of `size` (height, width) pixels. Raises IndexError for a class that is not there.
     """
     if not 0 <= class_index < len(CLASS_NAMES):
         raise IndexError(f"class_index {class_index} is not in 0..{len(CLASS_NAMES) - 1}")
     name = f"show/{class_index}/{instance}"
-    return _picture(seed, class_index, name, name, f"{name}/{view if scene is None else scene}", f"{name}/{view}", size)
+    return _picture(
+        seed, class_index, name, name, f"{name}/{view if scene is None else scene}", f"{name}/{view}", size
+    )
 
 
 # --- Copies
@@ -471,7 +505,9 @@ def _defaced(image, rng):
     (x, y), side = rng.uniform(0, 0.7, 2) * (w, h), rng.uniform(0.15, 0.3, 2) * (w, h)
     pen.rectangle((x, y, x + side[0], y + side[1]), fill=tuple(_paint(rng).astype(int).tolist()))
     points = (rng.uniform(0, 1, (int(rng.integers(4, 9)), 2)) * (w, h)).ravel().tolist()
-    pen.line(points, fill=tuple(rng.integers(0, 256, 3).tolist()), width=int(rng.integers(2, 6)), joint="curve")
+    pen.line(
+        points, fill=tuple(rng.integers(0, 256, 3).tolist()), width=int(rng.integers(2, 6)), joint="curve"
+    )
     return image
 
 
@@ -489,7 +525,7 @@ def _strong(image, rng):
 
 
 class _Job(NamedTuple):
-    """One picture to write; `strong` > 0 asks for all the copies of a Copydays original, that many strong ones."""
+    """One picture to write; `strong` > 0 asks for a Copydays original's copies too, that many strong ones."""
 
     path: str
     class_index: int
@@ -513,7 +549,9 @@ def _plan(sizes):
     classes, jobs = len(CLASS_NAMES), []
     for c in range(classes):
         wnid = f"n{1000001 + c:08d}"
-        jobs += [_single(f"imagenet/train/{wnid}/{wnid}_{n}.JPEG", c) for n in range(1, sizes.train_per_class + 1)]
+        jobs += [
+            _single(f"imagenet/train/{wnid}/{wnid}_{n}.JPEG", c) for n in range(1, sizes.train_per_class + 1)
+        ]
         numbers = [n * classes + c + 1 for n in range(sizes.val_per_class)]
         jobs += [_single(f"imagenet/val/{wnid}/ILSVRC2012_val_{n:08d}.JPEG", c) for n in numbers]
     for g in range(sizes.holidays_groups):
@@ -522,7 +560,9 @@ def _plan(sizes):
         jobs += [_Job(path, g // 2 % classes, name, kin, name) for path in files]
     for o in range(sizes.ukbench_objects):
         files = [f"ukbench/full/ukbench{4 * o + n:05d}.jpg" for n in range(4)]
-        jobs += [_Job(path, o // 2 % classes, f"ukbench/{o}", f"ukbench/family/{o // 2}", path) for path in files]
+        jobs += [
+            _Job(path, o // 2 % classes, f"ukbench/{o}", f"ukbench/family/{o // 2}", path) for path in files
+        ]
     originals = range(sizes.copydays_originals)
     jobs += [_single(f"copydays/original/{200000 + 100 * g}.jpg", g % classes, 1 + g % 3) for g in originals]
     for part in ("whiten", "distractors"):
@@ -564,12 +604,14 @@ def _write_all(folder, seed, jobs):
 
 
 def _written(folder, seed, jobs, workers):
-    """Write the files of the jobs in chunks with that many processes; yields the number of files of each chunk."""
+    """Write the files of the jobs with that many processes; yields the number of files chunk by chunk."""
     chunks = [jobs[i : i + 24] for i in range(0, len(jobs), 24)]
     if workers == 1:
         yield from (_write_all(folder, seed, chunk) for chunk in chunks)
         return
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads (torch, Jupyter) may hang
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a fork of a process with threads (torch, Jupyter) may hang
     pool = ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context)
     try:
         for future in as_completed([pool.submit(_write_all, folder, seed, chunk) for chunk in chunks]):
@@ -594,23 +636,32 @@ def _complete(root, record):
     if not (root / "mini.json").is_file():
         raise FileExistsError(f"{root} exists and is not a drawn set (no mini.json): choose another folder")
     found = json.loads((root / "mini.json").read_text())
-    unlike = [f"{key} {found.get(key)!r} instead of {record[key]!r}" for key in record if found.get(key) != record[key]]
+    unlike = [
+        f"{key} {found.get(key)!r} instead of {record[key]!r}"
+        for key in record
+        if found.get(key) != record[key]
+    ]
     if unlike:
-        raise ValueError(f"{root} holds another set ({'; '.join(unlike)}): delete the folder or choose another")
+        raise ValueError(
+            f"{root} holds another set ({'; '.join(unlike)}): delete the folder or choose another"
+        )
     return True
 
 
-def make_mini(root, *, seed=0, sizes=None, workers=None, progress=False):
+def make_mini(root, *, seed=0, sizes=None, workers=None, progress=False) -> Path:
     """Draw the set under `root` and return its path; at once if that very set is there already.
 
     `sizes` is a `MiniSizes` (None: the default one). `workers` processes draw (None: one for each core; 1: this
-    one): a script that calls this with more than one needs the usual `if __name__ == "__main__":`. `progress` shows
-    a bar. The set appears under `root` only when whole, so an interrupted call leaves nothing and may be repeated.
+    one): a script that calls this with more than one needs the usual `if __name__ == "__main__":`. `progress`
+    shows a bar. The set appears under `root` only when whole: an interrupted call leaves nothing and may be
+    repeated.
 
-    Raises ValueError for sizes or a seed that cannot be, or if `root` holds a set of another seed, sizes or version;
+    Raises ValueError for sizes, a seed or workers that cannot be, or if `root` holds a set of another seed, sizes
+    or version;
     FileExistsError if it holds anything else.
     """
-    root, sizes, workers = Path(root).absolute(), sizes or MiniSizes(), workers or os.cpu_count() or 1
+    root, sizes = Path(root).absolute(), MiniSizes() if sizes is None else sizes
+    workers = (os.cpu_count() or 1) if workers is None else workers
     _checked(sizes, seed, workers)
     jobs = _plan(sizes)
     record = {"version": VERSION, "seed": seed, "sizes": asdict(sizes)}

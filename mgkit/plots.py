@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mgkit.datasets import ImageList, load_image
+from mgkit.datasets import ImageDataset, ImageList, load_image
 from mgkit.evaluate import Accuracy, Retrieval, failures_first, shown
 from mgkit.finetune import PSearch
+from mgkit.retrieval_sets import RetrievalSet
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 MARKERS = "osD^vP*"
@@ -95,8 +96,14 @@ def p_search(found: PSearch) -> Figure:
         colour, marker = COLOURS[s % len(COLOURS)], MARKERS[s % len(MARKERS)]
         curve = 100 * found.top1[s]
         left.plot(found.ps, curve, color=colour, marker=marker, markersize=4, label=f"{size} px")
-        height = np.interp(found.p_star[s], found.ps, curve)
-        left.plot(found.p_star[s], height, marker="*", markersize=15, color=colour, markeredgecolor="black")
+        left.plot(
+            found.p_star[s],
+            100 * found.top1_at_p_star[s],
+            marker="*",
+            markersize=15,
+            color=colour,
+            markeredgecolor="black",
+        )
     left.plot([], [], "*", markersize=12, color="white", markeredgecolor="black", label="p* by SGD")
     left.axvline(found.training_p, color="grey", linestyle=":", label=f"training p = {found.training_p:g}")
     style(left, f"Accuracy against the pooling exponent, {found.crop}", "p", "validation top-1 (%)")
@@ -218,7 +225,7 @@ def retrieval_grid(retrieval: Retrieval, *, queries: int = 6, k: int = 6) -> Fig
         show_image(
             row[0],
             thumbnail(each.images, each.queries[q]),
-            f"query, {result.measure.replace('m', '')} {value}",
+            f"query, {'AP' if result.measure == 'mAP' else 'score'} {value}",
         )
         frame(row[0], "black", "-")
         for j in range(k):
@@ -243,3 +250,29 @@ def thumbnail(images: ImageList, index: int, side: int = 128) -> Image.Image:
     image = load_image(images.paths[index], exif=images.exif)
     image.thumbnail((side, side))
     return image
+
+
+def class_grid(images: ImageList, *, classes: int = 6, per_class: int = 8) -> Figure:
+    """Some images of the first classes, a row a class."""
+    shown_classes = range(min(classes, len(images.classes)))
+    members = [np.flatnonzero(images.labels == label)[:per_class] for label in shown_classes]
+    rows = [[thumbnail(images, i) for i in row] for row in members]
+    return image_grid(rows, row_titles=[f"{images.classes[label]} " for label in shown_classes])
+
+
+def group_grid(retrieval_set: RetrievalSet, *, groups: int = 3) -> Figure:
+    """Some queries of a set, a row each, with the images that answer them."""
+    chosen = np.unique(np.linspace(0, len(retrieval_set.queries) - 1, groups).astype(int))
+    rows = [[retrieval_set.queries[q], *retrieval_set.positives[q][:7]] for q in chosen]
+    figure = image_grid([[thumbnail(retrieval_set.images, i) for i in row] for row in rows])
+    figure.suptitle(f"{retrieval_set.name}: a query and its answers in each row", fontsize=10)
+    return figure
+
+
+def repeated_batch(
+    dataset: ImageDataset, batch: Sequence[tuple[int, int]], *, repetitions: int, mean, std
+) -> Figure:
+    """A training batch as the network sees it: a row an image, its augmented copies side by side."""
+    pictures = [undo_normalization(sample[0], mean, std) for sample in dataset.__getitems__(batch)]
+    rows = [pictures[start : start + repetitions] for start in range(0, len(pictures), repetitions)]
+    return image_grid(rows, row_titles=[f"image {index} " for index, _ in batch[::repetitions]])

@@ -44,7 +44,10 @@ def train(config: TrainConfig) -> Path:
     optimizer = build_optimizer(net, loss, config)
     batches = epoch_batches(train_images, config)
     dataset = ImageDataset(
-        train_images, train_transform(config.size, config.augmentation, mean=net.mean, std=net.std)
+        train_images,
+        train_transform(
+            config.size, config.augmentation, crop_scale=config.crop_scale, mean=net.mean, std=net.std
+        ),
     )
     loader = batch_loader(dataset, batches, workers=config.workers, device=device)
     unreadable = UnreadableImages(config.on_unreadable)

@@ -43,14 +43,19 @@ class Fit(v2.Transform):
         return v2.functional.resize(image, list(fitted_shape(*image.size, self.size, longest=self.longest)))
 
 
-def train_transform(size: int, kind: str = "full", *, mean=IMAGENET_MEAN, std=IMAGENET_STD) -> v2.Compose:
+def train_transform(
+    size: int, kind: str = "full", *, crop_scale: float = 0.08, mean=IMAGENET_MEAN, std=IMAGENET_STD
+) -> v2.Compose:
     """PIL image (RGB) -> augmented float tensor [3,size,size] (section 4.1, table C.1).
 
     size: pixels. kind: `torch` (crop and flip), `full` (and colour 0.3, lighting 0.1), `senet` (colour 0.2), `AA`
-    (AutoAugment's ImageNet policy). Raises ValueError for any other kind or size < 1.
+    (AutoAugment's ImageNet policy). crop_scale: smallest share of the image's area in the crop. Raises ValueError for any other kind or size < 1.
     """
     check_size(size)
-    crop = [v2.RandomResizedCrop(size, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)), v2.RandomHorizontalFlip()]
+    crop = [
+        v2.RandomResizedCrop(size, scale=(crop_scale, 1.0), ratio=(3 / 4, 4 / 3)),
+        v2.RandomHorizontalFlip(),
+    ]
     to_tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
     if kind == "torch":
         colour = to_tensor

@@ -12,9 +12,10 @@ from mgkit.checkpoints import load_network, save_checkpoint
 from mgkit.config import NetworkConfig, WhitenConfig, make
 from mgkit.datasets import ImageList, UnreadableImages, labelled_images, plain_images
 from mgkit.embed import pooled
-from mgkit.experiment import Run, data_root, find_path, is_mini, missing_stage, stage_folder
+from mgkit.experiment import Run, add_results, data_root, find_path, is_mini, missing_stage, stage_folder
 from mgkit.finetune import p_star, set_p
 from mgkit.hardware import pick_device, place
+from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain, append_one
 from mgkit.train import trained_network
 
@@ -130,6 +131,37 @@ def whiten_network(config: WhitenConfig) -> Whitened:
         {"size": config.size, "crop": config.crop, "p": p, "images": len(rows), "dimensions": len(mean)}
     )
     return Whitened(net, after, config.size, config.crop, p, len(rows), variances, path)
+
+
+def check_folding(config: WhitenConfig, whitened: Whitened) -> dict:
+    """Classify the validation images before and after whitening, from the same feature maps; results.json gets the outcome.
+
+    top1_before, top1_after, same_class in 0..1; relative_difference: of the logits, after the best factor for each image.
+    """
+    images = labelled_images(data_root(config.data), val_fraction=config.val_fraction)[1].with_exif(
+        config.exif
+    )
+    rows = pooled(
+        whitened.before, images, size=whitened.size, crop=whitened.crop, ps=[whitened.p], batch_size=config.batch_size,
+        workers=config.workers, precision=config.precision, unreadable=UnreadableImages(config.on_unreadable),
+    )[0]  # fmt: skip
+    readable = np.isfinite(rows[:, 0])
+    rows = torch.from_numpy(rows[readable]).to(whitened.before.classifier.weight.device)
+    labels = torch.from_numpy(images.labels[readable])
+    with torch.no_grad():
+        before, after = (
+            net.head(rows)["classifier_output"].cpu() for net in (whitened.before, whitened.after)
+        )
+    factor = (before * after).sum(1, keepdim=True) / after.square().sum(1, keepdim=True)
+    check = {
+        "top1_before": topk_accuracy(before, labels, ks=(1,))[0],
+        "top1_after": topk_accuracy(after, labels, ks=(1,))[0],
+        "same_class": float((before.argmax(1) == after.argmax(1)).double().mean()),
+        "relative_difference": float((factor * after - before).norm() / before.norm()),
+        "images": len(labels),
+    }
+    add_results(config.experiment, STAGE, check)
+    return check
 
 
 def whitening_images(config: WhitenConfig) -> ImageList:

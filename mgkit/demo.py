@@ -1,0 +1,167 @@
+"""`python -m mgkit.demo`: every notebook on the embedded set, then the method's claims against what was measured.
+
+A claim that does not hold is printed as not holding. Joint training (λ=0.5, N=3) and cross-entropy alone (λ=1, N=1) get
+equal budgets and several seeds, because on so small a set one seed convinces nobody.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import papermill
+
+from mgkit.checkpoints import load_network
+from mgkit.config import TrainConfig, make
+from mgkit.datasets import labelled_images
+from mgkit.embed import classify, embed
+from mgkit.evaluate import retrieve, shown
+from mgkit.experiment import data_root, project_root, read_results, stage_folder
+from mgkit.hardware import pick_device, place
+from mgkit.metrics import topk_accuracy
+from mgkit.model import MultiGrain, get_multigrain
+from mgkit.retrieval_sets import find_sets
+from mgkit.train import train
+
+NOTEBOOKS = (
+    "00_start_here",
+    "01_train",
+    "02_finetune_p",
+    "03_whiten",
+    "04_evaluate_imagenet",
+    "05_evaluate_retrieval",
+)
+CROSS_ENTROPY_ALONE = {"lambda_": 1.0, "repetitions": 1}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper, what was measured on both sides, and whether the second side is ahead."""
+
+    text: str
+    before: str
+    after: str
+    holds: bool
+
+
+def run_notebooks(experiment: str, data: str) -> Path:
+    """Execute 00-05 in order; returns the folder of the executed copies."""
+    root = project_root()
+    folder = root / "outputs" / experiment / "notebooks"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in NOTEBOOKS:
+        start = time.perf_counter()
+        papermill.execute_notebook(
+            root / "notebooks" / f"{name}.ipynb", folder / f"{name}.ipynb",
+            parameters={"experiment": experiment, "data": data}, cwd=root / "notebooks", progress_bar=False,
+        )  # fmt: skip
+        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    return folder
+
+
+def measure(net: MultiGrain, data: str, size: int) -> dict[str, float]:
+    """top-1 on the validation images, and each retrieval set's measure with plain GeM embeddings, at one size (px)."""
+    root = data_root(data)
+    net = place(net, pick_device())
+    logits, labels = classify(net, labelled_images(root)[1], size=size, crop="rect", workers=2)
+    values = {"top-1": topk_accuracy(logits, labels, ks=(1,))[0]}
+    for each in find_sets(root):
+        result = retrieve(each, embed(net, each.images, size=size, workers=2))
+        values[result.name] = result.value
+    return values
+
+
+def joint_against_cross_entropy(experiment: str, data: str, seeds: Sequence[int], size: int) -> dict[str, list[dict]]:
+    """Measures of both trainings for each seed, and of an untrained network; seed 0's joint training is 01's own."""
+    measured: dict[str, list[dict]] = {"joint": [], "cross-entropy": [], "untrained": []}
+    for seed in seeds:
+        for kind, settings in [("joint", {}), ("cross-entropy", CROSS_ENTROPY_ALONE)]:
+            name = experiment if kind == "joint" and seed == 0 else f"{experiment}-{kind}-seed{seed}"
+            checkpoint = stage_folder(name, "train") / "checkpoint.pth"
+            if name != experiment:
+                print(f"{kind}, seed {seed}", flush=True)
+                train(make(TrainConfig, {"experiment": name, "data": data, "seed": seed, **settings}))
+            measured[kind].append(measure(load_network(checkpoint)[0], data, size))
+    classes = len(labelled_images(data_root(data))[1].classes)
+    measured["untrained"] = [measure(get_multigrain(TrainConfig().backbone, num_classes=classes), data, size)]
+    return measured
+
+
+def spread(values: Sequence[float], unit: str) -> str:
+    """Mean ± standard deviation over the seeds."""
+    scale, suffix = (1, " of 4") if unit == "score" else (100, " %")
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{scale * statistics.mean(values):.{2 if unit == 'score' else 1}f} ± {scale * deviation:.1f}{suffix}"
+
+
+def claims(experiment: str, measured: dict[str, list[dict]], size: int) -> list[Claim]:
+    """What the paper says, held against what the runs left in results.json."""
+    found = []
+    for key in measured["joint"][0]:
+        unit = "score" if key == "ukbench" else "share"
+        joint, alone, untrained = ([m[key] for m in measured[kind]] for kind in ("joint", "cross-entropy", "untrained"))
+        found += [
+            Claim(f"joint training beats cross-entropy alone: {key}, {size} px", spread(alone, unit), spread(joint, unit),
+                  statistics.mean(joint) > statistics.mean(alone)),
+            Claim(f"training beats random weights: {key}, {size} px", spread(untrained, unit), spread(joint, unit),
+                  statistics.mean(joint) > statistics.mean(untrained)),
+        ]  # fmt: skip
+    search = read_results(experiment, "finetune_p")
+    for s, pixels in enumerate(search["sizes"]):
+        before, after = search["top1_at_training_p"][s], search["top1_at_p_star"][s]
+        if pixels > TrainConfig().size:
+            text = f"p* = {search['p_star'][s]:.2f} beats p = {search['training_p']:g} at {pixels} px: top-1"
+            found.append(Claim(text, f"{100 * before:.1f} %", f"{100 * after:.1f} %", after > before))
+    rows = read_results(experiment, "evaluate_retrieval")["rows"]
+    for name in dict.fromkeys(row["set"] for row in rows):
+        of_set = {row["descriptor"]: row for row in rows if row["set"] == name}
+        plain, white = of_set.get("GeM, p*", of_set["GeM, training p"]), of_set["GeM, p*, whitened"]
+        values = [shown_value(row) for row in (plain, white)]
+        found.append(Claim(f"whitening improves retrieval: {name}", *values, white["value"] > plain["value"]))
+    folding = read_results(experiment, "whiten")
+    before, after = folding["top1_before"], folding["top1_after"]
+    found.append(
+        Claim("folding leaves top-1 as it was", f"{100 * before:.2f} %", f"{100 * after:.2f} %", before == after)
+    )
+    return found
+
+
+def shown_value(row: dict) -> str:
+    return f"{100 * row['value']:.1f} %" if row["measure"] == "mAP" else f"{row['value']:.2f} of 4"
+
+
+def table(found: Sequence[Claim], seeds: int) -> str:
+    """The claims as aligned text."""
+    width = max(len(claim.text) for claim in found)
+    lines = [f"{'claim':{width}}  {'without':>16}  {'with':>16}  holds?"]
+    lines += [f"{c.text:{width}}  {c.before:>16}  {c.after:>16}  {'yes' if c.holds else 'NO'}" for c in found]
+    return "\n".join([*lines, f"± is the standard deviation over {seeds} seeds; the other lines are from seed 0."])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Run the notebooks on the embedded set and check the method's claims.")
+    parser.add_argument("--experiment", default="mini", help="results go to outputs/<experiment>/")
+    parser.add_argument("--data", default="mini", help="mini, or the folder of another embedded set")
+    parser.add_argument("--seeds", type=int, default=2, help="trainings of each kind")
+    parser.add_argument("--size", type=int, default=96, help="evaluation resolution of the comparison, px")
+    arguments = parser.parse_args()
+    start = time.perf_counter()
+    run_notebooks(arguments.experiment, arguments.data)
+    measured = joint_against_cross_entropy(
+        arguments.experiment, arguments.data, range(arguments.seeds), arguments.size
+    )
+    found = claims(arguments.experiment, measured, arguments.size)
+    folder = stage_folder(arguments.experiment, "claims")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "claims.json").write_text(json.dumps([vars(claim) for claim in found], indent=1))
+    (folder / "measured.json").write_text(json.dumps(measured, indent=1))
+    (folder / "claims.txt").write_text(table(found, arguments.seeds) + "\n")
+    print(f"\n{table(found, arguments.seeds)}\n")
+    print(f"{time.perf_counter() - start:.0f} s in all; notebooks and figures are in {stage_folder(arguments.experiment, '')}")
+
+
+if __name__ == "__main__":
+    main()
