@@ -14,6 +14,7 @@ from mgkit.backbones import check_backbone
 
 Name = Annotated[str, Field(pattern=r"^[\w][\w.\-]*$")]  # becomes a folder of outputs/
 BackboneName = Annotated[str, AfterValidator(check_backbone)]
+BackboneNameOrEmpty = Annotated[str, AfterValidator(lambda name: name and check_backbone(name))]
 Count = Annotated[int, Field(ge=1)]
 Pixels = Annotated[int, Field(ge=8)]
 Exponent = Annotated[float, Field(gt=0)]  # inf is max pooling
@@ -75,7 +76,7 @@ class NetworkConfig(StageConfig):
     """A stage that starts from a trained network."""
 
     checkpoint: str = ""  # a file; empty: what the experiment's earlier stages left
-    backbone: Literal[""] | BackboneName = ""  # only for files that do not say it
+    backbone: BackboneNameOrEmpty = ""  # only for files that do not say it
     batch_size: Count = 32
 
 

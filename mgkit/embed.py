@@ -57,12 +57,12 @@ def feature_maps(
     loader = batch_loader(dataset, SeededBatches(batches), workers=workers, device=device)
     if description is not None:
         loader = progress(loader, description or f"{crop} {size} px", total=len(batches))
-    with torch.no_grad():
-        for batch in unreadable.watch(loader):
-            inputs = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last)
-            with autocast(device, precision):
-                maps = net.features(inputs)  # [b,3,H,W] -> [b,C,h,w]
-            yield maps.float(), batch.label.to(device), batch.instance
+    for batch in unreadable.watch(loader):
+        inputs = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last)
+        # Not around the yield: there it would switch off the gradients of whoever reads the maps.
+        with torch.no_grad(), autocast(device, precision):
+            maps = net.features(inputs)  # [b,3,H,W] -> [b,C,h,w]
+        yield maps.float(), batch.label.to(device), batch.instance
 
 
 def windowed_batches(shapes: Sequence[tuple[int, int]], batch_size: int, window: int) -> list[list[int]]:

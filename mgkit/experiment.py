@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import platform
+import shlex
 import subprocess
 import time
 from datetime import datetime, timezone
@@ -57,7 +58,10 @@ def stage_folder(experiment: str, stage: str) -> Path:
 
 def missing_stage(path: Path, notebook: str, config: StageConfig) -> FileNotFoundError:
     """The error for a file that an earlier notebook should have left, with the command that makes it."""
-    command = f"papermill {notebook}.ipynb -p experiment {config.experiment} -p data {config.data}"
+    copy = f"outputs/{config.experiment}-{notebook}.ipynb"
+    command = shlex.join([
+        "papermill", f"notebooks/{notebook}.ipynb", copy, "-p", "experiment", config.experiment, "-p", "data", config.data
+    ])  # fmt: skip
     return FileNotFoundError(f"{path} does not exist: make it with `{command}`")
 
 

@@ -37,7 +37,8 @@ def distance_weighted_probabilities(e: Tensor, target: Tensor) -> Tensor:
     weight = weight * (negative & (distance < FARTHEST))
     vanished = weight.sum(1, keepdim=True) == 0
     weight = torch.where(vanished, negative.float(), weight)
-    return weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+    total = weight.sum(1, keepdim=True)  # may be subnormal, or zero in a row without negatives
+    return weight / torch.where(total > 0, total, 1.0)
 
 
 @torch.no_grad()
@@ -62,7 +63,9 @@ def sample_triplets(
     # An exponential race: the first k to arrive at rate `probability` are k draws without replacement.
     device = generator.device if generator is not None else e.device
     noise = torch.empty(probability.shape, device=device).exponential_(generator=generator).to(e.device)
-    arrival = torch.where(probability > 0, noise.clamp(min=1e-30) / probability, math.inf)
+    # In float64: the smallest float32 probability arrives late, but before what is never to be drawn.
+    rate = probability.double()
+    arrival = torch.where(rate > 0, noise.double().clamp(min=1e-30) / rate, math.inf)
     order = arrival.argsort(dim=1)[:, :most]  # [B,most]
     scarce = (probability > 0).sum(1) < draws  # then draw with replacement
     if scarce.any():

@@ -5,8 +5,8 @@ A *class* is a family of shapes. An *instance* fixes the shape's parameters, its
 of that, as a photographer who takes a second picture does. A *copy* is an edit of one picture. `make_mini`
 writes such pictures as JPEG files in the layouts of ImageNet, Holidays, UKBench and Copydays.
 
-Every picture is a pure function of (seed, its names): no state is shared, so neither the order of drawing nor
-the number of processes nor the size of the other sets can change a byte (for one version of NumPy and Pillow).
+Every picture is a pure function of (seed, its names): no state is shared, so neither the order of drawing
+nor the number of processes nor the size of the other sets can change a byte (for one NumPy and Pillow).
 """
 
 import json
@@ -22,25 +22,24 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-VERSION = (
-    1  # raise it whenever a picture changes: an older set on disk is then refused instead of being mixed in
-)
+VERSION = 1  # raise it whenever a picture changes: an older set on disk is then refused
 
 # What makes the world hard. Angles in degrees; the rest as fractions of the short side unless said otherwise.
-ROTATION = 35.0  # in-plane rotation, plus or minus
-FORESHORTEN = (0.62, 1.0)  # squeeze along one axis: a cheap rotation out of the plane
-COVER = (0.55, 1.0)  # the object's diameter
+ROTATION = 30.0  # in-plane rotation, plus or minus
+FORESHORTEN = (0.7, 1.0)  # squeeze along one axis: a cheap rotation out of the plane
+HABIT = 0.75  # how often a class wears its usual paints and textures, as kinds of thing in the world do
+COVER = (0.65, 1.05)  # the object's diameter
 OFF_BORDER = 0.1  # how much of its radius the object may run off the border
-BACK_CLUTTER, FRONT_CLUTTER = (2, 6), (0, 3)  # number of distractors behind and in front of the object
+BACK_CLUTTER, FRONT_CLUTTER = (1, 5), (0, 3)  # number of distractors behind and in front of the object
 FRONT_SIZE = (0.04, 0.1)  # size of those in front
 LIGHT_GAIN, LIGHT_GAMMA, LIGHT_SLOPE = 0.22, 0.25, 0.3  # spread of each (log units, but for the slope)
 NOISE = (1.0, 4.0)  # sensor noise, in grey levels
 TEXTURE_FREQUENCY, TEXTURE_CONTRAST = (8.0, 20.0), (0.2, 0.6)
 NUDGE = 0.45  # how far a view strays from its scene, as a fraction of the spread of scenes
-DULL = (0.45, 0.7)  # how much of their colour backdrop and clutter keep; 1: as vivid as the objects
+DULL = (0.3, 0.55)  # how much of their colour backdrop and clutter keep; 1: as vivid as the objects
 GREY = 0.04  # share of grey pictures
 
-LONG_SIDE = (160, 288)  # pixels
+LONG_SIDE = (144, 256)  # pixels
 ASPECTS = (1 / 1, 4 / 3, 3 / 4, 3 / 2, 2 / 3, 16 / 9)  # width / height
 CROPS = (10, 15, 20, 30, 40, 50, 60, 70, 80)  # per cent of the area cut away
 QUALITIES = (3, 5, 8, 10, 15, 20, 30, 50, 75)  # of the JPEG copies
@@ -71,8 +70,8 @@ class MiniSizes:
 _MOST = MiniSizes(99_999, 999_999, 900, 25_000, 1_000, 1_000_000, 1_000_000)
 
 
-# --- Classes: each maps coordinates x, y (right, down; about the unit disc) and six numbers u in [0, 1] to two
-# --- signed distances, negative inside: the silhouette and the marks upon it.
+# --- Classes: each maps coordinates x, y (right, down; about the unit disc) and six numbers u in [0, 1]
+# --- to two signed distances, negative inside: the silhouette and the marks upon it.
 
 
 def _mix(low, high, t):
@@ -236,9 +235,16 @@ def _rng(seed, name):
     return np.random.default_rng([seed, *name.encode()])
 
 
-def _paint(rng, vivid=1.0):
+def _habit(rng, class_index, stride, count):
+    """One of `count` choices: as a rule one of the three that the class shares with some others, else any."""
+    usual = (stride * class_index + rng.integers(3)) % count
+    return usual if rng.uniform() < HABIT else rng.integers(count)
+
+
+def _paint(rng, vivid=1.0, choice=None):
     """A colour of the palette, a little off, and dulled towards a dark grey: float32 (3,) in 0..255."""
-    colour = PALETTE[rng.integers(len(PALETTE))] * np.exp(rng.normal(0, 0.06, 3)).astype(np.float32)
+    choice = rng.integers(len(PALETTE)) if choice is None else choice
+    colour = PALETTE[choice] * np.exp(rng.normal(0, 0.06, 3)).astype(np.float32)
     return _mix(np.float32(72), colour, np.float32(vivid))
 
 
@@ -270,10 +276,10 @@ class _Instance:
 def _instance(seed, class_index, name, family):
     """The instance of that name. Siblings, those of one family, share paint and kind of texture."""
     kin, own = _rng(seed, "family " + family), _rng(seed, "instance " + name)
-    body, other = _paint(kin), _paint(kin)
+    body, other = (_paint(kin, choice=_habit(kin, class_index, 5, len(PALETTE))) for _ in range(2))
     marks = body * 0.42 if body.mean() > 105 else 150 + body * 0.4
     texture = _mix(body, other, np.float32(kin.uniform(*TEXTURE_CONTRAST)))
-    kind = TEXTURES[kin.integers(len(TEXTURES))]
+    kind = TEXTURES[_habit(kin, class_index, 2, len(TEXTURES))]
     look = (kind, own.uniform(*TEXTURE_FREQUENCY), own.uniform(0, np.pi), own.uniform(0, 6.28))
     return _Instance(
         _SHAPES[CLASS_NAMES[class_index]], own.uniform(size=6), np.stack([body, texture, marks]), look
@@ -351,7 +357,9 @@ def _clutter(rng, size, window, count, extent):
 
 def _over(below, colour, alpha):
     """Paint `colour` with coverage `alpha` (height, width) over `below` (3, height, width)."""
-    return below + (colour - below) * alpha
+    mixed = (colour - below) * alpha
+    mixed += below  # in place: new arrays are what takes time
+    return mixed
 
 
 def _cover(distance, width):
@@ -436,15 +444,16 @@ def _picture(seed, class_index, instance, family, scene, view, size=None):
     )
     picture = _over(picture, things * (0.9 + 0.2 * weave), where)
     picture = _object(picture, thing, x, y, pixel, _between((0.2, 2.9), _spread(sun, nudge)) + np.pi)
-    picture = _over(picture, *_clutter(around, size, window, around.integers(*FRONT_CLUTTER), FRONT_SIZE))
+    if count := around.integers(*FRONT_CLUTTER):
+        picture = _over(picture, *_clutter(around, size, window, count, FRONT_SIZE))
     return Image.fromarray(_light(picture, sun, nudge))
 
 
 def draw_instance(class_index, instance, *, seed=0, view=0, scene=None, size=(160, 160)) -> Image.Image:
     """Draw a view of an instance, to look at: none of these is in the set that `make_mini` writes.
 
-    `class_index` counts in `CLASS_NAMES`; `instance`, `view` and `scene` are any numbers (or words). Each view
-    is a scene of its own unless `scene` is given, which then holds pose, light and surroundings together.
+    `class_index` counts in `CLASS_NAMES`; `instance`, `view` and `scene` are any numbers (or words). Each
+    view is a scene of its own unless `scene` is given, which holds pose, light and surroundings together.
     Returns an RGB image of `size` (height, width) pixels. Raises IndexError for a class that is not there.
     """
     if not 0 <= class_index < len(CLASS_NAMES):
@@ -554,15 +563,13 @@ def _plan(sizes):
         ]
         numbers = [n * classes + c + 1 for n in range(sizes.val_per_class)]
         jobs += [_single(f"imagenet/val/{wnid}/ILSVRC2012_val_{n:08d}.JPEG", c) for n in numbers]
-    for g in range(sizes.holidays_groups):
+    for g in range(sizes.holidays_groups):  # two by two siblings: paint alone does not find the group
         kin, name = f"holidays/family/{g // 2}", f"holidays/{g}"
         files = [f"holidays/jpg/{100000 + 100 * g + n}.jpg" for n in range(2 + g % 4)]
         jobs += [_Job(path, g // 2 % classes, name, kin, name) for path in files]
     for o in range(sizes.ukbench_objects):
         files = [f"ukbench/full/ukbench{4 * o + n:05d}.jpg" for n in range(4)]
-        jobs += [
-            _Job(path, o // 2 % classes, f"ukbench/{o}", f"ukbench/family/{o // 2}", path) for path in files
-        ]
+        jobs += [_Job(path, o % classes, f"ukbench/{o}", f"ukbench/{o}", path) for path in files]
     originals = range(sizes.copydays_originals)
     jobs += [_single(f"copydays/original/{200000 + 100 * g}.jpg", g % classes, 1 + g % 3) for g in originals]
     for part in ("whiten", "distractors"):
@@ -651,14 +658,13 @@ def _complete(root, record):
 def make_mini(root, *, seed=0, sizes=None, workers=None, progress=False) -> Path:
     """Draw the set under `root` and return its path; at once if that very set is there already.
 
-    `sizes` is a `MiniSizes` (None: the default one). `workers` processes draw (None: one for each core; 1: this
-    one): a script that calls this with more than one needs the usual `if __name__ == "__main__":`. `progress`
-    shows a bar. The set appears under `root` only when whole: an interrupted call leaves nothing and may be
-    repeated.
+    `sizes` is a `MiniSizes` (None: the default one). `workers` processes draw (None: one for each core; 1:
+    this one): a script that calls this with more than one needs the usual `if __name__ == "__main__":`.
+    `progress` shows a bar. The set appears under `root` only when whole: an interrupted call leaves nothing
+    and may be repeated.
 
-    Raises ValueError for sizes, a seed or workers that cannot be, or if `root` holds a set of another seed, sizes
-    or version;
-    FileExistsError if it holds anything else.
+    Raises ValueError for sizes, a seed or workers that cannot be, or if `root` holds a set of another seed,
+    sizes or version; FileExistsError if it holds anything else.
     """
     root, sizes = Path(root).absolute(), MiniSizes() if sizes is None else sizes
     workers = (os.cpu_count() or 1) if workers is None else workers

@@ -31,6 +31,10 @@ class LineBar(text_bar):
         if long:
             print_line(summary)
 
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Where tqdm would wipe its line with an empty one, and return the carriage, nothing is written."""
+        return msg != "" and super().display(msg, pos)
+
     def clear(self, nolock: bool = False) -> None:
         """Nothing to wipe: lines stay."""
 

@@ -194,7 +194,8 @@ def find_sets(root: str | Path, *, names: Sequence[str] = (), distractors: str =
         )
     found = [name for name in SET_NAMES if (root / name).is_dir()]
     if not names and not found:
-        return [grouped_folder(split_folder(root, "val") or root)]
+        images = root / "imagenet" if (root / "imagenet").is_dir() else root
+        return [grouped_folder(split_folder(images, "val") or images)]
     beside = root / "unlabelled" / "distractors"
     source = distractors or (beside if beside.is_dir() else "")
     loaders = {

@@ -120,7 +120,7 @@ def test_files_are_jpegs_of_varied_sizes_some_grey(root):
                 modes[image.mode] += 1
                 sizes.add(image.size)
                 if "strong" not in path.parts:
-                    assert 160 <= max(image.size) <= 288
+                    assert mini.LONG_SIDE[0] <= max(image.size) <= mini.LONG_SIDE[1]
     assert set(modes) == {"RGB", "L"} and modes["L"] < 0.15 * modes.total()
     assert len({round(width / height, 1) for width, height in sizes}) >= 4
     assert modes.total() == json.loads((root / "mini.json").read_text())["files"]

@@ -1,0 +1,123 @@
+"""Shared fixtures: reference values, photos, the reduced mini set, and a network and images small enough to loop over."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from mgkit.backbones import Backbone
+from mgkit.datasets import class_folders
+from mgkit.mini import MiniSizes, make_mini
+from mgkit.model import MultiGrain
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+def folder_of(variable):
+    """The folder that an environment variable names; skips the test when it is unset."""
+    if not os.environ.get(variable):
+        pytest.skip(f"{variable} is not set")
+    return Path(os.environ[variable])
+
+
+@pytest.fixture(scope="session")
+def reference():
+    return folder_of("MGKIT_REFERENCE")
+
+
+@pytest.fixture(scope="session")
+def photos():
+    return folder_of("MGKIT_PHOTOS")
+
+
+@pytest.fixture(scope="session")
+def pieces(reference):
+    """The reference values of single pieces, as a dict of arrays."""
+    with np.load(reference / "expected" / "pieces.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(reference):
+    """The module of the reference folder that rebuilds checkpoints and inputs."""
+    spec = importlib.util.spec_from_file_location("make_checkpoint", reference / "make_checkpoint.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def mini_root(tmp_path_factory):
+    """A reduced mini set, drawn once a session."""
+    sizes = MiniSizes(
+        train_per_class=6,
+        val_per_class=3,
+        holidays_groups=4,
+        ukbench_objects=3,
+        copydays_originals=3,
+        whiten=40,
+        distractors=6,
+    )
+    return make_mini(tmp_path_factory.mktemp("data") / "mini", seed=0, sizes=sizes, workers=1)
+
+
+@pytest.fixture(scope="session")
+def relative():
+    """‖ours - theirs‖ / ‖theirs‖ of two arrays or tensors."""
+
+    def of(ours, theirs):
+        ours, theirs = (
+            np.asarray(x.detach() if isinstance(x, torch.Tensor) else x, dtype=np.float64)
+            for x in (ours, theirs)
+        )
+        assert ours.shape == theirs.shape
+        return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+
+    return of
+
+
+@pytest.fixture
+def tiny_net():
+    """A MultiGrain in eval mode of 8 channels and 3 classes: two convolutions, a batch norm that does something."""
+    torch.manual_seed(0)
+    features = nn.Sequential(
+        nn.Conv2d(3, 8, 5, stride=4, padding=2),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+    )
+    features[1].running_mean.uniform_(-0.1, 0.1)
+    features[1].running_var.uniform_(0.5, 1.5)
+    net = MultiGrain(Backbone("tiny", features, 8), p=3.0, num_classes=3)
+    nn.init.normal_(net.classifier.weight)
+    return net.eval()
+
+
+@pytest.fixture(scope="session")
+def image_folders(tmp_path_factory):
+    """A function (sides, a class) -> ImageList of three classes of noise, an image for each (width, height)."""
+
+    def write(sides):
+        root = tmp_path_factory.mktemp("folders")
+        random = np.random.default_rng(0)
+        for name in ("bark", "moss", "sand"):
+            (root / name).mkdir()
+            for i, (width, height) in enumerate(sides):
+                coarse = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+                image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+                image.save(root / name / f"{i}.{'png' if i % 2 else 'jpg'}")
+        return class_folders(root)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def uneven_images(image_folders):
+    """24 images of three shapes, shapes mixed within each class."""
+    return image_folders([(40, 30), (30, 40), (40, 30), (33, 33), (30, 40), (40, 30), (33, 33), (30, 40)])

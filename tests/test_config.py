@@ -1,0 +1,150 @@
+"""What may be set: every refusal is one line that names the culprit."""
+
+import dataclasses
+import math
+
+import pytest
+from support import one_line_error
+
+from mgkit.config import (
+    ClassifyConfig,
+    FinetunePConfig,
+    RetrievalConfig,
+    StageConfig,
+    TrainConfig,
+    WhitenConfig,
+    from_notebook,
+    from_yaml,
+    make,
+    to_yaml,
+)
+
+STAGES = (StageConfig, TrainConfig, FinetunePConfig, WhitenConfig, ClassifyConfig, RetrievalConfig)
+
+
+@pytest.mark.parametrize(
+    ("values", "culprits"),
+    [
+        ({"lambda_": 1.5}, ["lambda_", "1.5"]),
+        ({"lambda_": -0.1}, ["lambda_", "-0.1"]),
+        ({"lambda_": math.nan}, ["lambda_"]),
+        ({"lambda_": 0.5, "repetitions": 1}, ["lambda_", "repetitions"]),
+        ({"lambda_": 0.0, "repetitions": 1}, ["lambda_", "repetitions"]),
+        ({"p": 0.0}, ["p:", "0.0"]),
+        ({"p": -3.0}, ["p:", "-3.0"]),
+        ({"p": math.nan}, ["p:"]),
+        ({"augmentation": "heavy"}, ["augmentation", "heavy", "senet"]),
+        ({"backbone": "resnet7"}, ["backbone", "resnet7", "resnet50"]),
+        ({"epoch": 3}, ["'epoch'", "epochs"]),
+        ({"batch_size": 2, "repetitions": 3}, ["batch_size 2", "repetitions 3"]),
+        ({"batch_size": 1, "repetitions": 1, "lambda_": 1.0}, ["batch_size"]),
+        ({"repetitions": 0}, ["repetitions"]),
+        ({"epochs": "many"}, ["epochs", "many"]),
+        ({"epochs": 2.5}, ["epochs", "2.5"]),
+        ({"epochs": True}, ["epochs", "True"]),
+        ({"lr": "fast"}, ["lr", "fast"]),
+        ({"lr": -0.1}, ["lr"]),
+        ({"lr": math.inf}, ["lr"]),
+        ({"data": 3}, ["data", "3"]),
+        ({"size": 0}, ["size"]),
+        ({"workers": -1}, ["workers"]),
+        ({"lr_drops": "3, soon"}, ["lr_drops", "soon"]),
+        ({"precision": "fp8"}, ["precision", "fp8"]),
+        ({"on_unreadable": "ignore"}, ["on_unreadable"]),
+        ({"exif": "yes"}, ["exif"]),
+        ({"val_fraction": 1.0}, ["val_fraction"]),
+        ({"experiment": "../elsewhere"}, ["experiment"]),
+        ({"experiment": ""}, ["experiment"]),
+        ({"crop_scale": 0.0}, ["crop_scale"]),
+    ],
+)
+def test_a_refused_training_parameter_is_named_in_one_line(values, culprits):
+    with one_line_error(ValueError, *culprits):
+        make(TrainConfig, values)
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "culprits"),
+    [
+        (FinetunePConfig, {"ps": [1.0, 0.0]}, ["ps", "0.0"]),
+        (FinetunePConfig, {"ps": []}, ["ps"]),
+        (FinetunePConfig, {"sizes": []}, ["sizes"]),
+        (FinetunePConfig, {"sizes": "64, big"}, ["sizes", "big"]),
+        (FinetunePConfig, {"crop": "oval"}, ["crop", "oval"]),
+        (FinetunePConfig, {"backbone": "resnet7"}, ["backbone", "resnet7", "resnet50"]),
+        (WhitenConfig, {"p": -1.0}, ["p", "-1.0"]),
+        (WhitenConfig, {"shrinkage": 1.1}, ["shrinkage"]),
+        (ClassifyConfig, {"crops": ["square", "oval"]}, ["crops", "oval"]),
+        (RetrievalConfig, {"sets": [3]}, ["sets"]),
+        (RetrievalConfig, {"set": "holidays"}, ["'set'", "sets"]),
+    ],
+)
+def test_a_refused_parameter_of_another_stage_is_named_in_one_line(cls, values, culprits):
+    with one_line_error(ValueError, *culprits):
+        make(cls, values)
+
+
+@pytest.mark.parametrize("cls", STAGES)
+def test_unknown_keywords_are_refused_by_the_class_itself(cls):
+    with pytest.raises(ValueError, match="colour"):
+        cls(colour="red")
+
+
+@pytest.mark.parametrize("cls", STAGES)
+def test_the_defaults_are_valid_and_frozen(cls):
+    config = make(cls, {})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.data = "elsewhere"
+
+
+def test_the_borders_of_the_ranges_are_allowed():
+    config = make(TrainConfig, {"lambda_": 1.0, "repetitions": 1, "batch_size": 2, "p": math.inf, "lr": 1})
+    assert (config.lambda_, config.repetitions, config.p, config.lr) == (1.0, 1, math.inf, 1.0)
+    assert make(TrainConfig, {"lambda_": 0.0, "batch_size": 3}).lambda_ == 0.0
+
+
+@pytest.mark.parametrize("given", ["64, 96", "[64, 96]", [64, 96], (64, 96)])
+def test_a_list_may_come_as_text(given):
+    assert make(FinetunePConfig, {"sizes": given}).sizes == [64, 96]
+
+
+def test_a_single_value_is_a_list_of_one():
+    assert make(FinetunePConfig, {"sizes": 64}).sizes == [64]
+    assert make(RetrievalConfig, {"sets": "holidays"}).sets == ["holidays"]
+
+
+def namespace(*cells, **values):
+    return {"In": ["", *cells], "something_else": 1, **values}
+
+
+def test_a_notebook_s_parameters_make_its_config():
+    cells = ["# Parameters: change them\nsize: int = 64", "# Parameters\nsize = 32", "from x import y"]
+    assert from_notebook(TrainConfig, namespace(*cells, size=32)).size == 32
+
+
+def test_an_unknown_parameter_of_a_notebook_is_named():
+    cells = ["# Parameters: change them\nsize: int = 64", "# Parameters\nepoch = 1"]
+    with one_line_error(ValueError, "'epoch'", "TrainConfig"):
+        from_notebook(TrainConfig, namespace(*cells, size=64, epoch=1))
+
+
+def test_names_that_other_cells_assign_are_no_parameters():
+    cells = ["# Parameters\nsize = 32", "epoch = 1  # Parameters"]
+    assert from_notebook(TrainConfig, namespace(*cells, size=32, epoch=1)).size == 32
+
+
+@pytest.mark.parametrize("cls", STAGES)
+def test_yaml_gives_the_config_back(cls, tmp_path):
+    config = make(cls, {"experiment": "e", "workers": 0} | ({"p": math.inf} if cls is TrainConfig else {}))
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert from_yaml(cls, tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "culprit"), [("epoch: 3\n", "'epoch'"), ("- 3\n", "mapping"), ("", "mapping")]
+)
+def test_a_refused_yaml_file_is_named(text, culprit, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with one_line_error(ValueError, path, culprit):
+        from_yaml(TrainConfig, path)

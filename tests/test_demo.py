@@ -1,0 +1,109 @@
+"""The claims table says what the results say, also where they contradict the claim."""
+
+import json
+
+import pytest
+
+from mgkit.demo import Claim, claims, spread, table
+
+MEASURED = {
+    "joint": [{"top-1": 0.60, "holidays": 0.70, "ukbench": 3.2}, {"top-1": 0.62, "holidays": 0.74, "ukbench": 3.4}],
+    "cross-entropy": [
+        {"top-1": 0.65, "holidays": 0.60, "ukbench": 2.8},
+        {"top-1": 0.67, "holidays": 0.62, "ukbench": 3.0},
+    ],
+    "untrained": [{"top-1": 0.08, "holidays": 0.71, "ukbench": 2.0}],
+}
+SEARCH = {
+    "sizes": [64, 96, 128],
+    "p_star": [3.0, 3.5, 4.0],
+    "training_p": 3.0,
+    "top1_at_training_p": [0.60, 0.55, 0.50],
+    "top1_at_p_star": [0.60, 0.56, 0.49],
+}
+
+
+def row(name, descriptor, value, measure="mAP"):
+    return {"set": name, "descriptor": descriptor, "value": value, "measure": measure}
+
+
+RETRIEVAL = [
+    row("holidays", "GeM, training p", 0.70),
+    row("holidays", "GeM, p*", 0.71),
+    row("holidays", "GeM, p*, whitened", 0.80),
+    row("ukbench", "GeM, training p", 3.30, "score"),
+    row("ukbench", "GeM, p*, whitened", 3.20, "score"),
+]
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    """Results of an experiment e, made up; returns a function that changes one stage's."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(stage, values):
+        folder = tmp_path / "outputs" / "e" / stage
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "results.json").write_text(json.dumps(values))
+
+    write("finetune_p", SEARCH)
+    write("evaluate_retrieval", {"rows": RETRIEVAL})
+    write("whiten", {"top1_before": 0.6, "top1_after": 0.6})
+    return write
+
+
+def by_text(found, *parts):
+    [claim] = [claim for claim in found if all(part in claim.text for part in parts)]
+    return claim
+
+
+def test_joint_training_is_held_against_cross_entropy_and_random_weights(outputs):
+    found = claims("e", MEASURED, 96)
+    assert by_text(found, "joint", "holidays") == Claim(
+        "joint training beats cross-entropy alone: holidays, 96 px", "61.0 ± 1.4 %", "72.0 ± 2.8 %", True
+    )
+    assert not by_text(found, "joint", "top-1").holds
+    assert by_text(found, "joint", "ukbench").after.startswith("3.30 ± 0.1")
+    assert by_text(found, "random weights", "top-1").holds
+    assert by_text(found, "random weights", "holidays").holds
+
+
+def test_p_star_is_claimed_only_beyond_the_training_resolution(outputs):
+    found = [claim for claim in claims("e", MEASURED, 96) if "p* =" in claim.text]
+    assert [(claim.before, claim.after, claim.holds) for claim in found] == [
+        ("55.0 %", "56.0 %", True),
+        ("50.0 %", "49.0 %", False),
+    ]
+
+
+def test_whitening_is_held_against_the_best_plain_descriptor_there_is(outputs):
+    found = claims("e", MEASURED, 96)
+    on_holidays, on_ukbench = (by_text(found, "whitening", name) for name in ("holidays", "ukbench"))
+    assert (on_holidays.before, on_holidays.after, on_holidays.holds) == ("71.0 %", "80.0 %", True)
+    assert (on_ukbench.before, on_ukbench.after, on_ukbench.holds) == ("3.30 of 4", "3.20 of 4", False)
+
+
+@pytest.mark.parametrize(("after", "holds"), [(0.6, True), (0.61, False), (0.59, False)])
+def test_folding_must_leave_top1_exactly(outputs, after, holds):
+    outputs("whiten", {"top1_before": 0.6, "top1_after": after})
+    assert by_text(claims("e", MEASURED, 96), "folding").holds == holds
+
+
+def test_equal_measures_are_no_improvement(outputs):
+    same = {kind: MEASURED["joint"] for kind in MEASURED}
+    found = [claim for claim in claims("e", same, 96) if "joint" in claim.text or "random" in claim.text]
+    assert len(found) == 6 and not any(claim.holds for claim in found)
+
+
+def test_the_table_says_no_where_a_claim_does_not_hold():
+    found = [Claim("short", "1", "2", True), Claim("a longer claim", "2", "1", False)]
+    heading, holding, failing, note = table(found, seeds=3).splitlines()
+    assert holding.startswith("short ") and holding.endswith(" yes")
+    assert failing.startswith("a longer claim ") and failing.endswith(" NO")
+    assert len({len(line) - len(line.split()[-1]) for line in (heading, holding, failing)}) == 1  # aligned
+    assert "3 seeds" in note
+
+
+def test_one_seed_has_no_spread():
+    assert spread([0.5], "share") == "50.0 ± 0.0 %"
+    assert spread([3.0, 3.2], "score") == "3.10 ± 0.1 of 4"

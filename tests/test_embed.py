@@ -1,0 +1,141 @@
+"""Descriptors depend on the image alone: not on batches, workers, or which other exponents were asked for."""
+
+import numpy as np
+import pytest
+import torch
+from support import one_line_error, write_picture
+
+from mgkit.datasets import UnreadableImageError, UnreadableImages, class_folders, load_image
+from mgkit.embed import classify, embed, feature_maps, pooled
+from mgkit.model import get_multigrain
+from mgkit.transforms import eval_transform
+from mgkit.whitening import whiten
+
+SIZES = [(40, 30), (30, 40), (40, 40), (40, 30), (60, 20), (40, 30), (30, 40), (40, 40), (80, 60)]
+OPTIONS = dict(size=48, precision="float32", description=None)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    for seed, size in enumerate(SIZES):
+        write_picture(root / f"class{seed % 3}" / f"{seed}.png", seed=seed, size=size)
+    return class_folders(root)
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    net = get_multigrain("resnet10", num_classes=3)
+    for module in net.modules():  # as after training: statistics that are not 0 and 1
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def one_by_one(net, images):
+    """The network's own descriptors and logits, an image at a time."""
+    transform = eval_transform(48, "rect")
+    with torch.no_grad():
+        outputs = [net(transform(load_image(path, exif=True))[None]) for path in images.paths]
+    return {key: torch.cat([output[key] for output in outputs]) for key in outputs[0]}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 32])
+def test_whole_images_in_batches_are_what_they_are_alone_and_in_order(net, images, one_by_one, batch_size):
+    rows = embed(net, images, batch_size=batch_size, crop="rect", **OPTIONS)
+    expected = one_by_one["normalized_embedding"].numpy()
+    assert rows.shape == (9, net.width) and rows.dtype == np.float32
+    assert np.abs(rows - expected).max() < 1e-5
+    assert np.abs(expected[0] - expected[1:]).max() > 1e-3  # another order would be seen
+
+
+def test_square_crops_do_not_depend_on_the_batch_either(net, images):
+    whole, alone = (embed(net, images, crop="square", batch_size=size, **OPTIONS) for size in (9, 1))
+    assert np.abs(whole - alone).max() < 1e-5
+
+
+def test_descriptors_do_not_depend_on_the_number_of_workers(net, images):
+    none, two = (embed(net, images, batch_size=2, workers=workers, **OPTIONS) for workers in (0, 2))
+    assert np.array_equal(none, two)
+
+
+def test_several_exponents_in_one_pass_are_the_single_ones(net, images):
+    ps = [1.0, 3.0, 7.5, float("inf")]
+    together = embed(net, images, ps=ps, **OPTIONS)
+    assert together.shape == (4, 9, net.width)
+    for p, rows in zip(ps, together, strict=True):
+        assert np.array_equal(rows, embed(net, images, ps=[p], **OPTIONS)[0])
+    assert not np.allclose(together[0], together[1], atol=1e-3)
+    assert np.array_equal(together[1], embed(net, images, **OPTIONS))  # the network's own p is 3
+
+
+def test_descriptors_are_of_length_one(net, images):
+    assert np.allclose(np.linalg.norm(embed(net, images, **OPTIONS), axis=1), 1, atol=1e-4)
+
+
+def test_a_whitened_network_gives_whitened_descriptors_but_pools_as_before(net, images):
+    dimension = net.width + 1
+    whitened = whiten(net, torch.zeros(dimension), torch.eye(dimension))
+    assert embed(whitened, images, **OPTIONS).shape == (9, dimension)
+    assert np.array_equal(pooled(whitened, images, ps=[3.0], **OPTIONS), pooled(net, images, ps=[3.0], **OPTIONS))
+
+
+def test_logits_come_in_the_order_of_the_images(net, images, one_by_one):
+    logits, labels = classify(net, images, crop="rect", batch_size=4, **OPTIONS)
+    assert torch.allclose(logits, one_by_one["classifier_output"], atol=1e-4)
+    assert labels.tolist() == images.labels.tolist()
+
+
+def test_every_image_comes_once_in_batches_of_one_shape(net, images):
+    batches = list(feature_maps(net, images, batch_size=3, **OPTIONS))
+    indices = [index for _, _, batch in batches for index in batch.tolist()]
+    assert sorted(indices) == list(range(9))
+    assert all(len(maps) == len(labels) == len(batch) <= 3 for maps, labels, batch in batches)
+
+
+def test_batches_do_not_mix_windows_which_come_in_order(net, images):
+    windows = [
+        {index // 4 for index in batch.tolist()}
+        for *_, batch in feature_maps(net, images, batch_size=4, window=4, **OPTIONS)
+    ]
+    assert all(len(window) == 1 for window in windows)
+    order = [window.pop() for window in windows]
+    assert order == sorted(order) and set(order) == {0, 1, 2}
+
+
+def test_the_network_is_put_in_eval_mode(net, images):
+    net.train()
+    next(feature_maps(net, images, **OPTIONS))
+    assert not net.training
+
+
+@pytest.fixture
+def broken(tmp_path):
+    for seed in range(4):
+        write_picture(tmp_path / f"class{seed % 2}" / f"{seed}.png", seed=seed)
+    (tmp_path / "class0" / "2.png").write_bytes(b"not an image")
+    return class_folders(tmp_path)  # 0.png, 2.png, 1.png, 3.png
+
+
+def test_an_unreadable_image_is_named(net, broken):
+    with one_line_error(UnreadableImageError, broken.paths[1]):
+        embed(net, broken, **OPTIONS)
+
+
+def test_a_skipped_image_has_a_row_of_nan_and_no_logits(net, broken):
+    unreadable = UnreadableImages("skip")
+    rows = embed(net, broken, unreadable=unreadable, **OPTIONS)
+    assert np.isnan(rows).all(axis=1).tolist() == [False, True, False, False]
+    assert np.isfinite(rows[[0, 2, 3]]).all()
+    logits, labels = classify(net, broken, unreadable=UnreadableImages("skip"), **OPTIONS)
+    assert len(logits) == 3 and labels.tolist() == [0, 1, 1]
+
+
+def test_bf16_stays_close_to_float32(net, images):
+    exact = embed(net, images, **OPTIONS)
+    rounded = embed(net, images, **OPTIONS | {"precision": "bf16"})
+    assert rounded.dtype == np.float32
+    assert (exact * rounded).sum(axis=1).min() > 0.99

@@ -1,0 +1,196 @@
+"""p* and the sweep over p: hand-written descent, separate evaluations, one backbone pass."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mgkit.datasets import load_image
+from mgkit.embed import classify
+from mgkit.finetune import SMALLEST_P, check_classes, descend_p, feature_windows, finetune_p, set_p, sweep_p
+from mgkit.metrics import topk_accuracy
+from mgkit.pooling import FLOOR
+from mgkit.transforms import eval_transform
+from mgkit.whitening import fit_pca_whitening, whiten
+
+PS = [1.0, 2.5, 6.0, math.inf]
+FLOAT32 = dict(precision="float32")  # comparisons between batch sizes would see bf16 round
+
+
+def count_images(net):
+    """A list that gets the batch size of every pass of the backbone."""
+    passes = []
+    net.features.register_forward_hook(lambda module, inputs, maps: passes.append(len(maps)))
+    return passes
+
+
+def descend_by_hand(maps, target, weight, bias, *, p, lr, momentum, step_size):
+    """SGD with momentum on p alone in float64; pooling written out, the gradient by central differences."""
+
+    def loss_of(batch, labels, exponent):
+        total = 0.0
+        for x, label in zip(batch, labels, strict=True):
+            x = x.double().clamp(min=FLOOR).flatten(1)
+            pooled = (x**exponent).mean(1) ** (1 / exponent)
+            logits = weight @ pooled + bias
+            total += (logits.logsumexp(0) - logits[label]).item()
+        return total / len(batch)
+
+    weight, bias = weight.double(), bias.double()
+    steps, velocity, path = math.ceil(len(maps) / step_size), 0.0, []
+    for i in range(steps):
+        batch, labels = (x[i * step_size : (i + 1) * step_size] for x in (maps, target))
+        loss = loss_of(batch, labels, p)
+        gradient = (loss_of(batch, labels, p + 1e-5) - loss_of(batch, labels, p - 1e-5)) / 2e-5
+        velocity = momentum * velocity + gradient
+        p -= lr * (1 - i / steps) ** 0.9 * velocity
+        path.append((loss, p))
+    return np.array(path)
+
+
+def in_steps(maps, target, step_size):
+    return [
+        (list(maps[i : i + step_size]), target[i : i + step_size]) for i in range(0, len(maps), step_size)
+    ]
+
+
+def put_classifier(net, weight, bias):
+    net.classifier = torch.nn.Linear(weight.shape[1], weight.shape[0])
+    with torch.no_grad():
+        net.classifier.weight.copy_(weight)
+        net.classifier.bias.copy_(bias)
+
+
+def test_descent_is_the_hand_written_loop(tiny_net):
+    maps = torch.rand(14, 8, 3, 4, generator=torch.Generator().manual_seed(0)) * 2
+    target = torch.arange(14) % 3
+    hyper = dict(lr=10.0, momentum=0.9)
+    path = descend_p(tiny_net, in_steps(maps, target, 4), steps=4, **hyper)
+    expected = descend_by_hand(
+        maps, target, tiny_net.classifier.weight.detach(), tiny_net.classifier.bias.detach(), p=3.0,
+        step_size=4, **hyper,
+    )  # fmt: skip
+    assert abs(path[-1, 1] - 3.0) > 0.02  # p moved
+    np.testing.assert_allclose(path[:, 0], expected[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(path[:, 1] - 3, expected[:, 1] - 3, rtol=1e-3)
+    assert tiny_net.pool.p.item() == pytest.approx(path[-1, 1])
+
+
+def test_descent_matches_the_reference(pieces, relative, tiny_net):
+    maps, target, weight, bias = (
+        torch.from_numpy(pieces[f"finetune__{k}"]) for k in ("features", "target", "W", "b")
+    )
+    put_classifier(tiny_net, weight, bias)
+    path = descend_p(tiny_net, in_steps(maps, target, 4), steps=12, lr=0.005, momentum=0.9)
+    assert relative(path[:, 0], pieces["finetune__loss_and_p"][:, 0]) < 1e-4
+    assert relative(path[:, 1] - 3, pieces["finetune__loss_and_p"][:, 1] - 3) < 1e-4
+
+
+def test_descent_never_leaves_the_exponents_that_gem_has(tiny_net):
+    maps, target = torch.rand(12, 8, 3, 4), torch.arange(12) % 3
+    path = descend_p(tiny_net, in_steps(maps, target, 2), steps=6, lr=1e4, momentum=0.9)
+    assert (path[:, 1] >= SMALLEST_P * (1 - 1e-6)).all() and np.isfinite(path).all()
+
+
+@pytest.mark.parametrize("crop", ["rect", "square"])
+def test_finetune_p_is_descent_over_images_taken_one_by_one(tiny_net, uneven_images, crop):
+    twin = copy.deepcopy(tiny_net)
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(7)).tolist()
+    transform = eval_transform(32, crop)
+    images = [transform(load_image(uneven_images.paths[i])) for i in order]
+    with torch.no_grad():
+        maps = [twin.features(image[None])[0] for image in images]
+    target = torch.from_numpy(uneven_images.labels[order])
+    expected = descend_p(twin, in_steps(maps, target, 4), steps=6, lr=0.1, momentum=0.9)
+    path = finetune_p(tiny_net, uneven_images, size=32, crop=crop, lr=0.1, seed=7, **FLOAT32)
+    assert path.shape == (6, 2) and abs(path[-1, 1] - 3) > 1e-3
+    np.testing.assert_allclose(path, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [dict(batch_size=1), dict(batch_size=3), dict(batch_size=64), dict(workers=1)]
+)
+@pytest.mark.parametrize("step_size", [1, 5])
+def test_p_star_depends_neither_on_the_batch_size_nor_on_workers(tiny_net, uneven_images, options, step_size):
+    def path(**more):
+        net = copy.deepcopy(tiny_net)
+        return finetune_p(net, uneven_images, size=32, step_size=step_size, lr=0.1, **FLOAT32, **more)
+
+    np.testing.assert_allclose(path(**options), path(), rtol=1e-5)
+
+
+def test_gradients_stay_on_between_windows(tiny_net, uneven_images):
+    windows = feature_windows(tiny_net, uneven_images, step_size=1, batch_size=4, size=24)
+    assert all(torch.is_grad_enabled() and not maps[0].requires_grad for maps, _ in windows)
+
+
+@pytest.mark.parametrize("step_size", [1, 4, 7])
+def test_windows_give_the_images_in_order(tiny_net, uneven_images, step_size):
+    many = uneven_images.subset([*range(24), *range(23, -1, -1), *range(5)])  # more than a window
+    windows = list(feature_windows(tiny_net, many, step_size=step_size, batch_size=4, size=24, **FLOAT32))
+    assert torch.cat([labels for _, labels in windows]).tolist() == many.labels.tolist()
+    assert [len(labels) for _, labels in windows[:-1]] == [step_size] * (len(windows) - 1)
+    features = [x for maps, _ in windows for x in maps]
+    for i in (0, 24, 52):
+        image = eval_transform(24, "rect")(load_image(many.paths[i]))
+        with torch.no_grad():
+            torch.testing.assert_close(features[i], tiny_net.features(image[None])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_finetuning_touches_p_alone(tiny_net, uneven_images):
+    before = copy.deepcopy(tiny_net.state_dict())
+    trainable = {name: parameter.requires_grad for name, parameter in tiny_net.named_parameters()}
+    finetune_p(tiny_net.train(), uneven_images, size=32, lr=0.1)  # also where the network was training
+    after = tiny_net.state_dict()
+    assert [key for key in after if not torch.equal(after[key], before[key])] == ["pool.p"]
+    assert {name: q.requires_grad for name, q in tiny_net.named_parameters()} == trainable
+    assert all(parameter.grad is None for parameter in tiny_net.parameters())
+
+
+def test_the_backbone_sees_each_image_once_when_p_is_learned(tiny_net, uneven_images):
+    passes = count_images(tiny_net)
+    finetune_p(tiny_net, uneven_images, size=32)
+    assert sum(passes) == 24 and len(passes) < 24  # and shapes share passes
+
+
+def whitened(net):
+    pooled = torch.rand(100, net.width, generator=torch.Generator().manual_seed(0))
+    rows = torch.cat([pooled, torch.ones(100, 1)], 1)
+    return whiten(net, *fit_pca_whitening(F.normalize(rows)))
+
+
+@pytest.mark.parametrize("crop", ["rect", "square"])
+@pytest.mark.parametrize("whitening", [False, True])
+def test_the_sweep_is_one_evaluation_a_p_and_size(tiny_net, uneven_images, crop, whitening):
+    net = whitened(tiny_net) if whitening else tiny_net
+    sizes = [24, 41]
+    swept = sweep_p(net, uneven_images, sizes=sizes, ps=PS, ks=(1, 2), crop=crop, **FLOAT32)
+    assert swept.shape == (2, 4, 2)
+    for s, size in enumerate(sizes):
+        for j, p in enumerate(PS):
+            own = set_p(copy.deepcopy(net), p)
+            logits, labels = classify(own, uneven_images, size=size, crop=crop, batch_size=1, **FLOAT32)
+            assert swept[s, j].tolist() == pytest.approx(topk_accuracy(logits, labels, (1, 2)))
+    assert len(np.unique(swept)) > 1  # the accuracies differ, so the comparison shows something
+
+
+def test_the_sweep_runs_the_backbone_once_an_image_and_size(tiny_net, uneven_images):
+    passes = count_images(tiny_net)
+    sweep_p(tiny_net, uneven_images, sizes=[24, 32, 40], ps=PS, batch_size=5)
+    assert sum(passes) == 3 * 24 and max(passes) <= 5
+
+
+def test_the_sweep_leaves_the_network_as_it_was(tiny_net, uneven_images):
+    before = copy.deepcopy(tiny_net.state_dict())
+    sweep_p(tiny_net, uneven_images, sizes=[24], ps=PS)
+    assert all(torch.equal(value, before[key]) for key, value in tiny_net.state_dict().items())
+
+
+def test_classes_must_be_as_many_as_the_networks(tiny_net, uneven_images):
+    check_classes(tiny_net, uneven_images)
+    tiny_net.classifier = torch.nn.Linear(8, 4)
+    with pytest.raises(ValueError, match="knows 4 classes, .* has 3"):
+        check_classes(tiny_net, uneven_images)

@@ -1,0 +1,168 @@
+"""Every figure is drawn and saved without a warning, and its axes say what they show."""
+
+import io
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from support import noise
+
+from mgkit import plots
+from mgkit.datasets import ImageDataset, class_folders
+from mgkit.evaluate import Accuracy, Retrieval, retrieve
+from mgkit.finetune import PSearch
+from mgkit.retrieval_sets import find_sets
+from mgkit.transforms import train_transform
+
+
+def saved(draw, *args, **options) -> Figure:
+    """The figure, once it was drawn and saved with every warning an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = draw(*args, **options)
+        figure.savefig(io.BytesIO(), format="png", dpi=60, bbox_inches="tight")
+    assert isinstance(figure, Figure)
+    assert not plt.get_fignums(), "a pyplot window is left open"
+    return figure
+
+
+def assert_labelled(figure):
+    for axes in figure.axes:
+        assert axes.get_title() and axes.get_xlabel() and axes.get_ylabel()
+
+
+def search(sizes=(64, 96), ps=(1.0, 3.0, 5.0)):
+    rng = np.random.default_rng(0)
+    top1 = rng.uniform(size=(len(sizes), len(ps)))
+    return PSearch(
+        sizes=list(sizes),
+        ps=list(ps),
+        p_star=[2.5 + s for s in range(len(sizes))],
+        paths=[rng.uniform(1, 4, (10 + s, 2)) for s in range(len(sizes))],
+        top1=top1,
+        top5=top1,
+        training_p=3.0,
+        crop="rect",
+        top1_at_training_p=top1[:, 1].tolist(),
+        top1_at_p_star=top1[:, 2].tolist(),
+    )
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_training_curves(epochs):
+    keys = ("loss", "cross_entropy", "margin", "top1", "val_top1", "beta")
+    lines = [{"epoch": e + 1} | {key: 1 / (e + 1) for key in keys} for e in range(epochs)]
+    figure = saved(plots.training_curves, lines)
+    assert_labelled(figure)
+    assert [len(axes.lines) for axes in figure.axes] == [3, 2, 1]
+    assert figure.axes[1].lines[0].get_ydata()[0] == 100  # per cent
+
+
+@pytest.mark.parametrize("draw", [plots.p_search, plots.p_paths])
+@pytest.mark.parametrize("sizes", [(64,), (64, 96), tuple(range(32, 320, 32))])
+def test_figures_of_the_search_for_p(draw, sizes):
+    figure = saved(draw, search(sizes))
+    assert_labelled(figure)
+    shown = {text.get_text() for axes in figure.axes for text in axes.get_legend().get_texts()}
+    assert {f"{size} px" for size in sizes} <= shown
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.1])
+def test_spectrum(shrinkage):
+    variances = np.array([0.5, 0.2, 1e-4, 0.0])
+    figure = saved(plots.spectrum, variances, shrinkage)
+    assert_labelled(figure)
+    assert len(figure.axes[0].lines) == (2 if shrinkage else 1)
+
+
+def test_accuracy_by_size():
+    rows = [
+        Accuracy(crop, size, exponent, 3.0, 0.5, 0.9)
+        for crop in ("square", "rect")
+        for size in (64, 96)
+        for exponent in ("trained", "p*")
+    ]
+    figure = saved(plots.accuracy_by_size, rows)
+    assert_labelled(figure)
+    assert len(figure.axes[0].lines) == 4
+
+
+@pytest.fixture(scope="module")
+def found(mini_root):
+    """Three kinds of descriptor on every set of the mini set, random ones."""
+    rng = np.random.default_rng(0)
+    results = []
+    for each in find_sets(mini_root):
+        for kind in ("GeM, training p", "GeM, p*", "GeM, p*, whitened"):
+            rows = rng.normal(size=(len(each.images), 8)).astype(np.float32)
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+            results.append(Retrieval(kind, 3.0, each, retrieve(each, rows)))
+    return results
+
+
+def test_retrieval_bars_name_their_sets(found):
+    figure = saved(plots.retrieval_bars, found)
+    [axes] = figure.axes
+    assert axes.get_title() and axes.get_ylabel()
+    assert [label.get_text() for label in axes.get_xticklabels()] == [
+        "holidays",
+        "ukbench",
+        "copydays + 6 distractors",
+    ]
+    heights = [bar.get_height() for bar in axes.patches]
+    scale = [25 if r.result.measure == "score" else 100 for r in found]
+    assert heights == pytest.approx([s * r.result.value for s, r in zip(scale, found, strict=True)])
+
+
+@pytest.mark.parametrize("position", [0, 3, 8])
+def test_retrieval_grids_mark_right_and_wrong(found, position):
+    each = found[position]
+    figure = saved(plots.retrieval_grid, each, queries=3, k=4)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert len(titles) == 15 and sum(title.startswith("query") for title in titles) == 3
+    chosen = plots.failures_first(each.result, 3)
+    right = sum(int(np.isin(each.result.neighbours[q, :4], each.retrieval_set.positives[q]).sum()) for q in chosen)
+    assert sum(title.startswith("✓") for title in titles) == right
+    assert sum(title.startswith("✗") for title in titles) == 12 - right
+
+
+def test_a_retrieval_grid_larger_than_the_set(found):
+    figure = saved(plots.retrieval_grid, found[0], queries=100, k=100)
+    assert len(figure.axes) == 4 * 11  # four queries, ten neighbours kept
+
+
+def test_class_grid_names_the_classes(mini_root):
+    images = class_folders(mini_root / "imagenet" / "train")
+    figure = saved(plots.class_grid, images, classes=3, per_class=4)
+    assert [figure.axes[row * 4].get_ylabel().strip() for row in range(3)] == list(images.classes[:3])
+
+
+def test_group_grids(found):
+    for each in found[::3]:
+        figure = saved(plots.group_grid, each.retrieval_set, groups=4)
+        assert each.retrieval_set.name in figure.get_suptitle()
+
+
+def test_repeated_batch_shows_a_row_an_image(mini_root):
+    images = class_folders(mini_root / "imagenet" / "train")
+    dataset = ImageDataset(images, train_transform(32))
+    batch = [(index, 10 * index + copy) for index in (3, 5) for copy in range(3)]
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    figure = saved(plots.repeated_batch, dataset, batch, repetitions=3, mean=mean, std=std)
+    assert len(figure.axes) == 6
+    assert [figure.axes[k].get_ylabel().strip() for k in (0, 3)] == ["image 3", "image 5"]
+
+
+def test_image_grid_leaves_gaps_where_rows_are_short():
+    figure = saved(plots.image_grid, [[noise(0)] * 3, [noise(1)]])
+    assert [bool(axes.images) for axes in figure.axes] == [True, True, True, True, False, False]
+
+
+def test_a_normalised_picture_is_given_back():
+    picture = np.asarray(noise(0)) / 255
+    mean, std = np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.3, 0.4])
+    tensor = torch.from_numpy(((picture - mean) / std).transpose(2, 0, 1))
+    assert np.allclose(plots.undo_normalization(tensor, mean, std), picture, atol=1e-6)

@@ -1,0 +1,155 @@
+"""GeM against explicit loops and the reference values; its limits and corner cases."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mgkit.pooling import FLOOR, GeM, gem, l2_normalize
+
+
+def gem_by_loops(x, p):
+    """The formula, one channel of one image at a time, in float64."""
+    pooled = np.zeros(x.shape[:2])
+    for b in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            values = [max(float(v), FLOOR) for v in x[b, c].flatten()]
+            if math.isinf(p):
+                pooled[b, c] = max(values)
+            else:
+                pooled[b, c] = (sum(v**p for v in values) / len(values)) ** (1 / p)
+    return pooled
+
+
+def maps(seed, shape=(2, 3, 4, 5)):
+    """Feature maps as after a ReLU: half of the values zero."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).relu()
+
+
+@pytest.mark.parametrize("p", [0.5, 1.0, 2.0, 3.0, 7.3, math.inf])
+def test_gem_is_the_formula(p):
+    x = maps(0)
+    np.testing.assert_allclose(gem(x, p), gem_by_loops(x, p), rtol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(p=st.floats(0.3, 30), seed=st.integers(0, 1000), h=st.integers(1, 4), w=st.integers(1, 4))
+def test_gem_is_the_formula_for_any_exponent_and_map(p, seed, h, w):
+    x = maps(seed, (1, 2, h, w))
+    np.testing.assert_allclose(gem(x, p), gem_by_loops(x, p), rtol=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(p=st.floats(0.5, 20), more=st.floats(0.1, 20), seed=st.integers(0, 1000))
+def test_gem_rises_with_p_between_mean_and_maximum(p, more, seed):
+    x = maps(seed) + 0.01
+    lower, higher = gem(x, p), gem(x, p + more)
+    assert (lower <= higher * (1 + 1e-5)).all()
+    assert (higher <= x.amax(dim=(2, 3)) * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize("p", ["1.0", "2.0", "3.0", "4.5"])
+def test_gem_and_its_gradients_match_the_reference(pieces, relative, p):
+    x = torch.from_numpy(pieces["gem__input"]).requires_grad_()
+    exponent = torch.tensor(float(p), requires_grad=True)
+    pooled = gem(x, exponent)
+    pooled.backward(torch.arange(x.shape[1], dtype=torch.float32).expand_as(pooled))
+    assert relative(pooled, pieces[f"gem__p{p}__output"]) < 1e-5
+    assert relative(x.grad, pieces[f"gem__p{p}__grad_input"]) < 1e-5
+    assert relative(exponent.grad, pieces[f"gem__p{p}__grad_p"]) < 1e-5
+
+
+def test_max_pooling_matches_the_reference(pieces, relative):
+    x = torch.from_numpy(pieces["gem__input"])
+    assert relative(gem(x, math.inf), pieces["gem__pinf__output"]) < 1e-5
+
+
+def test_gradients_match_finite_differences():
+    x = maps(3, (1, 2, 2, 3)).double() + 0.1
+    p = torch.tensor(2.7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(gem, (x.requires_grad_(), p))
+
+
+@pytest.mark.parametrize("p", [1.0, 3.0, math.inf])
+def test_zero_maps_pool_to_the_floor(p):
+    x = torch.zeros(1, 2, 3, 3, requires_grad=True)
+    pooled = gem(x, p)
+    pooled.sum().backward()
+    torch.testing.assert_close(pooled, torch.full((1, 2), FLOOR))
+    assert x.grad.isfinite().all()
+
+
+def test_p_has_a_finite_gradient_at_zero_activations():
+    p = torch.tensor(3.0, requires_grad=True)
+    gem(maps(1), p).sum().backward()
+    assert p.grad.isfinite() and p.grad > 0
+
+
+@pytest.mark.parametrize("p", [10.0, 100.0, 1e4])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4, 1e30])
+def test_large_powers_of_any_activation_stay_finite(p, scale):
+    x = ((maps(2).double() + 0.5) * scale).float().requires_grad_()
+    exponent = torch.tensor(p, requires_grad=True)
+    pooled = gem(x, exponent)
+    pooled.sum().backward()
+    assert pooled.isfinite().all() and x.grad.isfinite().all() and exponent.grad.isfinite()
+    maximum = x.detach().amax(dim=(2, 3))
+    assert (pooled <= maximum * (1 + 1e-5)).all()
+    assert (pooled >= maximum * 20 ** (-1 / p) * (1 - 1e-4)).all()  # 20 = h·w
+
+
+def test_large_p_tends_to_the_maximum():
+    x = maps(4)
+    torch.testing.assert_close(gem(x, 1e5), gem(x, math.inf), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("p", [1.0, 3.0, math.inf])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_maps_pool_to_float32(p, dtype):
+    x = maps(5).to(dtype)
+    pooled = gem(x, p)
+    assert pooled.dtype == torch.float32
+    np.testing.assert_allclose(pooled, gem_by_loops(x, p), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "p",
+    [0, -1, -math.inf, math.nan, torch.tensor(0.0), torch.tensor(math.nan), torch.tensor([2.0, 3.0])],
+)
+def test_exponents_that_are_not_one_positive_number_are_rejected(p):
+    with pytest.raises(ValueError, match="p must be one number > 0"):
+        gem(maps(0), p)
+
+
+@pytest.mark.parametrize("p", [0.0, -2.0, math.nan])
+def test_the_module_rejects_the_same_exponents(p):
+    with pytest.raises(ValueError, match="p must be one number > 0"):
+        GeM(p)
+
+
+def test_module_keeps_p_in_its_state_and_freezes_it_by_default():
+    pool = GeM(2.5)
+    assert list(pool.state_dict()) == ["p"] and not pool.p.requires_grad
+    assert GeM(2.5, learn_p=True).p.requires_grad
+    torch.testing.assert_close(pool(maps(0)), gem(maps(0), 2.5))
+    assert copy.deepcopy(pool).p.item() == 2.5
+    assert "p=2.5" in repr(pool)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1000), scale=st.floats(1e-3, 1e6))
+def test_normalised_rows_divide_by_norm_plus_1e_6(seed, scale):
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(seed)) * scale
+    expected = np.stack([row / (math.sqrt(sum(v * v for v in row)) + 1e-6) for row in x.double().numpy()])
+    np.testing.assert_allclose(l2_normalize(x), expected, rtol=1e-5)
+
+
+def test_a_zero_row_normalises_to_zero_with_a_finite_gradient():
+    x = torch.zeros(1, 4, requires_grad=True)
+    y = l2_normalize(x)
+    y.sum().backward()
+    assert (y == 0).all() and x.grad.isfinite().all()

@@ -1,0 +1,76 @@
+"""Progress in a log: whole lines, few of them."""
+
+import io
+import re
+import time
+
+import pytest
+
+from mgkit import progress as module
+from mgkit.progress import progress
+
+
+@pytest.fixture(autouse=True)
+def log(monkeypatch):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+
+
+def printed(capsys, iterable, seconds=0.0, **options):
+    """The items that came, and the lines that were printed meanwhile."""
+    items = []
+    for item in progress(iterable, "working", **options):
+        time.sleep(seconds)
+        items.append(item)
+    text = capsys.readouterr().out
+    assert "\r" not in text and "\x1b" not in text
+    assert text == "" or text.endswith("\n")
+    return items, text.splitlines()
+
+
+def test_a_short_loop_prints_nothing(capsys):
+    assert printed(capsys, range(20)) == (list(range(20)), [])
+
+
+def test_a_long_loop_prints_whole_lines_with_where_it_stands(capsys, monkeypatch):
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.1)
+    items, lines = printed(capsys, range(30), seconds=0.02)
+    assert items == list(range(30))
+    assert len(lines) >= 2
+    counts = [re.match(r"working: (\d+)/30 batch, .* passed", line) for line in lines]
+    assert all(counts), lines
+    numbers = [int(count[1]) for count in counts]
+    assert numbers == sorted(numbers) and numbers[-1] == 30
+
+
+def test_there_is_at_most_one_line_an_interval(capsys, monkeypatch):
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.2)
+    start = time.perf_counter()
+    _, lines = printed(capsys, range(100), seconds=0.008)
+    elapsed = time.perf_counter() - start
+    assert 2 <= len(lines) <= elapsed / 0.2 + 1  # and the last, which says that it is done
+
+
+def test_an_iterable_without_length_may_be_given_one(capsys, monkeypatch):
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.01)
+    items, lines = printed(capsys, iter("abc"), seconds=0.02, total=3, unit="step")
+    assert items == ["a", "b", "c"]
+    assert lines[-1].startswith("working: 3/3 step")
+
+
+def test_a_loop_that_fails_raises_its_own_error(capsys):
+    with pytest.raises(RuntimeError, match="within"):
+        for _ in progress(range(3), "working"):
+            raise RuntimeError("within")
+    assert "\r" not in capsys.readouterr().out
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_a_bar_that_redraws_itself(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert list(progress(range(3), "working")) == [0, 1, 2]
+    assert "\r" in terminal.getvalue() and "working" in terminal.getvalue()

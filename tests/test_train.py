@@ -1,0 +1,194 @@
+"""Joint training: it runs in every mode, repeats bit for bit, and follows the released rules."""
+
+import copy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import one_line_error
+
+from mgkit import train as module
+from mgkit.checkpoints import load_checkpoint, load_network
+from mgkit.config import NetworkConfig, TrainConfig, make
+from mgkit.datasets import Batch, UnreadableImageError
+from mgkit.experiment import read_metrics, read_results
+from mgkit.losses import JointLoss
+from mgkit.model import get_multigrain
+from mgkit.train import build_optimizer, learning_rate, set_learning_rate, train, train_epoch, trained_network
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def config(mini_root):
+    """A function that makes a config of three batches, but for the values given."""
+    short = {"epochs": 1, "size": 32, "batch_size": 12, "workers": 0, "len_factor": 0.5}
+
+    def with_values(**values):
+        return make(TrainConfig, {"experiment": "t", "data": str(mini_root), **short, **values})
+
+    return with_values
+
+
+def same_bits(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def weights_after(config):
+    return load_checkpoint(train(config))["model_state"]
+
+
+@pytest.mark.parametrize("augmentation", ["torch", "full", "senet", "AA"])
+def test_an_epoch_runs_with_every_augmentation(config, augmentation):
+    train(config(augmentation=augmentation))
+    [line] = read_metrics("t", "train")
+    assert all(np.isfinite(value) for value in line.values())
+
+
+@pytest.mark.parametrize(("lambda_", "repetitions"), [(1.0, 1), (0.5, 3), (0.0, 3)])
+def test_an_epoch_runs_with_either_loss_and_both(config, lambda_, repetitions):
+    train(config(lambda_=lambda_, repetitions=repetitions))
+    [line] = read_metrics("t", "train")
+    mix = lambda_ * line["cross_entropy"] + (1 - lambda_) * line["margin"]
+    assert line["loss"] == pytest.approx(mix, rel=1e-5)
+    assert (line["margin"] > 0) == (lambda_ < 1)
+    assert (line["beta"] != pytest.approx(1.2, abs=1e-7)) == (lambda_ < 1)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "float32"])
+def test_training_runs_in_either_precision_and_keeps_float32_weights(config, precision):
+    state = weights_after(config(precision=precision))
+    assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
+    assert all(value.isfinite().all() for value in state.values())
+
+
+def test_there_is_a_line_of_metrics_an_epoch_and_a_line_in_the_log(config, capsys):
+    train(config(epochs=3, lr=0.1, lr_drops=[1]))
+    lines = read_metrics("t", "train")
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert [line["lr"] for line in lines] == pytest.approx([0.1, 0.1, 0.01])
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert [line.split(":")[0] for line in printed] == ["epoch 1", "epoch 2", "epoch 3"]
+    assert read_results("t", "train")["top1"] == lines[-1]["val_top1"]
+
+
+def test_the_checkpoint_holds_the_trained_network_bit_for_bit(config, monkeypatch):
+    trained, save = [], module.save_checkpoint
+
+    def watched(path, net, **content):
+        trained.append(copy.deepcopy(net.state_dict()))
+        save(path, net, **content)
+
+    monkeypatch.setattr(module, "save_checkpoint", watched)
+    path = train(config(p=2.5))
+    net, checkpoint = load_network(path)
+    assert same_bits(net.state_dict(), trained[-1])
+    assert not same_bits(net.state_dict(), get_multigrain("resnet10", num_classes=12).state_dict())
+    assert (checkpoint["backbone"], checkpoint["epoch"], checkpoint["p"]) == ("resnet10", 1, 2.5)
+    assert len(checkpoint["classes"]) == 12
+
+
+def test_training_learns_its_images(config):
+    train(config(epochs=6, len_factor=2.0, augmentation="torch", crop_scale=0.8, lr_drops=[], lambda_=1.0, repetitions=1))
+    lines = read_metrics("t", "train")
+    assert lines[-1]["cross_entropy"] < 0.9 * lines[0]["cross_entropy"]
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_workers(config):
+    alone, parallel = (weights_after(config(workers=workers, epochs=2)) for workers in (0, 2))
+    assert same_bits(alone, parallel)
+
+
+def test_another_seed_gives_other_weights(config):
+    one, other = (weights_after(config(seed=seed)) for seed in (0, 1))
+    assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
+
+
+def test_the_global_random_state_before_a_training_does_not_matter(config):
+    states = []
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        states.append(weights_after(config()))
+    assert same_bits(*states)
+
+
+def test_the_learning_rate_drops_after_the_epochs_of_the_released_loop(config):
+    released = config(lr=0.2, lr_drops=[30, 60, 90])
+    expected = {0: 0.2, 30: 0.2, 31: 0.02, 60: 0.02, 61: 0.002, 90: 0.002, 91: 0.0002, 119: 0.0002}
+    assert {epoch: learning_rate(released, epoch) for epoch in expected} == pytest.approx(expected)
+
+
+def test_beta_has_its_own_rate_and_no_weight_decay(config):
+    settings = config(lr=0.2, beta_lr=0.1, weight_decay=1e-4, lr_drops=[0])
+    net, loss = get_multigrain("resnet10", num_classes=12), JointLoss()
+    optimizer = build_optimizer(net, loss, settings)
+    [of_beta] = [g for g in optimizer.param_groups if any(w is loss.margin_loss.beta for w in g["params"])]
+    [of_net] = [g for g in optimizer.param_groups if g is not of_beta]
+    assert len(of_beta["params"]) == 1
+    assert (of_beta["weight_decay"], of_net["weight_decay"]) == (0.0, 1e-4)
+    trained = {id(w) for w in of_net["params"]}
+    assert trained == {id(w) for w in net.parameters() if w is not net.pool.p}
+    for epoch, rate in [(0, 0.2), (1, 0.02)]:
+        set_learning_rate(optimizer, settings, epoch)
+        assert (of_net["lr"], of_beta["lr"]) == pytest.approx((rate, 0.1 * rate))
+
+
+def test_a_last_batch_of_one_sample_is_passed_over(config):
+    checkpoint = load_checkpoint(train(config(len_factor=0.52)))  # 37 samples: three batches of 12, and one
+    assert checkpoint["model_state"]["features.bn1.num_batches_tracked"] == 3
+
+
+def test_an_epoch_of_nothing_but_single_samples_is_refused(config):
+    net, loss = get_multigrain("resnet10", num_classes=12), JointLoss()
+    batch = Batch(torch.rand(1, 3, 32, 32), torch.tensor([0]), torch.tensor([0]), [])
+    with one_line_error(ValueError, "two readable images"):
+        train_epoch(net, loss, build_optimizer(net, loss, config()), [batch], torch.Generator(), "float32")
+
+
+@pytest.fixture
+def damaged(mini_root, here):
+    """A copy of the labelled images, and the training image in it that cannot be read."""
+    shutil.copytree(mini_root / "imagenet", here / "damaged")
+    path = sorted((here / "damaged" / "train").rglob("*.JPEG"))[7]
+    path.write_bytes(path.read_bytes()[:300])
+    return here / "damaged", path
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_training_image_stops_the_training_and_is_named(config, damaged, workers):
+    data, path = damaged
+    with one_line_error(UnreadableImageError, path):
+        train(config(data=str(data), len_factor=3.0, workers=workers))
+
+
+def test_unreadable_training_images_may_be_skipped_and_are_listed(config, damaged, capsys):
+    data, path = damaged
+    train(config(data=str(data), len_factor=3.0, on_unreadable="skip"))
+    printed = capsys.readouterr().out
+    assert "skipped 1 " in printed and printed.count(str(path)) == 1
+    assert Path("outputs/t/train/checkpoint.pth").is_file()
+
+
+def test_an_earlier_training_with_other_parameters_is_kept(config, here):
+    train(config())
+    before = (here / "outputs/t/train/checkpoint.pth").read_bytes()
+    train(config(seed=1))
+    assert (here / "outputs/t/train.1/checkpoint.pth").read_bytes() == before
+    assert (here / "outputs/t/train/checkpoint.pth").read_bytes() != before
+
+
+def test_a_missing_training_on_data_of_one_s_own_names_the_command(damaged):
+    data, _ = damaged
+    with one_line_error(FileNotFoundError, "papermill", "01_train.ipynb", data):
+        trained_network(make(NetworkConfig, {"experiment": "t", "data": str(data)}))
+
+
+def test_a_checkpoint_that_was_asked_for_and_is_missing_is_named(mini_root):
+    with one_line_error(FileNotFoundError, "lost.pth"):
+        trained_network(make(NetworkConfig, {"data": str(mini_root), "checkpoint": "lost.pth"}))
