@@ -28,7 +28,17 @@ The modules in the order in which the method reads:
     demo            runs the notebooks and checks the method's claims
 """
 
-from mgkit.checkpoints import load_checkpoint
-from mgkit.model import get_multigrain
-
 __all__ = ["get_multigrain", "load_checkpoint"]
+
+
+def __getattr__(name: str):
+    """The two public names, imported at first use: processes that only draw or decode pictures need no torch."""
+    if name == "get_multigrain":
+        from mgkit.model import get_multigrain
+
+        return get_multigrain
+    if name == "load_checkpoint":
+        from mgkit.checkpoints import load_checkpoint
+
+        return load_checkpoint
+    raise AttributeError(f"module 'mgkit' has no attribute {name!r}")

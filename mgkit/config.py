@@ -49,11 +49,11 @@ class TrainConfig(StageConfig):
     augmentation: Literal["torch", "full", "senet", "AA"] = "full"
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.3
     size: Pixels = 64
-    batch_size: Annotated[int, Field(ge=2)] = 48
-    epochs: Count = 6
+    batch_size: Annotated[int, Field(ge=2)] = 36
+    epochs: Count = 5
     len_factor: Annotated[float, Field(gt=0)] = 2.0
-    lr: Rate = 0.02
-    lr_drops: list[Annotated[int, Field(ge=0)]] = dataclasses.field(default_factory=lambda: [3, 4])
+    lr: Rate = 0.01
+    lr_drops: list[Annotated[int, Field(ge=0)]] = dataclasses.field(default_factory=lambda: [3])
     lr_gamma: Rate = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Rate = 1e-4

@@ -220,7 +220,7 @@ def image_shapes(images: ImageList) -> list[tuple[int, int]]:
 def image_shape(path: str, exif: bool) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
-            turned = exif and image.getexif().get(0x0112) in (5, 6, 7, 8)  # the orientations that swap the sides
+            turned = exif and image.getexif().get(0x0112) in (5, 6, 7, 8)  # the ones that swap the sides
             return image.size[::-1] if turned else image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return 1, 1

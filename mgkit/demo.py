@@ -18,7 +18,7 @@ from mgkit.checkpoints import load_network
 from mgkit.config import TrainConfig, make
 from mgkit.datasets import labelled_images
 from mgkit.embed import classify, embed
-from mgkit.evaluate import retrieve, shown
+from mgkit.evaluate import retrieve
 from mgkit.experiment import data_root, project_root, read_results, stage_folder
 from mgkit.hardware import pick_device, place
 from mgkit.metrics import topk_accuracy
@@ -74,7 +74,9 @@ def measure(net: MultiGrain, data: str, size: int) -> dict[str, float]:
     return values
 
 
-def joint_against_cross_entropy(experiment: str, data: str, seeds: Sequence[int], size: int) -> dict[str, list[dict]]:
+def joint_against_cross_entropy(
+    experiment: str, data: str, seeds: Sequence[int], size: int
+) -> dict[str, list[dict]]:
     """Measures of both trainings for each seed, and of an untrained network; seed 0's joint training is 01's own."""
     measured: dict[str, list[dict]] = {"joint": [], "cross-entropy": [], "untrained": []}
     for seed in seeds:
@@ -94,7 +96,9 @@ def spread(values: Sequence[float], unit: str) -> str:
     """Mean ± standard deviation over the seeds."""
     scale, suffix = (1, " of 4") if unit == "score" else (100, " %")
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{scale * statistics.mean(values):.{2 if unit == 'score' else 1}f} ± {scale * deviation:.1f}{suffix}"
+    return (
+        f"{scale * statistics.mean(values):.{2 if unit == 'score' else 1}f} ± {scale * deviation:.1f}{suffix}"
+    )
 
 
 def claims(experiment: str, measured: dict[str, list[dict]], size: int) -> list[Claim]:
@@ -102,7 +106,9 @@ def claims(experiment: str, measured: dict[str, list[dict]], size: int) -> list[
     found = []
     for key in measured["joint"][0]:
         unit = "score" if key == "ukbench" else "share"
-        joint, alone, untrained = ([m[key] for m in measured[kind]] for kind in ("joint", "cross-entropy", "untrained"))
+        joint, alone, untrained = (
+            [m[key] for m in measured[kind]] for kind in ("joint", "cross-entropy", "untrained")
+        )
         found += [
             Claim(f"joint training beats cross-entropy alone: {key}, {size} px", spread(alone, unit), spread(joint, unit),
                   statistics.mean(joint) > statistics.mean(alone)),
@@ -124,7 +130,9 @@ def claims(experiment: str, measured: dict[str, list[dict]], size: int) -> list[
     folding = read_results(experiment, "whiten")
     before, after = folding["top1_before"], folding["top1_after"]
     found.append(
-        Claim("folding leaves top-1 as it was", f"{100 * before:.2f} %", f"{100 * after:.2f} %", before == after)
+        Claim(
+            "folding leaves top-1 as it was", f"{100 * before:.2f} %", f"{100 * after:.2f} %", before == after
+        )
     )
     return found
 
@@ -138,11 +146,15 @@ def table(found: Sequence[Claim], seeds: int) -> str:
     width = max(len(claim.text) for claim in found)
     lines = [f"{'claim':{width}}  {'without':>16}  {'with':>16}  holds?"]
     lines += [f"{c.text:{width}}  {c.before:>16}  {c.after:>16}  {'yes' if c.holds else 'NO'}" for c in found]
-    return "\n".join([*lines, f"± is the standard deviation over {seeds} seeds; the other lines are from seed 0."])
+    return "\n".join(
+        [*lines, f"± is the standard deviation over {seeds} seeds; the other lines are from seed 0."]
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Run the notebooks on the embedded set and check the method's claims.")
+    parser = argparse.ArgumentParser(
+        description="Run the notebooks on the embedded set and check the method's claims."
+    )
     parser.add_argument("--experiment", default="mini", help="results go to outputs/<experiment>/")
     parser.add_argument("--data", default="mini", help="mini, or the folder of another embedded set")
     parser.add_argument("--seeds", type=int, default=2, help="trainings of each kind")
@@ -160,7 +172,9 @@ def main() -> None:
     (folder / "measured.json").write_text(json.dumps(measured, indent=1))
     (folder / "claims.txt").write_text(table(found, arguments.seeds) + "\n")
     print(f"\n{table(found, arguments.seeds)}\n")
-    print(f"{time.perf_counter() - start:.0f} s in all; notebooks and figures are in {stage_folder(arguments.experiment, '')}")
+    print(
+        f"{time.perf_counter() - start:.0f} s in all; notebooks and figures are in {stage_folder(arguments.experiment, '')}"
+    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from mgkit.progress import progress as watched
+
 VERSION = 1  # raise it whenever a picture changes: an older set on disk is then refused
+CHUNK = 24  # pictures that a process draws before it reports
 
 # What makes the world hard. Angles in degrees; the rest as fractions of the short side unless said otherwise.
 ROTATION = 30.0  # in-plane rotation, plus or minus
@@ -612,7 +615,7 @@ def _write_all(folder, seed, jobs):
 
 def _written(folder, seed, jobs, workers):
     """Write the files of the jobs with that many processes; yields the number of files chunk by chunk."""
-    chunks = [jobs[i : i + 24] for i in range(0, len(jobs), 24)]
+    chunks = [jobs[i : i + CHUNK] for i in range(0, len(jobs), CHUNK)]
     if workers == 1:
         yield from (_write_all(folder, seed, chunk) for chunk in chunks)
         return
@@ -678,7 +681,8 @@ def make_mini(root, *, seed=0, sizes=None, workers=None, progress=False) -> Path
         partial.mkdir(parents=True)
         done = _written(partial, seed, jobs, workers)
         if progress:
-            done = _shown(done, sum(job.files for job in jobs))
+            chunks = -(-len(jobs) // CHUNK)
+            done = watched(done, "drawing the embedded dataset", total=chunks, unit="chunk")
         total = sum(done)
         names = "".join(f"n{1000001 + c:08d} {name}\n" for c, name in enumerate(CLASS_NAMES))
         (partial / "imagenet/classes.txt").write_text(names)
@@ -691,13 +695,3 @@ def make_mini(root, *, seed=0, sizes=None, workers=None, progress=False) -> Path
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return root
-
-
-def _shown(done, total):
-    """Pass the numbers on, showing their sum in a bar that redraws seldom enough for a log."""
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, desc="drawing", unit="file", mininterval=5) as bar:
-        for count in done:
-            bar.update(count)
-            yield count

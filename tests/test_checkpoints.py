@@ -75,6 +75,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, zipped):
     assert not (tmp_path / "intruded").exists()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_code_in_a_plain_pickle_does_not_run(tmp_path):
     path = tmp_path / "evil.pth"
     path.write_bytes(pickle.dumps({"model_state": Intruder(tmp_path / "intruded")}))

@@ -39,9 +39,7 @@ def names(images):
 # --- Layouts
 
 
-@pytest.mark.parametrize(
-    ("train", "val"), [("train", "val"), ("ILSVRC2012_img_train", "ILSVRC2012_img_val")]
-)
+@pytest.mark.parametrize(("train", "val"), [("train", "val"), ("ILSVRC2012_img_train", "ILSVRC2012_img_val")])
 @pytest.mark.parametrize("below", ["", "imagenet/"])
 def test_imagenet_s_layout_under_both_names(tmp_path, train, val, below):
     files = [f"{below}{split}/{w}/{w}_{n}.JPEG" for split in (train, val) for w in WNIDS for n in (1, 2)]
@@ -304,11 +302,15 @@ def broken_file(path, kind):
     """A file that looks like an image by its name alone."""
     write_picture(path, size=(64, 64))
     content = path.read_bytes()
-    path.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "text": b"<html>\n</html>\n"}[kind])
+    path.write_bytes(
+        {"truncated": content[: len(content) // 2], "empty": b"", "text": b"<html>\n</html>\n"}[kind]
+    )
     return path
 
 
-BROKEN = [(suffix, kind) for suffix in ("jpg", "png", "gif", "bmp") for kind in ("truncated", "empty", "text")]
+BROKEN = [
+    (suffix, kind) for suffix in ("jpg", "png", "gif", "bmp") for kind in ("truncated", "empty", "text")
+]
 
 
 @pytest.mark.parametrize(("suffix", "kind"), BROKEN)

@@ -7,7 +7,10 @@ import pytest
 from mgkit.demo import Claim, claims, spread, table
 
 MEASURED = {
-    "joint": [{"top-1": 0.60, "holidays": 0.70, "ukbench": 3.2}, {"top-1": 0.62, "holidays": 0.74, "ukbench": 3.4}],
+    "joint": [
+        {"top-1": 0.60, "holidays": 0.70, "ukbench": 3.2},
+        {"top-1": 0.62, "holidays": 0.74, "ukbench": 3.4},
+    ],
     "cross-entropy": [
         {"top-1": 0.65, "holidays": 0.60, "ukbench": 2.8},
         {"top-1": 0.67, "holidays": 0.62, "ukbench": 3.0},

@@ -80,7 +80,9 @@ def test_a_whitened_network_gives_whitened_descriptors_but_pools_as_before(net, 
     dimension = net.width + 1
     whitened = whiten(net, torch.zeros(dimension), torch.eye(dimension))
     assert embed(whitened, images, **OPTIONS).shape == (9, dimension)
-    assert np.array_equal(pooled(whitened, images, ps=[3.0], **OPTIONS), pooled(net, images, ps=[3.0], **OPTIONS))
+    assert np.array_equal(
+        pooled(whitened, images, ps=[3.0], **OPTIONS), pooled(net, images, ps=[3.0], **OPTIONS)
+    )
 
 
 def test_logits_come_in_the_order_of_the_images(net, images, one_by_one):

@@ -123,7 +123,10 @@ def test_the_worst_descriptors_get_the_worst_measure():
 def test_ties_go_against_the_answers():
     equal = np.ones((6, 1), dtype=np.float32)
     result = retrieve(made_up([2, 4]), equal)
-    behind = [slow_average_precision([9, 9, 9, 9, 1], 0, {1}), slow_average_precision([9, 9, 3, 4, 5], 2, {3, 4, 5})]
+    behind = [
+        slow_average_precision([9, 9, 9, 9, 1], 0, {1}),
+        slow_average_precision([9, 9, 3, 4, 5], 2, {3, 4, 5}),
+    ]
     assert result.per_query == pytest.approx(behind)
     assert retrieve(made_up([4, 4], "score"), np.ones((8, 1), dtype=np.float32)).value == 1.0
 

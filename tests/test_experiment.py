@@ -99,7 +99,10 @@ def test_a_run_with_another_config_is_set_aside_and_kept(here, capsys):
         (run.folder / "checkpoint.pth").write_text(str(lr))
     outputs = here / "outputs" / "t"
     assert sorted(path.name for path in outputs.iterdir()) == ["train", "train.1", "train.2"]
-    kept = [json.loads((outputs / name / "results.json").read_text())["lr"] for name in ("train.1", "train.2", "train")]
+    kept = [
+        json.loads((outputs / name / "results.json").read_text())["lr"]
+        for name in ("train.1", "train.2", "train")
+    ]
     assert kept == [0.1, 0.2, 0.3]
     assert (outputs / "train.1" / "checkpoint.pth").read_text() == "0.1"
     assert str(outputs / "train.2") in capsys.readouterr().out
@@ -125,7 +128,9 @@ def test_a_run_with_infinite_p_is_recognised_as_the_same(here):
 
 def test_stages_and_experiments_have_folders_of_their_own(here):
     folders = {
-        Run(stage, make(StageConfig, {"experiment": name})).folder for stage in ("a", "b") for name in ("t", "u")
+        Run(stage, make(StageConfig, {"experiment": name})).folder
+        for stage in ("a", "b")
+        for name in ("t", "u")
     }
     assert len(folders) == 4
 

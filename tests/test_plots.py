@@ -124,7 +124,9 @@ def test_retrieval_grids_mark_right_and_wrong(found, position):
     titles = [axes.get_title() for axes in figure.axes]
     assert len(titles) == 15 and sum(title.startswith("query") for title in titles) == 3
     chosen = plots.failures_first(each.result, 3)
-    right = sum(int(np.isin(each.result.neighbours[q, :4], each.retrieval_set.positives[q]).sum()) for q in chosen)
+    right = sum(
+        int(np.isin(each.result.neighbours[q, :4], each.retrieval_set.positives[q]).sum()) for q in chosen
+    )
     assert sum(title.startswith("✓") for title in titles) == right
     assert sum(title.startswith("✗") for title in titles) == 12 - right
 

@@ -112,7 +112,8 @@ def test_the_order_of_the_directory_does_not_matter(tmp_path, monkeypatch, read,
 
 
 @pytest.mark.parametrize(
-    ("numbers", "culprit"), [(["100000", "100001", "100101", "100102"], "1001"), (["100000", "100100", "100101"], "1000")]
+    ("numbers", "culprit"),
+    [(["100000", "100001", "100101", "100102"], "1001"), (["100000", "100100", "100101"], "1000")],
 )
 def test_a_holidays_group_without_query_or_with_only_it_is_named(tmp_path, numbers, culprit):
     with one_line_error(ValueError, f"group {culprit} ", tmp_path):
@@ -149,7 +150,9 @@ def test_a_missing_or_empty_folder_of_a_set_is_named(tmp_path, read, folder):
 
 
 def test_a_grouped_folder_with_singletons(tmp_path):
-    found = grouped_folder(write_tree(tmp_path, "a/1.png", "a/2.png", "b/3.png", "c/4.png", "c/5.png", "c/6.png"))
+    found = grouped_folder(
+        write_tree(tmp_path, "a/1.png", "a/2.png", "b/3.png", "c/4.png", "c/5.png", "c/6.png")
+    )
     assert answers(found) == {
         "1.png": ["2.png"],
         "2.png": ["1.png"],
@@ -169,7 +172,9 @@ def test_a_grouped_folder_of_singletons_is_refused(tmp_path):
 @pytest.mark.parametrize("below", ["", "imagenet/"])
 @pytest.mark.parametrize("val", ["val", "ILSVRC2012_img_val"])
 def test_imagenet_s_layout_gives_its_validation_images(tmp_path, val, below):
-    files = [f"{below}{split}/{c}/{split}_{c}_{n}.png" for split in ("train", val) for c in "ab" for n in (1, 2)]
+    files = [
+        f"{below}{split}/{c}/{split}_{c}_{n}.png" for split in ("train", val) for c in "ab" for n in (1, 2)
+    ]
     [found] = find_sets(write_tree(tmp_path, *files))
     assert answers(found) == {
         f"{val}_a_1.png": [f"{val}_a_2.png"],
@@ -191,7 +196,10 @@ def test_all_sets_of_the_mini_set_are_found(mini_root):
 
 
 def test_named_sets_come_in_the_order_asked(mini_root):
-    assert [each.name for each in find_sets(mini_root, names=["ukbench", "holidays"])] == ["ukbench", "holidays"]
+    assert [each.name for each in find_sets(mini_root, names=["ukbench", "holidays"])] == [
+        "ukbench",
+        "holidays",
+    ]
 
 
 def test_other_distractors_may_be_given(mini_root, tmp_path):

@@ -1,0 +1,199 @@
+"""The notebooks: clean in git, parameters that are those of their configs, and running headless from wherever."""
+
+import ast
+import dataclasses
+import json
+import os
+import shlex
+import shutil
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import yaml
+from click.testing import CliRunner
+from papermill.cli import papermill as papermill_command
+from papermill.exceptions import PapermillExecutionError
+
+import mgkit
+from mgkit.config import (
+    ClassifyConfig,
+    FinetunePConfig,
+    RetrievalConfig,
+    StageConfig,
+    TrainConfig,
+    WhitenConfig,
+)
+
+PACKAGE = Path(mgkit.__file__).parent
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+CONFIGS = {
+    "00_start_here": StageConfig,
+    "01_train": TrainConfig,
+    "02_finetune_p": FinetunePConfig,
+    "03_whiten": WhitenConfig,
+    "04_evaluate_imagenet": ClassifyConfig,
+    "05_evaluate_retrieval": RetrievalConfig,
+}
+STAGES = ("train", "finetune_p", "whiten", "evaluate_imagenet", "evaluate_retrieval")
+QUICK = {
+    "01_train": {"epochs": 1, "size": 32, "batch_size": 12},
+    "02_finetune_p": {"sizes": [32, 48], "images_per_class": 2, "ps": [1.0, 3.0]},
+    "03_whiten": {"size": 48},
+    "04_evaluate_imagenet": {"sizes": [32, 48]},
+    "05_evaluate_retrieval": {"size": 48},
+}
+MOST_LINES = 25  # of a code cell
+
+every_notebook = pytest.mark.parametrize("name", CONFIGS)
+
+
+def cells_of(name, kind="code"):
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    return [cell for cell in notebook.cells if cell.cell_type == kind]
+
+
+def parameters_cell(name):
+    [cell] = [cell for cell in cells_of(name) if "parameters" in cell.metadata.get("tags", [])]
+    return cell
+
+
+def test_every_notebook_is_tested():
+    assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} >= set(CONFIGS)
+
+
+# --- As they are in git
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_is_valid_and_has_no_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        assert not cell.get("outputs") and cell.get("execution_count") is None
+
+
+@every_notebook
+def test_the_first_code_cell_holds_the_parameters(name):
+    cell = parameters_cell(name)
+    assert cell.id == cells_of(name)[0].id
+    assert cell.source.startswith("# Parameters")
+
+
+@every_notebook
+def test_the_parameters_are_those_of_the_config_with_its_defaults(name):
+    statements = ast.parse(parameters_cell(name).source).body
+    assert all(isinstance(statement, ast.AnnAssign) for statement in statements)
+    found = {statement.target.id: ast.literal_eval(statement.value) for statement in statements}
+    assert found == dataclasses.asdict(CONFIGS[name]())
+
+
+@every_notebook
+def test_papermill_lists_every_parameter_with_a_help_text(name):
+    found = papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
+    assert list(found) == [statement.target.id for statement in ast.parse(parameters_cell(name).source).body]
+    for parameter in found.values():
+        assert parameter["help"].strip(), parameter
+        assert parameter["inferred_type_name"] in ("str", "int", "float", "list"), parameter
+
+
+@every_notebook
+def test_code_cells_are_short(name):
+    tagged = parameters_cell(name).id
+    lengths = {cell.id: len(cell.source.splitlines()) for cell in cells_of(name) if cell.id != tagged}
+    assert max(lengths.values()) <= MOST_LINES, lengths
+
+
+@every_notebook
+def test_text_introduces_the_notebook_and_most_of_its_cells(name):
+    assert cells_of(name, "markdown")[0].source.startswith("# ")
+    assert len(cells_of(name, "markdown")) >= len(cells_of(name)) / 2
+
+
+# --- As they run
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project of its own, so that outputs stay out of the repository."""
+    shutil.copytree(NOTEBOOKS, tmp_path / "notebooks")
+    (tmp_path / "mgkit").symlink_to(PACKAGE)
+    return tmp_path
+
+
+@pytest.fixture
+def run(project, mini_root):
+    """A function that executes a notebook of the project on the reduced set; returns what its cells printed."""
+
+    def execute(name, *, cwd=".", **parameters):
+        copy = project / f"executed_{name}.ipynb"
+        papermill.execute_notebook(
+            str(project / "notebooks" / f"{name}.ipynb"), str(copy), cwd=str(project / cwd), progress_bar=False,
+            parameters={"experiment": "t", "data": str(mini_root), "workers": 0} | parameters,
+        )  # fmt: skip
+        return printed(copy)
+
+    return execute
+
+
+def printed(path):
+    notebook = nbformat.read(path, as_version=4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "".join(output.text for output in outputs if output.output_type == "stream")
+
+
+def figures(path):
+    """How many pictures the executed notebook shows."""
+    notebook = nbformat.read(path, as_version=4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.parametrize("cwd", [".", "notebooks"])
+def test_the_notebooks_run_in_order(project, run, cwd):
+    text = {name: run(name, cwd=cwd, **QUICK.get(name, {})) for name in CONFIGS}
+    outputs = project / "outputs" / "t"
+    assert sorted(path.name for path in outputs.iterdir()) == sorted(STAGES)
+    for stage in STAGES:
+        assert json.loads((outputs / stage / "results.json").read_text())["seconds"] > 0
+        assert list((outputs / stage).glob("*.png"))
+    assert all(figures(project / f"executed_{name}.ipynb") for name in CONFIGS)
+    assert not any(" first" in printed and "does not exist" in printed for printed in text.values())
+    assert "Traceback" not in "".join(text.values()) and "\r" not in "".join(text.values())
+    recorded = yaml.safe_load((outputs / "finetune_p" / "config.yaml").read_text())
+    assert (recorded["sizes"], recorded["ps"], recorded["images_per_class"]) == ([32, 48], [1.0, 3.0], 2)
+    assert sorted(path.name for path in project.iterdir() if not path.name.startswith("executed")) == [
+        "mgkit",
+        "notebooks",
+        "outputs",
+    ]
+
+
+def test_the_last_notebook_runs_alone_and_makes_what_it_needs(project, run):
+    text = run("05_evaluate_retrieval", size=48)
+    assert "whitening first" in text and "training on the mini set first" in text
+    assert (project / "outputs/t/evaluate_retrieval/results.json").is_file()
+
+
+def test_an_unknown_parameter_fails_with_one_line_that_names_it(project, run):
+    with pytest.raises(PapermillExecutionError) as caught:
+        run("01_train", epoch=1)
+    assert caught.value.ename == "ValueError"
+    assert caught.value.evalue.startswith("unknown parameter 'epoch'") and "\n" not in caught.value.evalue
+    assert not (project / "outputs").exists()
+
+
+def test_a_missing_stage_on_data_of_one_s_own_gives_a_command_that_papermill_understands(
+    project, run, mini_root, monkeypatch
+):
+    with pytest.raises(PapermillExecutionError) as caught:
+        run("02_finetune_p", data=str(mini_root / "imagenet"))
+    assert caught.value.ename == "FileNotFoundError" and "\n" not in caught.value.evalue
+    command = shlex.split(caught.value.evalue.split("`")[1])
+    monkeypatch.chdir(project)
+    os.makedirs("outputs", exist_ok=True)
+    result = CliRunner().invoke(papermill_command, [*command[1:], "--prepare-only"])
+    assert result.exit_code == 0, result.output
+    [written] = Path("outputs").glob("*.ipynb")
+    assert str(mini_root / "imagenet") in written.read_text()
