@@ -50,10 +50,10 @@ class TrainConfig(StageConfig):
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.3
     size: Pixels = 64
     batch_size: Annotated[int, Field(ge=2)] = 36
-    epochs: Count = 5
+    epochs: Count = 4
     len_factor: Annotated[float, Field(gt=0)] = 2.0
     lr: Rate = 0.01
-    lr_drops: list[Annotated[int, Field(ge=0)]] = dataclasses.field(default_factory=lambda: [3])
+    lr_drops: list[Annotated[int, Field(ge=0)]] = dataclasses.field(default_factory=lambda: [2])
     lr_gamma: Rate = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Rate = 1e-4
@@ -88,7 +88,7 @@ class FinetunePConfig(NetworkConfig):
     crop: Crop = "rect"
     images_per_class: Count = 50
     step_size: Count = 4  # images a step of SGD
-    lr: Rate = 0.005
+    lr: Rate = 0.03
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     ps: Annotated[list[Exponent], Field(min_length=1)] = dataclasses.field(
         default_factory=lambda: [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0]

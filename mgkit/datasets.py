@@ -324,14 +324,20 @@ class UnreadableImages:
         self.reasons: dict[str, str] = {}
 
     def watch(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """The loader's batches, without those of which nothing was readable."""
+        """The loader's batches, without those of which nothing was readable; UnreadableImageError if that is all of them."""
+        readable = False
         for batch in loader:
             for path, reason in batch.unreadable:
                 if self.on_unreadable == "raise":
                     raise UnreadableImageError(f"{reason} (on_unreadable='skip' leaves such files out)")
                 self.reasons[path] = reason
             if len(batch.label):
+                readable = True
                 yield batch
+        if not readable and self.reasons:
+            raise UnreadableImageError(
+                f"none of {len(self.reasons)} images is readable: {next(iter(self.reasons.values()))}"
+            )
 
     def report(self) -> None:
         """Print the count and the list of what was skipped, if anything was."""

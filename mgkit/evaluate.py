@@ -46,6 +46,8 @@ def retrieve(retrieval_set: RetrievalSet, descriptors: np.ndarray, *, k: int = 1
         raise ValueError(
             f"{len(descriptors)} descriptors for the {len(retrieval_set.images)} images of {retrieval_set.name}"
         )
+    if not len(retrieval_set.queries):
+        raise ValueError(f"{retrieval_set.name}: no query is left that has a positive")
     check_descriptors(descriptors[retrieval_set.queries], descriptors[retrieval_set.database])
     measured = [rank_query(retrieval_set, descriptors, q, k) for q in range(len(retrieval_set.queries))]
     values, neighbours, scores = (np.array(column) for column in zip(*measured, strict=True))

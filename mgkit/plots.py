@@ -71,7 +71,7 @@ def training_curves(metrics: Sequence[dict]) -> Figure:
     panels = [
         (
             "Losses",
-            "loss (nats; margin in distance)",
+            "loss (nats, distance)",
             {"loss": "joint", "cross_entropy": "cross-entropy", "margin": "margin"},
             1,
         ),
@@ -83,7 +83,7 @@ def training_curves(metrics: Sequence[dict]) -> Figure:
             values = [scale * line[key] for line in metrics]
             panel.plot(epochs, values, color=COLOURS[k], marker=MARKERS[k], label=label)
         style(panel, title, "epoch", unit)
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.15 * max(panel.get_ylim()[1], 1e-3))  # room for the legend
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.legend(fontsize=8, frameon=False)
     return figure
@@ -91,7 +91,7 @@ def training_curves(metrics: Sequence[dict]) -> Figure:
 
 def p_search(found: PSearch) -> Figure:
     """Accuracy against p for each resolution, p* marked; and p* against resolution (figure 4)."""
-    figure, [[left, right]] = axes_grid(1, 2, width=4.8, height=3.4)
+    figure, [[left, right]] = axes_grid(1, 2, width=5.4, height=3.4)
     for s, size in enumerate(found.sizes):
         colour, marker = COLOURS[s % len(COLOURS)], MARKERS[s % len(MARKERS)]
         curve = 100 * found.top1[s]
@@ -107,7 +107,7 @@ def p_search(found: PSearch) -> Figure:
     left.plot([], [], "*", markersize=12, color="white", markeredgecolor="black", label="p* by SGD")
     left.axvline(found.training_p, color="grey", linestyle=":", label=f"training p = {found.training_p:g}")
     style(left, f"Accuracy against the pooling exponent, {found.crop}", "p", "validation top-1 (%)")
-    left.legend(fontsize=8, frameon=False)
+    left.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
     best = [found.ps[int(row.argmax())] for row in found.top1]
     right.plot(

@@ -449,3 +449,12 @@ def test_nothing_is_reported_where_all_was_readable(images, capsys):
 def test_a_copied_tree_gives_the_same_list(images, tmp_path):
     shutil.copytree(images.root, tmp_path / "copy")
     assert names(class_folders(tmp_path / "copy")) == names(images)
+
+
+def test_skipping_every_image_is_an_error_that_names_one(tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_text("not a picture")
+    dataset = ImageDataset(plain_images(tmp_path), eval_transform(16))
+    loader = batch_loader(dataset, SeededBatches([[0, 1], [2]]))
+    with pytest.raises(UnreadableImageError, match=r"none of 3 images is readable: .*0\.jpg"):
+        list(UnreadableImages("skip").watch(loader))
