@@ -1,6 +1,5 @@
 """Evaluation: top-1/top-5 of the classifier, and retrieval by the protocols of Holidays, UKBench and Copydays."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ from mgkit.metrics import average_precision, positive_ranks, ukbench_score
 from mgkit.model import MultiGrain
 from mgkit.pooling import l2_normalize
 from mgkit.retrieval_sets import RetrievalSet, find_sets
-from mgkit.search import check_descriptors
+from mgkit.search import top_k
 from mgkit.train import trained_network
 from mgkit.whitening import whitened_network
 
@@ -48,28 +47,36 @@ def retrieve(retrieval_set: RetrievalSet, descriptors: np.ndarray, *, k: int = 1
         )
     if not len(retrieval_set.queries):
         raise ValueError(f"{retrieval_set.name}: no query is left that has a positive")
-    check_descriptors(descriptors[retrieval_set.queries], descriptors[retrieval_set.database])
-    measured = [rank_query(retrieval_set, descriptors, q, k) for q in range(len(retrieval_set.queries))]
-    values, neighbours, scores = (np.array(column) for column in zip(*measured, strict=True))
+    values = np.array(
+        [measure_query(retrieval_set, descriptors, q) for q in range(len(retrieval_set.queries))]
+    )
+    neighbours, scores = nearest(retrieval_set, descriptors, k)
     return RetrievalResult(
         retrieval_set.name, retrieval_set.measure, float(values.mean()), values, neighbours, scores
     )
 
 
-def rank_query(
-    retrieval_set: RetrievalSet, descriptors: np.ndarray, q: int, k: int
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """The measure of one query, and its k nearest images with their scores."""
-    query = retrieval_set.queries[q]
+def measure_query(retrieval_set: RetrievalSet, descriptors: np.ndarray, q: int) -> float:
+    """Average precision or UKBench score of one query."""
+    query, positives = retrieval_set.queries[q], retrieval_set.positives[q]
     database = retrieval_set.database[retrieval_set.database != query]
     scores = descriptors[database] @ descriptors[query]  # [N]
-    ranks = positive_ranks(scores, np.flatnonzero(np.isin(database, retrieval_set.positives[q])))
+    ranks = positive_ranks(scores, np.flatnonzero(np.isin(database, positives)))
     if retrieval_set.measure == "score":
-        value = ukbench_score([np.concatenate([[0], ranks + 1])])  # the query itself comes first
-    else:
-        value = average_precision(ranks, len(retrieval_set.positives[q]))
-    nearest = np.argsort(-scores, kind="stable")[:k]
-    return value, database[nearest], scores[nearest]
+        return ukbench_score([np.concatenate([[0], ranks + 1])])  # the query itself comes first
+    return average_precision(ranks, len(positives))
+
+
+def nearest(retrieval_set: RetrievalSet, descriptors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(neighbours, scores), [Q,k] each: what the database holds nearest to each query, itself left out."""
+    queries, database = retrieval_set.queries, retrieval_set.database
+    wanted = min(k + 1, len(database))  # one more, for the query itself
+    scores, rows = top_k(descriptors[queries], descriptors[database], k=wanted)
+    neighbours = database[rows]
+    others = neighbours != queries[:, None]
+    shown = min(k, int(others.sum(1).min()))
+    kept = [np.flatnonzero(row)[:shown] for row in others]
+    return np.take_along_axis(neighbours, np.stack(kept), 1), np.take_along_axis(scores, np.stack(kept), 1)
 
 
 def failures_first(result: RetrievalResult, count: int) -> np.ndarray:
@@ -77,9 +84,7 @@ def failures_first(result: RetrievalResult, count: int) -> np.ndarray:
     order = np.argsort(result.per_query, kind="stable")
     worst = order[: (count + 1) // 2]
     rest = order[len(worst) :]
-    spread: Sequence[int] = np.linspace(0, max(len(rest) - 1, 0), min(count - len(worst), len(rest))).astype(
-        int
-    )
+    spread = np.linspace(0, max(len(rest) - 1, 0), min(count - len(worst), len(rest))).astype(int)
     return np.concatenate([worst, rest[spread]])
 
 

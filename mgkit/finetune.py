@@ -59,8 +59,12 @@ def finetune_p(
     """One epoch of SGD on p alone, everything else frozen, from the network's own p (section 3.5).
 
     images: labelled training images. size: pixels. step_size: images a step. lr: at step i of n, lr·(1-i/n)^0.9.
-    options: as for `embed.feature_maps`. The network's p is left at p*. Returns (loss, p) after each step, [n,2].
+    options: as for `embed.feature_maps`. The network's p is left at p*. Returns (loss, p) after each step, [n,2]. Raises ValueError for p = inf.
     """
+    if math.isinf(net.pool.p.item()):
+        raise ValueError(
+            "p* cannot be learned from p = inf: max pooling has no gradient in p; start from a finite p"
+        )
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
     features = feature_windows(
         net, images.subset(order), size=size, crop=crop, step_size=step_size, **options
@@ -94,7 +98,7 @@ def descend_p(
 ) -> np.ndarray:
     """SGD on the network's p over (feature maps, labels) batches; returns (loss, p) after each step, [n,2]."""
     p = net.pool.p
-    frozen = p.requires_grad
+    learned = p.requires_grad
     p.requires_grad_(True)
     optimizer = torch.optim.SGD([p], lr=lr, momentum=momentum)
     path = []
@@ -108,7 +112,7 @@ def descend_p(
         with torch.no_grad():
             p.clamp_(min=SMALLEST_P)
         path.append((loss.item(), p.item()))
-    p.requires_grad_(frozen)
+    p.requires_grad_(learned)
     p.grad = None
     return np.array(path)
 

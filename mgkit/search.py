@@ -1,4 +1,4 @@
-"""Nearest neighbours among descriptors: exact, on CPU or GPU."""
+"""Nearest neighbours among descriptors, exact."""
 
 import numpy as np
 import torch

@@ -149,7 +149,7 @@ def test_neighbours_come_by_falling_similarity_without_the_query(measure):
     for q, neighbours, scores in zip(each.queries, result.neighbours, result.scores, strict=True):
         expected = [i for i in slow_ranking(each, descriptors, q) if i != q][:7]
         assert neighbours.tolist() == expected
-        assert scores == pytest.approx(descriptors[neighbours] @ descriptors[q])
+        assert scores == pytest.approx(descriptors[neighbours] @ descriptors[q], abs=1e-6)
 
 
 def test_a_query_with_duplicates_is_not_its_own_neighbour():

@@ -194,3 +194,10 @@ def test_classes_must_be_as_many_as_the_networks(tiny_net, uneven_images):
     tiny_net.classifier = torch.nn.Linear(8, 4)
     with pytest.raises(ValueError, match="knows 4 classes, .* has 3"):
         check_classes(tiny_net, uneven_images)
+
+
+def test_max_pooling_has_no_p_to_learn(tiny_net, image_folders):
+    with torch.no_grad():
+        tiny_net.pool.p.fill_(float("inf"))
+    with pytest.raises(ValueError, match="p = inf"):
+        finetune_p(tiny_net, image_folders([(20, 20)]), size=16)
