@@ -1,6 +1,6 @@
 """Joint training: classes by cross-entropy, instances by the margin loss on repeated augmentations (section 3)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -195,19 +195,23 @@ def trained_network(config: NetworkConfig) -> tuple[MultiGrain, dict]:
 
     On the mini set a missing training is run first. Otherwise FileNotFoundError gives the command that makes it.
     """
-    path = (
-        find_path(config.checkpoint)
-        if config.checkpoint
-        else stage_folder(config.experiment, STAGE) / "checkpoint.pth"
-    )
-    if not path.is_file() and not config.checkpoint:
+    return network_left_by(STAGE, "01_train", config, run=lambda shared: train(make(TrainConfig, shared)))
+
+
+def network_left_by(
+    stage: str, notebook: str, config: NetworkConfig, *, run: Callable[[dict], object]
+) -> tuple[MultiGrain, dict]:
+    """The network of `config.checkpoint`, or else the stage's own, and the checkpoint's content.
+
+    run: makes the stage with its defaults, given the parameters that all stages share; called on the mini set where the
+    stage's checkpoint is missing. Otherwise that raises FileNotFoundError with the command that makes it.
+    """
+    own = stage_folder(config.experiment, stage) / "checkpoint.pth"
+    if not config.checkpoint and not own.is_file():
         if not is_mini(config.data):
-            raise missing_stage(path, "01_train", config)
-        print(f"{path} does not exist: training on the mini set first, with the defaults of 01_train")
-        train(
-            make(
-                TrainConfig, {"experiment": config.experiment, "data": config.data, "workers": config.workers}
-            )
-        )
+            raise missing_stage(own, notebook, config)
+        print(f"{own} does not exist: running {notebook} first, with its defaults")
+        run({"experiment": config.experiment, "data": config.data, "workers": config.workers})
+    path = find_path(config.checkpoint) if config.checkpoint else own
     net, checkpoint = load_network(path, backbone=config.backbone or None)
     return place(net, pick_device()), checkpoint

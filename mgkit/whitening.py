@@ -8,16 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgkit.checkpoints import load_network, save_checkpoint
+from mgkit.checkpoints import save_checkpoint
 from mgkit.config import NetworkConfig, WhitenConfig, make
 from mgkit.datasets import ImageList, UnreadableImages, labelled_images, plain_images
 from mgkit.embed import pooled
-from mgkit.experiment import Run, add_results, data_root, find_path, is_mini, missing_stage, stage_folder
+from mgkit.experiment import Run, add_results, data_root, find_path
 from mgkit.finetune import p_star, set_p
-from mgkit.hardware import pick_device, place
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain, append_one
-from mgkit.train import trained_network
+from mgkit.train import network_left_by, trained_network
 
 STAGE = "whiten"
 
@@ -180,20 +179,6 @@ def whitened_network(config: NetworkConfig) -> tuple[MultiGrain, dict]:
 
     On the mini set a missing whitening is run first. Otherwise FileNotFoundError gives the command that makes it.
     """
-    path = (
-        find_path(config.checkpoint)
-        if config.checkpoint
-        else stage_folder(config.experiment, STAGE) / "checkpoint.pth"
+    return network_left_by(
+        STAGE, "03_whiten", config, run=lambda shared: whiten_network(make(WhitenConfig, shared))
     )
-    if not path.is_file() and not config.checkpoint:
-        if not is_mini(config.data):
-            raise missing_stage(path, "03_whiten", config)
-        print(f"{path} does not exist: whitening first, with the defaults of 03_whiten")
-        whiten_network(
-            make(
-                WhitenConfig,
-                {"experiment": config.experiment, "data": config.data, "workers": config.workers},
-            )
-        )
-    net, checkpoint = load_network(path, backbone=config.backbone or None)
-    return place(net, pick_device()), checkpoint

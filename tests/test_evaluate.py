@@ -237,7 +237,7 @@ def after_chain(chain, monkeypatch):
 
 def test_missing_stages_are_run_first_each_with_a_line(chain):
     text = "\n".join(chain.printed)
-    stages = ["whitening first", "training on the mini set first", "running 02_finetune_p first"]
+    stages = ["running 03_whiten first", "running 01_train first", "running 02_finetune_p first"]
     positions = [text.index(stage) for stage in stages]
     assert positions == sorted(positions)
     for stage in ("train", "finetune_p", "whiten"):

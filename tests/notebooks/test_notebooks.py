@@ -172,7 +172,7 @@ def test_the_notebooks_run_in_order(project, run, cwd):
 
 def test_the_last_notebook_runs_alone_and_makes_what_it_needs(project, run):
     text = run("05_evaluate_retrieval", size=48)
-    assert "whitening first" in text and "training on the mini set first" in text
+    assert "running 03_whiten first" in text and "running 01_train first" in text
     assert (project / "outputs/t/evaluate_retrieval/results.json").is_file()
 
 
