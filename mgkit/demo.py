@@ -18,7 +18,7 @@ from mgkit.checkpoints import load_network
 from mgkit.config import TrainConfig, make
 from mgkit.datasets import labelled_images
 from mgkit.embed import classify, embed
-from mgkit.evaluate import retrieve
+from mgkit.evaluate import retrieve, shown_value
 from mgkit.experiment import data_root, project_root, read_results, stage_folder
 from mgkit.hardware import pick_device, place
 from mgkit.metrics import topk_accuracy
@@ -125,7 +125,7 @@ def claims(experiment: str, measured: dict[str, list[dict]], size: int) -> list[
     for name in dict.fromkeys(row["set"] for row in rows):
         of_set = {row["descriptor"]: row for row in rows if row["set"] == name}
         plain, white = of_set.get("GeM, p*", of_set["GeM, training p"]), of_set["GeM, p*, whitened"]
-        values = [shown_value(row) for row in (plain, white)]
+        values = [shown_value(row["measure"], row["value"]) for row in (plain, white)]
         found.append(Claim(f"whitening improves retrieval: {name}", *values, white["value"] > plain["value"]))
     folding = read_results(experiment, "whiten")
     before, after = folding["top1_before"], folding["top1_after"]
@@ -135,10 +135,6 @@ def claims(experiment: str, measured: dict[str, list[dict]], size: int) -> list[
         )
     )
     return found
-
-
-def shown_value(row: dict) -> str:
-    return f"{100 * row['value']:.1f} %" if row["measure"] == "mAP" else f"{row['value']:.2f} of 4"
 
 
 def table(found: Sequence[Claim], seeds: int) -> str:

@@ -57,8 +57,10 @@ def retrieve(retrieval_set: RetrievalSet, descriptors: np.ndarray, *, k: int = 1
 
 
 def measure_query(retrieval_set: RetrievalSet, descriptors: np.ndarray, q: int) -> float:
-    """Average precision or UKBench score of one query."""
+    """Average precision or UKBench score of one query; NaN where there is no ground truth."""
     query, positives = retrieval_set.queries[q], retrieval_set.positives[q]
+    if retrieval_set.measure == "none":
+        return np.nan
     database = retrieval_set.database[retrieval_set.database != query]
     scores = descriptors[database] @ descriptors[query]  # [N]
     ranks = positive_ranks(scores, np.flatnonzero(np.isin(database, positives)))
@@ -170,7 +172,7 @@ def evaluate_retrieval(config: RetrievalConfig) -> list[Retrieval]:
     run.results({
         "size": config.size, "crop": config.crop, "rows": [
             {"set": r.result.name, "descriptor": r.descriptor, "p": r.p, "measure": r.result.measure,
-             "value": r.result.value, "queries": len(r.result.per_query)} for r in found
+             "value": None if r.result.measure == "none" else r.result.value, "queries": len(r.result.per_query)} for r in found
         ],
     })  # fmt: skip
     return found
@@ -197,4 +199,11 @@ def normalized(rows: np.ndarray) -> np.ndarray:
 
 def shown(result: RetrievalResult) -> str:
     """The value as tables print it: mAP in per cent, UKBench's score out of 4."""
-    return f"{100 * result.value:.1f} %" if result.measure == "mAP" else f"{result.value:.2f} of 4"
+    return shown_value(result.measure, result.value)
+
+
+def shown_value(measure: str, value: float) -> str:
+    """A mAP in per cent, a score out of 4, or that nothing was measured."""
+    if measure == "none":
+        return "not measured: no ground truth"
+    return f"{100 * value:.1f} %" if measure == "mAP" else f"{value:.2f} of 4"

@@ -187,7 +187,11 @@ def accuracy_by_size(rows: Sequence[Accuracy]) -> Figure:
 
 
 def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
-    """One group of bars a set, one bar a kind of descriptor; UKBench's score as a share of its best, 4."""
+    """One group of bars a set, one bar a kind of descriptor; UKBench's score as a share of its best, 4.
+
+    Sets without ground truth have no bars.
+    """
+    found = [r for r in found if r.result.measure != "none"]
     sets = list(dict.fromkeys(r.result.name for r in found))
     kinds = list(dict.fromkeys(r.descriptor for r in found))
     figure, axes = axes_grid(1, 1, width=max(5.0, 2.4 * len(sets)), height=3.2)
@@ -203,6 +207,11 @@ def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
     style(axes[0, 0], "Retrieval", "", "mAP (%), UKBench: score / 4 (%)")
     axes[0, 0].set_xticks(range(len(sets)), sets)
     axes[0, 0].set_ylim(0, 108)
+    if not found:
+        axes[0, 0].text(
+            0.5, 0.5, "no ground truth, nothing measured", ha="center", transform=axes[0, 0].transAxes
+        )
+        return figure
     handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
     axes[0, 0].legend(
         handles.values(), handles.keys(), fontsize=8, frameon=False, ncols=len(kinds), loc="upper center"
@@ -217,27 +226,37 @@ def retrieval_grid(retrieval: Retrieval, *, queries: int = 6, k: int = 6) -> Fig
     k = min(k, result.neighbours.shape[1])
     figure, axes = axes_grid(len(chosen), k + 1, width=1.15, height=1.3)
     for row, q in zip(axes, chosen, strict=True):
-        value = (
-            f"{100 * result.per_query[q]:.0f} %"
-            if result.measure == "mAP"
-            else f"{result.per_query[q]:.0f} of 4"
-        )
         show_image(
-            row[0],
-            thumbnail(each.images, each.queries[q]),
-            f"query, {'AP' if result.measure == 'mAP' else 'score'} {value}",
+            row[0], thumbnail(each.images, each.queries[q]), query_title(result.measure, result.per_query[q])
         )
         frame(row[0], "black", "-")
         for j in range(k):
             index = result.neighbours[q, j]
-            right = index in each.positives[q]
-            mark, colour, line = ("✓", RIGHT, "-") if right else ("✗", WRONG, (0, (3, 2)))
+            mark, colour, line = verdict(index in each.positives[q], known=result.measure != "none")
             show_image(
-                row[j + 1], thumbnail(each.images, index), f"{mark} {result.scores[q, j]:.2f}", color=colour
+                row[j + 1],
+                thumbnail(each.images, index),
+                f"{mark} {result.scores[q, j]:.2f}".strip(),
+                color=colour,
             )
             frame(row[j + 1], colour, line)
-    figure.suptitle(f"{result.name}, {retrieval.descriptor}: {result.measure} {shown(result)}", fontsize=10)
+    measure = "" if result.measure == "none" else f"{result.measure} "
+    figure.suptitle(f"{result.name}, {retrieval.descriptor}: {measure}{shown(result)}", fontsize=10)
     return figure
+
+
+def query_title(measure: str, value: float) -> str:
+    """What stands over a query: its average precision, or its score out of 4."""
+    if measure == "none":
+        return "query"
+    return f"query, AP {100 * value:.0f} %" if measure == "mAP" else f"query, score {value:.0f} of 4"
+
+
+def verdict(right: bool, *, known: bool) -> tuple[str, str, object]:
+    """Mark, colour and line of a neighbour's frame; without ground truth neither right nor wrong."""
+    if not known:
+        return "", "grey", "-"
+    return ("✓", RIGHT, "-") if right else ("✗", WRONG, (0, (3, 2)))
 
 
 def frame(axes: Axes, colour: str, line) -> None:

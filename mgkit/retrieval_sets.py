@@ -25,7 +25,8 @@ class RetrievalSet:
     """Q queries among N images.
 
     images: all N, queries and database. queries: [Q] indices. database: [M] indices that are ranked. positives: for each
-    query the indices that answer it, without itself. measure: `mAP`, or `score` (UKBench's, out of 4).
+    query the indices that answer it, without itself. measure: `mAP`, `score` (UKBench's, out of 4), or `none` where nothing
+    says what is right.
     """
 
     name: str
@@ -33,16 +34,15 @@ class RetrievalSet:
     queries: np.ndarray
     database: np.ndarray
     positives: tuple[np.ndarray, ...]
-    measure: Literal["mAP", "score"] = "mAP"
+    measure: Literal["mAP", "score", "none"] = "mAP"
 
     def only(self, kept: np.ndarray) -> "RetrievalSet":
         """The set without the images where kept [N] is False: they neither ask, nor answer, nor count as positives."""
         if kept.all():
             return self
         number = np.cumsum(kept) - 1  # old index -> new
-        asking = [
-            q for q in range(len(self.queries)) if kept[self.queries[q]] and kept[self.positives[q]].any()
-        ]
+        answerable = [self.measure == "none" or kept[positives].any() for positives in self.positives]
+        asking = np.flatnonzero(kept[self.queries] & np.array(answerable, dtype=bool))
         return replace(
             self,
             images=self.images.subset(np.flatnonzero(kept)),
@@ -52,6 +52,9 @@ class RetrievalSet:
         )
 
     def describe(self) -> str:
+        """One line: how many queries, images and answers."""
+        if self.measure == "none":
+            return f"{self.name}: {len(self.images)} images without ground truth, each of them a query"
         return (
             f"{self.name}: {len(self.queries)} queries, {len(self.database)} database images, "
             f"{sum(map(len, self.positives)) / max(len(self.queries), 1):.1f} positives a query"
@@ -177,11 +180,21 @@ def grouped_folder(root: str | Path) -> RetrievalSet:
     return RetrievalSet(Path(root).name, images, np.array(queries), np.arange(len(images)), positives)
 
 
+def plain_folder(root: str | Path) -> RetrievalSet:
+    """Images without any grouping: every image is a query, and there is no ground truth to measure against."""
+    images = plain_images(root, purpose="retrieval folder")
+    everything, nothing = np.arange(len(images)), np.array([], dtype=np.int64)
+    return RetrievalSet(
+        Path(root).name, images, everything, everything, (nothing,) * len(images), measure="none"
+    )
+
+
 SET_NAMES = ("holidays", "ukbench", "copydays")
 
 
 def find_sets(root: str | Path, *, names: Sequence[str] = (), distractors: str = "") -> list[RetrievalSet]:
-    """The sets of those names below root, or all that are there: `holidays/`, `ukbench/`, `copydays/`, or else sub-folders as groups.
+    """The sets of those names below root, or all that are there: `holidays/`, `ukbench/`, `copydays/`, or else sub-folders as groups,
+    or else a plain folder.
 
     distractors: a folder or list for Copydays; empty: `unlabelled/distractors` below root, where it exists. A tree in
     ImageNet's layout gives its validation images. Raises ValueError for an unknown name, FileNotFoundError for a missing set.
@@ -195,7 +208,9 @@ def find_sets(root: str | Path, *, names: Sequence[str] = (), distractors: str =
     found = [name for name in SET_NAMES if (root / name).is_dir()]
     if not names and not found:
         images = root / "imagenet" if (root / "imagenet").is_dir() else root
-        return [grouped_folder(split_folder(images, "val") or images)]
+        images = split_folder(images, "val") or images
+        grouped = any(each.is_dir() and not each.name.startswith(".") for each in images.iterdir())
+        return [grouped_folder(images) if grouped else plain_folder(images)]
     beside = root / "unlabelled" / "distractors"
     source = distractors or (beside if beside.is_dir() else "")
     loaders = {

@@ -284,3 +284,14 @@ def test_on_data_of_one_s_own_a_missing_whitening_names_the_command(mini_root, t
     with one_line_error(FileNotFoundError, "papermill", "03_whiten.ipynb", mini_root / "imagenet"):
         evaluate_retrieval(config)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_without_ground_truth_neighbours_are_found_and_nothing_is_measured():
+    everything = np.arange(4)
+    nothing = (np.array([], dtype=np.int64),) * 4
+    images = unlabelled(Path("."), list("abcd"))
+    each = RetrievalSet("own", images, everything, everything, nothing, measure="none")
+    result = retrieve(each, random_descriptors(4, 0), k=2)
+    assert np.isnan(result.value) and shown(result) == "not measured: no ground truth"
+    assert result.neighbours.shape == (4, 2)
+    assert not (result.neighbours == everything[:, None]).any()

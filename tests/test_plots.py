@@ -168,3 +168,13 @@ def test_a_normalised_picture_is_given_back():
     mean, std = np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.3, 0.4])
     tensor = torch.from_numpy(((picture - mean) / std).transpose(2, 0, 1))
     assert np.allclose(plots.undo_normalization(tensor, mean, std), picture, atol=1e-6)
+
+
+def test_a_folder_without_ground_truth_is_shown_without_verdicts(mini_root):
+    [each] = find_sets(mini_root / "unlabelled" / "whiten" / "00")
+    rows = np.eye(len(each.images), 8, dtype=np.float32) + 0.1
+    without = Retrieval("GeM", 3.0, each, retrieve(each, rows))
+    titles = [axes.get_title() for axes in saved(plots.retrieval_grid, without, queries=2, k=3).axes]
+    assert titles.count("query") == 2 and not any(mark in "".join(titles) for mark in "✓✗")
+    [axes] = saved(plots.retrieval_bars, [without]).axes
+    assert not axes.patches and "no ground truth" in axes.texts[0].get_text()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import one_line_error, write_tree
+from support import one_line_error, write_picture, write_tree
 
 from mgkit import datasets
 from mgkit.datasets import plain_images
@@ -253,3 +253,14 @@ def test_an_unreadable_original_and_distractor_leave_copydays_consistent(tmp_pat
     kept = without(copydays(tmp_path / "set", distractors=extra), "200000.jpg", "x.jpg")
     assert answers(kept) == {"215601.jpg": ["215600.jpg"]}
     assert ranked(kept) == ["200100.jpg", "215600.jpg", "y.jpg"]
+
+
+def test_a_plain_folder_has_queries_but_no_ground_truth(tmp_path):
+    for number in range(3):
+        write_picture(tmp_path / f"{number}.jpg")
+    [each] = find_sets(tmp_path)
+    assert each.measure == "none" and "without ground truth" in each.describe()
+    assert each.queries.tolist() == each.database.tolist() == [0, 1, 2]
+    assert not any(len(positives) for positives in each.positives)
+    left = each.only(np.array([True, False, True]))
+    assert left.queries.tolist() == [0, 1]
