@@ -94,11 +94,9 @@ def joint_against_cross_entropy(
 
 def spread(values: Sequence[float], unit: str) -> str:
     """Mean ± standard deviation over the seeds."""
-    scale, suffix = (1, " of 4") if unit == "score" else (100, " %")
+    scale, digits, suffix = (1, 2, " of 4") if unit == "score" else (100, 1, " %")
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return (
-        f"{scale * statistics.mean(values):.{2 if unit == 'score' else 1}f} ± {scale * deviation:.1f}{suffix}"
-    )
+    return f"{scale * statistics.mean(values):.{digits}f} ± {scale * deviation:.{digits}f}{suffix}"
 
 
 def claims(experiment: str, measured: dict[str, list[dict]], size: int) -> list[Claim]:
