@@ -163,9 +163,10 @@ def evaluate_retrieval(config: RetrievalConfig) -> list[Retrieval]:
             net, images, size=config.size, crop=config.crop, ps=[training_p, p], batch_size=config.batch_size,
             workers=config.workers, precision=config.precision, unreadable=unreadable, description=each.name,
         )  # fmt: skip
-        readable = each.only(np.isfinite(at_p[:, 0]))
+        kept = np.isfinite(at_p[:, 0])  # the readable images
+        readable = each.only(kept)
         for name, exponent, rows in descriptors(net, at_training_p, at_p, training_p, p):
-            result = retrieve(readable, rows[np.isfinite(at_p[:, 0])])
+            result = retrieve(readable, rows[kept])
             found.append(Retrieval(name, exponent, readable, result))
             print(f"{each.name}, {name}, {result.measure} {shown(result)}")
     unreadable.report()
