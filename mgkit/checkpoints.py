@@ -54,6 +54,7 @@ def load_network(path: str | Path, *, backbone: str | None = None) -> tuple[Mult
         net.load_state_dict(state)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    net.classes = tuple(checkpoint.get("classes", ()))
     return net.eval(), checkpoint
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import papermill
+import torch
 
 from mgkit.checkpoints import load_network
 from mgkit.config import TrainConfig, make
@@ -88,6 +89,7 @@ def joint_against_cross_entropy(
                 train(make(TrainConfig, {"experiment": name, "data": data, "seed": seed, **settings}))
             measured[kind].append(measure(load_network(checkpoint)[0], data, size))
     classes = len(labelled_images(data_root(data))[1].classes)
+    torch.manual_seed(0)
     measured["untrained"] = [measure(get_multigrain(TrainConfig().backbone, num_classes=classes), data, size)]
     return measured
 

@@ -9,7 +9,7 @@ from mgkit.config import ClassifyConfig, RetrievalConfig
 from mgkit.datasets import UnreadableImages, labelled_images
 from mgkit.embed import pooled
 from mgkit.experiment import Run, data_root, find_path
-from mgkit.finetune import check_classes, p_star, sweep_p
+from mgkit.finetune import in_classes_of, p_star, sweep_p
 from mgkit.metrics import average_precision, positive_ranks, ukbench_score
 from mgkit.model import MultiGrain
 from mgkit.pooling import l2_normalize
@@ -108,10 +108,8 @@ def evaluate_classification(config: ClassifyConfig) -> list[Accuracy]:
     Both exponents come from one backbone pass. Writes outputs/<experiment>/evaluate_imagenet/results.json.
     """
     net, _ = trained_network(config)
-    images = labelled_images(data_root(config.data), val_fraction=config.val_fraction)[1].with_exif(
-        config.exif
-    )
-    check_classes(net, images)
+    val_images = labelled_images(data_root(config.data), val_fraction=config.val_fraction)[1]
+    images = in_classes_of(net, val_images.with_exif(config.exif))
     training_p = net.pool.p.item()
     best = {size: p_star(config, net, size=size, crop="rect") for size in config.sizes}
     run = Run("evaluate_imagenet", config)

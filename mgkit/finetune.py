@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -143,7 +143,8 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
         images.with_exif(config.exif)
         for images in labelled_images(data_root(config.data), val_fraction=config.val_fraction)
     )
-    check_classes(net, train_images)
+    subset = in_classes_of(net, train_images.first_per_class(config.images_per_class))
+    val_images = in_classes_of(net, val_images)
     run = Run(STAGE, config)
     unreadable = UnreadableImages(config.on_unreadable)
     options = dict(
@@ -151,7 +152,6 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
         unreadable=unreadable,
     )  # fmt: skip
     training_p = net.pool.p.item()
-    subset = train_images.first_per_class(config.images_per_class)
     paths = []
     for size in config.sizes:
         path = finetune_p(
@@ -192,12 +192,29 @@ def set_p(net: MultiGrain, p: float) -> MultiGrain:
     return net
 
 
-def check_classes(net: MultiGrain, images: ImageList) -> None:
-    """Raise ValueError unless the classifier has as many classes as the images."""
-    if net.classifier.out_features != len(images.classes):
-        raise ValueError(
-            f"the checkpoint knows {net.classifier.out_features} classes, {images.root} has {len(images.classes)}"
+def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
+    """The images, their labels being indices into the network's classes.
+
+    Classes are matched by name. Where the checkpoint does not name its own (the released files), the data's classes in
+    sorted order are its first ones, which a line says if it has more. Raises ValueError for a class that the network lacks.
+    """
+    known = net.classifier.out_features
+    if net.classes:
+        lacking = [name for name in images.classes if name not in net.classes]
+        if lacking:
+            raise ValueError(
+                f"the checkpoint knows {known} classes, {lacking[0]} of {images.root} is not among them"
+            )
+        place = np.array([net.classes.index(name) for name in images.classes], dtype=np.int64)
+        return replace(images, labels=place[images.labels], classes=net.classes)
+    if len(images.classes) > known:
+        raise ValueError(f"the checkpoint knows {known} classes, {images.root} has {len(images.classes)}")
+    if len(images.classes) < known:
+        print(
+            f"the checkpoint does not name its {known} classes: the {len(images.classes)} of {images.root} "
+            "are taken for its first ones, so accuracies mean little unless they are"
         )
+    return images
 
 
 def p_star(config: NetworkConfig, net: MultiGrain, *, size: int, crop: str) -> float:

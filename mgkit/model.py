@@ -41,7 +41,8 @@ class MultiGrain(nn.Module):
     """One embedding for classes, instances and copies (figure 1).
 
     backbone: from `build_backbone`. p: GeM exponent. Inputs are float images [B,3,H,W], or a list of [3,h,w]
-    of unequal sizes, normalised with `mean` and `std`. Attributes: name, width (channels C before whitening).
+    of unequal sizes, normalised with `mean` and `std`. Attributes: name, width (channels C before whitening), classes
+    (the names of the K classes, empty where the checkpoint does not say them).
     """
 
     def __init__(self, backbone: Backbone, *, p: float = 3.0, num_classes: int = 1000, learn_p: bool = False):
@@ -56,6 +57,7 @@ class MultiGrain(nn.Module):
         self.pool = GeM(p, learn_p=learn_p)
         self.whitening: Whitening | None = None
         self.classifier = nn.Linear(backbone.width, num_classes)
+        self.classes: tuple[str, ...] = ()
 
     def forward(self, images: Tensor | list[Tensor]) -> dict[str, Tensor]:
         """-> embedding [B,D], normalized_embedding [B,D], classifier_output [B,K]."""

@@ -10,7 +10,7 @@ from support import one_line_error, write_tree
 
 from mgkit.checkpoints import atomic_write, load_checkpoint, load_network, save_checkpoint
 from mgkit.datasets import class_folders
-from mgkit.finetune import check_classes
+from mgkit.finetune import in_classes_of
 from mgkit.model import get_multigrain
 from mgkit.whitening import whiten
 
@@ -161,10 +161,14 @@ def test_a_state_without_classifier_is_refused(net, tmp_path):
         load_network(path)
 
 
-def test_data_of_another_number_of_classes_is_refused(saved, tmp_path):
-    images = class_folders(write_tree(tmp_path / "two", "a/1.png", "b/1.png"))
-    with one_line_error(ValueError, "3", "2", tmp_path / "two"):
-        check_classes(load_network(saved)[0], images)
+def test_a_loaded_network_knows_the_classes_it_was_saved_with(net, tmp_path):
+    path = tmp_path / "named.pth"
+    save_checkpoint(path, net, classes=["a", "b", "c"])
+    loaded, _ = load_network(path)
+    assert loaded.classes == ("a", "b", "c")
+    images = class_folders(write_tree(tmp_path / "two", "a/1.png", "d/1.png"))
+    with one_line_error(ValueError, "3", "d", tmp_path / "two"):
+        in_classes_of(loaded, images)
 
 
 def test_the_state_of_another_number_of_classes_is_refused(net):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mgkit.datasets import load_image
 from mgkit.embed import classify
-from mgkit.finetune import SMALLEST_P, check_classes, descend_p, feature_windows, finetune_p, set_p, sweep_p
+from mgkit.finetune import SMALLEST_P, descend_p, feature_windows, finetune_p, in_classes_of, set_p, sweep_p
 from mgkit.metrics import topk_accuracy
 from mgkit.pooling import FLOOR
 from mgkit.transforms import eval_transform
@@ -189,11 +189,35 @@ def test_the_sweep_leaves_the_network_as_it_was(tiny_net, uneven_images):
     assert all(torch.equal(value, before[key]) for key, value in tiny_net.state_dict().items())
 
 
-def test_classes_must_be_as_many_as_the_networks(tiny_net, uneven_images):
-    check_classes(tiny_net, uneven_images)
+def test_labels_follow_the_networks_own_order_of_classes(tiny_net, uneven_images):
+    tiny_net.classes = ("sand", "lava", "bark", "moss")
     tiny_net.classifier = torch.nn.Linear(8, 4)
-    with pytest.raises(ValueError, match="knows 4 classes, .* has 3"):
-        check_classes(tiny_net, uneven_images)
+    matched = in_classes_of(tiny_net, uneven_images)
+    assert matched.classes == tiny_net.classes and matched.paths == uneven_images.paths
+    names = [uneven_images.classes[label] for label in uneven_images.labels]
+    assert [tiny_net.classes[label] for label in matched.labels] == names
+
+
+def test_a_class_that_the_network_lacks_is_named(tiny_net, uneven_images):
+    tiny_net.classes = ("bark", "moss", "lava")
+    with pytest.raises(ValueError, match="sand of .* is not among them"):
+        in_classes_of(tiny_net, uneven_images)
+
+
+@pytest.mark.parametrize("known, said", [(3, ""), (1000, "does not name its 1000 classes")])
+def test_a_network_that_does_not_name_its_classes_has_them_in_sorted_order(
+    tiny_net, uneven_images, capsys, known, said
+):
+    tiny_net.classifier = torch.nn.Linear(8, known)
+    assert in_classes_of(tiny_net, uneven_images) is uneven_images
+    printed = capsys.readouterr().out
+    assert said in printed and bool(said) == bool(printed)
+
+
+def test_more_classes_than_the_network_has_are_refused(tiny_net, uneven_images):
+    tiny_net.classifier = torch.nn.Linear(8, 2)
+    with pytest.raises(ValueError, match="knows 2 classes, .* has 3"):
+        in_classes_of(tiny_net, uneven_images)
 
 
 def test_max_pooling_has_no_p_to_learn(tiny_net, image_folders):
