@@ -17,7 +17,7 @@ from mgkit.progress import progress
 BLOCK = 1_000_000  # bytes: a block is one MB of the progress bar
 TIMEOUT = 30.0  # seconds without a byte
 WAITS = (1.0, 5.0, 15.0)  # seconds before each further try
-WEB_PAGES = (".html", ".htm", ".xhtml", ".xml", ".svg")
+WEB_PAGES = (".html", ".htm")
 PASSING_STATUS = (408, 416, 425, 429, 500, 502, 503, 504)  # worth another try
 
 
@@ -108,12 +108,16 @@ def is_hash(text: str) -> bool:
 
 
 def record(path: Path, found: str) -> None:
-    """Write the record, as sha256sum does, unless it says so already."""
+    """Write the record, as sha256sum does, unless it says so already; a folder that cannot be written goes without."""
     line = f"{found}  {path.name}\n"
     where = record_of(path)
-    if not where.exists() or where.read_text(encoding="utf-8", errors="replace") != line:
+    if where.exists() and where.read_text(encoding="utf-8", errors="replace") == line:
+        return
+    try:
         with atomic_write(where) as temporary:
             temporary.write_text(line, encoding="utf-8", newline="\n")
+    except OSError as error:
+        print(f"the SHA-256 of {path} is not recorded: {error}")
 
 
 def file_hash(path: Path) -> str:
@@ -197,7 +201,7 @@ def receive(partial: Partial, *, timeout: float) -> None:
         elif response.status != 200:
             raise Interrupted(f"the server answers {response.status} {response.reason}")
         else:
-            refuse_web_page(response, partial)
+            refuse_web_page(partial, response.headers.get_content_type() == "text/html")
             size, total = 0, length_of(response)
             partial.begin(validator_of(response), total)
         missing = math.ceil((total - size) / BLOCK) if total is not None else None
@@ -267,18 +271,14 @@ def length_of(response: HTTPResponse) -> int | None:
     return int(length) if length.isdigit() else None
 
 
-def refuse_web_page(response: HTTPResponse, partial: Partial) -> None:
-    """ValueError for a web page under the name of another kind of file (a login, an error served as a success)."""
-    if response.headers.get_content_type() == "text/html" and partial.path.suffix.lower() not in WEB_PAGES:
+def refuse_web_page(partial: Partial, is_page: bool) -> None:
+    """ValueError for a web page (a login, an error served as a success) under the name of another kind of file."""
+    if is_page and partial.path.suffix.lower() not in WEB_PAGES:
         partial.discard()
-        raise ValueError(web_page(partial))
-
-
-def web_page(partial: Partial) -> str:
-    return (
-        f"{partial.url} gives a web page instead of {partial.path.name}: open the address in a browser,"
-        f" and put the file itself at {partial.path}"
-    )
+        raise ValueError(
+            f"{partial.url} gives a web page instead of {partial.path.name}: open the address in a browser,"
+            f" and put the file itself at {partial.path}"
+        )
 
 
 def is_web_page(head: bytes) -> bool:
@@ -289,10 +289,7 @@ def is_web_page(head: bytes) -> bool:
 def check_content(partial: Partial, expected: str | None) -> str:
     """The SHA-256 of the completed partial file; ValueError, with nothing left of it, if the content is wrong."""
     with open(partial.data, "rb") as file:
-        head = file.read(512)
-    if is_web_page(head) and partial.path.suffix.lower() not in WEB_PAGES:
-        partial.discard()
-        raise ValueError(web_page(partial))
+        refuse_web_page(partial, is_web_page(file.read(512)))
     size, found = partial.size(), file_hash(partial.data)
     if expected and found != expected.lower():
         partial.discard()
