@@ -104,11 +104,13 @@ def is_text(head: bytes) -> bool:
 
 def refusal(error: Exception) -> str:
     """Why torch could not read a file, in one line; its own message goes on to suggest reading without protection."""
-    name = re.search(r"GLOBAL ([\w.]+)", str(error))
+    message = str(error).strip()
+    name = re.search(r"GLOBAL ([\w.]+)", message)
     if name:
         return f"it asks for {name[1]}, code that is not run; only tensors and plain values are expected"
-    reason = re.sub(r"^Weights only load failed.*", "", str(error).strip().split("\n")[0])
-    return f"damaged, cut off or not made by torch.save ({reason or type(error).__name__})"
+    unsupported = re.search(r"Unsupported operand \d+", message)
+    reason = unsupported[0] if unsupported else message.split("\n")[0] or type(error).__name__
+    return f"damaged, cut off or a pickle that torch.save did not write ({reason})"
 
 
 def check_layout(path: Path, checkpoint: object) -> None:
