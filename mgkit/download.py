@@ -59,15 +59,16 @@ def fetch(
     return path
 
 
-def check_present(path: Path, *expected: str | None) -> str:
-    """The SHA-256 of a file; ValueError unless it is each of the expected ones that are known."""
+def check_present(path: Path, given: str | None, recorded: str | None) -> str:
+    """The SHA-256 of a file; ValueError unless it is the given and the recorded one, where they are known."""
     found = file_hash(path)
-    for each in expected:
-        if each and found != each.lower():
-            raise ValueError(
-                f"{path} has SHA-256 {found}, expected {each}: remove the file to download it anew"
-                f" (and {record_of(path)}, if it has rightly changed)"
-            )
+    remedy = f"remove {path.name} to download it anew"
+    for expected, way_out in (
+        (given, remedy),
+        (recorded, f"{remedy}, or, if it has rightly changed, {record_of(path)}"),
+    ):
+        if expected and found != expected.lower():
+            raise ValueError(f"{path} has SHA-256 {found}, expected {expected}: {way_out}")
     return found
 
 
