@@ -15,8 +15,10 @@ The modules in the order in which the method reads:
     losses          distance-weighted triplets, margin loss, joint loss
     hardware        device, precision, memory layout
     progress        bars in a browser, lines in a log
+    files           the project's root; files written all or nothing
     experiment      a run's folder under outputs/
-    checkpoints     safe load, atomic save
+    download        files from the network: resumed, checked, whole
+    checkpoints     safe load, atomic save; the released files by name
     train           the joint training                                  (01)
     embed           images -> feature maps -> descriptors, in one pass
     finetune        p* by SGD, and accuracy as a function of p          (02)
@@ -28,11 +30,11 @@ The modules in the order in which the method reads:
     demo            runs the notebooks and checks the method's claims
 """
 
-__all__ = ["get_multigrain", "load_checkpoint"]
+__all__ = ["get_multigrain", "load_checkpoint", "load_released"]
 
 
 def __getattr__(name: str):
-    """The two public names, imported at first use: processes that only draw or decode pictures need no torch."""
+    """The public names, imported at first use: processes that only draw or decode pictures need no torch."""
     if name == "get_multigrain":
         from mgkit.model import get_multigrain
 
@@ -41,4 +43,8 @@ def __getattr__(name: str):
         from mgkit.checkpoints import load_checkpoint
 
         return load_checkpoint
+    if name == "load_released":
+        from mgkit.checkpoints import load_released
+
+        return load_released
     raise AttributeError(f"module 'mgkit' has no attribute {name!r}")

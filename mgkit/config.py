@@ -75,7 +75,7 @@ class TrainConfig(StageConfig):
 class NetworkConfig(StageConfig):
     """A stage that starts from a trained network."""
 
-    checkpoint: str = ""  # a file; empty: what the experiment's earlier stages left
+    checkpoint: str = ""  # a file or a released name; empty: what the experiment's earlier stages left
     backbone: BackboneNameOrEmpty = ""  # only for files that do not say it
     batch_size: Count = 32
 

@@ -13,28 +13,12 @@ from pathlib import Path
 import yaml
 from matplotlib.figure import Figure
 
-from mgkit.checkpoints import atomic_write
 from mgkit.config import StageConfig, to_yaml
+from mgkit.files import atomic_write, find_path, project_root
 from mgkit.hardware import describe, pick_device
 from mgkit.mini import make_mini
 
 PACKAGES = ("mgkit", "torch", "torchvision", "numpy", "pillow")
-
-
-def project_root() -> Path:
-    """The folder that holds notebooks/ and mgkit/: the working directory or the nearest one above; else the former."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "notebooks").is_dir() and (folder / "mgkit").is_dir():
-            return folder
-    return here
-
-
-def find_path(path: str) -> Path:
-    """A path as given, from the working directory, or else from the project root; where neither exists, the former."""
-    given = Path(path).expanduser()
-    from_root = project_root() / given
-    return from_root if not given.exists() and from_root.exists() else given
 
 
 def data_root(data: str) -> Path:

@@ -1,17 +1,44 @@
 """Checkpoints: nothing in them runs, what is wrong is said in one line, and a file is there whole or not at all."""
 
+import copy
+import io
+import json
 import os
 import pickle
+import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
 from support import one_line_error, write_tree
+from torch import nn
 
-from mgkit.checkpoints import atomic_write, load_checkpoint, load_network, save_checkpoint
+import mgkit
+from mgkit import checkpoints as module
+from mgkit.backbones import Backbone
+from mgkit.checkpoints import (
+    RELEASED,
+    RELEASED_URL,
+    export_safetensors,
+    load_checkpoint,
+    load_network,
+    load_released,
+    save_checkpoint,
+)
+from mgkit.config import NetworkConfig, make
 from mgkit.datasets import class_folders
 from mgkit.finetune import in_classes_of
-from mgkit.model import get_multigrain
+from mgkit.hardware import place
+from mgkit.model import MultiGrain, get_multigrain
+from mgkit.train import trained_network
 from mgkit.whitening import whiten
 
 
@@ -43,11 +70,22 @@ def test_a_whitened_network_survives_the_round_trip(net, tmp_path):
     whitened = whiten(net, torch.rand(net.width + 1), torch.eye(net.width + 1) * 2)
     save_checkpoint(tmp_path / "whitened.pth", whitened)
     loaded, _ = load_network(tmp_path / "whitened.pth")
+    assert same_bits(loaded.state_dict(), whitened.state_dict())
     image = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(
             loaded(image)["normalized_embedding"], whitened.eval()(image)["normalized_embedding"]
         )
+
+
+def safetensors_bytes(state, metadata=None):
+    header, data, end = {"__metadata__": metadata or {}}, b"", 0
+    for key, value in state.items():
+        raw = value.numpy().tobytes()
+        header[key] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [end, end + len(raw)]}
+        data, end = data + raw, end + len(raw)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
 
 
 class Intruder:
@@ -70,16 +108,19 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, zipped):
     path = tmp_path / "evil.pth"
     content = {"model_state": {}, "extra": Intruder(tmp_path / "intruded")}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    with one_line_error(ValueError, path):
+    with one_line_error(ValueError, path, "mkdir", "not run"):
         load_checkpoint(path)
     assert not (tmp_path / "intruded").exists()
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_code_in_a_plain_pickle_does_not_run(tmp_path):
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("protocol", "found"), [(0, "text"), (2, "mkdir"), (3, "mkdir"), (4, "pickle"), (5, "pickle")]
+)
+def test_code_in_a_plain_pickle_does_not_run(tmp_path, protocol, found):
     path = tmp_path / "evil.pth"
-    path.write_bytes(pickle.dumps({"model_state": Intruder(tmp_path / "intruded")}))
-    with one_line_error(ValueError, path):
+    path.write_bytes(pickle.dumps({"model_state": Intruder(tmp_path / "intruded")}, protocol=protocol))
+    with one_line_error(ValueError, path, found):
         load_checkpoint(path)
     assert not (tmp_path / "intruded").exists()
 
@@ -95,23 +136,116 @@ def test_a_truncated_checkpoint_is_named(net, tmp_path, share, zipped):
         load_checkpoint(path)
 
 
+def small_file(kind):
+    """The bytes of a small checkpoint, as torch.save writes it now (zip) or did at first (legacy), or as safetensors."""
+    state = {"classifier.weight": torch.arange(12.0).reshape(3, 4), "pool.p": torch.tensor(3.0)}
+    content = io.BytesIO()
+    if kind == "safetensors":
+        return safetensors_bytes(state)
+    torch.save({"model_state": state}, content, _use_new_zipfile_serialization=kind == "zip")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_a_file_cut_anywhere_is_named(tmp_path, kind):
+    path = tmp_path / ("cut.safetensors" if kind == "safetensors" else "cut.pth")
+    whole = small_file(kind)
+    path.write_bytes(whole)
+    assert load_checkpoint(path)["model_state"]["pool.p"] == 3
+    for end in [*range(0, len(whole), 7), *range(len(whole) - 60, len(whole))]:
+        path.write_bytes(whole[:end])
+        with one_line_error(ValueError, path):
+            load_checkpoint(path)
+
+
+def tar(compression=""):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode=f"w:{compression}") as archive:
+        archive.addfile(tarfile.TarInfo("storages"))
+    return content.getvalue()
+
+
+def zip_of_pictures():
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("photos/1.png", b"1")
+    return content.getvalue()
+
+
+def numpy_file():
+    content = io.BytesIO()
+    np.save(content, np.zeros(3))
+    return content.getvalue()
+
+
 @pytest.mark.parametrize(
-    "content",
+    ("content", "found"),
     [
-        b"<!DOCTYPE html>\n<html><body>404\nnot found</body></html>\n",
-        b"<html>",
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
-        b"(",
-        b"PK\x03\x04",
-        b"\x80\x02",
-        bytes(range(256)),
+        (b"", "empty"),
+        (b"<!DOCTYPE html>\n<html><body>404\nnot found</body></html>\n", "web page"),
+        (b" \n<html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "text"),
+        ("λ = 0,5\n".encode() * 100, "text"),
+        (tar(), "tar archive"),
+        (tar("gz"), "tar archive"),
+        (zip_of_pictures(), "zip file of something else"),
+        (safetensors_bytes({"classifier.weight": torch.zeros(2, 3)}), "safetensors"),
+        (numpy_file(), "unknown format"),
+        (bytes(range(256)), "unknown format"),
+        (b"PK\x03\x04", "cut off"),
+        (b"(", ""),
+        (b"\x80\x02", "cut off"),
+        (b"\x80\x02}q\x00.", ""),
+        (pickle.dumps({"model_state": {}}, protocol=2), ""),
     ],
 )
-def test_something_else_under_the_name_of_a_checkpoint_is_named(tmp_path, content):
-    path = tmp_path / "page.pth"
-    path.write_bytes(content)
-    with one_line_error(ValueError, path):
+def test_something_else_under_the_name_of_a_checkpoint_is_named(tmp_path, content, found):
+    for path in (tmp_path / "page.pth", tmp_path / "page.safetensors"):
+        if found != "safetensors" or path.suffix == ".pth":
+            path.write_bytes(content)
+            with one_line_error(ValueError, path, found if path.suffix == ".pth" else "safetensors"):
+                load_checkpoint(path)
+
+
+def test_no_refusal_suggests_to_read_without_protection(tmp_path):
+    path = tmp_path / "evil.pth"
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    for content in (
+        {"model_state": Intruder(tmp_path)},
+        {"model_state": {}, "net": nn.ReLU()},
+        {
+            "model_state": {},
+            "optimizer_state": optimizer.state_dict,
+        },  # the method, as the authors' writer has it
+    ):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match="not run") as caught:
+            load_checkpoint(path)
+        assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("state", "named"),
+    [
+        ({"classifier.weight": [1.0]}, "list"),
+        ({"epoch": 3}, "int"),
+        ({"a": {"b": torch.zeros(1)}}, "dict"),
+        ({3: torch.zeros(1)}, "3"),
+    ],
+)
+def test_a_state_of_other_things_than_tensors_is_named(tmp_path, state, named):
+    path = tmp_path / "odd.pth"
+    torch.save({"model_state": state}, path)
+    with one_line_error(ValueError, path, "tensors", named):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("backbone", [3, ["resnet10"], torch.zeros(2)])
+def test_a_backbone_that_is_no_name_is_refused(net, tmp_path, backbone):
+    path = tmp_path / "odd.pth"
+    torch.save({"model_state": net.state_dict(), "backbone": backbone}, path)
+    with one_line_error(ValueError, path, "backbone"):
+        load_network(path)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +264,7 @@ def test_a_missing_checkpoint_is_named(tmp_path):
 
 
 def test_a_folder_is_not_a_checkpoint(tmp_path):
-    with one_line_error(FileNotFoundError, tmp_path):
+    with one_line_error(FileNotFoundError, tmp_path, "folder"):
         load_checkpoint(tmp_path)
 
 
@@ -154,10 +288,30 @@ def test_a_file_that_does_not_say_its_backbone_needs_it(net, tmp_path):
     assert same_bits(load_network(path, backbone="resnet10")[0].state_dict(), net.state_dict())
 
 
-def test_a_state_without_classifier_is_refused(net, tmp_path):
-    path = tmp_path / "headless.pth"
-    torch.save({"model_state": dict(net.features.state_dict()), "backbone": "resnet10"}, path)
-    with one_line_error(ValueError, path, "classifier.weight"):
+def changed(state, key, value):
+    """The state with another value under the key, None for none."""
+    state = dict(state) | {key: value}
+    return {k: v for k, v in state.items() if v is not None}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("classifier.weight", None, "classifier.weight"),
+        ("classifier.weight", torch.zeros(()), "classifier.weight"),
+        ("classifier.weight", torch.zeros(0, 512), "num_classes"),
+        ("classifier.weight", torch.zeros(3, 511), "(3, 511), not (3, 512)"),
+        ("classifier.bias", None, "lacks 1 keys (classifier.bias"),
+        ("classifier.bias", torch.zeros(4), "(4,), not (3,)"),
+        ("features.conv1.weight", torch.zeros(64, 1, 7, 7), "features.conv1.weight is (64, 1, 7, 7)"),
+        ("features.extra", torch.zeros(1), "1 keys too many (features.extra"),
+        ("whitening.pca.pca_m", torch.zeros(513), "lacks 1 keys (whitening.pca.pca_P"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_named(net, tmp_path, key, value, named):
+    path = tmp_path / "odd.pth"
+    torch.save({"model_state": changed(net.state_dict(), key, value), "backbone": "resnet10"}, path)
+    with one_line_error(ValueError, path, named):
         load_network(path)
 
 
@@ -176,26 +330,6 @@ def test_the_state_of_another_number_of_classes_is_refused(net):
         get_multigrain("resnet10", num_classes=7).load_state_dict(net.state_dict())
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "results.json"
-    path.write_text("old")
-    with pytest.raises(RuntimeError, match="interrupted"), atomic_write(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("interrupted")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_write_that_ends_well_replaces_the_file(tmp_path):
-    path = tmp_path / "deep" / "results.json"
-    for text in ("old", "new"):
-        with atomic_write(path) as temporary:
-            temporary.write_text(text)
-            assert not path.exists() or path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert list(path.parent.iterdir()) == [path]
-
-
 def test_a_save_that_fails_keeps_the_earlier_checkpoint(net, saved):
     before = saved.read_bytes()
     with pytest.raises(Exception, match="pickle"):
@@ -208,3 +342,229 @@ def test_numpy_scalars_do_not_slip_into_what_cannot_be_loaded(net, tmp_path):
     path = tmp_path / "numpy.pth"
     save_checkpoint(path, net, p=float(np.float64(2.5)))
     assert load_checkpoint(path)["p"] == 2.5
+
+
+# safetensors
+
+
+@pytest.mark.parametrize("whitened", [False, True])
+def test_an_export_comes_back_bit_for_bit(net, tmp_path, whitened):
+    if whitened:
+        net = whiten(net, torch.rand(net.width + 1), torch.eye(net.width + 1) * 2)
+    path = tmp_path / "deep" / "net.safetensors"
+    placed = place(copy.deepcopy(net), torch.device("cpu"))  # channels-last, as stages have it
+    export_safetensors(path, placed, classes=["a", "b", "λ"], training_p=3.0)
+    loaded, content = load_network(path)
+    assert same_bits(loaded.state_dict(), net.state_dict()) and not loaded.training
+    assert (content["classes"], content["backbone"], content["p"]) == (["a", "b", "λ"], "resnet10", 2.5)
+    assert content["training_p"] == 3.0
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_export_can_be_read_without_the_kit(net, tmp_path):
+    export_safetensors(tmp_path / "net.safetensors", net, classes=["a", "b", "c"])
+    with safe_open(tmp_path / "net.safetensors", framework="np") as file:
+        metadata = file.metadata()
+        weight = file.get_tensor("classifier.weight")
+    assert metadata["backbone"] == "resnet10" and float(metadata["p"]) == 2.5
+    assert json.loads(metadata["classes"]) == ["a", "b", "c"]
+    assert np.array_equal(weight, net.classifier.weight.detach().numpy())
+
+
+def test_an_export_loads_as_the_checkpoint_does(net, saved, tmp_path):
+    export_safetensors(tmp_path / "net.safetensors", net)
+    one, other = (load_checkpoint(path)["model_state"] for path in (saved, tmp_path / "net.safetensors"))
+    assert same_bits(one, other)
+
+
+def sharing_net():
+    """A small network that keeps its classifier twice, as the paper's NASNets do, and views of one storage besides."""
+    features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    net = MultiGrain(Backbone("sharing", features, 8), num_classes=3)
+    net.features.add_module("last_linear", net.classifier)
+    both = torch.rand(10)
+    net.register_buffer("first", both[:6])
+    net.register_buffer("second", both[4:])
+    return net
+
+
+def test_an_export_keeps_tensors_that_share_memory_complete(tmp_path):
+    net = sharing_net()
+    net.features.last_linear.forward = None  # never called: only the state matters here
+    export_safetensors(tmp_path / "net.safetensors", net)
+    state = load_checkpoint(tmp_path / "net.safetensors")["model_state"]
+    assert same_bits(state, net.state_dict())
+    assert torch.equal(state["features.last_linear.weight"], state["classifier.weight"])
+    fresh = sharing_net()
+    fresh.load_state_dict(state)
+    assert same_bits(fresh.state_dict(), net.state_dict())
+    assert fresh.features.last_linear.weight is fresh.classifier.weight
+
+
+def test_an_export_that_fails_leaves_the_earlier_one(net, tmp_path, monkeypatch):
+    path = tmp_path / "net.safetensors"
+    export_safetensors(path, net)
+    before = path.read_bytes()
+    with one_line_error(ValueError, path, "Tensor"):
+        export_safetensors(path, net, beta=torch.tensor(1.2))
+
+    def interrupted(state, where, metadata):
+        where.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_safetensors(path, net)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_export_needs_its_suffix(net, tmp_path):
+    with one_line_error(ValueError, "net.pth", ".safetensors"):
+        export_safetensors(tmp_path / "net.pth", net)
+
+
+def test_a_safetensors_file_of_others_needs_its_backbone(net, tmp_path):
+    path = tmp_path / "theirs.safetensors"
+    save_file(net.state_dict(), path, metadata={"format": "pt"})
+    with one_line_error(ValueError, path, "backbone"):
+        load_network(path)
+    assert same_bits(load_network(path, backbone="resnet10")[0].state_dict(), net.state_dict())
+
+
+@pytest.mark.parametrize("position", [0, 7, 8, 9])
+def test_a_damaged_header_is_named(tmp_path, position):
+    path = tmp_path / "damaged.safetensors"
+    content = bytearray(small_file("safetensors"))
+    content[position] ^= 0x55
+    path.write_bytes(content)
+    with one_line_error(ValueError, path):
+        load_checkpoint(path)
+
+
+def test_tensors_beyond_the_end_are_named(tmp_path):
+    path = tmp_path / "long.safetensors"
+    path.write_bytes(small_file("safetensors") + b"more")
+    with one_line_error(ValueError, path):
+        load_checkpoint(path)
+
+
+# released files
+
+
+def released_content(net):
+    """What the authors' writer puts in a file: the state in order, and the β of the loss as a parameter."""
+    return {"model_state": OrderedDict(net.state_dict()), "extra": {"beta": nn.Parameter(torch.tensor(1.1))}}
+
+
+@pytest.fixture
+def released(net, tmp_path, monkeypatch):
+    """A released name of resnet10 with a server that has it; returns the list of what was asked for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(RELEASED, "joint_10_0.5", ("multigrain_models", "resnet10"))
+    asked = []
+
+    def served(url, path):
+        if not path.exists():
+            asked.append(url)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(released_content(net), path, _use_new_zipfile_serialization=False)
+        return path
+
+    monkeypatch.setattr(module, "fetch", served)
+    return asked
+
+
+@pytest.mark.parametrize("name", ["joint_10_0.5", "joint_10_0.5.pth"])
+def test_a_released_network_comes_by_its_name(net, released, tmp_path, name):
+    loaded = load_released(name)
+    assert same_bits(loaded.state_dict(), net.state_dict()) and not loaded.training
+    assert loaded.pool.p.item() == 2.5
+    load_released(name)
+    assert released == [f"{RELEASED_URL}/multigrain_models/joint_10_0.5.pth"]
+    assert (tmp_path / "data" / "released" / "joint_10_0.5.pth").is_file()
+
+
+def test_released_files_may_be_kept_elsewhere(released, tmp_path):
+    load_released("joint_10_0.5", folder=str(tmp_path / "models"))
+    assert (tmp_path / "models" / "joint_10_0.5.pth").is_file() and not (tmp_path / "data").exists()
+
+
+def test_a_released_file_put_there_by_hand_is_taken_without_network(net, tmp_path, monkeypatch):
+    monkeypatch.setitem(RELEASED, "joint_10_0.5", ("multigrain_models", "resnet10"))
+    torch.save(released_content(net), tmp_path / "joint_10_0.5.pth")
+    assert same_bits(load_released("joint_10_0.5", folder=tmp_path).state_dict(), net.state_dict())
+    assert (tmp_path / "joint_10_0.5.pth.sha256").is_file()
+
+
+def test_an_unknown_released_name_lists_the_known_ones(released):
+    with one_line_error(ValueError, "joint_4B", *RELEASED):
+        load_released("joint_4B")
+    assert not released
+
+
+def test_a_backbone_that_cannot_be_built_is_said_before_the_download(released, monkeypatch):
+    monkeypatch.setitem(RELEASED, "odd", ("multigrain_models", "resnet11"))
+    with one_line_error(ValueError, "resnet11"):
+        load_released("odd")
+    assert not released
+
+
+def test_another_network_under_a_released_name_is_refused(net, tmp_path):
+    torch.save(released_content(net), tmp_path / "joint_3B_0.5.pth")
+    with one_line_error(ValueError, tmp_path / "joint_3B_0.5.pth", "resnet50"):
+        load_released("joint_3B_0.5", folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["joint_10_0.5", "joint_10_0.5.pth"])
+def test_notebooks_take_a_released_name_for_a_checkpoint(net, released, name):
+    loaded, _ = trained_network(make(NetworkConfig, {"checkpoint": name}))
+    assert same_bits(loaded.cpu().state_dict(), net.state_dict()) and len(released) == 1
+
+
+def test_a_file_comes_before_a_released_name(net, released, tmp_path):
+    save_checkpoint(tmp_path / "joint_10_0.5", net, epoch=9)
+    assert load_network("joint_10_0.5")[1]["epoch"] == 9
+    assert not released
+
+
+def test_a_released_name_in_some_folder_is_a_file_that_is_missing(released, tmp_path):
+    with one_line_error(FileNotFoundError, tmp_path / "joint_10_0.5.pth"):
+        load_network(tmp_path / "joint_10_0.5.pth")
+    assert not released
+
+
+def test_a_released_name_with_another_backbone_is_refused_before_the_download(released):
+    with one_line_error(ValueError, "joint_10_0.5", "resnet10", "resnet18"):
+        load_network("joint_10_0.5", backbone="resnet18")
+    assert not released
+
+
+def test_the_table_is_that_of_the_released_files(reference):
+    """Against the list beside the reference values."""
+    results = reference.parent / "paper_results.yaml"
+    if not results.is_file():
+        pytest.skip(f"{results} is missing")
+    listed = yaml.safe_load(results.read_text(encoding="utf-8"))["released_checkpoints"]
+    ours = {f"{folder}/{name}.pth": backbone for name, (folder, backbone) in RELEASED.items()}
+    assert ours == {each["file"]: each["backbone"] for each in listed}
+
+
+def test_a_released_network_computes_what_the_original_does(reference, make_checkpoint, relative, tmp_path):
+    expected = np.load(reference / "expected" / "resnet50-whitened.npz")
+    content = make_checkpoint.checkpoint("resnet50", 0, float(expected["p"]), whitened=True)
+    torch.save(content, tmp_path / "joint_3B_0.5.pth", _use_new_zipfile_serialization=False)
+    net = load_released("joint_3B_0.5", folder=tmp_path)
+    assert net.pool.p.item() == pytest.approx(float(expected["p"]))
+    with torch.no_grad():
+        output = net(make_checkpoint.image_batch(1, 2, 64, 64))
+    for name in ("embedding", "normalized_embedding", "classifier_output"):
+        assert relative(output[name], expected[f"2x64x64__{name}"]) <= 1e-4
+
+
+def test_the_public_names_are_imported_at_first_use():
+    assert mgkit.load_released is load_released and mgkit.load_checkpoint is load_checkpoint
+    assert mgkit.get_multigrain is get_multigrain
+    with one_line_error(AttributeError, "'nothing'"):
+        mgkit.nothing  # noqa: B018
+    program = "import sys, mgkit; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)

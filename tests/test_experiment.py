@@ -13,10 +13,8 @@ from mgkit.experiment import (
     Run,
     add_results,
     data_root,
-    find_path,
     is_mini,
     missing_stage,
-    project_root,
     read_metrics,
     read_results,
     stage_folder,
@@ -43,22 +41,11 @@ def train_config(**values):
 
 
 def test_outputs_land_below_the_working_directory_outside_a_project(here):
-    assert project_root() == here
     assert stage_folder("t", "train") == here / "outputs" / "t" / "train"
 
 
 def test_outputs_land_below_the_project_from_within_it(project):
-    assert project_root() == project
     assert stage_folder("t", "train") == project / "outputs" / "t" / "train"
-
-
-def test_a_path_is_found_from_the_working_directory_then_from_the_root(project):
-    (project / "photos").mkdir()
-    assert find_path("photos") == project / "photos"
-    (project / "notebooks" / "photos").mkdir()
-    assert find_path("photos").resolve() == project / "notebooks" / "photos"
-    assert str(find_path("nowhere")) == "nowhere"
-    assert find_path(str(project / "photos")) == project / "photos"
 
 
 def test_empty_data_is_refused(here):

@@ -1,0 +1,57 @@
+"""Files: the project's root from anywhere in it, paths as given, and a file is there whole or not at all."""
+
+import pytest
+
+from mgkit.files import atomic_write, find_path, project_root
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def project(here, monkeypatch):
+    """A project whose notebooks/ is the working directory."""
+    for name in ("notebooks", "mgkit"):
+        (here / "project" / name).mkdir(parents=True)
+    monkeypatch.chdir(here / "project" / "notebooks")
+    return here / "project"
+
+
+def test_outside_a_project_the_root_is_the_working_directory(here):
+    assert project_root() == here
+
+
+def test_within_a_project_the_root_is_its_folder(project):
+    assert project_root() == project
+
+
+def test_a_path_is_found_from_the_working_directory_then_from_the_root(project):
+    (project / "photos").mkdir()
+    assert find_path("photos") == project / "photos"
+    (project / "notebooks" / "photos").mkdir()
+    assert find_path("photos").resolve() == project / "notebooks" / "photos"
+    assert str(find_path("nowhere")) == "nowhere"
+    assert find_path(str(project / "photos")) == project / "photos"
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="interrupted"), atomic_write(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("interrupted")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_ends_well_replaces_the_file(tmp_path):
+    path = tmp_path / "deep" / "results.json"
+    for text in ("old", "new"):
+        with atomic_write(path) as temporary:
+            temporary.write_text(text)
+            assert not path.exists() or path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
