@@ -1,12 +1,11 @@
 """Checkpoints in the layout of the released files: loaded without running code from them, saved in one piece."""
 
-import os
 from collections.abc import Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from mgkit.files import atomic_write
 from mgkit.model import MultiGrain, get_multigrain
 
 
@@ -62,18 +61,3 @@ def save_checkpoint(path: str | Path, net: MultiGrain, **content) -> None:
     checkpoint = {"model_state": net.state_dict(), "backbone": net.name, **content}
     with atomic_write(path) as temporary:
         torch.save(checkpoint, temporary)
-
-
-@contextmanager
-def atomic_write(path: str | Path):
-    """A temporary path beside `path`, which replaces it, flushed to disk, when the block ends well; else it is removed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -13,21 +13,12 @@ from pathlib import Path
 import yaml
 from matplotlib.figure import Figure
 
-from mgkit.checkpoints import atomic_write
 from mgkit.config import StageConfig, to_yaml
+from mgkit.files import atomic_write, project_root
 from mgkit.hardware import describe, pick_device
 from mgkit.mini import make_mini
 
 PACKAGES = ("mgkit", "torch", "torchvision", "numpy", "pillow")
-
-
-def project_root() -> Path:
-    """The folder that holds notebooks/ and mgkit/: the working directory or the nearest one above; else the former."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "notebooks").is_dir() and (folder / "mgkit").is_dir():
-            return folder
-    return here
 
 
 def find_path(path: str) -> Path:

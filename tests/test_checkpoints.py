@@ -8,7 +8,7 @@ import pytest
 import torch
 from support import one_line_error, write_tree
 
-from mgkit.checkpoints import atomic_write, load_checkpoint, load_network, save_checkpoint
+from mgkit.checkpoints import load_checkpoint, load_network, save_checkpoint
 from mgkit.datasets import class_folders
 from mgkit.finetune import check_classes
 from mgkit.model import get_multigrain
@@ -170,26 +170,6 @@ def test_data_of_another_number_of_classes_is_refused(saved, tmp_path):
 def test_the_state_of_another_number_of_classes_is_refused(net):
     with one_line_error(ValueError, "3", "7"):
         get_multigrain("resnet10", num_classes=7).load_state_dict(net.state_dict())
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "results.json"
-    path.write_text("old")
-    with pytest.raises(RuntimeError, match="interrupted"), atomic_write(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("interrupted")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_write_that_ends_well_replaces_the_file(tmp_path):
-    path = tmp_path / "deep" / "results.json"
-    for text in ("old", "new"):
-        with atomic_write(path) as temporary:
-            temporary.write_text(text)
-            assert not path.exists() or path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_save_that_fails_keeps_the_earlier_checkpoint(net, saved):

@@ -16,11 +16,11 @@ from mgkit.experiment import (
     find_path,
     is_mini,
     missing_stage,
-    project_root,
     read_metrics,
     read_results,
     stage_folder,
 )
+from mgkit.files import project_root
 
 
 @pytest.fixture(autouse=True)
