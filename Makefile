@@ -29,5 +29,5 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $(READY)
 
-clean:  ## remove the environment and the generated dataset; outputs/ stays
-	rm -rf $(VENV) data/mini
+clean:  ## remove the environment and the generated dataset and indices; outputs/ stays
+	rm -rf $(VENV) data/mini data/.index

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mgkit.config import ClassifyConfig, RetrievalConfig
-from mgkit.datasets import UnreadableImages, labelled_images
+from mgkit.datasets import UnreadableImages, validation_images
 from mgkit.embed import pooled
 from mgkit.experiment import Run, data_root, find_path
 from mgkit.finetune import check_classes, p_star, sweep_p
@@ -108,9 +108,8 @@ def evaluate_classification(config: ClassifyConfig) -> list[Accuracy]:
     Both exponents come from one backbone pass. Writes outputs/<experiment>/evaluate_imagenet/results.json.
     """
     net, _ = trained_network(config)
-    images = labelled_images(data_root(config.data), val_fraction=config.val_fraction)[1].with_exif(
-        config.exif
-    )
+    images = validation_images(data_root(config.data), val_fraction=config.val_fraction)
+    images = images.with_exif(config.exif)
     check_classes(net, images)
     training_p = net.pool.p.item()
     best = {size: p_star(config, net, size=size, crop="rect") for size in config.sizes}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mgkit.checkpoints import save_checkpoint
 from mgkit.config import NetworkConfig, WhitenConfig, make
-from mgkit.datasets import ImageList, UnreadableImages, labelled_images, plain_images
+from mgkit.datasets import ImageList, UnreadableImages, labelled_images, plain_images, validation_images
 from mgkit.embed import pooled
 from mgkit.experiment import Run, add_results, data_root, find_path
 from mgkit.finetune import p_star, set_p
@@ -137,9 +137,8 @@ def check_folding(config: WhitenConfig, whitened: Whitened) -> dict:
 
     top1_before, top1_after, same_class in 0..1; relative_difference: of the logits, after the best factor for each image.
     """
-    images = labelled_images(data_root(config.data), val_fraction=config.val_fraction)[1].with_exif(
-        config.exif
-    )
+    images = validation_images(data_root(config.data), val_fraction=config.val_fraction)
+    images = images.with_exif(config.exif)
     rows = pooled(
         whitened.before, images, size=whitened.size, crop=whitened.crop, ps=[whitened.p], batch_size=config.batch_size,
         workers=config.workers, precision=config.precision, unreadable=UnreadableImages(config.on_unreadable),
