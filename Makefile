@@ -3,6 +3,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
+# Threads that wait should sleep, not spin: beside other work on the same cores, spinning costs a multiple of the time.
+export OMP_WAIT_POLICY ?= passive
+
 .PHONY: demo test lint format lab clean
 
 demo: $(READY)  ## the notebooks 00-05 on the embedded dataset, then the claims table
@@ -29,5 +32,5 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $(READY)
 
-clean:  ## remove the environment and the generated dataset; outputs/ stays
-	rm -rf $(VENV) data/mini
+clean:  ## remove the environment and the generated dataset and indices; outputs/ stays
+	rm -rf $(VENV) data/mini data/.index

@@ -4,7 +4,10 @@ One network, one embedding, three uses: the class of an image, other pictures of
 The modules in the order in which the method reads:
 
     config          one frozen dataclass a stage: what may be set, in which range
+    files           the project's root; files written whole or not at all
     mini            draws the embedded dataset
+    index           the images below a folder, found once and remembered
+    imagenet        ImageNet's folder names; the classes of its flat validation images
     datasets        lists of images, with class and instance; loaders
     retrieval_sets  Holidays, UKBench, Copydays, folders: images, queries, ground truth
     transforms      training augmentations; evaluation crops
@@ -15,7 +18,6 @@ The modules in the order in which the method reads:
     losses          distance-weighted triplets, margin loss, joint loss
     hardware        device, precision, memory layout
     progress        bars in a browser, lines in a log
-    files           the project's root; files written all or nothing
     experiment      a run's folder under outputs/
     download        files from the network: resumed, checked, whole
     checkpoints     safe load, atomic save; the released files by name

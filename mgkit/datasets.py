@@ -5,6 +5,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,8 +15,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-SPLIT_FOLDERS = {"train": ("train", "ILSVRC2012_img_train"), "val": ("val", "ILSVRC2012_img_val")}
+from mgkit.imagenet import SPLIT_FOLDERS, devkit_wnids, split_folder, validation_labels
+from mgkit.index import FolderIndex, image_files, image_index
+
 UNLABELLED = -1
 
 OnUnreadable = Literal["raise", "skip"]
@@ -44,13 +46,16 @@ class ImageList:
 
     def subset(self, indices: Iterable[int]) -> "ImageList":
         """The images of those indices, in their order."""
-        indices = np.asarray(list(indices), dtype=np.int64)
-        return replace(self, paths=tuple(self.paths[i] for i in indices), labels=self.labels[indices])
+        indices = np.fromiter(indices, dtype=np.int64)
+        return replace(
+            self, paths=tuple(self.paths[i] for i in indices.tolist()), labels=self.labels[indices]
+        )
 
     def first_per_class(self, count: int) -> "ImageList":
         """The first `count` images of every class (all, where a class has fewer)."""
-        taken = [np.flatnonzero(self.labels == label)[:count] for label in range(len(self.classes))]
-        return self.subset(np.sort(np.concatenate(taken)))
+        order = np.argsort(self.labels, kind="stable")
+        taken = order[place_in_class(self.labels[order]) < count]
+        return self.subset(np.sort(taken))
 
     def with_exif(self, exif: Literal["auto", "apply", "ignore"]) -> "ImageList":
         """`apply` or `ignore` the rotation tag; `auto` leaves what the layout suggests."""
@@ -67,38 +72,30 @@ def check_folder(folder: str | Path, purpose: str) -> Path:
     return folder
 
 
-def image_files(folder: Path) -> list[str]:
-    """Every image below the folder, by file name suffix, hidden ones left out; sorted absolute paths."""
-    found = []
-    for parent, folders, files in os.walk(folder.resolve(), followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        found += [
-            os.path.join(parent, f)
-            for f in files
-            if not f.startswith(".") and os.path.splitext(f)[1].lower() in IMAGE_SUFFIXES
-        ]
-    return sorted(found)
-
-
 def class_folders(folder: str | Path, *, purpose: str = "images") -> ImageList:
     """One class a sub-folder, sorted by name; images anywhere below it.
 
     Raises FileNotFoundError for a missing folder, ValueError for one without sub-folders or a class without images.
     """
     folder = check_folder(folder, purpose)
-    classes = tuple(sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")))
+    return by_sub_folder(folder, image_index(folder), purpose)
+
+
+def by_sub_folder(folder: Path, index: FolderIndex, purpose: str) -> ImageList:
+    """The indexed images of a folder, one class a sub-folder; ValueError where that gives no classes, or an empty one."""
+    classes = tuple(index.sub_folders())
     if not classes:
         raise ValueError(f"{purpose}: {folder} has no class folders (expected {folder}/<class>/<image>.jpg)")
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        files = image_files(folder / name)
-        if not files:
-            raise ValueError(f"{purpose}: the class folder {folder / name} holds no images")
-        paths += files
-        labels += [label] * len(files)
+    runs = [index.below(name) for name in classes]
+    counts = [run.stop - run.start for run in runs]
+    if 0 in counts:
+        raise ValueError(f"{purpose}: the class folder {folder / classes[counts.index(0)]} holds no images")
+    everything = index.paths()
+    paths = tuple(chain.from_iterable(everything[run] for run in runs))
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
     # ImageNet's classes are WordNet ids; other trees are taken for the user's own photos.
     wordnet = all(re.fullmatch(r"n\d{8}", name) for name in classes)
-    return ImageList(folder, tuple(paths), np.array(labels, dtype=np.int64), classes, exif=not wordnet)
+    return ImageList(folder, paths, labels, classes, exif=not wordnet)
 
 
 def plain_images(source: str | Path, *, purpose: str = "images") -> ImageList:
@@ -131,20 +128,15 @@ def read_list(listing: Path, purpose: str) -> list[str]:
     return paths
 
 
-def split_folder(root: Path, split: str) -> Path | None:
-    """`root/train` or `root/ILSVRC2012_img_train` (likewise val), whichever exists."""
-    return next((root / name for name in SPLIT_FOLDERS[split] if (root / name).is_dir()), None)
-
-
 def labelled_images(root: str | Path, *, val_fraction: float = 0.1) -> tuple[ImageList, ImageList]:
     """Training and validation images of an ImageNet-layout tree, or of any class-folder tree.
 
-    With `imagenet/` below root, that is taken for root. With `train/` and `val/` below root, those. Otherwise root's own sub-folders are the classes, and about
+    With `imagenet/` below root, that is taken for root. With `train/` and `val/` below root, those; `val/` may be flat, as
+    ImageNet's original is, with the devkit beside it. Otherwise root's own sub-folders are the classes, and about
     `val_fraction` of each class, chosen by a hash of the file's path, is held out for validation. Raises ValueError for a
     split without the other, and for validation classes that training lacks.
     """
-    root = check_folder(root, "data")
-    root = root / "imagenet" if (root / "imagenet").is_dir() else root
+    root = dataset_root(root)
     train_folder, val_folder = split_folder(root, "train"), split_folder(root, "val")
     if train_folder is None and val_folder is None:
         return hold_out(class_folders(root, purpose="data"), val_fraction)
@@ -154,12 +146,57 @@ def labelled_images(root: str | Path, *, val_fraction: float = 0.1) -> tuple[Ima
             f"data: {root} has no {' or '.join(SPLIT_FOLDERS[lacking])} folder beside the other split"
         )
     train = class_folders(train_folder, purpose="training images")
-    val = class_folders(val_folder, purpose="validation images")
-    unknown = sorted(set(val.classes) - set(train.classes))
+    val = val_images(val_folder, root)
+    return train, relabelled(val, train.classes, f"those of {train_folder}")
+
+
+def validation_images(root: str | Path, *, val_fraction: float = 0.1) -> ImageList:
+    """The validation images of `labelled_images`. A `val/` without `train/` will do if ImageNet's devkit lies beside it.
+
+    Raises FileNotFoundError for a missing devkit, and what `labelled_images` raises.
+    """
+    tree = dataset_root(root)
+    val_folder = split_folder(tree, "val")
+    if val_folder is None or split_folder(tree, "train") is not None:
+        return labelled_images(root, val_fraction=val_fraction)[1]
+    classes = tuple(sorted(devkit_wnids(tree).values()))
+    return relabelled(val_images(val_folder, tree), classes, "the devkit's classes")
+
+
+def dataset_root(root: str | Path) -> Path:
+    """`root/imagenet` where that exists, else root; FileNotFoundError or NotADirectoryError names a wrong root."""
+    root = check_folder(root, "data")
+    return root / "imagenet" if (root / "imagenet").is_dir() else root
+
+
+def val_images(folder: Path, root: Path) -> ImageList:
+    """The images of a val/ folder: one class a sub-folder, or all in the folder itself and the devkit below root.
+
+    Raises ValueError for a mixture of both.
+    """
+    purpose = "validation images"
+    index = image_index(check_folder(folder, purpose))
+    loose = [image for image in index.images if os.sep not in image]
+    if not loose:
+        return by_sub_folder(folder, index, purpose)
+    if index.sub_folders():
+        raise ValueError(
+            f"{purpose}: {folder} holds both folders ({index.sub_folders()[0]}) and images ({loose[0]}): "
+            "expected class folders only, or ImageNet's flat original"
+        )
+    classes, labels = validation_labels(loose, root)
+    return ImageList(folder, tuple(index.paths()), labels, classes)
+
+
+def relabelled(images: ImageList, classes: tuple[str, ...], whose: str) -> ImageList:
+    """The same images with labels that index `classes`; ValueError names one of their classes that is not `whose`."""
+    used = [images.classes[label] for label in np.unique(images.labels)]
+    unknown = sorted(set(used) - set(classes))
     if unknown:
-        raise ValueError(f"data: the class {unknown[0]} of {val_folder} is not among those of {train_folder}")
-    to_train = np.array([train.classes.index(name) for name in val.classes])
-    return train, replace(val, labels=to_train[val.labels], classes=train.classes)
+        raise ValueError(f"data: the class {unknown[0]} of {images.root} is not among {whose}")
+    position = {name: label for label, name in enumerate(classes)}
+    to_label = np.array([position.get(name, UNLABELLED) for name in images.classes])
+    return replace(images, labels=to_label[images.labels], classes=classes)
 
 
 def hold_out(images: ImageList, fraction: float) -> tuple[ImageList, ImageList]:
@@ -169,19 +206,24 @@ def hold_out(images: ImageList, fraction: float) -> tuple[ImageList, ImageList]:
     """
     if not 0 < fraction < 1:
         raise ValueError(f"val_fraction must lie between 0 and 1, got {fraction}")
-    held_out = []
-    root = images.root.resolve()
-    for label, name in enumerate(images.classes):
-        members = np.flatnonzero(images.labels == label)
-        if len(members) < 2:
-            raise ValueError(
-                f"data: the class {name} of {images.root} has one image; two are needed to hold one out"
-            )
-        ranked = sorted(members, key=lambda i: zlib.crc32(os.path.relpath(images.paths[i], root).encode()))
-        held_out += ranked[: min(max(1, round(fraction * len(members))), len(members) - 1)]
+    counts = np.bincount(images.labels, minlength=len(images.classes))  # [K]
+    if counts.min() < 2:
+        name = images.classes[counts.argmin()]
+        raise ValueError(
+            f"data: the class {name} of {images.root} has one image; two are needed to hold one out"
+        )
+    prefix = os.path.join(images.root.resolve(), "")
+    hashes = [zlib.crc32(os.fsencode(path[len(prefix) :])) for path in images.paths]
+    held_out = np.clip(np.rint(fraction * counts), 1, counts - 1)
+    order = np.lexsort((hashes, images.labels))  # by class, by hash within a class
     val = np.zeros(len(images), dtype=bool)
-    val[held_out] = True
+    val[order] = place_in_class(images.labels[order]) < held_out[images.labels[order]]
     return images.subset(np.flatnonzero(~val)), images.subset(np.flatnonzero(val))
+
+
+def place_in_class(labels: np.ndarray) -> np.ndarray:
+    """How many equal labels stand before each of the sorted labels, [N] -> [N]."""
+    return np.arange(len(labels)) - np.searchsorted(labels, labels)
 
 
 def load_image(path: str | Path, *, exif: bool = False) -> Image.Image:

@@ -20,7 +20,8 @@ from mgkit.config import TrainConfig, make
 from mgkit.datasets import labelled_images
 from mgkit.embed import classify, embed
 from mgkit.evaluate import retrieve, shown_value
-from mgkit.experiment import data_root, project_root, read_results, stage_folder
+from mgkit.experiment import data_root, read_results, stage_folder
+from mgkit.files import project_root
 from mgkit.hardware import pick_device, place
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain, get_multigrain

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from mgkit.config import ClassifyConfig, RetrievalConfig
-from mgkit.datasets import UnreadableImages, labelled_images
+from mgkit.datasets import UnreadableImages, validation_images
 from mgkit.embed import pooled
-from mgkit.experiment import Run, data_root, find_path
+from mgkit.experiment import Run, data_root
+from mgkit.files import find_path
 from mgkit.finetune import in_classes_of, p_star, sweep_p
 from mgkit.metrics import average_precision, positive_ranks, ukbench_score
 from mgkit.model import MultiGrain
@@ -108,8 +109,8 @@ def evaluate_classification(config: ClassifyConfig) -> list[Accuracy]:
     Both exponents come from one backbone pass. Writes outputs/<experiment>/evaluate_imagenet/results.json.
     """
     net, _ = trained_network(config)
-    val_images = labelled_images(data_root(config.data), val_fraction=config.val_fraction)[1]
-    images = in_classes_of(net, val_images.with_exif(config.exif))
+    images = validation_images(data_root(config.data), val_fraction=config.val_fraction)
+    images = in_classes_of(net, images.with_exif(config.exif))
     training_p = net.pool.p.item()
     best = {size: p_star(config, net, size=size, crop="rect") for size in config.sizes}
     run = Run("evaluate_imagenet", config)

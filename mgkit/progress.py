@@ -40,19 +40,24 @@ class LineBar(text_bar):
 
 
 def progress(
-    iterable: Iterable, description: str, *, total: int | None = None, unit: str = "batch"
+    iterable: Iterable, description: str, *, total: int | None = None, unit: str = "batch", delay: float = 0.0
 ) -> Iterable:
-    """Iterate with progress: a bar in JupyterLab or a terminal, a line every 15 s elsewhere (papermill, a log file)."""
+    """Iterate with progress: a bar in JupyterLab or a terminal, a line every 15 s elsewhere (papermill, a log file).
+
+    delay: seconds before a bar appears, for loops that are mostly too short for one.
+    """
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)
     options = dict(desc=description, total=total, unit=unit)
     if "JPY_SESSION_NAME" in os.environ:  # set by Jupyter servers for the kernels of opened notebooks
         from tqdm.notebook import tqdm as widget_bar
 
-        return widget_bar(iterable, **options)
+        return widget_bar(iterable, delay=delay, **options)
     if sys.stdout.isatty():
-        return text_bar(iterable, file=sys.stdout, leave=False, **options)
+        return text_bar(iterable, file=sys.stdout, leave=False, delay=delay, **options)
     bar = "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed} passed, {remaining} to go, {rate_fmt}"
+    if total is None:
+        bar = "{desc}: {n_fmt} {unit}, {elapsed} passed, {rate_fmt}"
     return LineBar(
         iterable, file=sys.stdout, bar_format=bar, delay=SECONDS_BETWEEN_LINES,
         mininterval=SECONDS_BETWEEN_LINES, maxinterval=SECONDS_BETWEEN_LINES, **options,

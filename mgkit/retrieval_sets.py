@@ -14,10 +14,12 @@ from mgkit.datasets import (
     ImageList,
     check_folder,
     class_folders,
-    image_files,
+    dataset_root,
     plain_images,
-    split_folder,
+    val_images,
 )
+from mgkit.imagenet import META, split_folder
+from mgkit.index import image_files
 
 
 @dataclass(frozen=True)
@@ -167,17 +169,21 @@ def copydays(root: str | Path, *, distractors: ImageList | None = None) -> Retri
 
 
 def grouped_folder(root: str | Path) -> RetrievalSet:
-    """Images grouped by sub-folder: every image is a query, the others of its sub-folder are the positives.
+    """Images grouped by sub-folder, as `grouped` by class."""
+    return grouped(Path(root).name, class_folders(root, purpose="retrieval folder"))
 
-    An image alone in its sub-folder is ranked but asks nothing. Raises ValueError if no sub-folder holds two images.
+
+def grouped(name: str, images: ImageList) -> RetrievalSet:
+    """Every image is a query, the others of its class are the positives.
+
+    An image alone in its class is ranked but asks nothing. Raises ValueError if no class has two images.
     """
-    images = class_folders(root, purpose="retrieval folder")
     members = [np.flatnonzero(images.labels == label) for label in range(len(images.classes))]
     queries = [i for i in range(len(images)) if len(members[images.labels[i]]) > 1]
     if not queries:
-        raise ValueError(f"{root}: no sub-folder holds two images, so there is nothing to retrieve")
+        raise ValueError(f"{images.root}: no class has two images, so there is nothing to retrieve")
     positives = tuple(members[images.labels[i]][members[images.labels[i]] != i] for i in queries)
-    return RetrievalSet(Path(root).name, images, np.array(queries), np.arange(len(images)), positives)
+    return RetrievalSet(name, images, np.array(queries), np.arange(len(images)), positives)
 
 
 def plain_folder(root: str | Path) -> RetrievalSet:
@@ -187,6 +193,16 @@ def plain_folder(root: str | Path) -> RetrievalSet:
     return RetrievalSet(
         Path(root).name, images, everything, everything, (nothing,) * len(images), measure="none"
     )
+
+
+def folder_set(root: Path) -> RetrievalSet:
+    """A tree's validation images, or all of them where it has no val/, grouped by class if anything says the classes."""
+    folder = split_folder(root, "val") or root
+    if any(each.is_dir() and not each.name.startswith(".") for each in folder.iterdir()):
+        return grouped_folder(folder)
+    if folder != root and (root / META).is_file():  # ImageNet's flat original
+        return grouped(folder.name, val_images(folder, root))
+    return plain_folder(folder)
 
 
 SET_NAMES = ("holidays", "ukbench", "copydays")
@@ -207,10 +223,7 @@ def find_sets(root: str | Path, *, names: Sequence[str] = (), distractors: str =
         )
     found = [name for name in SET_NAMES if (root / name).is_dir()]
     if not names and not found:
-        images = root / "imagenet" if (root / "imagenet").is_dir() else root
-        images = split_folder(images, "val") or images
-        grouped = any(each.is_dir() and not each.name.startswith(".") for each in images.iterdir())
-        return [grouped_folder(images) if grouped else plain_folder(images)]
+        return [folder_set(dataset_root(root))]
     beside = root / "unlabelled" / "distractors"
     source = distractors or (beside if beside.is_dir() else "")
     loaders = {

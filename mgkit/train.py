@@ -18,7 +18,8 @@ from mgkit.datasets import (
     labelled_images,
 )
 from mgkit.embed import classify
-from mgkit.experiment import Run, data_root, find_path, is_mini, missing_stage, stage_folder
+from mgkit.experiment import Run, data_root, is_mini, missing_stage, stage_folder
+from mgkit.files import find_path
 from mgkit.hardware import autocast, pick_device, place
 from mgkit.losses import JointLoss
 from mgkit.metrics import topk_accuracy

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from mgkit.checkpoints import save_checkpoint
 from mgkit.config import NetworkConfig, WhitenConfig, make
-from mgkit.datasets import ImageList, UnreadableImages, labelled_images, plain_images
+from mgkit.datasets import ImageList, UnreadableImages, labelled_images, plain_images, validation_images
 from mgkit.embed import pooled
-from mgkit.experiment import Run, add_results, data_root, find_path
+from mgkit.experiment import Run, add_results, data_root
+from mgkit.files import find_path
 from mgkit.finetune import in_classes_of, p_star, set_p
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain, append_one
@@ -137,8 +138,8 @@ def check_folding(config: WhitenConfig, whitened: Whitened) -> dict:
 
     top1_before, top1_after, same_class in 0..1; relative_difference: of the logits, after the best factor for each image.
     """
-    val_images = labelled_images(data_root(config.data), val_fraction=config.val_fraction)[1]
-    images = in_classes_of(whitened.before, val_images.with_exif(config.exif))
+    images = validation_images(data_root(config.data), val_fraction=config.val_fraction)
+    images = in_classes_of(whitened.before, images.with_exif(config.exif))
     rows = pooled(
         whitened.before, images, size=whitened.size, crop=whitened.crop, ps=[whitened.p], batch_size=config.batch_size,
         workers=config.workers, precision=config.precision, unreadable=UnreadableImages(config.on_unreadable),

@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
+
+from mgkit import index
 
 
 def noise(seed: int, size: tuple[int, int] = (24, 16)) -> Image.Image:
@@ -26,6 +29,44 @@ def write_tree(root: Path, *names: str) -> Path:
     for seed, name in enumerate(names):
         write_picture(root / name, seed=seed)
     return root
+
+
+def write_empty(root: Path, *names: str) -> Path:
+    """An empty file for every name below root: enough where nothing is decoded."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def flat_name(number: int) -> str:
+    """The name of an ImageNet validation image."""
+    return f"ILSVRC2012_val_{number:08d}.JPEG"
+
+
+def write_devkit(root: Path, wnids: dict[int, str], truth: list[int]) -> Path:
+    """ImageNet's devkit below root: classes {ILSVRC2012_ID: WordNet id} under one parent synset, and the ground truth."""
+    fields = ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height", "num_train_images")  # fmt: skip
+    leaf = ("a thing, stuff", "what there is", 0.0, np.zeros((0, 0)), 0.0, 1300.0)
+    rows = [(float(number), wnid, *leaf) for number, wnid in wnids.items()]
+    parent = (len(rows) + 1.0, "n09999999", "thing", "all", float(len(rows)), [*wnids], 1.0, 0.0)
+    synsets = np.array([[row] for row in [*rows, parent]], dtype=[(name, object) for name in fields])  # [n,1]
+    data = root / "ILSVRC2012_devkit_t12" / "data"
+    data.mkdir(parents=True)
+    savemat(data / "meta.mat", {"synsets": synsets})
+    (data / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{number}\n" for number in truth))
+    return data
+
+
+def list_backwards(monkeypatch) -> None:
+    """From here on, folders are listed in another order than before."""
+    forwards = index.list_folder
+
+    def backwards(folder):
+        listing = forwards(folder)
+        return listing._replace(folders=listing.folders[::-1], images=listing.images[::-1])
+
+    monkeypatch.setattr(index, "list_folder", backwards)
 
 
 @contextmanager

@@ -1,26 +1,40 @@
 """Image lists of every layout, odd image files, and samples that depend on nothing but their index and seed."""
 
+import os
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import noise, one_line_error, write_picture, write_tree
+from support import (
+    flat_name,
+    list_backwards,
+    noise,
+    one_line_error,
+    write_devkit,
+    write_empty,
+    write_picture,
+    write_tree,
+)
 
 from mgkit import datasets
 from mgkit.datasets import (
     ImageDataset,
+    ImageList,
     SeededBatches,
     UnreadableImageError,
     UnreadableImages,
     batch_loader,
     class_folders,
+    hold_out,
     image_shapes,
     labelled_images,
     load_image,
     plain_images,
+    validation_images,
 )
 from mgkit.transforms import eval_transform, train_transform
 
@@ -70,14 +84,9 @@ def test_what_is_held_out_depends_neither_on_the_place_nor_on_the_order(tmp_path
     files = [f"{c}/{n}.png" for c in "abc" for n in range(10)]
     here, there = write_tree(tmp_path / "here", *files), tmp_path / "deep" / "there"
     write_tree(there, *reversed(files))
-    walk = datasets.os.walk
     first = [names(part) for part in labelled_images(here, val_fraction=0.3)]
 
-    def backwards(*args, **options):
-        for parent, folders, found in walk(*args, **options):
-            yield parent, folders, found[::-1]
-
-    monkeypatch.setattr(datasets.os, "walk", backwards)
+    list_backwards(monkeypatch)
     assert [names(part) for part in labelled_images(there, val_fraction=0.3)] == first
     monkeypatch.chdir(there.parent)
     assert [names(part) for part in labelled_images("there", val_fraction=0.3)] == first
@@ -152,6 +161,184 @@ def test_the_first_images_of_every_class(tmp_path):
         ("a/2.png", "a"),
         ("b/1.png", "b"),
     ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 100])
+def test_the_first_of_every_class_against_a_loop(count):
+    images = made_up_list()
+    taken = []
+    for index, label in enumerate(images.labels):
+        if sum(images.labels[i] == label for i in taken) < count:
+            taken.append(index)
+    found = images.first_per_class(count)
+    assert found.paths == tuple(images.paths[i] for i in taken)
+    assert found.labels.tolist() == images.labels[taken].tolist()
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.25, 0.5, 0.9])
+def test_what_is_held_out_against_a_loop(fraction):
+    images = made_up_list()
+    held_out = set()
+    for label in range(len(images.classes)):
+        members = [i for i, other in enumerate(images.labels) if other == label]
+        members.sort(key=lambda i: zlib.crc32(os.path.relpath(images.paths[i], images.root).encode()))
+        held_out |= set(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
+    train, val = hold_out(images, fraction)
+    assert val.paths == tuple(images.paths[i] for i in sorted(held_out))
+    assert train.paths == tuple(path for i, path in enumerate(images.paths) if i not in held_out)
+
+
+def made_up_list():
+    """200 images of five classes, mixed, of unequal numbers; some have equal hashes."""
+    labels = np.random.default_rng(0).choice(5, size=200, p=[0.4, 0.3, 0.2, 0.05, 0.05])
+    paths = tuple(f"/photos/{i // 2 if i > 150 else i}é.png" for i in range(200))
+    return ImageList(Path("/photos"), paths, labels, tuple("abcde"))
+
+
+@pytest.mark.parametrize("kind", [list, np.array, iter])
+@pytest.mark.parametrize("chosen", [[3, 0, 3], []])
+def test_a_subset_is_in_the_order_asked(chosen, kind):
+    images = made_up_list()
+    found = images.subset(kind(chosen))
+    assert found.paths == tuple(images.paths[i] for i in chosen)
+    assert found.labels.tolist() == [images.labels[i] for i in chosen]
+
+
+def test_class_names_that_sort_around_the_separator(tmp_path):
+    classes = ["a", "a b", "a!", "a-b", "a.b", "a0", "a_b", "aé", "é", "A"]
+    files = [f"{c}/{name}" for c in classes for name in ("2.png", "1.png", "deep-er/3.png", "deep/4.png")]
+    write_empty(tmp_path, *files, "loose.png")
+    found = class_folders(tmp_path)
+    expected = [(name, sorted(str(p) for p in (tmp_path / name).rglob("*.png"))) for name in sorted(classes)]
+    assert found.classes == tuple(name for name, _ in expected)
+    assert found.paths == tuple(path for _, paths in expected for path in paths)
+    assert found.labels.tolist() == [k for k, (_, paths) in enumerate(expected) for _ in paths]
+
+
+def test_names_that_are_not_utf_8_or_hold_a_line_break_are_held_out_too(tmp_path):
+    for raw in (b"a/caf\xe9.png", b"a/two\nlines.png", b"b\xff/1.png", b"b\xff/2.png"):
+        path = os.path.join(os.fsencode(tmp_path), raw)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        open(path, "wb").close()
+    train, val = labelled_images(tmp_path)
+    assert len(train) == len(val) == 2
+    assert all(os.path.isfile(path) for path in train.paths + val.paths)
+
+
+# --- ImageNet's flat validation images
+
+IDS = {1: "n03000000", 2: "n01000000", 3: "n02000000"}  # by number, not in the order of the classes
+TRUTH = [3, 1, 1, 2, 3, 2]
+LABELS = [1, 2, 2, 0, 1, 0]  # of TRUTH, among the sorted ids
+CLASSES = ("n01000000", "n02000000", "n03000000")
+
+
+def imagenet_tree(root, *, val="val", numbers=range(1, 7), train=CLASSES):
+    write_devkit(root, IDS, TRUTH)
+    write_empty(root / val, *[flat_name(n) for n in numbers])
+    write_empty(root / "train", *[f"{w}/{w}_{n}.JPEG" for w in train for n in (1, 2)])
+    return root
+
+
+@pytest.mark.parametrize("val", ["val", "ILSVRC2012_img_val"])
+@pytest.mark.parametrize("below", ["", "imagenet"])
+def test_flat_validation_images_get_their_classes_from_the_devkit(tmp_path, val, below):
+    root = imagenet_tree(tmp_path / below, val=val)
+    train, found = labelled_images(tmp_path)
+    assert found.paths == tuple(str(root / val / flat_name(n)) for n in range(1, 7))
+    assert found.labels.tolist() == LABELS
+    assert found.classes == train.classes == CLASSES
+    assert not found.exif
+    found = validation_images(tmp_path)
+    assert found.labels.tolist() == LABELS
+
+
+def test_of_a_partial_flat_folder_the_number_in_the_name_counts(tmp_path):
+    _, val = labelled_images(imagenet_tree(tmp_path, numbers=[5, 2, 4]))
+    assert [Path(path).name for path in val.paths] == [flat_name(n) for n in (2, 4, 5)]
+    assert val.labels.tolist() == [LABELS[1], LABELS[3], LABELS[4]]
+
+
+def test_both_layouts_agree(tmp_path):
+    imagenet_tree(tmp_path / "flat")
+    files = [f"val/{IDS[k]}/{flat_name(n)}" for n, k in enumerate(TRUTH, start=1)]
+    folders = write_empty(imagenet_tree(tmp_path / "folders"), *files)
+    for n in range(1, 7):
+        (folders / "val" / flat_name(n)).unlink()
+    flat, sorted_ = (validation_images(tmp_path / name) for name in ("flat", "folders"))
+    as_pairs = [
+        {(Path(p).name, each.classes[k]) for p, k in zip(each.paths, each.labels, strict=True)}
+        for each in (flat, sorted_)
+    ]
+    assert as_pairs[0] == as_pairs[1] and flat.classes == sorted_.classes
+
+
+def test_labels_are_those_of_training_even_if_it_has_other_classes_besides(tmp_path):
+    root = imagenet_tree(tmp_path, train=("n00000001", "n01000000", "n02000000", "n02500000", "n03000000"))
+    train, val = labelled_images(root)
+    assert val.classes == train.classes
+    assert [val.classes[k] for k in val.labels] == [IDS[k] for k in TRUTH]
+
+
+def test_a_training_folder_may_lack_what_no_validation_image_shows(tmp_path):
+    root = imagenet_tree(tmp_path, numbers=[1, 2, 3], train=("n02000000", "n03000000"))
+    assert labelled_images(root)[1].labels.tolist() == [0, 1, 1]
+
+
+def test_a_devkit_class_that_training_lacks_is_named(tmp_path):
+    root = imagenet_tree(tmp_path, train=("n02000000", "n03000000"))
+    with one_line_error(ValueError, "n01000000", tmp_path / "val", tmp_path / "train"):
+        labelled_images(root)
+
+
+def test_class_folders_and_flat_images_side_by_side_are_refused(tmp_path):
+    write_empty(imagenet_tree(tmp_path), "val/n01000000/1.JPEG")
+    with one_line_error(ValueError, tmp_path / "val", "n01000000", flat_name(1)):
+        labelled_images(tmp_path)
+
+
+def test_without_the_devkit_its_place_is_named(tmp_path):
+    shutil.rmtree(imagenet_tree(tmp_path) / "ILSVRC2012_devkit_t12")
+    with one_line_error(FileNotFoundError, tmp_path / "ILSVRC2012_devkit_t12" / "data" / "meta.mat"):
+        labelled_images(tmp_path)
+
+
+def test_flat_images_of_other_names_are_no_validation_images(tmp_path):
+    write_empty(tmp_path, "train/a/1.png", "val/cat.png")
+    with one_line_error(ValueError, "cat.png", "ILSVRC2012_val_", "class folder"):
+        labelled_images(tmp_path)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_validation_images_alone_will_do_with_the_devkit(tmp_path, flat):
+    write_devkit(tmp_path, IDS, TRUTH)
+    write_empty(tmp_path / "val", *([flat_name(2)] if flat else ["n03000000/1.JPEG"]))
+    val = validation_images(tmp_path)
+    assert val.classes == CLASSES and val.labels.tolist() == [2]
+    with one_line_error(ValueError, tmp_path, "no train "):
+        labelled_images(tmp_path)
+
+
+def test_validation_images_alone_without_the_devkit_are_refused(tmp_path):
+    write_empty(tmp_path, "val/n03000000/1.JPEG")
+    with one_line_error(FileNotFoundError, tmp_path / "ILSVRC2012_devkit_t12", "without train/"):
+        validation_images(tmp_path)
+
+
+def test_a_class_folder_that_the_devkit_lacks_is_named(tmp_path):
+    write_devkit(tmp_path, IDS, TRUTH)
+    write_empty(tmp_path, "val/stranger/1.JPEG")
+    with one_line_error(ValueError, "stranger", tmp_path / "val", "devkit"):
+        validation_images(tmp_path)
+
+
+def test_validation_images_of_other_trees_are_those_of_labelled_images(tmp_path):
+    write_empty(tmp_path / "whole", *[f"{c}/{n}.png" for c in "ab" for n in range(10)])
+    write_empty(tmp_path / "split", "train/a/1.png", "train/b/1.png", "val/b/1.png")
+    for root, options in [(tmp_path / "whole", {"val_fraction": 0.3}), (tmp_path / "split", {})]:
+        expected, found = labelled_images(root, **options)[1], validation_images(root, **options)
+        assert (found.paths, found.classes) == (expected.paths, expected.classes)
+        assert found.labels.tolist() == expected.labels.tolist()
 
 
 # --- What is wrong with a folder or a list

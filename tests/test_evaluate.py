@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import one_line_error
+from support import flat_name, one_line_error, write_devkit
 
 from mgkit.config import ClassifyConfig, NetworkConfig, RetrievalConfig, make
+from mgkit.datasets import labelled_images
 from mgkit.evaluate import (
     RetrievalResult,
     evaluate_classification,
@@ -276,6 +277,27 @@ def test_classification_is_measured_for_every_crop_size_and_exponent(after_chain
     assert all(0 <= row.top1 <= row.top5 <= 1 for row in rows)
     written = json.loads((after_chain.folder / "outputs/t/evaluate_imagenet/results.json").read_text())
     assert written["images"] == 36 and len(written["rows"]) == 8
+
+
+def test_flat_validation_images_alone_give_the_same_accuracy(after_chain, mini_root, tmp_path):
+    val = labelled_images(mini_root)[1]
+    truth = [int(label) + 1 for label in val.labels]
+    write_devkit(tmp_path, {k + 1: f"n{k:08d}" for k in range(len(val.classes))}, truth)
+    (tmp_path / "val").mkdir()
+    for number, path in enumerate(val.paths, start=1):
+        (tmp_path / "val" / flat_name(number)).symlink_to(path)
+    checkpoint = str(after_chain.folder / "outputs/t/train/checkpoint.pth")
+    rows = []
+    for experiment, data in [("sorted", mini_root / "imagenet"), ("flat", tmp_path)]:
+        values = {
+            "sizes": [64],
+            "data": str(data),
+            "experiment": experiment,
+            "workers": 0,
+            "checkpoint": checkpoint,
+        }
+        rows.append(evaluate_classification(make(ClassifyConfig, values)))
+    assert rows[0] == rows[1]
 
 
 def test_on_data_of_one_s_own_a_missing_whitening_names_the_command(mini_root, tmp_path, monkeypatch):

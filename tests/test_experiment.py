@@ -19,6 +19,7 @@ from mgkit.experiment import (
     read_results,
     stage_folder,
 )
+from mgkit.files import project_root
 
 
 @pytest.fixture(autouse=True)

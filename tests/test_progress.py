@@ -74,3 +74,18 @@ def test_a_terminal_gets_a_bar_that_redraws_itself(monkeypatch):
     monkeypatch.setattr("sys.stdout", terminal)
     assert list(progress(range(3), "working")) == [0, 1, 2]
     assert "\r" in terminal.getvalue() and "working" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(("delay", "shown"), [(0.0, True), (60.0, False)])
+def test_a_bar_may_wait_until_a_loop_turns_out_to_be_long(monkeypatch, delay, shown):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert list(progress(iter("abc"), "working", delay=delay)) == ["a", "b", "c"]
+    assert ("working" in terminal.getvalue()) == shown
+    assert shown or terminal.getvalue() == ""
+
+
+def test_a_loop_of_unknown_length_says_how_far_it_came(capsys, monkeypatch):
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.01)
+    _, lines = printed(capsys, iter("abc"), seconds=0.02, unit="steps")
+    assert re.match(r"working: 3 steps, \S+ passed, ", lines[-1])

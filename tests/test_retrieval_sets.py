@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import one_line_error, write_picture, write_tree
+from support import flat_name, list_backwards, one_line_error, write_devkit, write_picture, write_tree
 
-from mgkit import datasets
 from mgkit.datasets import plain_images
 from mgkit.retrieval_sets import copydays, find_sets, grouped_folder, holidays, ukbench
 
@@ -99,13 +98,7 @@ def test_distractors_are_ranked_but_answer_nothing(tmp_path):
 )
 def test_the_order_of_the_directory_does_not_matter(tmp_path, monkeypatch, read, files):
     forwards = read(write_tree(tmp_path / "set", *files))
-    walk = datasets.os.walk
-
-    def backwards(*args, **options):
-        for parent, folders, found in walk(*args, **options):
-            yield parent, folders, sorted(found, reverse=True)
-
-    monkeypatch.setattr(datasets.os, "walk", backwards)
+    list_backwards(monkeypatch)
     found = read(tmp_path / "set")
     assert found.images.paths == forwards.images.paths
     assert answers(found) == answers(forwards)
@@ -182,6 +175,16 @@ def test_imagenet_s_layout_gives_its_validation_images(tmp_path, val, below):
         f"{val}_b_1.png": [f"{val}_b_2.png"],
         f"{val}_b_2.png": [f"{val}_b_1.png"],
     }
+
+
+def test_imagenet_s_flat_validation_images_are_grouped_by_class(tmp_path):
+    write_tree(tmp_path, *[f"val/{flat_name(n)}" for n in range(1, 5)], "train/n01000000/1.JPEG")
+    [plain] = find_sets(tmp_path)
+    assert plain.measure == "none"  # nothing says the classes
+    write_devkit(tmp_path, {1: "n02000000", 2: "n01000000"}, [2, 1, 2, 1])
+    [found] = find_sets(tmp_path)
+    first, second, third, fourth = (flat_name(n) for n in range(1, 5))
+    assert answers(found) == {first: [third], second: [fourth], third: [first], fourth: [second]}
 
 
 def test_all_sets_of_the_mini_set_are_found(mini_root):
