@@ -19,7 +19,6 @@ from mgkit.experiment import (
     read_results,
     stage_folder,
 )
-from mgkit.files import project_root
 
 
 @pytest.fixture(autouse=True)
