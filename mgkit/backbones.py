@@ -94,7 +94,7 @@ def build_resnet(name: str, pretrained: bool) -> Backbone:
     if pretrained:
         if weights is None:
             raise ValueError(f"{name} has no published weights: leave pretrained off, or take resnet18")
-        net.load_state_dict(published_state(weights.url))
+        net.load_state_dict(published_state(weights.url, net))
         classifier = of_imagenet(net.fc)
     # The children keep their names, so that state dicts read features.conv1.weight, as the released files do.
     return Backbone(name, without(net, "avgpool", "fc"), net.fc.in_features, classifier=classifier)
@@ -113,14 +113,15 @@ def build_senet154(name: str, pretrained: bool) -> Backbone:
 def build_nasnet(name: str, pretrained: bool) -> Backbone:
     """NASNet-A-Mobile, with the weights of the 2018 port."""
     net = nasnet_a_mobile()
-    return with_relu(name, net, load_cells(net, published_state(NASNET_URL)) if pretrained else None)
+    classifier = load_cells(net, published_state(NASNET_URL, net)) if pretrained else None
+    return with_relu(name, net, classifier)
 
 
 def build_pnasnet(name: str, pretrained: bool) -> Backbone:
     """PNASNet-5-Large, with timm's copy of the weights of the 2018 port."""
     net = pnasnet5_large()
-    state = timm_model("pnasnet5large", pretrained=True).state_dict() if pretrained else None
-    return with_relu(name, net, load_cells(net, state) if pretrained else None)
+    classifier = load_cells(net, timm_model("pnasnet5large", True).state_dict()) if pretrained else None
+    return with_relu(name, net, classifier)
 
 
 def with_relu(name: str, net: CellNetwork, classifier: tuple[Tensor, Tensor] | None) -> Backbone:
@@ -210,19 +211,27 @@ def timm_model(model: str, pretrained: bool) -> nn.Module:
         ) from None
 
 
-def published_state(url: str) -> dict[str, Tensor]:
-    """The state dict of a published file, fetched once into data/pretrained/. ValueError, naming it, if it is damaged."""
+def published_state(url: str, net: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a published file, fetched once into data/pretrained/. ValueError, naming it, if it is not for net."""
     from mgkit.download import fetch
     from mgkit.experiment import project_root
 
     path = fetch(url, project_root() / "data" / "pretrained" / PurePosixPath(url).name)
+    wrong = f"{path} does not hold the weights of {url}"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # a damaged pickle may raise anything
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path} does not hold the weights of {url}: {reason}") from None
+        raise ValueError(f"{wrong}: {reason}") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{wrong}, but a {type(state).__name__}")
+    for key, value in net.state_dict().items():
+        counts = key.endswith("num_batches_tracked")  # came after 2018
+        if not counts and (key not in state or state[key].shape != value.shape):
+            raise ValueError(f"{wrong}: {key} is missing or of another shape")
+    return state
 
 
 def without(net: nn.Module, *children: str) -> nn.Sequential:
