@@ -12,6 +12,7 @@ The modules in the order in which the method reads:
     retrieval_sets  Holidays, UKBench, Copydays, folders: images, queries, ground truth
     transforms      training augmentations; evaluation crops
     samplers        repeated augmentation; batches of one shape
+    nasnet          NASNet-A-Mobile and PNASNet-5-Large, as tables of cells
     backbones       a name -> a network up to its last feature map
     pooling         GeM, L2 normalisation
     model           backbone -> GeM -> (whitening) -> embedding and logits

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mgkit.backbones import Backbone, build_backbone
-from mgkit.pooling import GeM, l2_normalize
+from mgkit.pooling import GeM, check_exponent, l2_normalize
 
 
 class PCA(nn.Module):
@@ -40,9 +40,9 @@ def append_one(pooled: Tensor) -> Tensor:
 class MultiGrain(nn.Module):
     """One embedding for classes, instances and copies (figure 1).
 
-    backbone: from `build_backbone`. p: GeM exponent. Inputs are float images [B,3,H,W], or a list of [3,h,w]
-    of unequal sizes, normalised with `mean` and `std`. Attributes: name, width (channels C before whitening), classes
-    (the names of the K classes, empty where the checkpoint does not say them).
+    backbone: from `build_backbone`; its published classifier is used if it has num_classes classes. p: GeM exponent. Inputs are
+    float images [B,3,H,W], or a list of [3,h,w] of unequal sizes, normalised with `mean` and `std`. Attributes: name, width
+    (channels C before whitening), classes (the names of the K classes, empty where the checkpoint does not say them).
     """
 
     def __init__(self, backbone: Backbone, *, p: float = 3.0, num_classes: int = 1000, learn_p: bool = False):
@@ -54,9 +54,13 @@ class MultiGrain(nn.Module):
             backbone.std,
         )
         self.features = backbone.features
+        self.twin = backbone.twin
         self.pool = GeM(p, learn_p=learn_p)
         self.whitening: Whitening | None = None
-        self.classifier = nn.Linear(backbone.width, num_classes)
+        self.dropout = nn.Dropout(backbone.dropout)
+        self.set_classifier(nn.Linear(backbone.width, num_classes))
+        if backbone.classifier is not None and len(backbone.classifier[1]) == num_classes:
+            self.copy_to_classifier(*backbone.classifier)
         self.classes: tuple[str, ...] = ()
 
     def forward(self, images: Tensor | list[Tensor]) -> dict[str, Tensor]:
@@ -81,16 +85,26 @@ class MultiGrain(nn.Module):
             return {
                 "embedding": embedding,
                 "normalized_embedding": l2_normalize(embedding),
-                "classifier_output": self.classifier(embedding),
+                "classifier_output": self.classifier(self.dropout(embedding)),
             }
+
+    def set_classifier(self, classifier: nn.Linear) -> None:
+        """Put a classifier in place. In the files of the NASNets it is there twice: so it is here, the very same module."""
+        self.classifier = classifier
+        if self.twin:
+            self.features.get_submodule(self.twin).last_linear = classifier
+
+    @torch.no_grad()
+    def copy_to_classifier(self, weight: Tensor, bias: Tensor) -> None:
+        """Copy weight [K,D] and bias [K]."""
+        self.classifier.weight.copy_(weight)
+        self.classifier.bias.copy_(bias)
 
     def set_whitening(self, mean: Tensor, projection: Tensor, weight: Tensor, bias: Tensor) -> None:
         """Put a whitening (mean [D], projection [D,D]) and its classifier ([K,D], [K]) in place; D = width + 1."""
         self.whitening = Whitening(mean, projection)
-        self.classifier = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
-        with torch.no_grad():
-            self.classifier.weight.copy_(weight)
-            self.classifier.bias.copy_(bias)
+        self.set_classifier(nn.Linear(weight.shape[1], weight.shape[0], device=weight.device))
+        self.copy_to_classifier(weight, bias)
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False):
         """As in torch; a whitened state grows the whitening and the classifier it needs.
@@ -119,8 +133,10 @@ def check_state(net: MultiGrain, state: Mapping[str, Tensor]) -> None:
     if net.whitening is not None and not whitened:
         raise ValueError("the state has no whitening but the network has: load it into a fresh network")
     expected = {key: tuple(value.shape) for key, value in own.items()}
+    twins = ["classifier"] + ([f"features.{net.twin}.last_linear"] if net.twin else [])
     if whitened:
-        expected |= whitening | {"classifier.weight": (net.classifier.out_features, net.width + 1)}
+        expected |= whitening
+        expected |= {f"{twin}.weight": (net.classifier.out_features, net.width + 1) for twin in twins}
     missing = sorted(expected.keys() - state.keys())
     extra = sorted(state.keys() - expected.keys())
     if missing or extra:
@@ -136,15 +152,32 @@ def check_state(net: MultiGrain, state: Mapping[str, Tensor]) -> None:
             raise ValueError(
                 f"the state is not that of a {net.name}: {key} is {tuple(state[key].shape)}, not {shape}"
             )
+    for twin in twins[1:]:
+        for key in ("weight", "bias"):
+            if not torch.equal(state[f"{twin}.{key}"], state[f"classifier.{key}"]):
+                raise ValueError(
+                    f"the state of a {net.name} holds its classifier twice, but {twin}.{key} differs from classifier.{key}: "
+                    "copy the right one over the other"
+                )
 
 
 def get_multigrain(
-    backbone: str = "resnet50", *, p: float = 3.0, num_classes: int = 1000, learn_p: bool = False
+    backbone: str = "resnet50",
+    *,
+    p: float = 3.0,
+    num_classes: int = 1000,
+    learn_p: bool = False,
+    pretrained_backbone: bool = False,
 ) -> MultiGrain:
     """A MultiGrain network on the named backbone, randomly initialised; GeM exponent p (3 in the paper).
 
-    Raises ValueError for an unknown backbone, p <= 0 or num_classes < 1.
+    pretrained_backbone: take the weights published for ImageNet; with num_classes=1000 their classifier too, which makes the
+    off-the-shelf networks of table E.1. Raises ValueError for an unknown backbone, p <= 0 or num_classes < 1; OSError where
+    weights cannot be fetched.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    return MultiGrain(build_backbone(backbone), p=p, num_classes=num_classes, learn_p=learn_p)
+    check_exponent(p)  # before weights are fetched
+    return MultiGrain(
+        build_backbone(backbone, pretrained_backbone), p=p, num_classes=num_classes, learn_p=learn_p
+    )

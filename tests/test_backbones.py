@@ -1,43 +1,338 @@
-"""Names of backbones; what they build."""
+"""Names of backbones; what they build; where published weights come from."""
 
 import json
+import subprocess
+import sys
+import types
+from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
 import torch
+import torchvision
+from support import one_line_error, write_picture
+from torch import nn
 
 from mgkit import get_multigrain
-from mgkit.backbones import backbone_names, build_backbone, check_backbone
+from mgkit.backbones import (
+    IMAGENET_MEAN,
+    NASNET_URL,
+    backbone_names,
+    build_backbone,
+    check_backbone,
+    load_cells,
+)
+from mgkit.checkpoints import load_network, save_checkpoint
+from mgkit.datasets import class_folders
+from mgkit.embed import embed
+from mgkit.nasnet import pnasnet5_large
+from mgkit.whitening import whiten
+
+PUBLISHED = [
+    "resnet18", "resnet50", "resnet101", "resnet152", "senet154", "nasnetamobile", "pnasnet5large",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["resnet10", "resnet18"])
-def test_a_backbone_maps_images_to_its_width_at_stride_32(name):
+@pytest.mark.parametrize("name", ["resnet10", "resnet18", "nasnetamobile", "timm/test_resnet"])
+@pytest.mark.parametrize("shape", [(64, 97), (65, 33), (128, 101)])
+def test_a_backbone_maps_images_of_any_shape_to_its_width_at_stride_32(name, shape):
     backbone = build_backbone(name)
     with torch.no_grad():
-        maps = backbone.features.eval()(torch.rand(2, 3, 64, 97))
-    assert maps.shape == (2, backbone.width, 2, 4)
+        maps = backbone.features.eval()(torch.rand(2, 3, *shape))
+    assert maps.shape[:2] == (2, backbone.width)
+    assert all(
+        side // 32 <= cells <= side // 32 + 1 for side, cells in zip(shape, maps.shape[2:], strict=True)
+    )
     assert backbone.name == name and len(backbone.mean) == len(backbone.std) == 3
 
 
-@pytest.mark.parametrize("name", [n for n in backbone_names() if n != "resnet10"])
-def test_state_has_the_keys_and_shapes_of_the_released_file(reference, name):
-    path = reference / "layouts" / f"{name}.json"
-    if not path.exists():
-        pytest.skip(f"no layout of {name}")
+def test_names_are_the_published_ones_and_resnet10():
+    assert sorted(backbone_names()) == sorted([*PUBLISHED, "resnet10"])
+    assert all(check_backbone(name) == name for name in backbone_names())
+
+
+@pytest.mark.parametrize("whitened", [False, True])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_state_has_the_keys_and_shapes_of_the_released_file(reference, name, whitened):
+    layout = json.loads((reference / "layouts" / f"{name}.json").read_text())
     with torch.device("meta"):
-        state = get_multigrain(name).state_dict()
-    layout = json.loads(path.read_text())
-    assert {key: list(value.shape) for key, value in state.items()} == {k: v[0] for k, v in layout.items()}
-    assert all(str(state[key].dtype) == f"torch.{dtype}" for key, (_, dtype) in layout.items())
+        net = get_multigrain(name)
+        if whitened:
+            size = net.width + 1
+            net.set_whitening(
+                torch.empty(size), torch.empty(size, size), torch.empty(1000, size), torch.empty(1000)
+            )
+            for key in ("classifier.weight", "features.0.base_net.last_linear.weight"):
+                if key in layout:
+                    layout[key][0] = [1000, size]
+            layout |= {"whitening.pca.pca_m": [[size], "float32"]}
+            layout |= {"whitening.pca.pca_P": [[size, size], "float32"]}
+    found = {key: [list(x.shape), str(x.dtype).removeprefix("torch.")] for key, x in net.state_dict().items()}
+    assert found == layout
 
 
-def test_names_are_unique_and_known():
-    names = backbone_names()
-    assert len(set(names)) == len(names) and {"resnet18", "resnet50"} <= set(names)
-    assert all(check_backbone(name) == name for name in names)
+@pytest.mark.parametrize("name", ["resnet50", "senet154", "nasnetamobile", "pnasnet5large"])
+def test_input_is_normalised_as_the_original_was(name):
+    with torch.device("meta"):
+        backbone = build_backbone(name)
+    half = "nasnet" in name
+    assert backbone.mean == ((0.5, 0.5, 0.5) if half else IMAGENET_MEAN)
+    assert backbone.std == ((0.5, 0.5, 0.5) if half else (0.229, 0.224, 0.225))
+    assert backbone.dropout == (0.5 if half else 0.2 if name == "senet154" else 0.0)
 
 
-@pytest.mark.parametrize("name", ["resnet51", "", "ResNet50"])
+@pytest.mark.parametrize("name", ["resnet51", "", "ResNet50", "timm", "pnasnet"])
 def test_an_unknown_name_lists_the_known_ones(name):
-    with pytest.raises(ValueError, match="is unknown; one of .*resnet50") as caught:
+    with one_line_error(ValueError, repr(name), "is unknown; one of", *backbone_names(), "timm/<name>"):
         build_backbone(name)
-    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "model", ["resnet51", "", "resnet50.no_such_tag", "hf-hub:timm/resnet18", "../resnet18"]
+)
+def test_an_unknown_model_of_timm_is_refused(model):
+    with one_line_error(ValueError, f"timm/{model}", "is unknown", timm.__version__, "timm.list_models"):
+        check_backbone(f"timm/{model}")
+
+
+def test_names_are_checked_without_timm():
+    code = (
+        "import sys; from mgkit.config import TrainConfig, make; make(TrainConfig, {'backbone': 'senet154'}); "
+        "assert 'timm' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# timm
+
+
+def test_a_timm_model_trains_whitens_and_is_saved_like_the_others(tmp_path):
+    net = get_multigrain("timm/test_resnet", num_classes=3)
+    assert net.training and net.features.net.training
+    net(torch.rand(2, 3, 64, 64))["classifier_output"].square().sum().backward()
+    assert all(w.grad is not None for w in net.parameters() if w.requires_grad)
+    whitened = whiten(net.eval(), torch.rand(net.width + 1), torch.eye(net.width + 1) * 2)
+    save_checkpoint(tmp_path / "net.pth", whitened)
+    loaded, _ = load_network(tmp_path / "net.pth")
+    images = torch.rand(1, 3, 50, 70)
+    with torch.no_grad():
+        assert torch.equal(loaded(images)["embedding"], whitened(images)["embedding"])
+
+
+def test_input_of_a_timm_model_is_normalised_as_timm_says():
+    config = timm.get_pretrained_cfg("test_resnet")
+    backbone = build_backbone("timm/test_resnet")
+    assert (backbone.mean, backbone.std) == (config.mean, config.std)
+
+
+def test_maps_with_channels_last_are_turned_and_a_fixed_size_is_named():
+    backbone = build_backbone("timm/swin_tiny_patch4_window7_224")
+    with torch.no_grad():
+        images = torch.rand(1, 3, 224, 224)
+        maps = backbone.features.eval()(images)
+        assert torch.equal(maps[0, :, 2, 5], backbone.features.net.forward_features(images)[0, 2, 5])
+    assert maps.shape == (1, 768, 7, 7) == (1, backbone.width, 7, 7)
+    with one_line_error(ValueError, "timm/swin_tiny", "224 x 224 px only, got 96 x 128"):
+        backbone.features(torch.rand(1, 3, 96, 128))
+
+
+def test_a_model_of_tokens_is_refused():
+    with one_line_error(ValueError, "timm/test_vit", "tokens"):
+        build_backbone("timm/test_vit")
+
+
+# Published weights
+
+
+@pytest.fixture
+def files(monkeypatch):
+    """A dict url -> what torch.save writes there; stands in for the network. Fetched paths are kept under "paths"."""
+    known = {"paths": []}
+
+    def fetch(url, path):
+        known["paths"].append(path)
+        if url not in known:
+            raise OSError(f"{url} could not be fetched: put it at {path}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(known[url], path)
+        return path
+
+    module = types.ModuleType("mgkit.download")
+    module.fetch = fetch
+    monkeypatch.setitem(sys.modules, "mgkit.download", module)
+    return known
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    """An empty folder as working directory and project root."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def pretrained_timm(monkeypatch):
+    """timm as with a network: what it would fetch is random, and the same every time."""
+    create = timm.create_model
+
+    def create_model(name, pretrained=False, **options):
+        if pretrained:
+            torch.manual_seed(7)
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    return create_model
+
+
+def same_values(module, state):
+    """Whether the module has all the state's values."""
+    own = module.state_dict()
+    return all(torch.equal(own[key], value) for key, value in state.items())
+
+
+def test_a_resnet_comes_with_the_weights_and_the_classifier_of_torchvision(files, here):
+    original = torchvision.models.resnet18().eval()
+    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
+    files[url] = original.state_dict()
+    images = torch.rand(2, 3, 64, 64)
+    net = get_multigrain("resnet18", p=1.0, pretrained_backbone=True).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(net(images)["classifier_output"], original(images))
+    assert files["paths"] == [here / "data" / "pretrained" / Path(url).name]
+
+
+def test_another_number_of_classes_gets_a_fresh_classifier(files, here):
+    original = torchvision.models.resnet18()
+    files[torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url] = original.state_dict()
+    net = get_multigrain("resnet18", num_classes=3, pretrained_backbone=True)
+    assert torch.equal(net.features.conv1.weight, original.conv1.weight)
+    assert net.classifier.weight.shape == (3, 512)
+
+
+@pytest.mark.parametrize("background", [0, 1])
+def test_nasnetamobile_comes_from_the_file_of_2018(files, here, background):
+    torch.manual_seed(1)
+    original = build_backbone("nasnetamobile").features[0].base_net
+    state = {
+        k: v for k, v in original.state_dict().items() if not k.endswith("num_batches_tracked")
+    }  # as it was then
+    linear = nn.Linear(1056, 1000 + background)
+    files[NASNET_URL] = state | {f"last_linear.{key}": value for key, value in linear.state_dict().items()}
+    net = get_multigrain("nasnetamobile", pretrained_backbone=True)
+    assert same_values(net.features[0].base_net, original.state_dict())
+    assert torch.equal(net.classifier.weight, linear.weight[background:])
+    assert torch.equal(net.classifier.bias, linear.bias[background:])
+    assert net.features[0].base_net.last_linear is net.classifier
+
+
+@pytest.mark.parametrize(
+    ("name", "model"), [("senet154", "legacy_senet154"), ("pnasnet5large", "pnasnet5large")]
+)
+def test_the_large_ones_come_from_timm(pretrained_timm, monkeypatch, name, model):
+    with torch.device("meta"):
+        original = timm.create_model(model)
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, pretrained=False: {(model, True): original}[name, pretrained]
+    )
+    with torch.device("meta"):
+        backbone = build_backbone(name, True)
+        weight, bias = backbone.classifier
+    assert weight.shape == (1000, backbone.width) and bias.shape == (1000,)
+
+
+@torch.no_grad()
+def test_pnasnet_with_the_weights_of_timm_computes_what_timm_computes():
+    """Where the padding of both is one, as at 331 px; smaller here."""
+    with torch.device("meta"):
+        ours, theirs = pnasnet5_large(), timm.create_model("pnasnet5large")
+    generator = torch.Generator().manual_seed(0)
+    state = {key: random_weight(key, value.shape, generator) for key, value in theirs.state_dict().items()}
+    theirs.load_state_dict(state, assign=True)
+    ours.to_empty(device="cpu")
+    weight, bias = load_cells(ours, state)
+    images = torch.rand(1, 3, 107, 107, generator=generator)
+    expected = theirs.eval().forward_features(images)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(ours.eval()(images).relu(), expected)
+    torch.testing.assert_close(expected.mean(dim=(2, 3)) @ weight.T + bias, theirs(images))
+
+
+def random_weight(key, shape, generator):
+    if key.endswith("num_batches_tracked"):
+        return torch.zeros(shape, dtype=torch.int64)
+    if key.endswith("running_var"):
+        return torch.rand(shape, generator=generator) + 0.5
+    fan_in = max(1, int(np.prod(shape[1:])))
+    return torch.randn(shape, generator=generator) / fan_in**0.5
+
+
+@pytest.mark.parametrize(
+    ("model", "reads_pooled_features"),
+    [("test_resnet", True), ("test_convnext", False), ("test_efficientnet", True)],
+)
+def test_a_timm_model_brings_its_classifier_where_that_reads_the_pooled_features(
+    pretrained_timm, model, reads_pooled_features
+):
+    original = pretrained_timm(model, pretrained=True).eval()
+    backbone = build_backbone(f"timm/{model}", True)
+    images = torch.rand(1, 3, 160, 160)
+    assert (backbone.classifier is not None) == reads_pooled_features
+    if reads_pooled_features:
+        weight, bias = backbone.classifier
+        with torch.no_grad():
+            pooled = backbone.features.eval()(images).mean(dim=(2, 3))
+            torch.testing.assert_close(pooled @ weight.T + bias, original(images))
+
+
+def test_resnet10_has_no_published_weights(files):
+    with one_line_error(ValueError, "resnet10 has no published weights"):
+        get_multigrain("resnet10", pretrained_backbone=True)
+
+
+def test_what_cannot_be_fetched_is_named(files, here, monkeypatch):
+    with one_line_error(OSError, NASNET_URL, here / "data" / "pretrained" / "nasnetamobile-7e03cead.pth"):
+        build_backbone("nasnetamobile", True)
+
+    def offline(name, pretrained):
+        raise RuntimeError("no network\n(for a long time)")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with one_line_error(
+        OSError, "timm's weights of legacy_senet154", "no network", "where there is a network"
+    ):
+        build_backbone("senet154", True)
+
+
+def test_a_damaged_file_is_named(files, here, monkeypatch):
+    def fetch(url, path):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"<html>404</html>")
+        return path
+
+    monkeypatch.setattr(sys.modules["mgkit.download"], "fetch", fetch)
+    with one_line_error(ValueError, here / "data" / "pretrained" / "nasnetamobile-7e03cead.pth", NASNET_URL):
+        build_backbone("nasnetamobile", True)
+
+
+def test_the_weights_of_another_network_are_refused(files, here):
+    files[NASNET_URL] = {"last_linear.weight": torch.zeros(1000, 3), "conv0.weight": torch.zeros(1)}
+    with one_line_error(ValueError, "nasnetamobile-7e03cead.pth"):
+        build_backbone("nasnetamobile", True)
+
+
+# Whole images
+
+
+@pytest.mark.parametrize("name", ["resnet18", "nasnetamobile", "timm/test_resnet"])
+def test_whole_images_in_batches_of_one_shape_are_what_they_are_alone(name, tmp_path):
+    sizes = [(90, 61), (61, 90), (90, 61), (80, 80), (90, 61), (61, 90)]
+    for seed, size in enumerate(sizes):
+        write_picture(tmp_path / "class" / f"{seed}.png", seed=seed, size=size)
+    images = class_folders(tmp_path)
+    net = get_multigrain(name, num_classes=2)
+    options = dict(size=70, crop="rect", precision="float32", description=None)
+    together = embed(net, images, **options)
+    alone = np.concatenate([embed(net, images.subset([i]), **options) for i in range(len(images))])
+    assert np.abs(together - alone).max() < 1e-5
+    assert np.abs(together[0] - together[1:]).max() > 1e-4

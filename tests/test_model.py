@@ -24,39 +24,39 @@ def whitened(net, seed=0):
     return whiten(net, 0.1 * torch.rand(size, generator=generator), projection)
 
 
-@pytest.fixture(scope="module", params=["resnet18", "resnet50", "resnet50-whitened"])
+@pytest.fixture(
+    scope="module",
+    params=["resnet18", "resnet50", "resnet50-whitened", "senet154", "nasnetamobile", "pnasnet5large"],
+)
 def released(request, reference, make_checkpoint):
     """A rebuilt checkpoint loaded into a fresh network, and what the original computes from it."""
     with np.load(reference / "expected" / f"{request.param}.npz") as arrays:
         expected = dict(arrays)
     name, _, kind = request.param.partition("-")
     state = make_checkpoint.checkpoint(name, 0, float(expected["p"]), bool(kind))["model_state"]
-    net = get_multigrain(name)
-    net.load_state_dict(state)
+    with torch.device("meta"):  # random weights, to be replaced at once, would take longer than all the rest
+        net = get_multigrain(name)
+    net.load_state_dict(state, assign=True)
     return net.eval(), expected
 
 
-def check_outputs(output, expected, prefix, relative):
-    keys = [key for key in expected if key.startswith(f"{prefix}__")]
-    assert keys
-    for key in keys:
-        assert relative(output[key.removeprefix(f"{prefix}__")], expected[key]) < 1e-4, key
+def reference_input(make_checkpoint, name):
+    """The images that the reference values of that name are for."""
+    if name == "list0":
+        shapes = [(64, 48), (50, 80)]
+        return [make_checkpoint.image_batch(2 + i, 1, h, w)[0] for i, (h, w) in enumerate(shapes)]
+    return make_checkpoint.image_batch(1, *map(int, name.split("x")))
 
 
-@pytest.mark.parametrize("shape", ["2x64x64", "1x96x70"])
-def test_network_matches_the_reference(released, make_checkpoint, relative, shape):
+def test_network_matches_the_reference_on_batches_and_lists(released, make_checkpoint, relative):
     net, expected = released
-    with torch.no_grad():
-        output = net(make_checkpoint.image_batch(1, *map(int, shape.split("x"))))
-    check_outputs(output, expected, shape, relative)
-
-
-def test_network_on_a_list_matches_the_reference(released, make_checkpoint, relative):
-    net, expected = released
-    images = [make_checkpoint.image_batch(2 + i, 1, h, w)[0] for i, (h, w) in enumerate([(64, 48), (50, 80)])]
-    with torch.no_grad():
-        output = net(images)
-    check_outputs(output, expected, "list0", relative)
+    inputs = {key.split("__")[0] for key in expected if "__" in key}
+    assert len(inputs) >= 2
+    for name in sorted(inputs):
+        with torch.no_grad():
+            output = net(reference_input(make_checkpoint, name))
+        for key in (key for key in expected if key.startswith(f"{name}__")):
+            assert relative(output[key.removeprefix(f"{name}__")], expected[key]) < 1e-4, key
 
 
 @pytest.mark.parametrize("whitening", [False, True])
@@ -245,3 +245,71 @@ def test_a_deep_copy_computes_the_same_and_shares_nothing(tiny_net, whitening):
         for tensor in [*twin.parameters(), *twin.buffers()]:
             tensor.zero_()
         assert torch.equal(net(images)["classifier_output"], before)
+
+
+# The NASNets' files hold the classifier twice
+
+TWIN = "features.0.base_net.last_linear"
+
+
+@pytest.fixture
+def nasnet():
+    torch.manual_seed(0)
+    return get_multigrain("nasnetamobile", num_classes=3).eval()
+
+
+def check_twins(net):
+    """One classifier under two names: the same parameters, listed once."""
+    state = net.state_dict()
+    for kind in ("weight", "bias"):
+        assert torch.equal(state[f"{TWIN}.{kind}"], state[f"classifier.{kind}"])
+    assert net.get_submodule(TWIN) is net.classifier
+    assert sum(w is net.classifier.weight for w in net.parameters()) == 1
+
+
+@pytest.mark.parametrize("whitening", [False, True])
+def test_the_twins_stay_one_through_copies_whitening_and_loading(nasnet, whitening):
+    net = whitened(nasnet) if whitening else nasnet
+    check_twins(net)
+    assert net.classifier.weight.shape == (3, 1057 if whitening else 1056)
+    twin = copy.deepcopy(net)
+    check_twins(twin)
+    assert twin.classifier is not net.classifier
+    fresh = get_multigrain("nasnetamobile", num_classes=3)
+    fresh.load_state_dict(net.state_dict())
+    check_twins(fresh)
+    assert torch.equal(fresh.classifier.weight, net.classifier.weight)
+    fresh.load_state_dict({k: v.clone() for k, v in net.state_dict().items()}, assign=True)
+    check_twins(fresh)
+
+
+def test_training_changes_both_twins(nasnet):
+    before = nasnet.state_dict()[f"{TWIN}.weight"].clone()
+    optimizer = torch.optim.SGD(nasnet.parameters(), lr=0.1)
+    nasnet(torch.stack(random_images((40, 40))))["classifier_output"].square().sum().backward()
+    optimizer.step()
+    check_twins(nasnet)
+    assert not torch.equal(nasnet.state_dict()[f"{TWIN}.weight"], before)
+
+
+@pytest.mark.parametrize("key", ["weight", "bias"])
+def test_a_state_whose_twins_differ_is_rejected(nasnet, key):
+    state = {k: v.clone() for k, v in nasnet.state_dict().items()}
+    state[f"{TWIN}.{key}"] += 1
+    check_rejected(nasnet, state, f"twice, but {TWIN}.{key} differs from classifier.{key}")
+
+
+def test_a_state_without_the_twin_is_rejected(nasnet):
+    check_rejected(nasnet, without(nasnet.state_dict(), f"{TWIN}.weight"), f"lacks 1 keys .{TWIN}.weight")
+
+
+def test_dropout_hides_part_of_the_embedding_from_the_classifier_in_training_alone(nasnet):
+    with torch.no_grad():
+        nasnet.classifier.weight.fill_(1.0)
+        nasnet.classifier.bias.zero_()
+        pooled = torch.ones(200, 1056)
+        still, moving = nasnet.head(pooled), nasnet.train().head(pooled)
+    assert torch.equal(still["embedding"], moving["embedding"])
+    assert (still["classifier_output"] == 1056).all()
+    kept = moving["classifier_output"][:, 0] / 2  # what is kept counts double
+    assert 500 < kept.mean() < 556 and kept.std() > 5
