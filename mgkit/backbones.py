@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 
+from mgkit.download import fetch
+from mgkit.files import project_root
 from mgkit.nasnet import CellNetwork, named, nasnet_a_mobile, pnasnet5_large
 
 # timm is imported where it is used: that takes seconds, and most runs do without.
@@ -213,9 +215,6 @@ def timm_model(model: str, pretrained: bool) -> nn.Module:
 
 def published_state(url: str, net: nn.Module) -> dict[str, Tensor]:
     """The state dict of a published file, fetched once into data/pretrained/. ValueError, naming it, if it is not for net."""
-    from mgkit.download import fetch
-    from mgkit.experiment import project_root
-
     path = fetch(url, project_root() / "data" / "pretrained" / PurePosixPath(url).name)
     wrong = f"{path} does not hold the weights of {url}"
     try:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import torchvision
 from support import one_line_error, write_picture
 from torch import nn
 
-from mgkit import get_multigrain
+from mgkit import backbones, get_multigrain
 from mgkit.backbones import (
     IMAGENET_MEAN,
     NASNET_URL,
@@ -158,9 +157,7 @@ def files(monkeypatch):
         torch.save(known[url], path)
         return path
 
-    module = types.ModuleType("mgkit.download")
-    module.fetch = fetch
-    monkeypatch.setitem(sys.modules, "mgkit.download", module)
+    monkeypatch.setattr(backbones, "fetch", fetch)
     return known
 
 
@@ -310,7 +307,7 @@ def test_a_damaged_file_is_named(files, here, monkeypatch):
         path.write_bytes(b"<html>404</html>")
         return path
 
-    monkeypatch.setattr(sys.modules["mgkit.download"], "fetch", fetch)
+    monkeypatch.setattr(backbones, "fetch", fetch)
     with one_line_error(ValueError, here / "data" / "pretrained" / "nasnetamobile-7e03cead.pth", NASNET_URL):
         build_backbone("nasnetamobile", True)
 
