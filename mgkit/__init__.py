@@ -30,6 +30,7 @@ The modules in the order in which the method reads:
     metrics         accuracy, average precision, UKBench score
     evaluate        top-1/top-5 and the retrieval protocols             (04, 05)
     plots           every figure of the notebooks
+    board           the paper's figures beside those of the runs so far
     demo            runs the notebooks and checks the method's claims
 """
 

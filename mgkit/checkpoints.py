@@ -173,7 +173,7 @@ def load_network(checkpoint: str | Path, *, backbone: str | None = None) -> tupl
         net.load_state_dict(state)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    net.classes = tuple(content.get("classes", ()))
+    net.classes, net.source = tuple(content.get("classes", ())), str(path)
     return net.eval(), content
 
 

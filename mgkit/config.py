@@ -43,6 +43,7 @@ class TrainConfig(StageConfig):
     """Joint training (section 4.1)."""
 
     backbone: BackboneName = "resnet10"
+    pretrained_backbone: bool = False
     p: Exponent = 3.0
     lambda_: Annotated[float, Field(ge=0, le=1)] = 0.5
     repetitions: Count = 3
@@ -76,8 +77,15 @@ class NetworkConfig(StageConfig):
     """A stage that starts from a trained network."""
 
     checkpoint: str = ""  # a file or a released name; empty: what the experiment's earlier stages left
-    backbone: BackboneNameOrEmpty = ""  # only for files that do not say it
+    backbone: BackboneNameOrEmpty = ""  # for files that do not say it, and for pretrained_backbone
+    pretrained_backbone: bool = (
+        False  # the backbone with its published ImageNet weights, in place of a checkpoint
+    )
     batch_size: Count = 32
+
+    def __post_init__(self):
+        if self.pretrained_backbone and (self.checkpoint or not self.backbone):
+            raise ValueError("pretrained_backbone needs a backbone, and no checkpoint beside it")
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))

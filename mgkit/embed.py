@@ -21,7 +21,7 @@ from mgkit.progress import progress
 from mgkit.samplers import same_shape_batches
 from mgkit.transforms import eval_transform, fitted_shape
 
-PIXELS_A_BATCH = 2**23  # bounds a batch's memory whatever the resolution: 42 images of 448 × 448
+PIXELS_A_BATCH = 2**21  # bounds a batch's memory whatever the resolution: 8 images of 500 × 500
 
 
 def feature_maps(

@@ -113,7 +113,7 @@ def evaluate_classification(config: ClassifyConfig) -> list[Accuracy]:
     images = in_classes_of(net, images.with_exif(config.exif))
     training_p = net.pool.p.item()
     best = {size: p_star(config, net, size=size, crop="rect") for size in config.sizes}
-    run = Run("evaluate_imagenet", config)
+    run = Run("evaluate_imagenet", config, checkpoint=net.source)
     unreadable = UnreadableImages(config.on_unreadable)
     rows = []
     for crop in config.crops:
@@ -153,7 +153,7 @@ def evaluate_retrieval(config: RetrievalConfig) -> list[Retrieval]:
     sets = find_sets(root, names=config.sets, distractors=distractors)
     p = net.pool.p.item() if config.p is None else config.p
     training_p = checkpoint.get("training_p", p)
-    run = Run("evaluate_retrieval", config)
+    run = Run("evaluate_retrieval", config, checkpoint=net.source)
     unreadable = UnreadableImages(config.on_unreadable)
     found = []
     for each in sets:

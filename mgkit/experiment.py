@@ -14,10 +14,18 @@ import yaml
 from matplotlib.figure import Figure
 
 from mgkit.config import StageConfig, to_yaml
+from mgkit.download import file_hash
 from mgkit.files import atomic_write, find_path, project_root
 from mgkit.hardware import describe, pick_device
 from mgkit.mini import make_mini
 
+NOTEBOOKS = {  # stage: the notebook that runs it
+    "train": "01_train",
+    "finetune_p": "02_finetune_p",
+    "whiten": "03_whiten",
+    "evaluate_imagenet": "04_evaluate_imagenet",
+    "evaluate_retrieval": "05_evaluate_retrieval",
+}
 PACKAGES = ("mgkit", "torch", "torchvision", "numpy", "pillow")
 
 
@@ -40,13 +48,31 @@ def stage_folder(experiment: str, stage: str) -> Path:
     return project_root() / "outputs" / experiment / stage
 
 
-def missing_stage(path: Path, notebook: str, config: StageConfig) -> FileNotFoundError:
-    """The error for a file that an earlier notebook should have left, with the command that makes it."""
-    copy = f"outputs/{config.experiment}-{notebook}.ipynb"
-    command = shlex.join([
-        "papermill", f"notebooks/{notebook}.ipynb", copy, "-p", "experiment", config.experiment, "-p", "data", config.data
-    ])  # fmt: skip
-    return FileNotFoundError(f"{path} does not exist: make it with `{command}`")
+def missing_stage(path: Path, stage: str, config: StageConfig) -> FileNotFoundError:
+    """The error for a file that an earlier stage should have left, with the command that makes it."""
+    shared = {"experiment": config.experiment, "data": config.data}
+    return FileNotFoundError(f"{path} does not exist: make it with `{papermill_command(stage, shared)}`")
+
+
+def papermill_command(stage: str, parameters: dict) -> str:
+    """The command that runs a stage headless with these parameters."""
+    copy = f"outputs/{parameters['experiment']}-{NOTEBOOKS[stage]}.ipynb"
+    options = [word for name, value in parameters.items() for word in ("-p", name, as_text(value))]
+    return shlex.join(["papermill", f"notebooks/{NOTEBOOKS[stage]}.ipynb", copy, *options])
+
+
+def as_text(value: object) -> str:
+    """A parameter's value as papermill's -p and `config.make` read it."""
+    return yaml.safe_dump(value, default_flow_style=True).strip() if isinstance(value, list) else str(value)
+
+
+def changed_parameters(config: StageConfig) -> dict:
+    """The experiment and data of a config, and whatever else is not at its default."""
+    defaults = dataclasses.asdict(type(config)())
+    values = dataclasses.asdict(config)
+    return {
+        key: value for key, value in values.items() if key in ("experiment", "data") or value != defaults[key]
+    }
 
 
 def read_results(experiment: str, stage: str) -> dict | None:
@@ -69,9 +95,12 @@ def read_metrics(experiment: str, stage: str) -> list[dict]:
 
 
 class Run:
-    """One run of a stage: opens its folder, and moves an earlier run with another config aside."""
+    """One run of a stage: opens its folder, and moves an earlier run with another config aside.
 
-    def __init__(self, stage: str, config: StageConfig):
+    checkpoint: the file that the run starts from, for its provenance; empty where it starts from none.
+    """
+
+    def __init__(self, stage: str, config: StageConfig, *, checkpoint: str = ""):
         self.folder = stage_folder(config.experiment, stage)
         self.started = time.perf_counter()
         self.set_aside(config)
@@ -79,7 +108,10 @@ class Run:
         for stale in ("metrics.jsonl", "results.json"):
             (self.folder / stale).unlink(missing_ok=True)
         self.write("config.yaml", to_yaml(config))
-        self.write("provenance.yaml", yaml.safe_dump(provenance(), sort_keys=False))
+        origin = {"command": papermill_command(stage, changed_parameters(config))}
+        if checkpoint:
+            origin["checkpoint"] = {"file": checkpoint, "sha256": file_hash(Path(checkpoint))}
+        self.write("provenance.yaml", yaml.safe_dump(origin | provenance(), sort_keys=False, width=1000))
 
     def set_aside(self, config: StageConfig) -> None:
         """Rename the folder of an earlier run whose config differs, so that nothing of it is lost."""

@@ -145,7 +145,7 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
     )
     subset = in_classes_of(net, train_images.first_per_class(config.images_per_class))
     val_images = in_classes_of(net, val_images)
-    run = Run(STAGE, config)
+    run = Run(STAGE, config, checkpoint=net.source)
     unreadable = UnreadableImages(config.on_unreadable)
     options = dict(
         crop=config.crop, batch_size=config.batch_size, workers=config.workers, precision=config.precision,

@@ -42,7 +42,8 @@ class MultiGrain(nn.Module):
 
     backbone: from `build_backbone`; its published classifier is used if it has num_classes classes. p: GeM exponent. Inputs are
     float images [B,3,H,W], or a list of [3,h,w] of unequal sizes, normalised with `mean` and `std`. Attributes: name, width
-    (channels C before whitening), classes (the names of the K classes, empty where the checkpoint does not say them).
+    (channels C before whitening), classes (the names of the K classes, empty where the checkpoint does not say them),
+    source (the file that the network was loaded from, else empty).
     """
 
     def __init__(self, backbone: Backbone, *, p: float = 3.0, num_classes: int = 1000, learn_p: bool = False):
@@ -62,6 +63,7 @@ class MultiGrain(nn.Module):
         if backbone.classifier is not None and len(backbone.classifier[1]) == num_classes:
             self.copy_to_classifier(*backbone.classifier)
         self.classes: tuple[str, ...] = ()
+        self.source = ""
 
     def forward(self, images: Tensor | list[Tensor]) -> dict[str, Tensor]:
         """-> embedding [B,D], normalized_embedding [B,D], classifier_output [B,K]."""

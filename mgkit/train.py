@@ -18,7 +18,7 @@ from mgkit.datasets import (
     labelled_images,
 )
 from mgkit.embed import classify
-from mgkit.experiment import Run, data_root, is_mini, missing_stage, stage_folder
+from mgkit.experiment import NOTEBOOKS, Run, data_root, is_mini, missing_stage, stage_folder
 from mgkit.files import find_path
 from mgkit.hardware import autocast, pick_device, place
 from mgkit.losses import JointLoss
@@ -40,7 +40,10 @@ def train(config: TrainConfig) -> Path:
     run = Run(STAGE, config)
     device = pick_device()
     torch.manual_seed(config.seed)
-    net = place(get_multigrain(config.backbone, p=config.p, num_classes=len(train_images.classes)), device)
+    net = get_multigrain(
+        config.backbone, p=config.p, num_classes=len(train_images.classes), pretrained_backbone=config.pretrained_backbone
+    )  # fmt: skip
+    net = place(net, device)
     loss = JointLoss(config.lambda_, beta=config.beta, margin=config.margin).to(device)
     optimizer = build_optimizer(net, loss, config)
     batches = epoch_batches(train_images, config)
@@ -192,26 +195,29 @@ def summary(epoch: int, metrics: dict[str, float]) -> str:
 
 
 def trained_network(config: NetworkConfig) -> tuple[MultiGrain, dict]:
-    """The network of `config.checkpoint`, or of the experiment's 01, and the checkpoint's content.
+    """The network of `config.checkpoint`, the published one, or that of the experiment's 01, and the checkpoint's content.
 
     On the mini set a missing training is run first. Otherwise FileNotFoundError gives the command that makes it.
     """
-    return network_left_by(STAGE, "01_train", config, run=lambda shared: train(make(TrainConfig, shared)))
+    return network_left_by(STAGE, config, run=lambda shared: train(make(TrainConfig, shared)))
 
 
 def network_left_by(
-    stage: str, notebook: str, config: NetworkConfig, *, run: Callable[[dict], object]
+    stage: str, config: NetworkConfig, *, run: Callable[[dict], object]
 ) -> tuple[MultiGrain, dict]:
-    """The network of `config.checkpoint`, or else the stage's own, and the checkpoint's content.
+    """The network of `config.checkpoint`, the published one, or else the stage's own, and the checkpoint's content.
 
     run: makes the stage with its defaults, given the parameters that all stages share; called on the mini set where the
     stage's checkpoint is missing. Otherwise that raises FileNotFoundError with the command that makes it.
     """
+    if config.pretrained_backbone:  # published networks pool by averaging: p = 1
+        net = get_multigrain(config.backbone, p=1.0, pretrained_backbone=True)
+        return place(net.eval(), pick_device()), {}
     own = stage_folder(config.experiment, stage) / "checkpoint.pth"
     if not config.checkpoint and not own.is_file():
         if not is_mini(config.data):
-            raise missing_stage(own, notebook, config)
-        print(f"{own} does not exist: running {notebook} first, with its defaults")
+            raise missing_stage(own, stage, config)
+        print(f"{own} does not exist: running {NOTEBOOKS[stage]} first, with its defaults")
         run({"experiment": config.experiment, "data": config.data, "workers": config.workers})
     path = find_path(config.checkpoint) if config.checkpoint else own
     net, checkpoint = load_network(path, backbone=config.backbone or None)

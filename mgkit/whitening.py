@@ -111,7 +111,7 @@ def whiten_network(config: WhitenConfig) -> Whitened:
         images = images.subset(chosen.sort().values.tolist())
     training_p = net.pool.p.item()
     p = p_star(config, net, size=config.size, crop=config.crop) if config.p is None else config.p
-    run = Run(STAGE, config)
+    run = Run(STAGE, config, checkpoint=net.source)
     set_p(net, p)
     unreadable = UnreadableImages(config.on_unreadable)
     rows = pooled(
@@ -179,6 +179,4 @@ def whitened_network(config: NetworkConfig) -> tuple[MultiGrain, dict]:
 
     On the mini set a missing whitening is run first. Otherwise FileNotFoundError gives the command that makes it.
     """
-    return network_left_by(
-        STAGE, "03_whiten", config, run=lambda shared: whiten_network(make(WhitenConfig, shared))
-    )
+    return network_left_by(STAGE, config, run=lambda shared: whiten_network(make(WhitenConfig, shared)))

@@ -148,3 +148,9 @@ def test_a_refused_yaml_file_is_named(text, culprit, tmp_path):
     path.write_text(text)
     with one_line_error(ValueError, path, culprit):
         from_yaml(TrainConfig, path)
+
+
+@pytest.mark.parametrize("values", [{}, {"backbone": "resnet18", "checkpoint": "a.pth"}])
+def test_a_published_network_needs_a_backbone_and_no_checkpoint(values):
+    with one_line_error(ValueError, "pretrained_backbone needs a backbone, and no checkpoint"):
+        make(ClassifyConfig, values | {"pretrained_backbone": True})

@@ -1,20 +1,24 @@
 """A run's folder: what it holds, and that an earlier run is never lost."""
 
+import hashlib
 import json
 import shlex
 
 import pytest
 import yaml
+from papermill.cli import _resolve_type
 from support import one_line_error
 
 from mgkit import experiment
-from mgkit.config import StageConfig, TrainConfig, WhitenConfig, make
+from mgkit.config import FinetunePConfig, StageConfig, TrainConfig, WhitenConfig, make
 from mgkit.experiment import (
     Run,
     add_results,
+    changed_parameters,
     data_root,
     is_mini,
     missing_stage,
+    papermill_command,
     read_metrics,
     read_results,
     stage_folder,
@@ -75,7 +79,7 @@ def test_a_run_leaves_config_provenance_metrics_and_results(here):
     assert read_results("t", "train") == returned
     assert returned["top1"] == 0.5 and returned["seconds"] >= 0
     provenance = yaml.safe_load((folder / "provenance.yaml").read_text())
-    assert {"time", "revision", "packages", "python", "machine"} == set(provenance)
+    assert {"command", "time", "revision", "packages", "python", "machine"} == set(provenance)
     assert provenance["packages"]["torch"] != "not installed"
 
 
@@ -116,7 +120,7 @@ def test_a_run_with_infinite_p_is_recognised_as_the_same(here):
 def test_stages_and_experiments_have_folders_of_their_own(here):
     folders = {
         Run(stage, make(StageConfig, {"experiment": name})).folder
-        for stage in ("a", "b")
+        for stage in ("train", "whiten")
         for name in ("t", "u")
     }
     assert len(folders) == 4
@@ -133,9 +137,37 @@ def test_there_are_no_results_of_a_stage_that_was_not_run(here):
     assert read_results("t", "train") is None
 
 
+def test_provenance_tells_the_command_and_the_checkpoint_that_a_run_began_with(here):
+    weights = here / "weights.pth"
+    weights.write_bytes(b"weights")
+    config = make(WhitenConfig, {"experiment": "t", "data": "my photos", "size": 64})
+    run = Run("whiten", config, checkpoint=str(weights))
+    provenance = yaml.safe_load((run.folder / "provenance.yaml").read_text())
+    words = shlex.split(provenance["command"])
+    assert words[:2] == ["papermill", "notebooks/03_whiten.ipynb"]
+    assert words[3:] == ["-p", "experiment", "t", "-p", "data", "my photos", "-p", "size", "64"]
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert provenance["checkpoint"] == {"file": str(weights), "sha256": digest}
+
+
+def test_the_recorded_command_makes_the_same_config(here):
+    values = {
+        "experiment": "t",
+        "sizes": [64, 96],
+        "ps": [1.0, float("inf")],
+        "backbone": "resnet18",
+        "lr": 0.5,
+    }
+    config = make(FinetunePConfig, values)
+    words = shlex.split(papermill_command("finetune_p", changed_parameters(config)))[3:]
+    given = {name: _resolve_type(value) for name, value in zip(words[1::3], words[2::3], strict=True)}
+    assert given.keys() == {"data", *values}
+    assert make(FinetunePConfig, given) == config
+
+
 def test_a_missing_stage_says_which_command_makes_it(here):
     config = make(WhitenConfig, {"experiment": "t", "data": "my photos"})
-    message = str(missing_stage(here / "checkpoint.pth", "01_train", config))
+    message = str(missing_stage(here / "checkpoint.pth", "train", config))
     assert "\n" not in message and str(here / "checkpoint.pth") in message
     program, notebook, copy, *options = shlex.split(message.split("`")[1])
     assert (program, notebook) == ("papermill", "notebooks/01_train.ipynb")

@@ -197,3 +197,17 @@ def test_a_missing_training_on_data_of_one_s_own_names_the_command(damaged):
 def test_a_checkpoint_that_was_asked_for_and_is_missing_is_named(mini_root):
     with one_line_error(FileNotFoundError, "lost.pth"):
         trained_network(make(NetworkConfig, {"data": str(mini_root), "checkpoint": "lost.pth"}))
+
+
+def test_a_published_network_stands_in_for_a_checkpoint_and_pools_by_averaging(monkeypatch, here):
+    asked = {}
+
+    def published(backbone, **options):
+        asked.update(options, backbone=backbone)
+        return get_multigrain(backbone, p=options["p"])
+
+    monkeypatch.setattr(module, "get_multigrain", published)
+    config = make(NetworkConfig, {"experiment": "t", "backbone": "resnet10", "pretrained_backbone": True})
+    net, content = trained_network(config)
+    assert asked == {"backbone": "resnet10", "p": 1.0, "pretrained_backbone": True}
+    assert net.pool.p.item() == 1.0 and not net.training and content == {} and net.source == ""

@@ -95,7 +95,7 @@ def test_papermill_lists_every_parameter_with_a_help_text(name):
     assert list(found) == [statement.target.id for statement in ast.parse(parameters_cell(name).source).body]
     for parameter in found.values():
         assert parameter["help"].strip(), parameter
-        assert parameter["inferred_type_name"] in ("str", "int", "float", "list"), parameter
+        assert parameter["inferred_type_name"] in ("str", "int", "float", "bool", "list"), parameter
 
 
 @every_notebook

@@ -1,0 +1,150 @@
+"""The board: every printed figure is there; what runs measured is found, and said to be what it is."""
+
+import json
+import os
+
+import pytest
+import yaml
+
+from mgkit.board import WHITENED, board, table
+from mgkit.config import ClassifyConfig, make
+from mgkit.experiment import Run
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    return tmp_path / "outputs"
+
+
+def leave(outputs, experiment, stage, results, *, time=0, **provenance):
+    folder = outputs / experiment / stage
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "provenance.yaml").write_text(yaml.safe_dump(provenance))
+    os.utime(folder / "results.json", (time, time))
+    return folder
+
+
+def classification(top1, *, images=50_000, crop="rect", size=500, exponent="p*", p=4.0):
+    row = {"crop": crop, "size": size, "exponent": exponent, "p": p, "top1": top1, "top5": 0.9}
+    return {"images": images, "rows": [row]}
+
+
+def entries_of(outputs, table, row, size):
+    found = [e for e in board(outputs) if (e.table, e.row, e.size) == (table, row, size)]
+    return {entry.measure: entry for entry in found}
+
+
+def test_nothing_is_measured_where_nothing_was_run(outputs):
+    entries = board(outputs)
+    assert len(entries) > 120 and all(e.measured is None and e.difference is None for e in entries)
+    text = table(entries)
+    assert text.count("not measured") == len({(e.table, e.row, e.size) for e in entries})
+    assert "Nothing of this has been measured yet" in text
+
+
+def test_the_figures_are_those_that_the_paper_prints(reference):
+    """Each number of the published tables, in whatever order, and none besides."""
+    paper = yaml.safe_load((reference.parent / "paper_results.yaml").read_text())
+    ours = {}
+    for e in board(reference / "no outputs here"):
+        ours.setdefault(e.table, []).append(e.paper)
+    theirs = {
+        "table 2": [v for row in paper["table_2_imagenet_top1_top5"] for p in ("p1", "p3") for v in row[p]],
+        "table E.1": [
+            v for row in paper["table_E1_finetuned_p_star"]
+            for key in ("original", "s350", "s400", "s450", "s500") for v in row[key]
+        ],
+        "released": [
+            row[key] for row in paper["released_checkpoints"] for key in ("top1_at_224", "top1", "p")
+            if key in row and (key != "p" or "s" in row)
+        ],
+        "section 3.5": [row[key] for row in paper["section_3_5_p_star"] for key in ("s224", "s500", "s800")],
+        "table D.1": [
+            v for row in paper["table_D1_retrieval"] for key in ("holidays", "ukbench", "cd10k") for v in row[key]
+        ],
+        "DISC21": [100 * paper["isc2021_baseline"][k] for k in ("micro_ap", "micro_ap_score_normalised")],
+    }  # fmt: skip
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert sorted(ours[name]) == pytest.approx(sorted(theirs[name])), name
+
+
+def test_accuracy_is_set_beside_the_paper_s(outputs):
+    folder = leave(
+        outputs, "joint_3B_0.5", "evaluate_imagenet", classification(0.79),
+        command="papermill notebooks/04_evaluate_imagenet.ipynb …", checkpoint={"sha256": "ab" * 32},
+    )  # fmt: skip
+    found = entries_of(outputs, "table 2", "MultiGrain, λ=0.5, p=3", 500)
+    top1 = found["top-1"]
+    assert top1.paper == 78.6 and top1.measured.value == pytest.approx(79.0)
+    assert top1.difference == pytest.approx(0.4) and top1.measured.complete
+    assert (top1.measured.folder, top1.measured.checkpoint) == (folder, "ab" * 32)
+    text = table(board(outputs))
+    [line] = [line for line in text.splitlines() if line.startswith("MultiGrain, λ=0.5, p=3, 500 px  ")][:1]
+    assert "78.6 / 94.4" in line and "79.0 / 90.0" in line and "+0.4 / -4.4" in line and line.endswith("[1]")
+    assert "[1] papermill notebooks/04_evaluate_imagenet.ipynb" in text and "checkpoint " + "ab" * 6 in text
+    assert str(folder) in text
+
+
+@pytest.mark.parametrize("other", [{"crop": "square"}, {"size": 480}, {"exponent": "trained"}])
+def test_another_measurement_of_the_run_is_not_taken_for_it(outputs, other):
+    leave(outputs, "joint_3B_0.5", "evaluate_imagenet", classification(0.79, **other))
+    assert all(
+        e.measured is None for e in entries_of(outputs, "table 2", "MultiGrain, λ=0.5, p=3", 500).values()
+    )
+
+
+def test_other_images_than_the_paper_s_are_marked(outputs):
+    leave(outputs, "joint_3B_0.5", "evaluate_imagenet", classification(0.79, images=300))
+    assert not entries_of(outputs, "table 2", "MultiGrain, λ=0.5, p=3", 500)["top-1"].measured.complete
+    assert "on 300 images only, not the paper's" in table(board(outputs))
+
+
+def test_the_latest_run_counts_also_where_an_earlier_one_was_set_aside(outputs):
+    leave(outputs, "joint_3B_0.5", "evaluate_imagenet.1", classification(0.70), time=100)
+    leave(outputs, "joint_3B_0.5", "evaluate_imagenet", classification(0.71, size=224), time=200)
+    leave(outputs, "joint_3B_0.5", "evaluate_imagenet.2", classification(0.72), time=150)
+    top1 = entries_of(outputs, "table 2", "MultiGrain, λ=0.5, p=3", 500)["top-1"]
+    assert top1.measured.value == pytest.approx(72.0)
+
+
+def test_p_star_of_a_size(outputs):
+    results = {"sizes": [224, 500], "p_star": [3.1, 4.2], "val_images": 50_000}
+    leave(outputs, "joint_3B_0.5", "finetune_p", results)
+    assert entries_of(outputs, "section 3.5", "MultiGrain, λ=0.5, p=3", 500)["p*"].measured.value == 4.2
+    assert entries_of(outputs, "section 3.5", "MultiGrain, λ=0.5, p=3", 800)["p*"].measured is None
+
+
+def test_the_exponent_that_04_pooled_with(outputs):
+    leave(outputs, "senet154", "evaluate_imagenet", classification(0.8, size=350, p=1.63))
+    found = entries_of(outputs, "table E.1", "SENet154", 350)
+    assert found["p*"].difference == pytest.approx(0.03) and found["top-1"].measured.value == 80.0
+
+
+def test_retrieval_with_whitened_descriptors(outputs):
+    rows = [
+        {"set": "holidays", "descriptor": "GeM, p*", "measure": "mAP", "value": 0.5, "queries": 500},
+        {"set": "holidays", "descriptor": WHITENED, "measure": "mAP", "value": 0.9, "queries": 500},
+        {"set": "ukbench", "descriptor": WHITENED, "measure": "score", "value": 3.5, "queries": 12},
+        {"set": "copydays + 300 distractors", "descriptor": WHITENED, "measure": "mAP", "value": 0.7, "queries": 229},
+    ]  # fmt: skip
+    leave(outputs, "joint_3B_0.5", "evaluate_retrieval", {"size": 500, "rows": rows})
+    found = entries_of(outputs, "table D.1", "MultiGrain, λ=0.5, p=3", 500)
+    assert [found[name].measured.value for name in found] == pytest.approx([90.0, 3.5, 70.0])
+    assert [found[name].measured.complete for name in found] == [True, False, False]
+    assert "-1.5 / -0.40 / -10.7" in table(board(outputs))
+
+
+def test_a_real_run_leaves_what_the_board_shows(outputs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "checkpoint.pth"
+    checkpoint.write_bytes(b"weights")
+    config = make(ClassifyConfig, {"experiment": "joint_3B_0.5", "data": "data", "sizes": [500]})
+    Run("evaluate_imagenet", config, checkpoint=str(checkpoint)).results(classification(0.79))
+    measured = entries_of(outputs, "table 2", "MultiGrain, λ=0.5, p=3", 500)["top-1"].measured
+    assert measured.command.startswith(
+        "papermill notebooks/04_evaluate_imagenet.ipynb outputs/joint_3B_0.5-04_"
+    )
+    assert "-p experiment joint_3B_0.5 -p data data -p sizes '[500]'" in measured.command
+    assert len(measured.checkpoint) == 64
