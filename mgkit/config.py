@@ -42,18 +42,18 @@ class StageConfig:
 class TrainConfig(StageConfig):
     """Joint training (section 4.1)."""
 
-    backbone: BackboneName = "resnet10"
+    backbone: BackboneName = "resnet8"
     pretrained_backbone: bool = False
     p: Exponent = 3.0
     lambda_: Annotated[float, Field(ge=0, le=1)] = 0.5
     repetitions: Count = 3
     augmentation: Literal["torch", "full", "senet", "AA"] = "full"
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.3
-    size: Pixels = 56
+    size: Pixels = 64
     batch_size: Annotated[int, Field(ge=2)] = 36
     epochs: Count = 4
     len_factor: Annotated[float, Field(gt=0)] = 2.0
-    lr: Rate = 0.01
+    lr: Rate = 0.02
     lr_drops: list[Annotated[int, Field(ge=0)]] = dataclasses.field(default_factory=lambda: [2])
     lr_gamma: Rate = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -92,7 +92,7 @@ class NetworkConfig(StageConfig):
 class FinetunePConfig(NetworkConfig):
     """p* at each evaluation resolution (section 3.5)."""
 
-    sizes: Sizes = dataclasses.field(default_factory=lambda: [56, 96, 128, 160])
+    sizes: Sizes = dataclasses.field(default_factory=lambda: [64, 96, 128, 160])
     crop: Crop = "rect"
     images_per_class: Count = 40
     step_size: Count = 4  # images a step of SGD
@@ -120,7 +120,7 @@ class WhitenConfig(NetworkConfig):
 class ClassifyConfig(NetworkConfig):
     """Top-1/top-5 (section 4.2)."""
 
-    sizes: Sizes = dataclasses.field(default_factory=lambda: [56, 96, 128, 160])
+    sizes: Sizes = dataclasses.field(default_factory=lambda: [64, 96, 128, 160])
     crops: Annotated[list[Crop], Field(min_length=1)] = dataclasses.field(
         default_factory=lambda: ["square", "rect"]
     )

@@ -82,6 +82,15 @@ def relative():
 
 
 @pytest.fixture
+def bare_project(tmp_path, monkeypatch):
+    """A project without content, whose notebooks/ is the working directory."""
+    for name in ("notebooks", "mgkit"):
+        (tmp_path / "project" / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project" / "notebooks")
+    return tmp_path / "project"
+
+
+@pytest.fixture
 def tiny_net():
     """A MultiGrain in eval mode of 8 channels and 3 classes: two convolutions, a batch norm that does something."""
     torch.manual_seed(0)

@@ -33,7 +33,7 @@ PUBLISHED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["resnet10", "resnet18", "nasnetamobile", "timm/test_resnet"])
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "nasnetamobile", "timm/test_resnet"])
 @pytest.mark.parametrize("shape", [(64, 97), (65, 33), (128, 101)])
 def test_a_backbone_maps_images_of_any_shape_to_its_width_at_stride_32(name, shape):
     backbone = build_backbone(name)
@@ -46,8 +46,8 @@ def test_a_backbone_maps_images_of_any_shape_to_its_width_at_stride_32(name, sha
     assert backbone.name == name and len(backbone.mean) == len(backbone.std) == 3
 
 
-def test_names_are_the_published_ones_and_resnet10():
-    assert sorted(backbone_names()) == sorted([*PUBLISHED, "resnet10"])
+def test_names_are_the_published_ones_and_resnet8():
+    assert sorted(backbone_names()) == sorted([*PUBLISHED, "resnet8"])
     assert all(check_backbone(name) == name for name in backbone_names())
 
 
@@ -282,9 +282,9 @@ def test_a_timm_model_brings_its_classifier_where_that_reads_the_pooled_features
             torch.testing.assert_close(pooled @ weight.T + bias, original(images))
 
 
-def test_resnet10_has_no_published_weights(files):
-    with one_line_error(ValueError, "resnet10 has no published weights"):
-        get_multigrain("resnet10", pretrained_backbone=True)
+def test_resnet8_has_no_published_weights(files):
+    with one_line_error(ValueError, "resnet8 has no published weights"):
+        get_multigrain("resnet8", pretrained_backbone=True)
 
 
 def test_what_cannot_be_fetched_is_named(files, here, monkeypatch):

@@ -45,7 +45,7 @@ from mgkit.whitening import whiten
 @pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0)
-    return get_multigrain("resnet10", num_classes=3, p=2.5).eval()
+    return get_multigrain("resnet8", num_classes=3, p=2.5).eval()
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_a_state_of_other_things_than_tensors_is_named(tmp_path, state, named):
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("backbone", [3, ["resnet10"], torch.zeros(2)])
+@pytest.mark.parametrize("backbone", [3, ["resnet8"], torch.zeros(2)])
 def test_a_backbone_that_is_no_name_is_refused(net, tmp_path, backbone):
     path = tmp_path / "odd.pth"
     torch.save({"model_state": net.state_dict(), "backbone": backbone}, path)
@@ -269,7 +269,7 @@ def test_a_folder_is_not_a_checkpoint(tmp_path):
 
 
 def test_another_backbone_than_the_recorded_one_is_refused(saved):
-    with one_line_error(ValueError, saved, "resnet10", "resnet18"):
+    with one_line_error(ValueError, saved, "resnet8", "resnet18"):
         load_network(saved, backbone="resnet18")
 
 
@@ -285,7 +285,7 @@ def test_a_file_that_does_not_say_its_backbone_needs_it(net, tmp_path):
     torch.save({"model_state": net.state_dict()}, path)
     with one_line_error(ValueError, path, "backbone"):
         load_network(path)
-    assert same_bits(load_network(path, backbone="resnet10")[0].state_dict(), net.state_dict())
+    assert same_bits(load_network(path, backbone="resnet8")[0].state_dict(), net.state_dict())
 
 
 def changed(state, key, value):
@@ -299,18 +299,18 @@ def changed(state, key, value):
     [
         ("classifier.weight", None, "classifier.weight"),
         ("classifier.weight", torch.zeros(()), "classifier.weight"),
-        ("classifier.weight", torch.zeros(0, 512), "num_classes"),
-        ("classifier.weight", torch.zeros(3, 511), "(3, 511), not (3, 512)"),
+        ("classifier.weight", torch.zeros(0, 256), "num_classes"),
+        ("classifier.weight", torch.zeros(3, 255), "(3, 255), not (3, 256)"),
         ("classifier.bias", None, "lacks 1 keys (classifier.bias"),
         ("classifier.bias", torch.zeros(4), "(4,), not (3,)"),
         ("features.conv1.weight", torch.zeros(64, 1, 7, 7), "features.conv1.weight is (64, 1, 7, 7)"),
         ("features.extra", torch.zeros(1), "1 keys too many (features.extra"),
-        ("whitening.pca.pca_m", torch.zeros(513), "lacks 1 keys (whitening.pca.pca_P"),
+        ("whitening.pca.pca_m", torch.zeros(257), "lacks 1 keys (whitening.pca.pca_P"),
     ],
 )
 def test_a_state_that_does_not_fit_is_named(net, tmp_path, key, value, named):
     path = tmp_path / "odd.pth"
-    torch.save({"model_state": changed(net.state_dict(), key, value), "backbone": "resnet10"}, path)
+    torch.save({"model_state": changed(net.state_dict(), key, value), "backbone": "resnet8"}, path)
     with one_line_error(ValueError, path, named):
         load_network(path)
 
@@ -327,7 +327,7 @@ def test_a_loaded_network_knows_the_classes_it_was_saved_with(net, tmp_path):
 
 def test_the_state_of_another_number_of_classes_is_refused(net):
     with one_line_error(ValueError, "3", "7"):
-        get_multigrain("resnet10", num_classes=7).load_state_dict(net.state_dict())
+        get_multigrain("resnet8", num_classes=7).load_state_dict(net.state_dict())
 
 
 def test_a_save_that_fails_keeps_the_earlier_checkpoint(net, saved):
@@ -356,7 +356,7 @@ def test_an_export_comes_back_bit_for_bit(net, tmp_path, whitened):
     export_safetensors(path, placed, classes=["a", "b", "λ"], training_p=3.0)
     loaded, content = load_network(path)
     assert same_bits(loaded.state_dict(), net.state_dict()) and not loaded.training
-    assert (content["classes"], content["backbone"], content["p"]) == (["a", "b", "λ"], "resnet10", 2.5)
+    assert (content["classes"], content["backbone"], content["p"]) == (["a", "b", "λ"], "resnet8", 2.5)
     assert content["training_p"] == 3.0
     assert list(path.parent.iterdir()) == [path]
 
@@ -366,7 +366,7 @@ def test_an_export_can_be_read_without_the_kit(net, tmp_path):
     with safe_open(tmp_path / "net.safetensors", framework="np") as file:
         metadata = file.metadata()
         weight = file.get_tensor("classifier.weight")
-    assert metadata["backbone"] == "resnet10" and float(metadata["p"]) == 2.5
+    assert metadata["backbone"] == "resnet8" and float(metadata["p"]) == 2.5
     assert json.loads(metadata["classes"]) == ["a", "b", "c"]
     assert np.array_equal(weight, net.classifier.weight.detach().numpy())
 
@@ -428,7 +428,7 @@ def test_a_safetensors_file_of_others_needs_its_backbone(net, tmp_path):
     save_file(net.state_dict(), path, metadata={"format": "pt"})
     with one_line_error(ValueError, path, "backbone"):
         load_network(path)
-    assert same_bits(load_network(path, backbone="resnet10")[0].state_dict(), net.state_dict())
+    assert same_bits(load_network(path, backbone="resnet8")[0].state_dict(), net.state_dict())
 
 
 @pytest.mark.parametrize("position", [0, 7, 8, 9])
@@ -458,9 +458,9 @@ def released_content(net):
 
 @pytest.fixture
 def released(net, tmp_path, monkeypatch):
-    """A released name of resnet10 with a server that has it; returns the list of what was asked for."""
+    """A released name of resnet8 with a server that has it; returns the list of what was asked for."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(RELEASED, "joint_10_0.5", ("multigrain_models", "resnet10"))
+    monkeypatch.setitem(RELEASED, "joint_10_0.5", ("multigrain_models", "resnet8"))
     asked = []
 
     def served(url, path):
@@ -490,7 +490,7 @@ def test_released_files_may_be_kept_elsewhere(released, tmp_path):
 
 
 def test_a_released_file_put_there_by_hand_is_taken_without_network(net, tmp_path, monkeypatch):
-    monkeypatch.setitem(RELEASED, "joint_10_0.5", ("multigrain_models", "resnet10"))
+    monkeypatch.setitem(RELEASED, "joint_10_0.5", ("multigrain_models", "resnet8"))
     torch.save(released_content(net), tmp_path / "joint_10_0.5.pth")
     assert same_bits(load_released("joint_10_0.5", folder=tmp_path).state_dict(), net.state_dict())
     assert (tmp_path / "joint_10_0.5.pth.sha256").is_file()
@@ -534,7 +534,7 @@ def test_a_released_name_in_some_folder_is_a_file_that_is_missing(released, tmp_
 
 
 def test_a_released_name_with_another_backbone_is_refused_before_the_download(released):
-    with one_line_error(ValueError, "joint_10_0.5", "resnet10", "resnet18"):
+    with one_line_error(ValueError, "joint_10_0.5", "resnet8", "resnet18"):
         load_network("joint_10_0.5", backbone="resnet18")
     assert not released
 

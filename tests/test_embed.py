@@ -26,7 +26,7 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0)
-    net = get_multigrain("resnet10", num_classes=3)
+    net = get_multigrain("resnet8", num_classes=3)
     for module in net.modules():  # as after training: statistics that are not 0 and 1
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)

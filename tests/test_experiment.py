@@ -31,15 +31,6 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def project(here, monkeypatch):
-    """A project whose notebooks/ is the working directory."""
-    for name in ("notebooks", "mgkit"):
-        (here / "project" / name).mkdir(parents=True)
-    monkeypatch.chdir(here / "project" / "notebooks")
-    return here / "project"
-
-
 def train_config(**values):
     return make(TrainConfig, {"experiment": "t", **values})
 
@@ -48,8 +39,8 @@ def test_outputs_land_below_the_working_directory_outside_a_project(here):
     assert stage_folder("t", "train") == here / "outputs" / "t" / "train"
 
 
-def test_outputs_land_below_the_project_from_within_it(project):
-    assert stage_folder("t", "train") == project / "outputs" / "t" / "train"
+def test_outputs_land_below_the_project_from_within_it(bare_project):
+    assert stage_folder("t", "train") == bare_project / "outputs" / "t" / "train"
 
 
 def test_empty_data_is_refused(here):

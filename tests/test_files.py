@@ -11,30 +11,21 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def project(here, monkeypatch):
-    """A project whose notebooks/ is the working directory."""
-    for name in ("notebooks", "mgkit"):
-        (here / "project" / name).mkdir(parents=True)
-    monkeypatch.chdir(here / "project" / "notebooks")
-    return here / "project"
-
-
 def test_outside_a_project_the_root_is_the_working_directory(here):
     assert project_root() == here
 
 
-def test_within_a_project_the_root_is_its_folder(project):
-    assert project_root() == project
+def test_within_a_project_the_root_is_its_folder(bare_project):
+    assert project_root() == bare_project
 
 
-def test_a_path_is_found_from_the_working_directory_then_from_the_root(project):
-    (project / "photos").mkdir()
-    assert find_path("photos") == project / "photos"
-    (project / "notebooks" / "photos").mkdir()
-    assert find_path("photos").resolve() == project / "notebooks" / "photos"
+def test_a_path_is_found_from_the_working_directory_then_from_the_root(bare_project):
+    (bare_project / "photos").mkdir()
+    assert find_path("photos") == bare_project / "photos"
+    (bare_project / "notebooks" / "photos").mkdir()
+    assert find_path("photos").resolve() == bare_project / "notebooks" / "photos"
     assert str(find_path("nowhere")) == "nowhere"
-    assert find_path(str(project / "photos")) == project / "photos"
+    assert find_path(str(bare_project / "photos")) == bare_project / "photos"
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -200,10 +200,10 @@ def test_a_whitened_network_rejects_an_unwhitened_state(tiny_net):
 
 
 def test_the_state_of_another_backbone_is_rejected():
-    net, other = get_multigrain("resnet10", num_classes=3), get_multigrain("resnet18", num_classes=3)
-    check_rejected(net, other.state_dict(), "not that of a resnet10: it has")
+    net, other = get_multigrain("resnet8", num_classes=3), get_multigrain("resnet18", num_classes=3)
+    check_rejected(net, other.state_dict(), "not that of a resnet8: it has")
     check_rejected(other, net.state_dict(), "not that of a resnet18: it lacks")
-    with pytest.raises(ValueError, match="not that of a resnet10"):
+    with pytest.raises(ValueError, match="not that of a resnet8"):
         net.load_state_dict(other.state_dict(), strict=False)
 
 
@@ -214,8 +214,8 @@ def test_an_own_state_loads_exactly(tiny_net):
 
 
 def test_get_multigrain_takes_backbone_p_and_classes():
-    net = get_multigrain("resnet10", p=2.0, num_classes=7, learn_p=True)
-    assert isinstance(net, MultiGrain) and net.name == "resnet10" and net.width == 512
+    net = get_multigrain("resnet8", p=2.0, num_classes=7, learn_p=True)
+    assert isinstance(net, MultiGrain) and net.name == "resnet8" and net.width == 256
     assert net.pool.p.item() == 2.0 and net.pool.p.requires_grad
     assert net.classifier.out_features == 7 and net.whitening is None
 
@@ -231,7 +231,7 @@ def test_get_multigrain_takes_backbone_p_and_classes():
 )
 def test_get_multigrain_names_what_is_wrong(arguments, message):
     with pytest.raises(ValueError, match=message):
-        get_multigrain(**(dict(backbone="resnet10") | arguments))
+        get_multigrain(**(dict(backbone="resnet8") | arguments))
 
 
 @pytest.mark.parametrize("whitening", [False, True])

@@ -91,8 +91,8 @@ def test_the_checkpoint_holds_the_trained_network_bit_for_bit(config, monkeypatc
     path = train(config(p=2.5))
     net, checkpoint = load_network(path)
     assert same_bits(net.state_dict(), trained[-1])
-    assert not same_bits(net.state_dict(), get_multigrain("resnet10", num_classes=12).state_dict())
-    assert (checkpoint["backbone"], checkpoint["epoch"], checkpoint["p"]) == ("resnet10", 1, 2.5)
+    assert not same_bits(net.state_dict(), get_multigrain("resnet8", num_classes=12).state_dict())
+    assert (checkpoint["backbone"], checkpoint["epoch"], checkpoint["p"]) == ("resnet8", 1, 2.5)
     assert len(checkpoint["classes"]) == 12
 
 
@@ -131,7 +131,7 @@ def test_the_learning_rate_drops_after_the_epochs_of_the_released_loop(config):
 
 def test_beta_has_its_own_rate_and_no_weight_decay(config):
     settings = config(lr=0.2, beta_lr=0.1, weight_decay=1e-4, lr_drops=[0])
-    net, loss = get_multigrain("resnet10", num_classes=12), JointLoss()
+    net, loss = get_multigrain("resnet8", num_classes=12), JointLoss()
     optimizer = build_optimizer(net, loss, settings)
     [of_beta] = [g for g in optimizer.param_groups if any(w is loss.margin_loss.beta for w in g["params"])]
     [of_net] = [g for g in optimizer.param_groups if g is not of_beta]
@@ -150,7 +150,7 @@ def test_a_last_batch_of_one_sample_is_passed_over(config):
 
 
 def test_an_epoch_of_nothing_but_single_samples_is_refused(config):
-    net, loss = get_multigrain("resnet10", num_classes=12), JointLoss()
+    net, loss = get_multigrain("resnet8", num_classes=12), JointLoss()
     batch = Batch(torch.rand(1, 3, 32, 32), torch.tensor([0]), torch.tensor([0]), [])
     with one_line_error(ValueError, "two readable images"):
         train_epoch(net, loss, build_optimizer(net, loss, config()), [batch], torch.Generator(), "float32")
@@ -207,7 +207,7 @@ def test_a_published_network_stands_in_for_a_checkpoint_and_pools_by_averaging(m
         return get_multigrain(backbone, p=options["p"])
 
     monkeypatch.setattr(module, "get_multigrain", published)
-    config = make(NetworkConfig, {"experiment": "t", "backbone": "resnet10", "pretrained_backbone": True})
+    config = make(NetworkConfig, {"experiment": "t", "backbone": "resnet8", "pretrained_backbone": True})
     net, content = trained_network(config)
-    assert asked == {"backbone": "resnet10", "p": 1.0, "pretrained_backbone": True}
+    assert asked == {"backbone": "resnet8", "p": 1.0, "pretrained_backbone": True}
     assert net.pool.p.item() == 1.0 and not net.training and content == {} and net.source == ""
