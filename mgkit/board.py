@@ -138,14 +138,14 @@ def table(entries: list[Entry]) -> str:
     """The board as text: a line for each row and size of the paper's tables, then the runs that the measurements come from."""
     lines, sources = [], {}
     for name, of_table in groupby(entries, key=lambda entry: entry.table):
-        lines += [f"{name}", f"{'':44}{'measure':30}{'paper':>20}{'measured':>22}{'difference':>24}"]
+        lines += [f"{name}", f"{'':50}{'measure':30}{'paper':>20}{'measured':>21}{'difference':>21}"]
         for (row, size), group in groupby(of_table, key=lambda entry: (entry.row, entry.size)):
             group = list(group)
             columns = [" / ".join(shown) for shown in zip(*map(cells, group), strict=True)]
             if all(each.measured is None for each in group):
                 columns[2:] = ["not measured", ""]
             label = f"{row}, {size} px"
-            line = f"{label:44}{columns[0]:30}{columns[1]:>20}{columns[2]:>22}{columns[3]:>24}"
+            line = f"{label:50}{columns[0]:30}{columns[1]:>20}{columns[2]:>21}{columns[3]:>21}"
             lines.append((line + marks(group, sources)).rstrip())
         lines.append("")
     if not sources:

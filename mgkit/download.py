@@ -235,14 +235,20 @@ def answer(request: urllib.request.Request, partial: Partial, timeout: float) ->
 
 def blocks_of(response: HTTPResponse) -> Iterator[bytes]:
     """The body, a block at a time; only trouble of the network turns into Interrupted, not that of our disk."""
+    block = b""
     while True:
         try:
-            block = response.read(BLOCK)
+            part = response.read1(BLOCK - len(block))
         except (OSError, HTTPException) as error:
+            if block:
+                yield block  # what came before the trouble need not come again
             raise Interrupted(reason_of(error)) from None
-        if not block:
+        block += part
+        if block and (not part or len(block) == BLOCK):
+            yield block
+            block = b""
+        if not part:
             return
-        yield block
 
 
 def reason_of(error: Exception) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 from matplotlib.figure import Figure
 
-from mgkit.config import StageConfig, to_yaml
+from mgkit.config import NetworkConfig, StageConfig, to_yaml
 from mgkit.download import file_hash
 from mgkit.files import atomic_write, find_path, project_root
 from mgkit.hardware import describe, pick_device
@@ -51,6 +51,8 @@ def stage_folder(experiment: str, stage: str) -> Path:
 def missing_stage(path: Path, stage: str, config: StageConfig) -> FileNotFoundError:
     """The error for a file that an earlier stage should have left, with the command that makes it."""
     shared = {"experiment": config.experiment, "data": config.data}
+    if isinstance(config, NetworkConfig) and config.backbone:
+        shared["backbone"] = config.backbone
     return FileNotFoundError(f"{path} does not exist: make it with `{papermill_command(stage, shared)}`")
 
 

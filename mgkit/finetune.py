@@ -200,13 +200,15 @@ def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
     """
     known = net.classifier.out_features
     if net.classes:
-        lacking = [name for name in images.classes if name not in net.classes]
-        if lacking:
+        index = {name: i for i, name in enumerate(net.classes)}
+        place = np.array([index.get(name, -1) for name in images.classes], dtype=np.int64)
+        labels = place[images.labels]
+        if (labels < 0).any():
+            lacking = images.classes[images.labels[labels < 0][0]]
             raise ValueError(
-                f"the checkpoint knows {known} classes, {lacking[0]} of {images.root} is not among them"
+                f"the checkpoint knows {known} classes, {lacking} of {images.root} is not among them"
             )
-        place = np.array([net.classes.index(name) for name in images.classes], dtype=np.int64)
-        return replace(images, labels=place[images.labels], classes=net.classes)
+        return replace(images, labels=labels, classes=net.classes)
     if len(images.classes) > known:
         raise ValueError(f"the checkpoint knows {known} classes, {images.root} has {len(images.classes)}")
     if len(images.classes) < known:

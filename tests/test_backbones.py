@@ -33,15 +33,18 @@ PUBLISHED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet18", "nasnetamobile", "timm/test_resnet"])
+@pytest.mark.parametrize(
+    ("name", "stride"), [("resnet8", 16), ("resnet18", 32), ("nasnetamobile", 32), ("timm/test_resnet", 32)]
+)
 @pytest.mark.parametrize("shape", [(64, 97), (65, 33), (128, 101)])
-def test_a_backbone_maps_images_of_any_shape_to_its_width_at_stride_32(name, shape):
+def test_a_backbone_maps_images_of_any_shape_to_its_width_at_its_stride(name, stride, shape):
     backbone = build_backbone(name)
     with torch.no_grad():
         maps = backbone.features.eval()(torch.rand(2, 3, *shape))
     assert maps.shape[:2] == (2, backbone.width)
     assert all(
-        side // 32 <= cells <= side // 32 + 1 for side, cells in zip(shape, maps.shape[2:], strict=True)
+        side // stride <= cells <= side // stride + 1
+        for side, cells in zip(shape, maps.shape[2:], strict=True)
     )
     assert backbone.name == name and len(backbone.mean) == len(backbone.std) == 3
 

@@ -1,6 +1,7 @@
 """Downloads, against a server that misbehaves: the right file comes, or one clear line and nothing wrong is left."""
 
 import contextlib
+import errno
 import hashlib
 import http.server
 import os
@@ -448,19 +449,15 @@ def test_a_hash_that_is_none_is_refused(path):
         fetch("http://127.0.0.1:1/file.pth", path, sha256="abc")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
-def test_a_read_only_folder_is_an_error_at_once(server, path):
-    path.parent.mkdir(mode=0o555)
-    with one_line_error(PermissionError, path.parent):
-        get(server, path)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_full_or_read_only_disk_is_not_taken_for_trouble_with_the_network(
+    server, path, monkeypatch, number
+):
+    def refuse(*args, **options):
+        raise OSError(number, os.strerror(number), str(path))
 
-
-def test_a_full_disk_is_not_taken_for_trouble_with_the_network(server, path, monkeypatch):
-    def full(*args, **options):
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr(module.Partial, "begin", full)
-    with one_line_error(OSError, "No space left", path):
+    monkeypatch.setattr(module.Partial, "begin", refuse)
+    with one_line_error(OSError, os.strerror(number), path):
         get(server, path)
     assert len(server.requests) == 1
 

@@ -164,6 +164,10 @@ def test_a_missing_stage_says_which_command_makes_it(here):
     assert (program, notebook) == ("papermill", "notebooks/01_train.ipynb")
     assert copy.startswith("outputs/") and copy.endswith(".ipynb")
     assert options == ["-p", "experiment", "t", "-p", "data", "my photos"]
+    config = make(WhitenConfig, {"experiment": "t", "backbone": "resnet18"})
+    assert "-p data mini -p backbone resnet18`" in str(
+        missing_stage(here / "checkpoint.pth", "train", config)
+    )
 
 
 def test_a_package_that_is_not_there_does_not_stop_a_run():
