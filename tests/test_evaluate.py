@@ -282,7 +282,7 @@ def test_classification_is_measured_for_every_crop_size_and_exponent(after_chain
 def test_flat_validation_images_alone_give_the_same_accuracy(after_chain, mini_root, tmp_path):
     val = labelled_images(mini_root)[1]
     truth = [int(label) + 1 for label in val.labels]
-    write_devkit(tmp_path, {k + 1: f"n{k:08d}" for k in range(len(val.classes))}, truth)
+    write_devkit(tmp_path, dict(enumerate(val.classes, start=1)), truth)
     (tmp_path / "val").mkdir()
     for number, path in enumerate(val.paths, start=1):
         (tmp_path / "val" / flat_name(number)).symlink_to(path)
