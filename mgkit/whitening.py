@@ -157,7 +157,7 @@ def check_folding(config: WhitenConfig, whitened: Whitened) -> dict:
         "top1_after": topk_accuracy(after, labels, ks=(1,))[0],
         "same_class": float((before.argmax(1) == after.argmax(1)).double().mean()),
         "relative_difference": float((factor * after - before).norm() / before.norm()),
-        "images": len(labels),
+        "val_images": len(labels),
     }
     add_results(config.experiment, STAGE, check)
     return check

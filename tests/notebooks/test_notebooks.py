@@ -163,6 +163,11 @@ def test_the_notebooks_run_in_order(project, run, cwd):
     assert "Traceback" not in "".join(text.values()) and "\r" not in "".join(text.values())
     recorded = yaml.safe_load((outputs / "finetune_p" / "config.yaml").read_text())
     assert (recorded["sizes"], recorded["ps"], recorded["images_per_class"]) == ([32, 48], [1.0, 3.0], 2)
+    whitened = json.loads((outputs / "whiten" / "results.json").read_text())
+    assert (whitened["images"], whitened["val_images"]) == (
+        40,
+        36,
+    )  # unlabelled ones fit it, labelled ones check it
     assert sorted(path.name for path in project.iterdir() if not path.name.startswith("executed")) == [
         "mgkit",
         "notebooks",
