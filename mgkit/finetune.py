@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mgkit.config import FinetunePConfig, NetworkConfig, make
-from mgkit.datasets import ImageList, UnreadableImages, labelled_images
+from mgkit.datasets import ImageList, UnreadableImages, labelled_images, relabelled
 from mgkit.embed import feature_maps
 from mgkit.experiment import Run, data_root, is_mini, read_results
 from mgkit.metrics import target_ranks
@@ -200,15 +200,7 @@ def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
     """
     known = net.classifier.out_features
     if net.classes:
-        index = {name: i for i, name in enumerate(net.classes)}
-        place = np.array([index.get(name, -1) for name in images.classes], dtype=np.int64)
-        labels = place[images.labels]
-        if (labels < 0).any():
-            lacking = images.classes[images.labels[labels < 0][0]]
-            raise ValueError(
-                f"the checkpoint knows {known} classes, {lacking} of {images.root} is not among them"
-            )
-        return replace(images, labels=labels, classes=net.classes)
+        return relabelled(images, net.classes, f"them: the checkpoint knows {known} classes")
     if len(images.classes) > known:
         raise ValueError(f"the checkpoint knows {known} classes, {images.root} has {len(images.classes)}")
     if len(images.classes) < known:
