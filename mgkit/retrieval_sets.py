@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,13 +22,21 @@ from mgkit.imagenet import META, split_folder
 from mgkit.index import image_files
 
 
+def no_images() -> np.ndarray:
+    """An empty array of indices."""
+    return np.array([], dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class RetrievalSet:
     """Q queries among N images.
 
-    images: all N, queries and database. queries: [Q] indices. database: [M] indices that are ranked. positives: for each
-    query the indices that answer it, without itself. measure: `mAP`, `score` (UKBench's, out of 4), or `none` where nothing
-    says what is right.
+    images: all N that are embedded. queries: [Q] indices. database: [M] indices that are ranked. positives: for each query the
+    indices that answer it, without itself; none where it has no answer. junk: for each query the indices that are taken out of its
+    ranking, neither right nor wrong; () where there are none. background: indices of images that only normalise scores (DISC's
+    training images). distractors: indices of the part of the database that answers nothing, of the user's own choice. measure:
+    `mAP`, `score` (UKBench's, out of 4), `micro-AP` over all pairs, or `none` where nothing says what is right. Sets that share
+    their images (the levels of one benchmark) share the very same `images`.
     """
 
     name: str
@@ -36,21 +44,34 @@ class RetrievalSet:
     queries: np.ndarray
     database: np.ndarray
     positives: tuple[np.ndarray, ...]
-    measure: Literal["mAP", "score", "none"] = "mAP"
+    measure: Literal["mAP", "score", "micro-AP", "none"] = "mAP"
+    junk: tuple[np.ndarray, ...] = ()
+    background: np.ndarray = field(default_factory=no_images)
+    distractors: np.ndarray = field(default_factory=no_images)
 
     def only(self, kept: np.ndarray) -> "RetrievalSet":
-        """The set without the images where kept [N] is False: they neither ask, nor answer, nor count as positives."""
+        """The set without the images where kept [N] is False: they neither ask, nor answer, nor count as positives.
+
+        A query that has lost its every positive asks nothing; one that had none stays.
+        """
         if kept.all():
             return self
         number = np.cumsum(kept) - 1  # old index -> new
-        answerable = [self.measure == "none" or kept[positives].any() for positives in self.positives]
+        answerable = [not len(positives) or kept[positives].any() for positives in self.positives]
         asking = np.flatnonzero(kept[self.queries] & np.array(answerable, dtype=bool))
+
+        def renumbered(indices: np.ndarray) -> np.ndarray:
+            return number[indices[kept[indices]]]
+
         return replace(
             self,
             images=self.images.subset(np.flatnonzero(kept)),
             queries=number[self.queries[asking]],
-            database=number[self.database[kept[self.database]]],
-            positives=tuple(number[self.positives[q][kept[self.positives[q]]]] for q in asking),
+            database=renumbered(self.database),
+            positives=tuple(renumbered(self.positives[q]) for q in asking),
+            junk=tuple(renumbered(self.junk[q]) for q in asking) if self.junk else (),
+            background=renumbered(self.background),
+            distractors=renumbered(self.distractors),
         )
 
     def describe(self) -> str:
@@ -189,7 +210,7 @@ def grouped(name: str, images: ImageList) -> RetrievalSet:
 def plain_folder(root: str | Path) -> RetrievalSet:
     """Images without any grouping: every image is a query, and there is no ground truth to measure against."""
     images = plain_images(root, purpose="retrieval folder")
-    everything, nothing = np.arange(len(images)), np.array([], dtype=np.int64)
+    everything, nothing = np.arange(len(images)), no_images()
     return RetrievalSet(
         Path(root).name, images, everything, everything, (nothing,) * len(images), measure="none"
     )
