@@ -1,7 +1,7 @@
 """Accuracy and retrieval measures, and how sure they are: arrays in, numbers out.
 
 Equal scores always count against us: whatever is wrong stands before whatever is right. So no measure depends on the order of
-its input, and giving everything the same score earns nothing.
+its input, and none is raised by ties.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -56,9 +56,7 @@ def positive_ranks(scores: ArrayLike, positives: ArrayLike, *, junk: ArrayLike =
     rival[positives] = False
     rival[junk] = False
     rivals = np.sort(scores[rival])
-    above = len(rivals) - np.searchsorted(
-        rivals, own, side="left"
-    )  # [P]: rivals that score as high or higher
+    above = len(rivals) - np.searchsorted(rivals, own, side="left")  # [P], those that score as high or higher
     return above[::-1] + np.arange(len(own))
 
 
@@ -92,6 +90,8 @@ def precision_at(ranks: ArrayLike, k: int) -> float:
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
+    if not np.size(ranks):
+        raise ValueError("ranks must hold at least one rank: leave out queries without positives")
     ranks = sorted_ranks(ranks, np.size(ranks))
     cut = min(k, int(ranks[-1]) + 1)
     return float((ranks < cut).sum() / cut)

@@ -293,7 +293,7 @@ def test_precision_at_k_by_hand():
 @pytest.mark.parametrize(
     ("ranks", "k", "message"),
     [
-        ([], 5, "at least 1"),
+        ([], 5, "ranks must hold at least one rank"),
         ([0], 0, "k must be at least 1, got 0"),
         ([1, 1], 5, "distinct"),
         ([-1], 5, ">= 0"),
