@@ -45,6 +45,8 @@ def read_pairs(path: Path) -> dict[str, set[str]]:
         if len(row) <= max(query, reference) or not row[query]:
             raise ValueError(f"{path}, line {number}: {','.join(row)!r} should be {','.join(PAIR_COLUMNS)}")
         pairs.setdefault(row[query], set()).update({row[reference]} - {""})
+    if not pairs:
+        raise ValueError(f"{path} lists no pairs")
     return pairs
 
 

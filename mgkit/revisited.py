@@ -4,7 +4,6 @@ import math
 import pickle
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ ADMITTED = {
     ("numpy", "dtype"): DTYPE,
     ("numpy", "ndarray"): "ndarray",
     ("_codecs", "encode"): BYTES,  # how Python 3 writes bytes for Python 2
+    ("__builtin__", "bytes"): BYTES,  # and how it writes none at all
 }
 
 
@@ -122,7 +122,7 @@ def plain(value: object) -> object:
 def stored(content: object, dtype: Note) -> list:
     """The numbers or texts that an array's bytes stand for, flat."""
     if isinstance(content, Note) and content.of == BYTES:
-        content, _ = content.args
+        content = content.args[0] if content.args else b""
     if isinstance(content, str):  # Python 2's strings are bytes, read as latin-1
         content = content.encode("latin1")
     return np.frombuffer(content, dtype=element_type(dtype)).tolist() if content else []
@@ -146,16 +146,16 @@ def checked(content: object) -> RevisitedGroundTruth:
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, not a dict of imlist, qimlist and gnd")
     images, queries = (names(entry(content, key, "it"), key) for key in ("imlist", "qimlist"))
+    if len(set(images)) < len(images):
+        raise ValueError(f"imlist names {Counter(images).most_common(1)[0][0]!r} twice")
     truth = entry(content, "gnd", "it")
-    if not isinstance(truth, list | tuple) or len(truth) != len(queries):
-        raise ValueError(f"gnd should be a list with an entry for each of the {len(queries)} of qimlist")
+    if not isinstance(truth, list | tuple) or [type(each) for each in truth] != [dict] * len(queries):
+        raise ValueError(f"gnd should be a list of {len(queries)} dicts, one for each of qimlist")
+    boxes, indices = [], []
     for query, answers in zip(queries, truth, strict=True):
-        if not isinstance(answers, dict):
-            raise ValueError(f"the gnd of query {query!r} is a {type(answers).__name__}, not a dict")
-    indices = [answer_indices(*pair, len(images)) for pair in zip(queries, truth, strict=True)]
-    return RevisitedGroundTruth(
-        images, queries, tuple(map(box, queries, truth)), *(tuple(of_kind) for of_kind in zip(*indices, strict=True))
-    )  # fmt: skip
+        boxes.append(box(query, answers))
+        indices.append(answer_indices(query, answers, len(images)))
+    return RevisitedGroundTruth(images, queries, tuple(boxes), *zip(*indices, strict=True))
 
 
 def entry(content: dict, key: str, whose: str) -> object:
@@ -165,16 +165,13 @@ def entry(content: dict, key: str, whose: str) -> object:
 
 
 def names(value: object, key: str) -> tuple[str, ...]:
-    """A list of names; ValueError for an empty one, for what is no name, and for a database image that is listed twice."""
+    """A list of names; ValueError for an empty one, and for what is no name."""
     found = items(value)
-    wrong = next((each for each in found if not isinstance(each, str) or not each), None)
-    if wrong is not None or not found:
-        raise ValueError(
-            f"{key} should be a list of names, but holds {wrong!r}" if found else f"{key} is empty"
-        )
-    name, count = Counter(found).most_common(1)[0]
-    if count > 1 and key == "imlist":
-        raise ValueError(f"{key} lists {name!r} {count} times")
+    for each in found:
+        if not isinstance(each, str) or not each:
+            raise ValueError(f"{key} should be a list of names, but holds {each!r}")
+    if not found:
+        raise ValueError(f"{key} is empty")
     return tuple(found)
 
 
@@ -197,13 +194,12 @@ def box(query: str, answers: dict) -> tuple[float, ...]:
 def answer_indices(query: str, answers: dict, images: int) -> tuple[np.ndarray, ...]:
     """A query's easy, hard and junk images; ValueError for one that is not among the images, or stands there twice."""
     of_kind = [items(entry(answers, kind, f"query {query!r}")) for kind in KINDS]
-    everything: Sequence = [index for found in of_kind for index in found]
-    for kind, found in zip(KINDS, of_kind, strict=True):
-        for index in found:
-            if type(index) not in (int, float) or not 0 <= index < images or index != int(index):
-                raise ValueError(
-                    f"{kind} of query {query!r} holds {index!r}, which is no index into {images} of imlist"
-                )
+    everything = [index for found in of_kind for index in found]
+    for index in everything:
+        if type(index) not in (int, float) or not 0 <= index < images or index != int(index):
+            raise ValueError(
+                f"the gnd of query {query!r} holds {index!r}, no index into the {images} of imlist"
+            )
     if len(set(everything)) < len(everything):
         index, _ = Counter(everything).most_common(1)[0]
         raise ValueError(f"easy, hard and junk of query {query!r} hold image {int(index)} twice")
