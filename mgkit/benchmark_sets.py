@@ -236,32 +236,27 @@ def disc21(root: str | Path) -> RetrievalSet:
     and as `read_pairs`.
     """
     root = Path(root)
-    folders = {part: root / part for part in ("references", "queries", "train")}
-    references, queries = (files_of(folders[part], "disc21") for part in ("references", "queries"))
-    train = files_of(folders["train"], "disc21") if folders["train"].is_dir() else []
+    references, queries = (files_of(root / part, "disc21") for part in ("references", "queries"))
+    train = files_of(root / "train", "disc21") if (root / "train").is_dir() else []
     listing = ground_truth_csv(root)
     pairs = read_pairs(listing)
-    of_query, of_reference = (
-        by_stem(*pair) for pair in ((queries, folders["queries"]), (references, folders["references"]))
-    )
-    named = located(pairs, of_query, folders["queries"], listing)
-    located(sorted(set().union(*pairs.values())), of_reference, folders["references"], listing)
+    of_reference, of_query = by_stem(references, root / "references"), by_stem(queries, root / "queries")
+    located(sorted(set().union(*pairs.values())), of_reference, root / "references", listing)
+    listed = sorted(located(pairs, of_query, root / "queries", listing))
     if not all(pairs.values()):
-        if len(named) < len(queries):
-            print(
-                f"disc21: {listing.name} lists {len(named)} of the {len(queries)} images in {folders['queries']}, the others are left out"
-            )
-        queries = [queries[i] for i in sorted(named)]
-    asked = [pairs.get(Path(path).stem, ()) for path in queries]
-    database, rows, background = np.split(
+        if len(listed) < len(queries):
+            print(f"disc21: {listing} lists {len(listed)} of {len(queries)} queries, the others are left out")
+        queries = [queries[i] for i in listed]
+    database, asked, background = np.split(
         np.arange(len(references) + len(queries) + len(train)), np.cumsum([len(references), len(queries)])
     )
+    answers = [sorted(of_reference[each] for each in pairs.get(Path(path).stem, ())) for path in queries]
     return RetrievalSet(
         "disc21",
         unlabelled(root, [*references, *queries, *train]),
-        rows,
+        asked,
         database,
-        tuple(np.array(sorted(of_reference[each] for each in answers), dtype=np.int64) for answers in asked),
+        tuple(np.array(each, dtype=np.int64) for each in answers),
         "micro-AP",
         background=background,
     )

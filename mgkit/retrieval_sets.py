@@ -44,6 +44,8 @@ def find_sets(root: str | Path, *, names: Sequence[str] = (), distractors: str =
     if Path(root).suffix.lower() == ".csv" and not Path(root).is_dir():
         if names:
             raise ValueError(f"sets: {names[0]} is looked for in a folder, but data is the file {root}")
+        if not Path(root).is_file():
+            raise FileNotFoundError(f"data: the file {root} does not exist")
         return [csv_set(Path(root))]
     root = check_folder(root, "data")
     wanted = list(names) or [name for name in SET_NAMES if is_there(root, name)]

@@ -364,7 +364,7 @@ def test_disc_asks_the_listed_queries_where_distractors_are_listed(tmp_path, cap
     assert disc_answers(found) == {"Q00000.jpg": [], "Q00001.jpg": [], "Q00003.jpg": [1]}
     assert len(found.images) == 4 + 3 and len(found.background) == 0
     [line] = capsys.readouterr().out.splitlines()
-    assert "3 of the 5" in line and "public_ground_truth.csv" in line
+    assert "3 of 5 queries" in line and "public_ground_truth.csv" in line
 
 
 def test_disc_columns_are_found_by_name(tmp_path):
