@@ -9,7 +9,11 @@ The modules in the order in which the method reads:
     index           the images below a folder, found once and remembered
     imagenet        ImageNet's folder names; the classes of its flat validation images
     datasets        lists of images, with class and instance; loaders
-    retrieval_sets  Holidays, UKBench, Copydays, folders: images, queries, ground truth
+    annotations     ground truth in text files: rotations, matching pairs, groups
+    revisited       ground truth in a pickle, of which nothing is run
+    ground_truth    a retrieval set: images, queries, database, what is right
+    benchmark_sets  Holidays, UKBench, Copydays, revisited Oxford and Paris, DISC
+    retrieval_sets  those that a folder holds, or else the user's own images
     transforms      training augmentations; evaluation crops
     samplers        repeated augmentation; batches of one shape
     nasnet          NASNet-A-Mobile and PNASNet-5-Large, as tables of cells

@@ -3,8 +3,8 @@
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -28,11 +28,49 @@ class UnreadableImageError(OSError):
 
 
 @dataclass(frozen=True)
+class View:
+    """What of an image file is taken: the whole, or else turned, then cropped.
+
+    turned: degrees clockwise, 0, 90, 180 or 270, which moves pixels and loses none. box: (x1, y1, x2, y2) in pixels of the turned
+    image, rounded to whole ones; what of it lies outside the image is black, as PIL crops.
+    """
+
+    turned: Literal[0, 90, 180, 270] = 0
+    box: tuple[float, float, float, float] | None = None
+
+    def of(self, image: Image.Image) -> Image.Image:
+        """The view of an image; ValueError for a box without a pixel of it."""
+        if self.turned:
+            image = image.rotate(-self.turned, expand=True)
+        return image.crop(self.bounds(image.size)) if self.box else image
+
+    def size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) of the view of an image of that (width, height); raises as `of`."""
+        if self.turned in (90, 270):
+            size = size[::-1]
+        if not self.box:
+            return size
+        left, top, right, bottom = self.bounds(size)
+        return right - left, bottom - top
+
+    def bounds(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """The box in whole pixels; ValueError unless it holds one of an image of that (width, height)."""
+        left, top, right, bottom = bounds = tuple(map(round, self.box))
+        if min(right, size[0]) <= max(left, 0) or min(bottom, size[1]) <= max(top, 0):
+            raise ValueError(f"the box {self.box} holds no pixel of {size[0]} x {size[1]}")
+        return bounds
+
+
+WHOLE = View()
+
+
+@dataclass(frozen=True)
 class ImageList:
-    """N image files with their classes.
+    """N images with their classes.
 
     root: the folder they come from. paths: N absolute paths. labels: [N] int64, index into `classes`, or -1 throughout.
-    exif: whether the camera's rotation tag is applied (a user's own photos) or not (benchmark sets).
+    exif: whether the camera's rotation tag is applied (a user's own photos) or not (benchmark sets). views: by index, of
+    the images that are not taken as they are; one file may be there whole and cropped.
     """
 
     root: Path
@@ -40,15 +78,22 @@ class ImageList:
     labels: np.ndarray
     classes: tuple[str, ...] = ()
     exif: bool = False
+    views: Mapping[int, View] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    def load(self, index: int) -> Image.Image:
+        """Image `index` as RGB, rotated and cropped as the list says; raises as `load_image`."""
+        return load_image(self.paths[index], exif=self.exif, view=self.views.get(int(index), WHOLE))
+
     def subset(self, indices: Iterable[int]) -> "ImageList":
         """The images of those indices, in their order."""
         indices = np.fromiter(indices, dtype=np.int64)
+        old = indices.tolist()
+        views = {new: self.views[i] for new, i in enumerate(old) if i in self.views} if self.views else {}
         return replace(
-            self, paths=tuple(self.paths[i] for i in indices.tolist()), labels=self.labels[indices]
+            self, paths=tuple(self.paths[i] for i in old), labels=self.labels[indices], views=views
         )
 
     def first_per_class(self, count: int) -> "ImageList":
@@ -226,15 +271,16 @@ def place_in_class(labels: np.ndarray) -> np.ndarray:
     return np.arange(len(labels)) - np.searchsorted(labels, labels)
 
 
-def load_image(path: str | Path, *, exif: bool = False) -> Image.Image:
+def load_image(path: str | Path, *, exif: bool = False, view: View = WHOLE) -> Image.Image:
     """The image as RGB: grey, palette, CMYK, 16-bit and transparent ones are converted (transparent on white).
 
-    Raises UnreadableImageError, naming the file, for a missing, truncated or non-image one.
+    exif: first of all, the rotation tag is applied. view: what is taken of the image. Raises UnreadableImageError, naming
+    the file, for a missing, truncated or non-image one, and for a view that shows nothing of it.
     """
     try:
         with Image.open(path) as image:
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image) if exif else image)
+            return view.of(to_rgb(ImageOps.exif_transpose(image) if exif else image))
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(f"{path}: {error}") from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:
@@ -255,15 +301,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def image_shapes(images: ImageList) -> list[tuple[int, int]]:
-    """(width, height) of every image, from the file headers; an unreadable one counts as (1, 1)."""
-    return [image_shape(path, images.exif) for path in images.paths]
+    """(width, height) of every image as it is loaded, from the file headers; an unreadable one counts as (1, 1)."""
+    return [image_shape(path, images.exif, images.views.get(i, WHOLE)) for i, path in enumerate(images.paths)]
 
 
-def image_shape(path: str, exif: bool) -> tuple[int, int]:
+def image_shape(path: str, exif: bool, view: View) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             turned = exif and image.getexif().get(0x0112) in (5, 6, 7, 8)  # the ones that swap the sides
-            return image.size[::-1] if turned else image.size
+            return view.size(image.size[::-1] if turned else image.size)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return 1, 1
 
@@ -291,8 +337,7 @@ class ImageDataset(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        image = load_image(self.images.paths[index], exif=self.images.exif)
-        return self.transform(image), int(self.images.labels[index]), index
+        return self.transform(self.images.load(index)), int(self.images.labels[index]), index
 
     def __getitems__(self, pairs: Sequence[tuple[int, int]]) -> list:
         samples, decoded, last = [], None, None
@@ -310,7 +355,7 @@ class ImageDataset(Dataset):
     def decode(self, index: int) -> Image.Image | UnreadableImageError:
         """The image, or the error, as a value: raising is the main process's business, workers only report."""
         try:
-            return load_image(self.images.paths[index], exif=self.images.exif)
+            return self.images.load(index)
         except UnreadableImageError as error:
             return error
 

@@ -1,210 +1,142 @@
-"""Retrieval benchmarks: their images, queries and ground truth, read from the folders as they are distributed."""
+"""Retrieval sets below a folder: the benchmarks that are there, or else the user's own images, grouped or not."""
 
-import re
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from mgkit.datasets import (
-    UNLABELLED,
-    ImageList,
-    check_folder,
-    class_folders,
-    dataset_root,
-    plain_images,
-    val_images,
+from mgkit.annotations import read_groups
+from mgkit.benchmark_sets import (
+    LEVEL_KINDS,
+    copydays,
+    copydays_all,
+    copydays_levels,
+    disc21,
+    holidays,
+    revisited,
+    ukbench,
 )
+from mgkit.datasets import ImageList, check_folder, class_folders, dataset_root, plain_images, val_images
+from mgkit.download import file_hash
+from mgkit.ground_truth import RetrievalSet, no_images, unlabelled
 from mgkit.imagenet import META, split_folder
-from mgkit.index import image_files
+from mgkit.index import image_files, list_folder
+from mgkit.progress import progress
+
+SET_NAMES = ("holidays", "ukbench", "copydays", "copydays_levels", "roxford5k", "rparis6k", "disc21")
+GROUPS = "groups.csv"
 
 
-def no_images() -> np.ndarray:
-    """An empty array of indices."""
-    return np.array([], dtype=np.int64)
+def find_sets(root: str | Path, *, names: Sequence[str] = (), distractors: str = "") -> list[RetrievalSet]:
+    """The sets of those names below root, or all that are there, each in the folder of its name (`copydays_levels` in `copydays/`).
 
-
-@dataclass(frozen=True)
-class RetrievalSet:
-    """Q queries among N images.
-
-    images: all N that are embedded. queries: [Q] indices. database: [M] indices that are ranked. positives: for each query the
-    indices that answer it, without itself; none where it has no answer. junk: for each query the indices that are taken out of its
-    ranking, neither right nor wrong; () where there are none. background: indices of images that only normalise scores (DISC's
-    training images). distractors: indices of the part of the database that answers nothing, of the user's own choice. measure:
-    `mAP`, `score` (UKBench's, out of 4), `micro-AP` over all pairs, or `none` where nothing says what is right. Sets that share
-    their images (the levels of one benchmark) share the very same `images`.
+    Where there is none, root's own images: grouped by a `groups.csv` in it, or by sub-folder, or else not at all; a tree in
+    ImageNet's layout gives its validation images. root may itself be such a csv, of any name.
+    distractors: a folder or list for Copydays; empty: `unlabelled/distractors` below root, where it exists. Raises ValueError
+    for an unknown name, FileNotFoundError for a missing set, and what the readers of the sets raise, each naming the file.
     """
-
-    name: str
-    images: ImageList
-    queries: np.ndarray
-    database: np.ndarray
-    positives: tuple[np.ndarray, ...]
-    measure: Literal["mAP", "score", "micro-AP", "none"] = "mAP"
-    junk: tuple[np.ndarray, ...] = ()
-    background: np.ndarray = field(default_factory=no_images)
-    distractors: np.ndarray = field(default_factory=no_images)
-
-    def only(self, kept: np.ndarray) -> "RetrievalSet":
-        """The set without the images where kept [N] is False: they neither ask, nor answer, nor count as positives.
-
-        A query that has lost its every positive asks nothing; one that had none stays.
-        """
-        if kept.all():
-            return self
-        number = np.cumsum(kept) - 1  # old index -> new
-        answerable = [not len(positives) or kept[positives].any() for positives in self.positives]
-        asking = np.flatnonzero(kept[self.queries] & np.array(answerable, dtype=bool))
-
-        def renumbered(indices: np.ndarray) -> np.ndarray:
-            return number[indices[kept[indices]]]
-
-        return replace(
-            self,
-            images=self.images.subset(np.flatnonzero(kept)),
-            queries=number[self.queries[asking]],
-            database=renumbered(self.database),
-            positives=tuple(renumbered(self.positives[q]) for q in asking),
-            junk=tuple(renumbered(self.junk[q]) for q in asking) if self.junk else (),
-            background=renumbered(self.background),
-            distractors=renumbered(self.distractors),
+    unknown = [name for name in names if name not in SET_NAMES]
+    if unknown:
+        raise ValueError(
+            f"sets: {unknown[0]!r} is unknown; some of {', '.join(SET_NAMES)}, or none for all that are there"
         )
-
-    def describe(self) -> str:
-        """One line: how many queries, images and answers."""
-        if self.measure == "none":
-            return f"{self.name}: {len(self.images)} images without ground truth, each of them a query"
-        return (
-            f"{self.name}: {len(self.queries)} queries, {len(self.database)} database images, "
-            f"{sum(map(len, self.positives)) / max(len(self.queries), 1):.1f} positives a query"
-        )
-
-
-def unlabelled(root: Path, paths: Sequence[str], *, exif: bool = False) -> ImageList:
-    return ImageList(root, tuple(paths), np.full(len(paths), UNLABELLED, dtype=np.int64), exif=exif)
-
-
-def numbers(paths: Sequence[str], pattern: str, folder: Path) -> list[int]:
-    """The number in each file name; ValueError names the first file that the pattern does not fit."""
-    found = []
-    for path in paths:
-        match = re.fullmatch(pattern, Path(path).name, flags=re.IGNORECASE)
-        if not match:
-            raise ValueError(f"{folder}: {Path(path).name} is not named as in this set ({pattern})")
-        found.append(int(match[1]))
-    return found
-
-
-def files_of(folder: Path, name: str) -> list[str]:
-    """The images of a set's folder; FileNotFoundError or ValueError names the set and the folder."""
-    paths = image_files(check_folder(folder, name))
-    if not paths:
-        raise ValueError(f"{name}: {folder} holds no images")
-    return paths
+    if Path(root).suffix.lower() == ".csv" and not Path(root).is_dir():
+        if names:
+            raise ValueError(f"sets: {names[0]} is looked for in a folder, but data is the file {root}")
+        if not Path(root).is_file():
+            raise FileNotFoundError(f"data: the file {root} does not exist")
+        return [csv_set(Path(root))]
+    root = check_folder(root, "data")
+    wanted = list(names) or [name for name in SET_NAMES if is_there(root, name)]
+    if not wanted:
+        return [csv_set(root / GROUPS) if (root / GROUPS).is_file() else folder_set(dataset_root(root))]
+    extra = distractor_images(root, distractors) if {"copydays", "copydays_levels"} & set(wanted) else None
+    readers = {
+        "holidays": lambda: [holidays(root / "holidays")],
+        "ukbench": lambda: [ukbench(root / "ukbench")],
+        "copydays": lambda: [copydays(root / "copydays", distractors=extra)],
+        "copydays_levels": lambda: copydays_levels(root / "copydays", distractors=extra),
+        "roxford5k": lambda: revisited(root / "roxford5k", "roxford5k"),
+        "rparis6k": lambda: revisited(root / "rparis6k", "rparis6k"),
+        "disc21": lambda: [disc21(root / "disc21")],
+    }
+    if {"copydays", "copydays_levels"} <= set(wanted):  # together, so that they share their images
+        readers["copydays"] = lambda: copydays_all(root / "copydays", distractors=extra)
+        wanted.remove("copydays_levels")
+    return [each for name in wanted for each in readers[name]()]
 
 
-def holidays(root: str | Path) -> RetrievalSet:
-    """INRIA Holidays, `jpg/1NNNNN.jpg`: group = number // 100, its ..00.jpg is the query, the others are the positives.
-
-    The database is all images, a query left out of its own ranking. Raises ValueError for a group without its query
-    or without a positive.
-    """
-    folder = Path(root) / "jpg"
-    paths = files_of(folder, "holidays")
-    groups = defaultdict(list)
-    for index, number in enumerate(numbers(paths, r"(\d{6})\.jpe?g", folder)):
-        groups[number // 100].append((number, index))
-    queries, positives = [], []
-    for group, members in sorted(groups.items()):
-        members.sort()
-        if members[0][0] % 100:
-            raise ValueError(f"holidays: group {group} of {folder} lacks its query {group}00.jpg")
-        if len(members) < 2:
-            raise ValueError(f"holidays: group {group} of {folder} has only its query")
-        queries.append(members[0][1])
-        positives.append(np.array([index for _, index in members[1:]]))
-    everything = np.arange(len(paths))
-    return RetrievalSet(
-        "holidays", unlabelled(folder, paths), np.array(queries), everything, tuple(positives)
-    )
+def is_there(root: Path, name: str) -> bool:
+    """Whether root has the folder of a set."""
+    if name == "copydays_levels":
+        return any((root / "copydays" / kind).is_dir() for kind in LEVEL_KINDS)
+    return (root / name).is_dir()
 
 
-def ukbench(root: str | Path) -> RetrievalSet:
-    """UKBench, `full/ukbenchNNNNN.jpg`: consecutive fours, by number, show one object; every image is a query.
-
-    Raises ValueError for an incomplete four.
-    """
-    folder = Path(root) / "full"
-    paths = files_of(folder, "ukbench")
-    objects = defaultdict(list)
-    for index, number in enumerate(numbers(paths, r"ukbench(\d{5})\.jpe?g", folder)):
-        objects[number // 4].append(index)
-    for number, members in sorted(objects.items()):
-        if len(members) != 4:
-            raise ValueError(
-                f"ukbench: object {number} of {folder} has {len(members)} images, not 4 (from ukbench{4 * number:05d}.jpg)"
-            )
-    positives = {i: np.array([j for j in members if j != i]) for members in objects.values() for i in members}
-    everything = np.arange(len(paths))
-    return RetrievalSet(
-        "ukbench",
-        unlabelled(folder, paths),
-        everything,
-        everything,
-        tuple(positives[i] for i in everything),
-        "score",
-    )
+# --- The user's own images
 
 
-def copydays(root: str | Path, *, distractors: ImageList | None = None) -> RetrievalSet:
-    """Copydays, strong copies as queries against `original/` and distractors; the name's first four digits say which original.
-
-    Raises ValueError for a strong copy whose original is missing, or two originals of one number.
-    """
-    root = Path(root)
-    originals, strong = files_of(root / "original", "copydays"), files_of(root / "strong", "copydays")
-    of_number = {}
-    for index, number in enumerate(numbers(originals, r"(\d{4})\d*\.jpe?g", root / "original")):
-        if number in of_number:
-            raise ValueError(f"copydays: {root / 'original'} has two originals of number {number}")
-        of_number[number] = index
-    positives = []
-    for path, number in zip(strong, numbers(strong, r"(\d{4})\d*\.jpe?g", root / "strong"), strict=True):
-        if number not in of_number:
-            raise ValueError(f"copydays: {path} has no original of number {number} in {root / 'original'}")
-        positives.append(np.array([of_number[number]]))
-    extra = distractors.paths if distractors is not None else ()
-    database = [*originals, *extra]
-    name = f"copydays + {len(extra)} distractors" if extra else "copydays"
-    return RetrievalSet(
-        name,
-        unlabelled(root, [*database, *strong]),
-        np.arange(len(database), len(database) + len(strong)),
-        np.arange(len(database)),
-        tuple(positives),
-    )
+def folder_set(root: Path) -> RetrievalSet:
+    """A tree's validation images, or all of them where it has no val/, grouped by class if anything says the classes."""
+    folder = split_folder(root, "val") or root
+    if any(each.is_dir() and not each.name.startswith(".") for each in folder.iterdir()):
+        return grouped_folder(folder)
+    if folder != root and (root / META).is_file():  # ImageNet's flat original
+        images = val_images(folder, root)
+        return grouped(folder.name, images, images.labels)
+    return plain_folder(folder)
 
 
 def grouped_folder(root: str | Path) -> RetrievalSet:
-    """Images grouped by sub-folder, as `grouped` by class."""
-    return grouped(Path(root).name, class_folders(root, purpose="retrieval folder"))
+    """Images grouped by sub-folder, as `grouped` by group."""
+    images = class_folders(root, purpose="retrieval folder")
+    return grouped(Path(root).name, images, images.labels)
 
 
-def grouped(name: str, images: ImageList) -> RetrievalSet:
-    """Every image is a query, the others of its class are the positives.
+def csv_set(listing: Path) -> RetrievalSet:
+    """The images that a csv lists with their groups, `image,group`; a line tells how many beside them it does not list.
 
-    An image alone in its class is ranked but asks nothing. Raises ValueError if no class has two images.
+    An image of an empty group is ranked but asks nothing. Raises as `read_groups` and `grouped`.
     """
-    members = [np.flatnonzero(images.labels == label) for label in range(len(images.classes))]
-    queries = [i for i in range(len(images)) if len(members[images.labels[i]]) > 1]
-    if not queries:
-        raise ValueError(f"{images.root}: no class has two images, so there is nothing to retrieve")
-    positives = tuple(members[images.labels[i]][members[images.labels[i]] != i] for i in queries)
-    return RetrievalSet(name, images, np.array(queries), np.arange(len(images)), positives)
+    group_of = read_groups(listing)
+    names, groups = np.unique(
+        list(group_of.values()), return_inverse=True
+    )  # sorted: an empty name comes first
+    left_out = len(set(images_around(listing, group_of)) - set(group_of))
+    if left_out:
+        print(f"{listing} does not list {left_out} images beside those it lists: they are left out")
+    name = listing.resolve().parent.name if listing.name == GROUPS else listing.stem
+    return grouped(name, unlabelled(listing, group_of, exif=True), groups - (names[0] == ""))
+
+
+def images_around(listing: Path, listed: Iterable[str]) -> list[str]:
+    """The images below the folder of a `groups.csv`; for a list that may lie anywhere, those in the folders it lists some of."""
+    if listing.name == GROUPS:
+        return image_files(listing.parent)
+    folders = sorted({os.path.dirname(path) for path in listed})
+    return [os.path.join(folder, name) for folder in folders for name in list_folder(folder).images]
+
+
+def grouped(name: str, images: ImageList, groups: np.ndarray) -> RetrievalSet:
+    """Every image is a query, the others of its group are the positives.
+
+    groups: [N] integers; a negative one is no group. An image without group, or alone in it, is ranked but asks nothing; a line
+    tells how many are alone. Raises ValueError if no group has two images.
+    """
+    order = np.argsort(groups, kind="stable")
+    borders = np.flatnonzero(np.diff(groups[order])) + 1
+    members = [each for each in np.split(order, borders) if groups[each[0]] >= 0]
+    positives = {i: each[each != i] for each in members if len(each) > 1 for i in each.tolist()}
+    if not positives:
+        raise ValueError(f"{images.root}: no group has two images, so there is nothing to retrieve")
+    alone = sum(len(each) == 1 for each in members)
+    if alone:
+        print(f"{name}: {alone} of {len(members)} groups have one image, which is ranked but asks nothing")
+    queries = sorted(positives)
+    return RetrievalSet(
+        name, images, np.array(queries), np.arange(len(images)), tuple(positives[i] for i in queries)
+    )
 
 
 def plain_folder(root: str | Path) -> RetrievalSet:
@@ -216,42 +148,29 @@ def plain_folder(root: str | Path) -> RetrievalSet:
     )
 
 
-def folder_set(root: Path) -> RetrievalSet:
-    """A tree's validation images, or all of them where it has no val/, grouped by class if anything says the classes."""
-    folder = split_folder(root, "val") or root
-    if any(each.is_dir() and not each.name.startswith(".") for each in folder.iterdir()):
-        return grouped_folder(folder)
-    if folder != root and (root / META).is_file():  # ImageNet's flat original
-        return grouped(folder.name, val_images(folder, root))
-    return plain_folder(folder)
+# --- Distractors
 
 
-SET_NAMES = ("holidays", "ukbench", "copydays")
-
-
-def find_sets(root: str | Path, *, names: Sequence[str] = (), distractors: str = "") -> list[RetrievalSet]:
-    """The sets of those names below root, or all that are there: `holidays/`, `ukbench/`, `copydays/`, or else sub-folders as groups,
-    or else a plain folder.
-
-    distractors: a folder or list for Copydays; empty: `unlabelled/distractors` below root, where it exists. A tree in
-    ImageNet's layout gives its validation images. Raises ValueError for an unknown name, FileNotFoundError for a missing set.
-    """
-    root = check_folder(root, "data")
-    unknown = [name for name in names if name not in SET_NAMES]
-    if unknown:
-        raise ValueError(
-            f"sets: {unknown[0]!r} is unknown; some of {', '.join(SET_NAMES)}, or none for all that are there"
-        )
-    found = [name for name in SET_NAMES if (root / name).is_dir()]
-    if not names and not found:
-        return [folder_set(dataset_root(root))]
+def distractor_images(root: Path, source: str) -> ImageList | None:
+    """The images of a folder or list, or of `unlabelled/distractors` below root; None where there are none."""
     beside = root / "unlabelled" / "distractors"
-    source = distractors or (beside if beside.is_dir() else "")
-    loaders = {
-        "holidays": lambda: holidays(root / "holidays"),
-        "ukbench": lambda: ukbench(root / "ukbench"),
-        "copydays": lambda: copydays(
-            root / "copydays", distractors=plain_images(source, purpose="distractors") if source else None
-        ),
-    }
-    return [loaders[name]() for name in names or found]
+    if not source and not beside.is_dir():
+        return None
+    return plain_images(source or beside, purpose="distractors")
+
+
+def distractor_record(images: ImageList, indices: np.ndarray, root: str | Path) -> str:
+    """Which files served as distractors, a line each as sha256sum writes them: SHA-256 of the content, and path.
+
+    indices: of the distractors among the images. root: their folder, or the list of them, whose folder counts; paths are relative
+    to it, and absolute outside.
+    """
+    base = os.path.join(os.path.realpath(root if os.path.isdir(root) else os.path.dirname(root)), "")
+    lines = []
+    for index in progress(indices.tolist(), "hashing distractors", unit="file"):
+        path = images.paths[index]
+        name = path.removeprefix(base)
+        escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+        marked = "\\" if escaped != name else ""  # says that the name is escaped
+        lines.append(f"{marked}{file_hash(Path(path))}  {escaped}\n")
+    return "".join(lines)

@@ -78,3 +78,19 @@ def one_line_error(kind: type[Exception], *names):
     assert "\n" not in message
     for name in names:
         assert str(name) in message, message
+
+
+def file_name(retrieval_set, index):
+    return Path(retrieval_set.images.paths[index]).name
+
+
+def answers(retrieval_set):
+    """{query: its positives}, by file name."""
+    return {
+        file_name(retrieval_set, query): [file_name(retrieval_set, i) for i in positives]
+        for query, positives in zip(retrieval_set.queries, retrieval_set.positives, strict=True)
+    }
+
+
+def ranked(retrieval_set):
+    return [file_name(retrieval_set, i) for i in retrieval_set.database]

@@ -3,6 +3,7 @@
 import os
 import shutil
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from mgkit.datasets import (
     SeededBatches,
     UnreadableImageError,
     UnreadableImages,
+    View,
     batch_loader,
     class_folders,
     hold_out,
@@ -520,6 +522,91 @@ def test_a_jpeg_cut_anywhere_gives_an_image_or_that_error(tmp_path, cut):
     path.write_bytes(path.read_bytes()[:cut])
     with one_line_error(UnreadableImageError, path):
         load_image(path, exif=True)
+
+
+# --- Views
+
+
+@pytest.mark.parametrize(("turned", "side"), [(0, "left"), (90, "top"), (180, "right"), (270, "bottom")])
+def test_a_view_turns_clockwise_and_loses_nothing(tmp_path, turned, side):
+    path = write_picture(tmp_path / "noise.png", size=(25, 16))
+    pixels = np.asarray(load_image(path))
+    assert np.array_equal(load_image(path, view=View(turned)), np.rot90(pixels, -turned // 90))
+    assert red_side(load_image(rotated_file(tmp_path / "red.jpg", 1), view=View(turned))) == side
+
+
+def test_the_rotation_tag_comes_first_then_the_turn_then_the_box(tmp_path):
+    path = rotated_file(tmp_path / "tagged.jpg", 6)  # red on top once the tag is applied
+    turned = load_image(path, exif=True, view=View(90))
+    assert (turned.size, red_side(turned)) == ((24, 16), "right")
+    cropped = load_image(path, exif=True, view=View(90, box=(14, 2, 24, 10)))
+    assert np.array_equal(cropped, np.asarray(turned)[2:10, 14:24])
+
+
+def test_a_box_is_rounded_and_black_outside_the_image(tmp_path):
+    path = write_picture(tmp_path / "noise.png")
+    pixels = np.asarray(load_image(path))  # [16,24,3]
+    assert np.array_equal(load_image(path, view=View(box=(3.4, 0.6, 11.6, 9.5))), pixels[1:10, 3:12])
+    beyond = np.asarray(load_image(path, view=View(box=(20.0, -2.0, 30.0, 4.0))))  # [6,10,3]
+    assert (
+        np.array_equal(beyond[2:, :4], pixels[:4, 20:]) and not beyond[:2].any() and not beyond[:, 4:].any()
+    )
+
+
+@pytest.mark.parametrize(
+    "box", [(24, 0, 30, 10), (-9, 0, 0, 10), (0, 16, 5, 20), (5, 5, 5.4, 9), (9, 5, 2, 9), (0, 0, 6e4, 6e4)]
+)
+def test_a_box_that_shows_nothing_or_far_too_much_is_an_error_that_names_the_file(tmp_path, box):
+    path = write_picture(tmp_path / "noise.png")
+    with one_line_error(UnreadableImageError, path):
+        load_image(path, view=View(box=box))
+    assert len(image_shapes(replace(plain_images(tmp_path), views={0: View(box=box)}))) == 1
+
+
+VIEWS = [
+    View(turned, box)
+    for turned in (0, 90, 180, 270)
+    for box in (None, (1.5, 2.5, 13.2, 14.0), (10, 8, 99, 20))
+]
+
+
+@pytest.mark.parametrize("exif", ["apply", "ignore"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_shapes_of_views_are_those_of_the_loaded_images(tmp_path, orientation, exif):
+    path = str(rotated_file(tmp_path / "turned.jpg", orientation))
+    images = ImageList(
+        tmp_path, (path,) * len(VIEWS), np.zeros(len(VIEWS), int), views=dict(enumerate(VIEWS))
+    )
+    images = images.with_exif(exif)
+    assert image_shapes(images) == [images.load(i).size for i in range(len(VIEWS))]
+    assert len(set(image_shapes(images))) == 4
+
+
+def test_shapes_of_views_come_from_the_headers(tmp_path):
+    path = broken_file(tmp_path / "broken.jpg", "truncated")  # 64 x 64, and cannot be decoded
+    images = ImageList(tmp_path, (str(path),), np.zeros(1, int), views={0: View(90, (0, 0, 10, 20))})
+    assert image_shapes(images) == [(10, 20)]
+
+
+def test_views_stay_with_their_images(tmp_path):
+    paths = tuple(str(write_picture(tmp_path / f"{n}.png", seed=n)) for n in range(4))
+    views = {1: View(90), 3: View(box=(0, 0, 5, 6))}
+    images = ImageList(tmp_path, paths, np.full(4, -1), views=views)
+    assert images.subset([3, 0, 1, 1]).views == {0: views[3], 2: views[1], 3: views[1]}
+    assert images.with_exif("apply").views == views
+    assert plain_images(tmp_path).subset([0, 1]).views == {}
+
+
+def test_samples_are_of_the_view_and_one_file_may_be_there_whole_and_cropped(tmp_path):
+    path = str(write_picture(tmp_path / "noise.png"))
+    images = ImageList(tmp_path, (path, path), np.zeros(2, int), views={1: View(box=(0, 0, 5, 6))})
+    dataset = ImageDataset(images, np.asarray)
+    [whole, *_], [part, *_] = dataset[0], dataset[1]
+    assert whole.shape == (16, 24, 3) and np.array_equal(part, whole[:6, :5])
+    for (sample, _, index), expected in zip(
+        dataset.__getitems__([(0, 1), (1, 2)]), (whole, part), strict=True
+    ):
+        assert np.array_equal(sample, expected), index
 
 
 # --- Samples

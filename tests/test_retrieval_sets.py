@@ -1,145 +1,44 @@
-"""Groups, queries and positives on folders made by hand, by name, down to the last group."""
+"""What is found below a folder: the benchmarks that are there, or the user's own groups, by file name."""
 
-from pathlib import Path
+import hashlib
+import subprocess
 
 import numpy as np
 import pytest
-from support import flat_name, list_backwards, one_line_error, write_devkit, write_picture, write_tree
+from support import (
+    answers,
+    flat_name,
+    list_backwards,
+    one_line_error,
+    ranked,
+    write_devkit,
+    write_empty,
+    write_picture,
+    write_tree,
+)
+from test_benchmark_sets import (
+    COPYDAYS,
+    LEVELS,
+    MATCHES,
+    STRONG,
+    disc_tree,
+    holidays_tree,
+    revisited_tree,
+    ukbench_files,
+)
 
 from mgkit.datasets import plain_images
-from mgkit.retrieval_sets import copydays, find_sets, grouped_folder, holidays, ukbench
+from mgkit.retrieval_sets import distractor_record, find_sets, grouped_folder
 
 
-def file_name(retrieval_set, index):
-    return Path(retrieval_set.images.paths[index]).name
-
-
-def answers(retrieval_set):
-    """{query: its positives}, by file name."""
-    return {
-        file_name(retrieval_set, query): [file_name(retrieval_set, i) for i in positives]
-        for query, positives in zip(retrieval_set.queries, retrieval_set.positives, strict=True)
-    }
-
-
-def ranked(retrieval_set):
-    return [file_name(retrieval_set, i) for i in retrieval_set.database]
-
-
-HOLIDAYS = ["100000", "100001", "100002", "100100", "100101", "149900", "149901", "149902", "149903"]
-HOLIDAYS_ANSWERS = {
-    "100000.jpg": ["100001.jpg", "100002.jpg"],
-    "100100.jpg": ["100101.jpg"],
-    "149900.jpg": ["149901.jpg", "149902.jpg", "149903.jpg"],
-}
-
-
-def holidays_tree(root, numbers=HOLIDAYS):
-    return write_tree(root, *[f"jpg/{number}.jpg" for number in numbers])
-
-
-def test_holidays_down_to_the_last_group(tmp_path):
-    found = holidays(holidays_tree(tmp_path))
-    assert answers(found) == HOLIDAYS_ANSWERS
-    assert ranked(found) == [f"{number}.jpg" for number in HOLIDAYS]
-    assert (found.name, found.measure, found.images.exif) == ("holidays", "mAP", False)
-
-
-def ukbench_files(objects):
-    return [f"full/ukbench{4 * number + k:05d}.jpg" for number in objects for k in range(4)]
-
-
-def test_ukbench_down_to_the_last_object(tmp_path):
-    found = ukbench(write_tree(tmp_path, *ukbench_files([0, 1, 2549])))
-    expected = {
-        f"ukbench{4 * number + k:05d}.jpg": [
-            f"ukbench{4 * number + other:05d}.jpg" for other in range(4) if other != k
-        ]
-        for number in (0, 1, 2549)
-        for k in range(4)
-    }
-    assert answers(found) == expected
-    assert (found.measure, sorted(ranked(found))) == ("score", sorted(expected))
-
-
-COPYDAYS = ["original/200000.jpg", "original/200100.jpg", "original/215600.jpg"]
-STRONG = ["strong/200001.jpg", "strong/200002.jpg", "strong/200003.jpg", "strong/215601.jpg"]
-
-
-def test_copydays_counts_every_strong_copy_of_an_original(tmp_path):
-    found = copydays(write_tree(tmp_path, *COPYDAYS, *STRONG))
-    assert answers(found) == {
-        "200001.jpg": ["200000.jpg"],
-        "200002.jpg": ["200000.jpg"],
-        "200003.jpg": ["200000.jpg"],
-        "215601.jpg": ["215600.jpg"],
-    }
-    assert ranked(found) == ["200000.jpg", "200100.jpg", "215600.jpg"]
-    assert found.name == "copydays"
-
-
-def test_distractors_are_ranked_but_answer_nothing(tmp_path):
-    write_tree(tmp_path / "set", *COPYDAYS, *STRONG)
-    extra = plain_images(write_tree(tmp_path / "extra", "00/x.jpg", "01/y.jpg"))
-    found = copydays(tmp_path / "set", distractors=extra)
-    assert ranked(found) == ["200000.jpg", "200100.jpg", "215600.jpg", "x.jpg", "y.jpg"]
-    assert answers(found)["215601.jpg"] == ["215600.jpg"]
-    assert "2 distractors" in found.name
-
-
-@pytest.mark.parametrize(
-    ("read", "files"),
-    [
-        (holidays, [f"jpg/{number}.jpg" for number in HOLIDAYS]),
-        (ukbench, ukbench_files([0, 7])),
-        (copydays, [*COPYDAYS, *STRONG]),
-        (grouped_folder, ["a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg", "b/5.jpg"]),
-    ],
-)
-def test_the_order_of_the_directory_does_not_matter(tmp_path, monkeypatch, read, files):
-    forwards = read(write_tree(tmp_path / "set", *files))
-    list_backwards(monkeypatch)
-    found = read(tmp_path / "set")
-    assert found.images.paths == forwards.images.paths
-    assert answers(found) == answers(forwards)
-
-
-@pytest.mark.parametrize(
-    ("numbers", "culprit"),
-    [(["100000", "100001", "100101", "100102"], "1001"), (["100000", "100100", "100101"], "1000")],
-)
-def test_a_holidays_group_without_query_or_with_only_it_is_named(tmp_path, numbers, culprit):
-    with one_line_error(ValueError, f"group {culprit} ", tmp_path):
-        holidays(holidays_tree(tmp_path, numbers))
-
-
-def test_an_incomplete_four_of_ukbench_is_named(tmp_path):
-    with one_line_error(ValueError, "object 1 ", "ukbench00004.jpg", "3 images"):
-        ukbench(write_tree(tmp_path, *ukbench_files([0, 1])[:-1]))
-
-
-def test_a_strong_copy_without_original_is_named(tmp_path):
-    with one_line_error(ValueError, tmp_path / "strong" / "209901.jpg", tmp_path / "original"):
-        copydays(write_tree(tmp_path, *COPYDAYS, *STRONG, "strong/209901.jpg"))
-
-
-def test_two_originals_of_one_number_are_named(tmp_path):
-    with one_line_error(ValueError, "2000", tmp_path / "original"):
-        copydays(write_tree(tmp_path, *COPYDAYS, *STRONG, "original/200050.jpg"))
-
-
-def test_a_file_that_is_not_named_as_in_the_set_is_named(tmp_path):
-    with one_line_error(ValueError, "IMG_1.jpg", tmp_path / "jpg"):
-        holidays(holidays_tree(tmp_path, [*HOLIDAYS, "IMG_1"]))
-
-
-@pytest.mark.parametrize(("read", "folder"), [(holidays, "jpg"), (ukbench, "full"), (copydays, "original")])
-def test_a_missing_or_empty_folder_of_a_set_is_named(tmp_path, read, folder):
-    with one_line_error(FileNotFoundError, read.__name__, tmp_path / folder):
-        read(tmp_path)
-    (tmp_path / folder).mkdir()
-    with one_line_error(ValueError, read.__name__, tmp_path / folder):
-        read(tmp_path)
+def every_benchmark(root):
+    holidays_tree(root / "holidays")
+    write_empty(root / "ukbench", *ukbench_files([0, 1]))
+    write_empty(root / "copydays", *COPYDAYS, *STRONG, *LEVELS)
+    for name in ("roxford5k", "rparis6k"):
+        revisited_tree(root / name, name)
+    disc_tree(root / "disc21", MATCHES)
+    return root
 
 
 def test_a_grouped_folder_with_singletons(tmp_path):
@@ -155,6 +54,21 @@ def test_a_grouped_folder_with_singletons(tmp_path):
     }
     assert ranked(found) == [f"{n}.png" for n in range(1, 7)]
     assert found.images.exif
+
+
+def test_groups_of_one_image_are_counted(tmp_path, capsys):
+    grouped_folder(write_tree(tmp_path / "mixed", "a/1.png", "a/2.png", "b/3.png", "c/4.png"))
+    assert "2 of 3 groups" in capsys.readouterr().out
+    grouped_folder(write_tree(tmp_path / "pairs", "a/1.png", "a/2.png"))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_grouped_folder_does_not_depend_on_the_order_of_the_directory(tmp_path, monkeypatch):
+    files = ["a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg", "b/5.jpg"]
+    forwards = grouped_folder(write_tree(tmp_path, *files))
+    list_backwards(monkeypatch)
+    found = grouped_folder(tmp_path)
+    assert (found.images.paths, answers(found)) == (forwards.images.paths, answers(forwards))
 
 
 def test_a_grouped_folder_of_singletons_is_refused(tmp_path):
@@ -187,15 +101,36 @@ def test_imagenet_s_flat_validation_images_are_grouped_by_class(tmp_path):
     assert answers(found) == {first: [third], second: [fourth], third: [first], fourth: [second]}
 
 
-def test_all_sets_of_the_mini_set_are_found(mini_root):
+def test_all_sets_of_the_mini_set_are_found(mini_root, capsys):
     found = find_sets(mini_root)
-    assert [each.name for each in found] == ["holidays", "ukbench", "copydays + 6 distractors"]
+    levels = [f"crops {n}" for n in (10, 15, 20, 30, 40, 50, 60, 70, 80)]
+    levels += [f"jpegqual {n}" for n in (3, 5, 8, 10, 15, 20, 30, 50, 75)]
+    assert [each.name for each in found] == [
+        "holidays", "ukbench", "copydays + 6 distractors", *(f"copydays {level}" for level in levels)
+    ]  # fmt: skip
+    assert all(each.images is found[2].images for each in found[3:])
+    assert capsys.readouterr().out == ""
     for each in found:
         assert each.describe().startswith(f"{each.name}: {len(each.queries)} queries")
         assert all(
             query not in positives
             for query, positives in zip(each.queries, map(list, each.positives), strict=True)
         )
+
+
+def test_every_benchmark_below_a_folder_is_found(tmp_path):
+    root = every_benchmark(tmp_path)
+    levels = [
+        f"copydays {level}" for level in ("crops 9", "crops 10", "crops 80", "jpegqual 3", "jpegqual 15")
+    ]
+    oxford, paris = (
+        [f"{name} {level}" for level in ("easy", "medium", "hard")] for name in ("roxford5k", "rparis6k")
+    )
+    assert [each.name for each in find_sets(root)] == [
+        "holidays", "ukbench", "copydays", *levels, *oxford, *paris, "disc21"
+    ]  # fmt: skip
+    names = ["disc21", "copydays_levels", "rparis6k", "holidays"]
+    assert [each.name for each in find_sets(root, names=names)] == ["disc21", *levels, *paris, "holidays"]
 
 
 def test_named_sets_come_in_the_order_asked(mini_root):
@@ -222,42 +157,6 @@ def test_a_set_that_is_not_there_is_named(tmp_path):
         find_sets(tmp_path, names=["ukbench"])
 
 
-def without(retrieval_set, *names):
-    kept = [Path(path).name not in names for path in retrieval_set.images.paths]
-    return retrieval_set.only(np.array(kept))
-
-
-def test_nothing_changes_where_all_images_are_kept(tmp_path):
-    found = holidays(holidays_tree(tmp_path))
-    assert without(found) is found
-
-
-def test_an_unreadable_positive_is_neither_ranked_nor_missed(tmp_path):
-    kept = without(holidays(holidays_tree(tmp_path)), "149902.jpg")
-    assert answers(kept) == HOLIDAYS_ANSWERS | {"149900.jpg": ["149901.jpg", "149903.jpg"]}
-    assert ranked(kept) == [f"{number}.jpg" for number in HOLIDAYS if number != "149902"]
-
-
-def test_an_unreadable_query_asks_nothing(tmp_path):
-    kept = without(holidays(holidays_tree(tmp_path)), "100000.jpg")
-    assert answers(kept) == {query: HOLIDAYS_ANSWERS[query] for query in ("100100.jpg", "149900.jpg")}
-    assert len(kept.images) == len(kept.database) == 8
-
-
-def test_a_query_whose_every_answer_is_unreadable_asks_nothing(tmp_path):
-    kept = without(holidays(holidays_tree(tmp_path)), "100101.jpg")
-    assert answers(kept) == {query: HOLIDAYS_ANSWERS[query] for query in ("100000.jpg", "149900.jpg")}
-    assert "100100.jpg" in ranked(kept)
-
-
-def test_an_unreadable_original_and_distractor_leave_copydays_consistent(tmp_path):
-    write_tree(tmp_path / "set", *COPYDAYS, *STRONG)
-    extra = plain_images(write_tree(tmp_path / "extra", "x.jpg", "y.jpg"))
-    kept = without(copydays(tmp_path / "set", distractors=extra), "200000.jpg", "x.jpg")
-    assert answers(kept) == {"215601.jpg": ["215600.jpg"]}
-    assert ranked(kept) == ["200100.jpg", "215600.jpg", "y.jpg"]
-
-
 def test_a_plain_folder_has_queries_but_no_ground_truth(tmp_path):
     for number in range(3):
         write_picture(tmp_path / f"{number}.jpg")
@@ -267,3 +166,136 @@ def test_a_plain_folder_has_queries_but_no_ground_truth(tmp_path):
     assert not any(len(positives) for positives in each.positives)
     left = each.only(np.array([True, False, True]))
     assert left.queries.tolist() == [0, 1]
+
+
+# --- Groups from a csv
+
+PHOTOS = ["a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg", "5.jpg", "6.jpg"]
+ROWS = ["a/1.jpg,door", "b/3.jpg,door", "b/4.jpg,door", "a/2.jpg,window", "5.jpg,", "6.jpg,window"]
+CSV_ANSWERS = {
+    "1.jpg": ["3.jpg", "4.jpg"],
+    "2.jpg": ["6.jpg"],
+    "3.jpg": ["1.jpg", "4.jpg"],
+    "4.jpg": ["1.jpg", "3.jpg"],
+    "6.jpg": ["2.jpg"],
+}
+
+
+def by_name(retrieval_set):
+    return {query: sorted(found) for query, found in sorted(answers(retrieval_set).items())}
+
+
+def csv_tree(root, *rows, name="groups.csv", header="image,group"):
+    write_empty(root, *PHOTOS)
+    (root / name).write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [ROWS, ROWS[::-1], [f"./{row}" for row in ROWS], [*(f"{row} " for row in ROWS), "", " , "]],
+)
+def test_groups_come_from_a_csv(tmp_path, rows, capsys):
+    [found] = find_sets(csv_tree(tmp_path / "mine", *rows))
+    assert by_name(found) == CSV_ANSWERS
+    assert ranked(found) == ["5.jpg", "6.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg"]  # 5.jpg asks nothing
+    assert (found.name, found.measure, found.images.exif) == ("mine", "mAP", True)
+    assert capsys.readouterr().out == ""
+
+
+def test_every_image_of_a_csv_may_have_a_group(tmp_path):
+    [found] = find_sets(csv_tree(tmp_path, "5.jpg,x", "6.jpg,x", "a/1.jpg,0", "a/2.jpg,0"))
+    assert by_name(found) == {
+        "1.jpg": ["2.jpg"],
+        "2.jpg": ["1.jpg"],
+        "5.jpg": ["6.jpg"],
+        "6.jpg": ["5.jpg"],
+    }
+
+
+def test_a_csv_of_any_name_and_column_order_may_be_the_data(tmp_path):
+    rows = [",".join(["9", *row.split(",")[::-1]]) for row in ROWS]
+    root = csv_tree(tmp_path, *rows, name="doors.csv", header="\ufeffprice,Group,Image")
+    [found] = find_sets(root / "doors.csv")
+    assert (by_name(found), found.name) == (CSV_ANSWERS, "doors")
+
+
+def test_a_csv_may_list_absolute_paths(tmp_path):
+    photos = write_empty(tmp_path / "photos", *PHOTOS)
+    (tmp_path / "lists").mkdir()
+    listing = tmp_path / "lists" / "doors.csv"
+    listing.write_text("\n".join(["image,group", *(f"{photos}/{row}" for row in ROWS)]))
+    assert by_name(find_sets(listing)[0]) == CSV_ANSWERS
+
+
+@pytest.mark.parametrize(("name", "left_out"), [("groups.csv", 3), ("doors.csv", 1)])
+def test_images_that_the_csv_does_not_list_are_left_out(tmp_path, capsys, name, left_out):
+    """Of a groups.csv anywhere below its folder; of another, which may lie anywhere, beside an image it lists."""
+    root = csv_tree(tmp_path, "a/1.jpg,door", "5.jpg,door", "6.jpg,door", name=name)
+    [found] = find_sets(root / name)
+    assert list(by_name(found)) == ranked(found)[2:] + ranked(found)[:2] == ["1.jpg", "5.jpg", "6.jpg"]
+    [line] = capsys.readouterr().out.splitlines()
+    assert str(root / name) in line and f" {left_out} images" in line
+
+
+def test_groups_of_one_image_in_a_csv_are_ranked_ask_nothing_and_are_counted(tmp_path, capsys):
+    [found] = find_sets(csv_tree(tmp_path, *ROWS[:3], "a/2.jpg,window", "5.jpg,roof", "6.jpg,"))
+    assert sorted(answers(found)) == ["1.jpg", "3.jpg", "4.jpg"] and len(ranked(found)) == 6
+    assert "2 of 3 groups" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "culprits"),
+    [
+        (ValueError, b"", ["empty"]),
+        (ValueError, b"\n , \n", ["empty"]),
+        (ValueError, b"image,group\n", ["no images"]),
+        (ValueError, b"a/1.jpg,door\na/2.jpg,door\n", ["image,group", "a/1.jpg,door"]),
+        (ValueError, b"image;group\na/1.jpg;door\n", ["image,group", "image;group"]),
+        (FileNotFoundError, b"image,group\na/1.jpg,x\na/7.jpg,x\nb/8.jpg,x\n", ["2 missing", "a/7.jpg"]),
+        (ValueError, b"image,group\na/1.jpg,x\na/2.jpg,x\na/1.jpg,y\n", ["line 4", "a/1.jpg", "twice"]),
+        (ValueError, b"image,group\na/1.jpg,x\na/2.jpg,x\nb/../a/1.jpg,y\n", ["line 4", "twice"]),
+        (ValueError, b"image,group\n,x\n", ["line 2", "no image"]),
+        (ValueError, b"image,group\na/1.jpg,x\na/2.jpg,y\n", ["no group has two images"]),
+        (ValueError, b"image,group\na/1.jpg,\na/2.jpg,\n", ["no group has two images"]),
+        (ValueError, "image,group\na/1.jpg,T\u00fcr\n".encode("latin1"), ["UTF-8"]),
+        (ValueError, b"image,group\n" + b"x" * 200_000 + b",y\n", ["csv"]),
+        (FileNotFoundError, b'image,group\n"a\n.jpg",x\n', ["1 missing"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["groups.csv", "doors.csv"])
+def test_a_wrong_csv_is_named(tmp_path, name, kind, content, culprits):
+    write_empty(tmp_path, *PHOTOS)
+    (tmp_path / name).write_bytes(content)
+    with one_line_error(kind, tmp_path / name, *culprits):
+        find_sets(tmp_path if name == "groups.csv" else tmp_path / name)
+
+
+def test_a_missing_csv_and_a_csv_with_names_of_sets_are_refused(tmp_path):
+    with one_line_error(FileNotFoundError, tmp_path / "none.csv"):
+        find_sets(tmp_path / "none.csv")
+    with one_line_error(ValueError, "holidays", "groups.csv"):
+        find_sets(csv_tree(tmp_path, *ROWS) / "groups.csv", names=["holidays"])
+
+
+# --- Distractors
+
+
+def test_distractors_are_recorded_as_sha256sum_does(tmp_path):
+    write_tree(tmp_path / "copydays", *COPYDAYS, *STRONG)
+    extra = write_tree(tmp_path / "extra", "00/x y.jpg", "01/\u00fc.jpg", "01/odd\n\\name.jpg")
+    [found] = find_sets(tmp_path, names=["copydays"], distractors=str(extra))
+    record = distractor_record(found.images, found.distractors, extra)
+    assert len(record.splitlines()) == 3
+    content = (extra / "00/x y.jpg").read_bytes()
+    assert record.splitlines()[0] == f"{hashlib.sha256(content).hexdigest()}  00/x y.jpg"
+    checked = subprocess.run(["sha256sum", "-c", "-"], input=record.encode(), cwd=extra, capture_output=True)
+    assert checked.returncode == 0 and checked.stdout.count(b": OK") == 3, checked.stderr
+
+
+def test_listed_distractors_are_recorded_from_the_list_s_folder_and_absolute_outside(tmp_path):
+    extra = write_tree(tmp_path / "extra", "in/x.jpg").resolve()
+    other = write_tree(tmp_path / "other", "y.jpg").resolve()
+    (extra / "list.txt").write_text(f"in/x.jpg\n{other}/y.jpg\n")
+    record = distractor_record(plain_images(extra / "list.txt"), np.arange(2), extra / "list.txt")
+    assert [line.split("  ")[1] for line in record.splitlines()] == ["in/x.jpg", f"{other}/y.jpg"]

@@ -1,0 +1,120 @@
+"""What a retrieval benchmark asks, among which images, and which answers are right."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mgkit.datasets import UNLABELLED, ImageList, View, check_folder
+from mgkit.index import image_files
+
+
+def no_images() -> np.ndarray:
+    """An empty array of indices."""
+    return np.array([], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """Q queries among N images.
+
+    images: all N that are embedded. queries: [Q] indices. database: [M] indices that are ranked. positives: for each query the
+    indices that answer it, without itself; none where it has no answer. junk: for each query the indices that are taken out of its
+    ranking, neither right nor wrong; () where there are none. background: indices of images that only normalise scores (DISC's
+    training images). distractors: indices of the part of the database that answers nothing, of the user's own choice. measure:
+    `mAP`, `score` (UKBench's, out of 4), `micro-AP` over all pairs, or `none` where nothing says what is right. Sets that share
+    their images (the levels of one benchmark) share the very same `images`.
+    """
+
+    name: str
+    images: ImageList
+    queries: np.ndarray
+    database: np.ndarray
+    positives: tuple[np.ndarray, ...]
+    measure: Literal["mAP", "score", "micro-AP", "none"] = "mAP"
+    junk: tuple[np.ndarray, ...] = ()
+    background: np.ndarray = field(default_factory=no_images)
+    distractors: np.ndarray = field(default_factory=no_images)
+
+    def only(self, kept: np.ndarray) -> "RetrievalSet":
+        """The set without the images where kept [N] is False: they neither ask, nor answer, nor count as positives.
+
+        A query that has lost its every positive asks nothing; one that had none stays.
+        """
+        if kept.all():
+            return self
+        number = np.cumsum(kept) - 1  # old index -> new
+        answerable = [not len(positives) or kept[positives].any() for positives in self.positives]
+        asking = np.flatnonzero(kept[self.queries] & np.array(answerable, dtype=bool))
+
+        def renumbered(indices: np.ndarray) -> np.ndarray:
+            return number[indices[kept[indices]]]
+
+        return replace(
+            self,
+            images=self.images.subset(np.flatnonzero(kept)),
+            queries=number[self.queries[asking]],
+            database=renumbered(self.database),
+            positives=tuple(renumbered(self.positives[q]) for q in asking),
+            junk=tuple(renumbered(self.junk[q]) for q in asking) if self.junk else (),
+            background=renumbered(self.background),
+            distractors=renumbered(self.distractors),
+        )
+
+    def describe(self) -> str:
+        """One line: how many queries, images and answers."""
+        if self.measure == "none":
+            return f"{self.name}: {len(self.images)} images without ground truth, each of them a query"
+        return (
+            f"{self.name}: {len(self.queries)} queries, {len(self.database)} database images, "
+            f"{sum(map(len, self.positives)) / max(len(self.queries), 1):.1f} positives a query"
+        )
+
+
+# --- Reading folders
+
+
+def unlabelled(
+    root: Path, paths: Iterable[str], *, exif: bool = False, views: Mapping[int, View] | None = None
+) -> ImageList:
+    paths = tuple(paths)
+    return ImageList(
+        root, paths, np.full(len(paths), UNLABELLED, dtype=np.int64), exif=exif, views=views or {}
+    )
+
+
+def numbers(paths: Sequence[str], pattern: str, folder: Path) -> list[int]:
+    """The number in each file name; ValueError names the first file that the pattern does not fit, and two of one name."""
+    found = []
+    for path in paths:
+        match = re.fullmatch(pattern, Path(path).name, flags=re.IGNORECASE)
+        if not match:
+            raise ValueError(f"{folder}: {Path(path).name} is not named as in this set ({pattern})")
+        found.append(int(match[1]))
+    by_stem(paths, folder)
+    return found
+
+
+def by_stem(paths: Sequence[str], folder: Path) -> dict[str, int]:
+    """{file name without suffix: index}; ValueError names two files that differ in suffix or sub-folder alone."""
+    found = {}
+    for index, path in enumerate(paths):
+        stem = os.path.splitext(os.path.basename(path))[0]
+        if found.setdefault(stem, index) != index:
+            first, second = (
+                os.path.relpath(each, os.path.realpath(folder)) for each in (paths[found[stem]], path)
+            )
+            raise ValueError(f"{folder} holds {stem} twice: {first} and {second}")
+    return found
+
+
+def files_of(folder: Path, name: str) -> list[str]:
+    """The images of a set's folder; FileNotFoundError or ValueError names the set and the folder."""
+    paths = image_files(check_folder(folder, name))
+    if not paths:
+        raise ValueError(f"{name}: {folder} holds no images")
+    return paths
