@@ -28,6 +28,7 @@ The modules in the order in which the method reads:
     checkpoints     safe load, atomic save; the released files by name
     train           the joint training                                  (01)
     embed           images -> feature maps -> descriptors, in one pass
+    store           pooled features on disk: made once, continued after a kill, reused
     finetune        p* by SGD, and accuracy as a function of p          (02)
     whitening       PCA whitening, folded into the classifier           (03)
     search          nearest neighbours

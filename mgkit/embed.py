@@ -93,12 +93,22 @@ def embed(
 
 
 def pooled(net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float], **options) -> np.ndarray:
-    """GeM-pooled features before whitening, [P,N,C] float32, all exponents from one backbone pass."""
+    """GeM-pooled features before whitening, [P,N,C] float32, all exponents from one backbone pass.
+
+    In memory; `mgkit.store.stored_features` keeps them on disk. The row of a skipped image is NaN.
+    """
     rows = np.full((len(ps), len(images), net.width), np.nan, dtype=np.float32)
-    for maps, _, indices in feature_maps(net, images, size=size, **options):
-        for k, p in enumerate(ps):
-            rows[k, indices.numpy()] = gem(maps, p).cpu().numpy()
+    for of_batch, indices in pooled_batches(net, images, size=size, ps=ps, **options):
+        rows[:, indices] = of_batch
     return rows
+
+
+def pooled_batches(
+    net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float], **options
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(pooled features [P,b,C] float32, indices [b]) of every batch of `feature_maps`, which has the options."""
+    for maps, _, indices in feature_maps(net, images, size=size, **options):
+        yield torch.stack([gem(maps, p) for p in ps]).cpu().numpy(), indices.numpy()
 
 
 def classify(

@@ -1,0 +1,402 @@
+"""Pooled features on disk: made once, reused while nothing changed, continued where a run was cut off.
+
+An array has a folder of its own, named by size, crop, p and a hash of all that it is made of:
+
+    features.npy      [N,C] float32, once it is whole; until then features.partial
+    manifest.json     what it is made of, by which versions on which machine, and its shards
+    journal.jsonl     the shards that features.partial holds, a line each
+    lock              held by the process that writes, and by none after its death
+
+A shard is a run of SHARD images, with the SHA-256 of its rows. That alone decides whether it is there: what a kill or a
+power cut left half-written does not match and is made again, so nothing has to be forced onto the disk in between. No
+batch mixes shards; hence its rows do not depend on which shards were there before. Removing a folder costs time only.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mgkit.datasets import Batch, ImageList, UnreadableImageError, UnreadableImages
+from mgkit.embed import pooled_batches
+from mgkit.experiment import provenance
+from mgkit.files import atomic_write, move_into_place
+from mgkit.hardware import autocast
+from mgkit.model import MultiGrain
+from mgkit.pooling import check_exponent
+from mgkit.transforms import eval_transform
+
+try:
+    import fcntl
+except ImportError:  # Windows: one process at a time is up to the user there
+    fcntl = None
+
+SHARD = 1024  # images; what a kill can cost, and what is held in memory
+FORMAT = 1  # another number, other folders: for changes of what a row is or how it is stored
+
+
+def stored_features(
+    net: MultiGrain,
+    images: ImageList,
+    *,
+    size: int,
+    ps: Sequence[float],
+    folder: str | Path,
+    crop: str = "rect",
+    batch_size: int = 32,
+    workers: int = 0,
+    precision: str = "auto",
+    unreadable: UnreadableImages | None = None,
+    description: str | None = "",
+) -> list[np.memmap]:
+    """GeM-pooled features before whitening and L2, a read-only [N,C] float32 memmap for each exponent.
+
+    size: pixels. ps: exponents > 0, inf too; those that are not below `folder` yet share one backbone pass, and where none is
+    missing no image is opened. An array is reused for the same files (names below the root, sizes, times of change), turned and
+    cut alike, the same backbone weights, size, crop, p and precision. A run that was cut off is continued, with the result,
+    bit for bit, of one that was not, on the same machine with the same batch_size. Memory does not grow with N. Other options:
+    as for `embed.feature_maps`. A second process that wants the same array waits for the first.
+
+    Rows of images that `unreadable` skips are NaN; it is told of them again whenever the array is reused. Raises
+    UnreadableImageError unless it says skip; ValueError for no images or a size, crop, p or precision that cannot be; OSError,
+    naming the folder, where it cannot be written or the disk is full, and where images change meanwhile.
+    """
+    if not len(images):
+        raise ValueError(f"{images.root}: there are no images to embed")
+    eval_transform(size, crop)  # raises what is wrong with them before anything is written
+    exponents = [float(check_exponent(p)) for p in ps]
+    device = net.classifier.weight.device
+    with autocast(device, precision):
+        bf16 = torch.is_autocast_enabled(device.type)
+    made_of = {
+        "format": FORMAT,
+        "images": identity_of_images(images),
+        "network": identity_of_network(net),
+        "size": int(size),
+        "crop": crop,
+        "precision": "bf16" if bf16 else "float32",
+    }
+    arrays = {p: StoredArray(Path(folder), made_of | {"p": str(p)}) for p in exponents}
+    unreadable = unreadable or UnreadableImages()
+    missing = {p: array for p, array in arrays.items() if not array.is_whole()}
+    if missing:
+        with ExitStack() as locks:
+            for array in sorted(missing.values(), key=lambda array: array.folder):  # one order: no deadlock
+                locks.enter_context(array.locked())
+            write_missing(
+                net, images, missing, unreadable=unreadable, size=size, crop=crop, batch_size=batch_size,
+                workers=workers, precision=precision, description=description,
+            )  # fmt: skip
+    for array in arrays.values():
+        tell(unreadable, images, array.manifest()["shards"])
+    return [np.load(arrays[p].path, mmap_mode="r") for p in exponents]
+
+
+# --- What an array is made of
+
+
+def identity_of_images(images: ImageList) -> dict:
+    """How many images, and a SHA-256 of their names below the root, bytes, times of change, and how they are turned and cut.
+
+    No file is opened; one that is missing counts as such.
+    """
+    root = os.path.realpath(images.root)
+    prefix = os.path.join(root if os.path.isdir(root) else os.path.dirname(root), "")
+    changes_no_row = ("root", "paths", "labels", "classes")  # anything else that a list of images says may
+    reading = {key: value for key, value in vars(images).items() if key not in changes_no_row}
+    digest = hashlib.sha256(repr(reading).encode())
+    for path in images.paths:
+        try:
+            status = os.stat(path)
+            stamp = f"\0{status.st_size} {status.st_mtime_ns}\0"
+        except OSError:
+            stamp = "\0missing\0"
+        digest.update(os.fsencode(path.removeprefix(prefix) + stamp))
+    return {"count": len(images), "exif": images.exif, "sha256": digest.hexdigest()}
+
+
+def identity_of_network(net: MultiGrain) -> dict:
+    """The backbone: its name, width, input normalisation, and a SHA-256 of its parameters and buffers."""
+    digest = hashlib.sha256()
+    twin = f"{net.twin}.last_linear."  # the NASNets' classifier, on which no feature map depends
+    for name, value in chain(net.features.named_parameters(), net.features.named_buffers()):
+        if net.twin and name.startswith(twin):
+            continue
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\0".encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    normalisation = {"mean": list(net.mean), "std": list(net.std)}
+    return {"backbone": net.name, "width": net.width} | normalisation | {"sha256": digest.hexdigest()}
+
+
+# --- One array
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array on disk, whole or in the making. root: where the folders of arrays are. made_of: what tells it from others."""
+
+    root: Path
+    made_of: dict
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.made_of["images"]["count"], self.made_of["network"]["width"]
+
+    @property
+    def folder(self) -> Path:
+        made_of = self.made_of
+        key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
+        return self.root / f"{made_of['size']}-{made_of['crop']}-p{made_of['p']}-{key}"
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "features.npy"
+
+    @property
+    def partial(self) -> Path:
+        return self.folder / "features.partial"
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal.jsonl"
+
+    def manifest(self) -> dict | None:
+        """The manifest; None where there is none of this array, or a damaged one."""
+        try:
+            manifest = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+            manifest["shards"] = [journal_line(line) for line in manifest["shards"]]
+            return manifest if manifest["made_of"] == self.made_of and manifest["written_ns"] else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def is_whole(self) -> bool:
+        """Whether the array is on disk as it was written: untouched since, or else the same by its hashes."""
+        manifest = self.manifest()
+        if manifest is None or not self.path.is_file():
+            return False
+        status = self.path.stat()
+        if status.st_size != self.start(self.shape[0]):
+            return False
+        if status.st_mtime_ns == manifest["written_ns"]:
+            return True
+        header = npy_header(self.shape)
+        with open(self.path, "rb") as file:
+            if file.read(len(header)) != header:
+                return False
+        return len(self.intact(self.path, manifest["shards"])) == len(shards_of(self.shape[0]))
+
+    def start(self, row: int) -> int:
+        """Where in the file a row starts, in bytes."""
+        return len(npy_header(self.shape)) + row * self.shape[1] * 4
+
+    def intact(self, path: Path, lines: Iterable[dict]) -> dict[int, dict]:
+        """Those of the lines {shard, sha256, skipped} whose shard the file holds, {shard: line}."""
+        by_shard = {line["shard"]: line for line in lines}
+        found = {}
+        with open(path, "rb") as file:
+            for shard, rows in enumerate(shards_of(self.shape[0])):
+                if shard in by_shard:
+                    file.seek(self.start(rows.start))
+                    content = file.read(self.start(rows.stop) - self.start(rows.start))
+                    if hashlib.sha256(content).hexdigest() == by_shard[shard]["sha256"]:
+                        found[shard] = by_shard[shard]
+        return found
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """The array is this process's to write; waits while it is another's."""
+        with self.explained():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = open(self.folder / "lock", "w")  # noqa: SIM115 - closed below, outside of `explained`
+        with file:
+            # A POSIX lock: unlike one of flock, it does not live on in loader workers that survive their parent's kill.
+            if fcntl:
+                try:
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except (BlockingIOError, PermissionError):
+                    print(f"waiting for another process, which is writing {self.folder}")
+                    fcntl.lockf(file, fcntl.LOCK_EX)
+                except OSError as error:  # some network drives lock nothing
+                    print(f"{self.folder} cannot be locked ({error.strerror}): let no other process write it")
+            yield
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """An OSError in the block says what was being tried, and what becomes of the rows so far."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"features cannot be written to {self.folder}: {error.strerror} "
+                "(what is there already is kept, and the same call continues it)",
+            ) from None
+
+    def begin(self) -> dict[int, dict]:
+        """Have a partial file and a clean journal; returns the lines of the shards that are in it, {shard: line}."""
+        with self.explained():
+            for left_behind in self.folder.glob(".*.partial"):  # by an atomic_write that was killed
+                left_behind.unlink()
+            if self.path.exists():
+                print(f"{self.path} or its manifest is damaged: what does not match is made again")
+                os.replace(self.path, self.partial)
+            self.partial.touch()
+            with open(self.partial, "r+b") as file:
+                file.write(npy_header(self.shape))
+                file.truncate(self.start(self.shape[0]))
+            manifest = self.manifest()
+            lines = (manifest["shards"] if manifest else []) + read_journal(self.journal)
+            intact = self.intact(self.partial, lines)
+            with atomic_write(self.journal) as temporary:
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in intact.values()))
+        return intact
+
+    def write(self, shard: int, rows: np.ndarray, skipped: dict[int, str]) -> dict:
+        """Write the rows [n,C] of a shard, then its line in the journal, which is returned; skipped: {row: reason}."""
+        line = {"shard": shard, "sha256": hashlib.sha256(rows).hexdigest(), "skipped": skipped}
+        with self.explained():
+            with open(self.partial, "r+b") as file:
+                file.seek(self.start(shard * SHARD))
+                file.write(rows)
+            with open(self.journal, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        return line
+
+    def finish(self, lines: dict[int, dict], source: Path) -> None:
+        """The manifest, then the array under its name: from that moment on it is whole."""
+        manifest = {
+            "made_of": self.made_of,
+            "images_from": str(source),
+            "provenance": provenance(),
+            "written_ns": self.partial.stat().st_mtime_ns,
+            "shards": [lines[shard] for shard in sorted(lines)],
+        }
+        with self.explained():
+            with atomic_write(self.folder / "manifest.json") as temporary:
+                temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            move_into_place(self.partial, self.path)
+            self.journal.unlink()
+
+    def discard(self) -> None:
+        """Remove what is in the making."""
+        self.partial.unlink()
+        self.journal.unlink()
+
+
+def npy_header(shape: tuple[int, int]) -> bytes:
+    """What a .npy file of float32 rows [N,C] starts with."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
+    )
+    return header.getvalue()
+
+
+def shards_of(rows: int) -> list[range]:
+    """The rows of each shard; the last may be short."""
+    return [range(start, min(start + SHARD, rows)) for start in range(0, rows, SHARD)]
+
+
+def read_journal(path: Path) -> list[dict]:
+    """The lines of a journal, without those that were cut off."""
+    lines = []
+    for text in path.read_bytes().splitlines() if path.exists() else []:
+        with suppress(ValueError, KeyError, TypeError):
+            lines.append(journal_line(json.loads(text)))
+    return lines
+
+
+def journal_line(found: dict) -> dict:
+    """A line as it was written, {shard, sha256, skipped: {row: reason}}; KeyError or TypeError if it is none."""
+    return {"shard": int(found["shard"]), "sha256": found["sha256"], "skipped": dict(found["skipped"])}
+
+
+# --- From images to arrays
+
+
+def write_missing(
+    net: MultiGrain,
+    images: ImageList,
+    arrays: dict[float, StoredArray],
+    *,
+    unreadable: UnreadableImages,
+    **options,
+) -> None:
+    """One backbone pass over every shard that any of the arrays {p: array} lacks; all are whole afterwards."""
+    # While this process waited for its turn, another one may have written some.
+    arrays = {p: array for p, array in arrays.items() if not array.is_whole()}
+    there = {p: array.begin() for p, array in arrays.items()}  # {p: {shard: line}}
+    lines = [line for of_p in there.values() for line in of_p.values()]
+    tell(unreadable, images, lines)  # before the work, where it raises
+    parts = shards_of(len(images))
+    lacking = [shard for shard in range(len(parts)) if any(shard not in of_p for of_p in there.values())]
+    if 0 < len(lacking) < len(parts):
+        print(f"features: {len(parts) - len(lacking)} of {len(parts)} shards are on disk, the others follow")
+    readable = any(len(line["skipped"]) < len(parts[line["shard"]]) for line in lines)
+    skipping = UnreadableImages(unreadable.on_unreadable)
+    options |= {"ps": list(arrays), "unreadable": skipping, "others_readable": readable}
+    for shard, rows, skipped in pooled_shards(net, images, lacking, **options):
+        for of_p, (p, array) in zip(rows, arrays.items(), strict=True):
+            if shard not in there[p]:
+                there[p][shard] = array.write(shard, of_p, skipped)
+    now = identity_of_images(images)
+    if any(array.made_of["images"] != now for array in arrays.values()):
+        for array in arrays.values():
+            array.discard()  # nobody knows which shards show which state
+        raise OSError(f"images of {images.root} changed while they were being embedded: embed them again")
+    for p, array in arrays.items():
+        array.finish(there[p], images.root)
+
+
+def pooled_shards(
+    net: MultiGrain,
+    images: ImageList,
+    shards: Sequence[int],
+    *,
+    ps: Sequence[float],
+    unreadable: UnreadableImages,
+    others_readable: bool,
+    **options,
+) -> Iterator[tuple[int, np.ndarray, dict[int, str]]]:
+    """(shard, rows [P,n,C], {row: why it was skipped and is NaN}) of these shards, in one pass.
+
+    others_readable: images of other shards could be read; then all of these may be skipped.
+    """
+    if not shards:
+        return
+    parts = shards_of(len(images))
+    rest = images.subset(chain.from_iterable(parts[shard] for shard in shards))
+
+    def pass_over_rest():
+        try:
+            yield from pooled_batches(net, rest, ps=ps, window=SHARD, unreadable=unreadable, **options)
+        except UnreadableImageError:
+            if unreadable.on_unreadable == "raise" or not others_readable:
+                raise
+
+    batches = pass_over_rest()
+    waiting = next(batches, None)
+    for place, shard in enumerate(shards):
+        rows = np.full((len(ps), len(parts[shard]), net.width), np.nan, dtype=np.float32)
+        while waiting is not None and waiting[1][0] // SHARD == place:  # windows come in order
+            of_batch, indices = waiting
+            rows[:, indices - place * SHARD] = of_batch
+            waiting = next(batches, None)
+        empty = [parts[shard][i] for i in np.flatnonzero(np.isnan(rows[0, :, 0]))]
+        reasons = {i: unreadable.reasons.get(images.paths[i]) for i in empty}
+        yield shard, rows, {i: reason for i, reason in reasons.items() if reason}
+
+
+def tell(unreadable: UnreadableImages, images: ImageList, lines: Iterable[dict]) -> None:
+    """What was skipped when these shards were made counts as tried and found unreadable now: listed, or raised."""
+    tried = [(images.paths[int(i)], reason) for line in lines for i, reason in line["skipped"].items()]
+    # One label stands for the images that do have rows.
+    list(unreadable.watch([Batch([], torch.zeros(1), torch.zeros(1), tried)]))
