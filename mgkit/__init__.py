@@ -31,9 +31,11 @@ The modules in the order in which the method reads:
     store           pooled features on disk: made once, continued after a kill, reused
     finetune        p* by SGD, and accuracy as a function of p          (02)
     whitening       PCA whitening, folded into the classifier           (03)
+    descriptors     whitened, reduced, multi-scale descriptors
     search          nearest neighbours
-    metrics         accuracy, average precision, UKBench score
-    evaluate        top-1/top-5 and the retrieval protocols             (04, 05)
+    metrics         accuracy, average precision (by query and pooled), UKBench score, bootstrap intervals
+    protocols       a set and its descriptors -> measures, intervals, neighbours
+    evaluate        top-1/top-5, and retrieval with every descriptor    (04, 05)
     plots           every figure of the notebooks
     board           the paper's figures beside those of the runs so far
     demo            runs the notebooks and checks the method's claims

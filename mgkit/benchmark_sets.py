@@ -145,9 +145,15 @@ def sets_of_copies(root: Path, folders: Sequence[Path], distractors: ImageList |
             database,
             positives,
             distractors=database[len(originals) :],
+            level=level_of(folder),
         )
         for folder, (queries, positives) in zip(folders, asked, strict=True)
     ]
+
+
+def level_of(folder: Path) -> tuple[str, int] | None:
+    """The edit and its strength of a level's folder; None for the strong copies."""
+    return (folder.parts[0], int(folder.parts[1])) if folder.parts[0] in LEVEL_KINDS else None
 
 
 def copydays_name(folder: Path, distractors: int) -> str:

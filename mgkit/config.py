@@ -135,6 +135,12 @@ class RetrievalConfig(NetworkConfig):
     size: Pixels = 96
     crop: Crop = "rect"
     p: Exponent | None = None  # None: the whitened network's own
+    scales: Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)] = (
+        dataclasses.field(default_factory=lambda: [0.70711, 1.0, 1.41421])
+    )  # of the multi-scale descriptor, times size; 1.0 alone: none
+    dims: Count | None = 64  # the descriptor also reduced to so many; None: not
+    resolutions: list[Pixels] = dataclasses.field(default_factory=lambda: [64, 96, 128, 160])  # of figure 4
+    indices: list[str] = dataclasses.field(default_factory=lambda: ["IVF16,Flat", "PQ32", "IVF16,PQ32"])
 
 
 def make(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:

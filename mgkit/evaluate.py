@@ -1,94 +1,28 @@
-"""Evaluation: top-1/top-5 of the classifier, and retrieval by the protocols of Holidays, UKBench and Copydays."""
+"""Evaluation: top-1/top-5 of the classifier (04), and retrieval with every kind of descriptor (05)."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 
 import numpy as np
 import torch
 
 from mgkit.config import ClassifyConfig, RetrievalConfig
-from mgkit.datasets import UnreadableImages, validation_images
-from mgkit.embed import pooled
-from mgkit.experiment import Run, data_root
+from mgkit.datasets import ImageList, UnreadableImages, validation_images
+from mgkit.descriptors import multi_scale, plain, whitened
+from mgkit.experiment import Run, add_results, data_root, read_results
 from mgkit.files import find_path
+from mgkit.finetune import STAGE as P_STAGE
 from mgkit.finetune import in_classes_of, p_star, sweep_p
-from mgkit.metrics import average_precision, positive_ranks, ukbench_score
+from mgkit.ground_truth import RetrievalSet
+from mgkit.indices import IndexRow, compare
+from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
-from mgkit.pooling import l2_normalize
-from mgkit.retrieval_sets import RetrievalSet, find_sets
-from mgkit.search import top_k
+from mgkit.protocols import Difference, RetrievalResult, difference, measured_value, retrieve, score_bias
+from mgkit.retrieval_sets import SET_NAMES, distractor_record, find_sets
+from mgkit.store import features_folder, stored_features
 from mgkit.train import trained_network
 from mgkit.whitening import whitened_network
-
-
-@dataclass(frozen=True)
-class RetrievalResult:
-    """What a protocol measured on one set.
-
-    name: the set. measure: `mAP` (0..1) or `score` (0..4). value: its mean over the queries. per_query: [Q].
-    neighbours [Q,k]: image indices, most similar first, without the query. scores [Q,k]: their cosine similarities.
-    """
-
-    name: str
-    measure: str
-    value: float
-    per_query: np.ndarray
-    neighbours: np.ndarray
-    scores: np.ndarray
-
-
-def retrieve(retrieval_set: RetrievalSet, descriptors: np.ndarray, *, k: int = 10) -> RetrievalResult:
-    """Rank the set's database for each query and measure it by the set's own protocol (section 4.3).
-
-    descriptors: L2-normalised, [N,D], one for each of the set's images. k: neighbours kept for showing. A query never
-    ranks itself, but UKBench's score counts it as found first. Raises ValueError for descriptors that do not fit.
-    """
-    if len(descriptors) != len(retrieval_set.images):
-        raise ValueError(
-            f"{len(descriptors)} descriptors for the {len(retrieval_set.images)} images of {retrieval_set.name}"
-        )
-    if not len(retrieval_set.queries):
-        raise ValueError(f"{retrieval_set.name}: no query is left that has a positive")
-    values = np.array(
-        [measure_query(retrieval_set, descriptors, q) for q in range(len(retrieval_set.queries))]
-    )
-    neighbours, scores = nearest(retrieval_set, descriptors, k)
-    return RetrievalResult(
-        retrieval_set.name, retrieval_set.measure, float(values.mean()), values, neighbours, scores
-    )
-
-
-def measure_query(retrieval_set: RetrievalSet, descriptors: np.ndarray, q: int) -> float:
-    """Average precision or UKBench score of one query; NaN where there is no ground truth."""
-    query, positives = retrieval_set.queries[q], retrieval_set.positives[q]
-    if retrieval_set.measure == "none":
-        return np.nan
-    database = retrieval_set.database[retrieval_set.database != query]
-    scores = descriptors[database] @ descriptors[query]  # [N]
-    ranks = positive_ranks(scores, np.flatnonzero(np.isin(database, positives)))
-    if retrieval_set.measure == "score":
-        return ukbench_score([np.concatenate([[0], ranks + 1])])  # the query itself comes first
-    return average_precision(ranks, len(positives))
-
-
-def nearest(retrieval_set: RetrievalSet, descriptors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(neighbours, scores), [Q,k] each: what the database holds nearest to each query, itself left out."""
-    queries, database = retrieval_set.queries, retrieval_set.database
-    wanted = min(k + 1, len(database))  # one more, for the query itself
-    scores, rows = top_k(descriptors[queries], descriptors[database], k=wanted)
-    neighbours = database[rows]
-    others = neighbours != queries[:, None]
-    shown = min(k, int(others.sum(1).min()))
-    kept = [np.flatnonzero(row)[:shown] for row in others]
-    return np.take_along_axis(neighbours, np.stack(kept), 1), np.take_along_axis(scores, np.stack(kept), 1)
-
-
-def failures_first(result: RetrievalResult, count: int) -> np.ndarray:
-    """The positions of `count` queries, half the worst and half spread over the rest, by rising measure."""
-    order = np.argsort(result.per_query, kind="stable")
-    worst = order[: (count + 1) // 2]
-    rest = order[len(worst) :]
-    spread = np.linspace(0, max(len(rest) - 1, 0), min(count - len(worst), len(rest))).astype(int)
-    return np.concatenate([worst, rest[spread]])
 
 
 @dataclass(frozen=True)
@@ -134,67 +68,336 @@ def evaluate_classification(config: ClassifyConfig) -> list[Accuracy]:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """One set searched with one kind of descriptor: its name, the exponent p, and what the protocol measured."""
+    """One set searched with one kind of descriptor.
+
+    descriptor: the kind. p: its pooling exponent. gain: what it gains on the kind called `over`, on the same queries; None for
+    the first kind, and where nothing is measured.
+    """
 
     descriptor: str
     p: float
     retrieval_set: RetrievalSet
     result: RetrievalResult
+    over: str = ""
+    gain: Difference | None = None
 
 
-def evaluate_retrieval(config: RetrievalConfig) -> list[Retrieval]:
-    """Every set below data, with GeM embeddings at the training exponent and at p*, and whitened at p*.
+@dataclass(frozen=True)
+class RetrievalTask:
+    """What 05 works on: the network, the exponent it was trained with and the one it pools with, the sets."""
 
-    All kinds of descriptor come from one backbone pass an image. Writes outputs/<experiment>/evaluate_retrieval/results.json.
-    """
-    net, checkpoint = whitened_network(config)
-    root = data_root(config.data)
-    distractors = str(find_path(config.distractors)) if config.distractors else ""
-    sets = find_sets(root, names=config.sets, distractors=distractors)
-    p = net.pool.p.item() if config.p is None else config.p
-    training_p = checkpoint.get("training_p", p)
-    run = Run("evaluate_retrieval", config, checkpoint=net.source)
-    unreadable = UnreadableImages(config.on_unreadable)
-    found = []
-    for each in sets:
-        images = each.images.with_exif(config.exif)
-        at_training_p, at_p = pooled(
-            net, images, size=config.size, crop=config.crop, ps=[training_p, p], batch_size=config.batch_size,
-            workers=config.workers, precision=config.precision, unreadable=unreadable, description=each.name,
+    config: RetrievalConfig
+    net: MultiGrain
+    training_p: float
+    p: float
+    sets: list[RetrievalSet]
+    unreadable: UnreadableImages
+
+    def features(self, images: ImageList, *, size: int, ps: list[float], name: str) -> list[np.ndarray]:
+        """Pooled features [N,C] for each exponent, from disk where an earlier run left them."""
+        return stored_features(
+            self.net, images.with_exif(self.config.exif), size=size, ps=ps, crop=self.config.crop,
+            folder=features_folder(self.config.experiment), batch_size=self.config.batch_size,
+            workers=self.config.workers, precision=self.config.precision, unreadable=self.unreadable,
+            description=f"{name}, {size} px",
         )  # fmt: skip
-        kept = np.isfinite(at_p[:, 0])  # the readable images
-        readable = each.only(kept)
-        for name, exponent, rows in descriptors(net, at_training_p, at_p, training_p, p):
-            result = retrieve(readable, rows[kept])
-            found.append(Retrieval(name, exponent, readable, result))
-            print(f"{each.name}, {name}, {result.measure} {shown(result)}")
-    unreadable.report()
+
+
+def by_images(sets: list[RetrievalSet]) -> list[list[RetrievalSet]]:
+    """The sets, those that share their images together: they share the pass over them too."""
+    groups: dict[int, list[RetrievalSet]] = {}
+    for each in sets:
+        groups.setdefault(id(each.images), []).append(each)
+    return list(groups.values())
+
+
+def retrieval_task(config: RetrievalConfig) -> RetrievalTask:
+    """Load the network that 03 left, or the configured one, and find the sets below data."""
+    net, checkpoint = whitened_network(config)
+    distractors = str(find_path(config.distractors)) if config.distractors else ""
+    sets = find_sets(data_root(config.data), names=config.sets, distractors=distractors)
+    p = net.pool.p.item() if config.p is None else config.p
+    unreadable = UnreadableImages(config.on_unreadable)
+    return RetrievalTask(config, net, checkpoint.get("training_p", p), p, sets, unreadable)
+
+
+def evaluate_retrieval(task: RetrievalTask) -> list[Retrieval]:
+    """Every set with every kind of descriptor, set by set; each image passes once through the backbone for each scale.
+
+    Writes outputs/<experiment>/evaluate_retrieval/results.json, and what distractors were used, by name and SHA-256.
+    """
+    run = Run("evaluate_retrieval", task.config, checkpoint=task.net.source)
+    record_distractors(task, run)
+    found = []
+    for sets in by_images(task.sets):
+        of_images = [
+            Retrieval(kind.name, kind.p, each, result, kind.over)
+            for kind in descriptor_kinds(task, sets[0])
+            for each, result in measured(sets, kind)
+        ]
+        found += [with_gain(r, of_images) for each in sets for r in of_images if r.result.name == each.name]
+    task.unreadable.report()
     run.results({
-        "size": config.size, "crop": config.crop, "rows": [
-            {"set": r.result.name, "descriptor": r.descriptor, "p": r.p, "measure": r.result.measure,
-             "value": None if r.result.measure == "none" else r.result.value, "queries": len(r.result.per_query)} for r in found
-        ],
+        "size": task.config.size, "crop": task.config.crop, "scales": task.config.scales,
+        "rows": [as_row(r) for r in found],
     })  # fmt: skip
     return found
 
 
-def descriptors(
-    net: MultiGrain, at_training_p: np.ndarray, at_p: np.ndarray, training_p: float, p: float
-) -> list[tuple[str, float, np.ndarray]]:
-    """Kinds of descriptor of pooled features [N,C]: (name, exponent, L2-normalised rows [N,D])."""
-    kinds = [("GeM, training p", training_p, normalized(at_training_p))]
-    if p != training_p:
-        kinds.append(("GeM, p*", p, normalized(at_p)))
+@dataclass(frozen=True)
+class DescriptorKind:
+    """A name, the exponent p, descriptors [N,D], which kind they are held against, and whether scores are normalised."""
+
+    name: str
+    p: float
+    descriptors: np.ndarray
+    over: str = ""
+    normalise: bool = False
+
+
+def descriptor_kinds(task: RetrievalTask, each: RetrievalSet) -> Iterator[DescriptorKind]:
+    """Kinds of descriptor of a set's images, one after the other: pooled, whitened, reduced, at several scales, normalised."""
+    config, net, p = task.config, task.net, task.p
+    ps = list(dict.fromkeys([task.training_p, p]))
+    features = task.features(each.images, size=config.size, ps=ps, name=each.name)
+    name, rows = "GeM, training p", plain(features[0])
+    yield DescriptorKind(name, task.training_p, rows)
+    if p != task.training_p:
+        over, name, rows = name, "GeM, p*", plain(features[-1])
+        yield DescriptorKind(name, p, rows, over)
     if net.whitening is not None:
-        with torch.no_grad():
-            device = net.classifier.weight.device
-            whitened = net.head(torch.from_numpy(at_p).to(device))["normalized_embedding"].cpu().numpy()
-        kinds.append(("GeM, p*, whitened", p, whitened))
-    return kinds
+        over, name, rows = name, "GeM, p*, whitened", whitened(net, features[-1])
+        yield DescriptorKind(name, p, rows, over)
+    if config.scales != [1.0]:
+        yield DescriptorKind(f"{name}, {len(config.scales)} scales", p, at_scales(task, each), over=name)
+    if net.whitening is not None and config.dims is not None:
+        over, name, rows = name, f"{name}, {config.dims} d", whitened(net, features[-1], dims=config.dims)
+        yield DescriptorKind(name, p, rows, over)
+    if len(each.background):
+        yield DescriptorKind(f"{name}, scores normalised", p, rows, over=name, normalise=True)
 
 
-def normalized(rows: np.ndarray) -> np.ndarray:
-    return l2_normalize(torch.from_numpy(rows)).numpy()
+def at_scales(task: RetrievalTask, each: RetrievalSet) -> np.ndarray:
+    """Descriptors from every scale of the config together, [N,D]."""
+    of_scales = []
+    for scale in task.config.scales:
+        [pooled] = task.features(
+            each.images, size=max(1, round(scale * task.config.size)), ps=[task.p], name=each.name
+        )
+        of_scales.append(plain(pooled) if task.net.whitening is None else whitened(task.net, pooled))
+    return multi_scale(of_scales)
+
+
+def measured(
+    sets: list[RetrievalSet], kind: DescriptorKind
+) -> Iterator[tuple[RetrievalSet, RetrievalResult]]:
+    """Every set with one kind of descriptor, without the images that could not be read; prints a line each."""
+    readable = np.isfinite(kind.descriptors[:, 0])
+    rows = kind.descriptors if readable.all() else kind.descriptors[readable]
+    for each in sets:
+        left = each.only(readable)
+        bias = score_bias(left, rows) if kind.normalise else None
+        result = retrieve(left, rows, bias=bias)
+        if each.level is None:  # Copydays' eighteen levels have their table
+            print(f"{each.name}, {kind.name}: {result.measure} {shown(result)}", flush=True)
+        yield left, result
+
+
+def with_gain(retrieval: Retrieval, found: list[Retrieval]) -> Retrieval:
+    """The same with what it gains on the kind it is held against."""
+    base = [r for r in found if r.descriptor == retrieval.over and r.result.name == retrieval.result.name]
+    if not base or retrieval.result.measure == "none":
+        return retrieval
+    return replace(retrieval, gain=difference(base[0].result, retrieval.result))
+
+
+def as_row(retrieval: Retrieval) -> dict:
+    """A line of results.json: plain values."""
+    result, gain = retrieval.result, retrieval.gain
+    row = {
+        "set": result.name, "descriptor": retrieval.descriptor, "p": retrieval.p, "measure": result.measure,
+        "queries": len(result.per_query), "database": len(retrieval.retrieval_set.database), "value": None,
+    }  # fmt: skip
+    if result.measure == "none":
+        return row
+    row |= {"value": result.value, "interval": list(result.interval), "others": result.others}
+    return row | ({"over": retrieval.over, "gain": asdict(gain)} if gain else {})
+
+
+def record_distractors(task: RetrievalTask, run: Run) -> None:
+    """Leave distractors.sha256 in the run's folder: which files they were, for `sha256sum -c` in theirs."""
+    config = task.config
+    folder = (
+        find_path(config.distractors)
+        if config.distractors
+        else data_root(config.data) / "unlabelled" / "distractors"
+    )
+    for sets in by_images(task.sets):
+        each = sets[0]
+        if len(each.distractors):
+            path = run.write("distractors.sha256", distractor_record(each.images, each.distractors, folder))
+            print(f"{len(each.distractors)} distractors, listed with their hashes in {path}")
+
+
+@dataclass(frozen=True)
+class ResolutionCurves:
+    """Figure 4, for S sizes and P exponents: sizes [S] px; exponents: label -> p; values: name -> [S,P]; measures: name -> unit."""
+
+    sizes: list[int]
+    exponents: dict[str, float]
+    values: dict[str, np.ndarray]
+    measures: dict[str, str]
+
+
+def resolution_curves(task: RetrievalTask) -> ResolutionCurves:
+    """mAP and top-1 against resolution for the training exponent and each p* of 02, one backbone pass a resolution (figure 4).
+
+    Plain GeM embeddings, as in the figure. top-1 where data has classes that the network knows. results.json gets the curves.
+    """
+    sizes = task.config.resolutions
+    exponents = {f"training p = {task.training_p:g}": task.training_p}
+    learned = read_results(task.config.experiment, P_STAGE) or {"sizes": [], "p_star": []}
+    for size, p in zip(learned["sizes"], learned["p_star"], strict=True):
+        if size in sizes:
+            exponents[f"p* of {size} px = {p:.2f}"] = p
+    ps = list(exponents.values())
+    values, measures = {}, {}
+
+    def put(name: str, measure: str, s: int, j: int, value: float) -> None:
+        measures[name] = measure
+        values.setdefault(name, np.full((len(sizes), len(ps)), np.nan))[s, j] = value
+
+    classes = class_images(task)
+    sets = [each.alone() for each in task.sets if each.measure != "none" and each.level is None]
+    for s, size in enumerate(sizes):
+        if classes is not None:
+            for j, features in enumerate(task.features(classes, size=size, ps=ps, name="validation images")):
+                put("top-1", "top-1", s, j, top1(task.net, features, classes.labels))
+        for of_images in by_images(sets):
+            images, name = of_images[0].images, of_images[0].name
+            for j, features in enumerate(task.features(images, size=size, ps=ps, name=name)):
+                readable = np.isfinite(features[:, 0])
+                rows = plain(features[readable])
+                for each in of_images:
+                    put(each.name, each.measure, s, j, measured_value(each.only(readable), rows))
+    curves = ResolutionCurves(sizes, exponents, values, measures)
+    add_results(task.config.experiment, "evaluate_retrieval", {"figure_4": {
+        "sizes": sizes, "exponents": exponents, "values": {name: of_name.tolist() for name, of_name in values.items()},
+    }})  # fmt: skip
+    return curves
+
+
+def class_images(task: RetrievalTask) -> ImageList | None:
+    """The labelled validation images below data; None where data holds retrieval sets only."""
+    root = data_root(task.config.data)
+    if not (root / "imagenet").is_dir() and any((root / name).is_dir() for name in SET_NAMES):
+        return None
+    try:
+        images = validation_images(root, val_fraction=task.config.val_fraction)
+        return in_classes_of(task.net, images)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"no top-1 in figure 4: {error}")
+        return None
+
+
+def top1(net: MultiGrain, pooled: np.ndarray, labels: np.ndarray) -> float:
+    """top-1 accuracy in 0..1 from pooled features [N,C], unreadable images left out."""
+    readable = np.isfinite(pooled[:, 0])
+    rows = torch.from_numpy(pooled[readable]).to(net.classifier.weight.device)
+    with torch.no_grad():
+        logits = net.head(rows)["classifier_output"].cpu()
+    return topk_accuracy(logits, torch.from_numpy(labels[readable]), ks=(1,))[0]
+
+
+def best_exponents(curves: ResolutionCurves) -> str:
+    """A line for each measure: which exponent is best at which resolution."""
+    labels = list(curves.exponents)
+    lines = []
+    for name, values in curves.values.items():
+        best = [
+            f"{size} px: {labels[j]}" for size, j in zip(curves.sizes, values.argmax(axis=1), strict=True)
+        ]
+        lines.append(f"{name}, best {'; '.join(best)}")
+    return "\n".join(lines)
+
+
+def compare_indices(task: RetrievalTask, *, queries: int = 200, k: int = 10) -> list[IndexRow]:
+    """Exact search and each of the config's indices on the descriptors of all sets: recall, bytes a vector, time.
+
+    As many images as `queries`, spread over all, ask the others. Whitened descriptors where the network has them.
+    """
+    parts = []
+    for sets in by_images(task.sets):
+        [pooled] = task.features(sets[0].images, size=task.config.size, ps=[task.p], name=sets[0].name)
+        rows = plain(pooled) if task.net.whitening is None else whitened(task.net, pooled)
+        parts.append(rows[np.isfinite(rows[:, 0])])
+    rows = np.concatenate(parts)
+    asking = np.unique(np.linspace(0, len(rows) - 1, min(queries, len(rows) // 2)).astype(int))
+    return compare(task.config.indices, np.delete(rows, asking, axis=0), rows[asking], k=k)
+
+
+def best_of_each_set(found: list[Retrieval]) -> dict[str, Retrieval]:
+    """For each set, by name, what was found with the kind of descriptor that does best on it; levels of Copydays left out."""
+    best: dict[str, Retrieval] = {}
+    for r in found:
+        known = best.get(r.result.name)
+        if r.retrieval_set.level is None and (known is None or r.result.value > known.result.value):
+            best[r.result.name] = r
+    return best
+
+
+def table(found: list[Retrieval]) -> str:
+    """What was measured as aligned text: value, 95 % interval, and the gain on another kind of descriptor with its interval.
+
+    The levels of Copydays have one line a kind of descriptor.
+    """
+    width = max(len(r.descriptor) for r in found)
+    lines = []
+    for _, of_set in groupby(
+        (r for r in found if r.retrieval_set.level is None), key=lambda r: r.result.name
+    ):
+        lines += [*set_lines(list(of_set), width), ""]
+    for edit, title in (("crops", "copydays, per cent cut away"), ("jpegqual", "copydays, JPEG quality")):
+        of_edit = [r for r in found if r.retrieval_set.level and r.retrieval_set.level[0] == edit]
+        if of_edit:
+            lines += [f"{title}: mAP (%)", *level_lines(of_edit, width), ""]
+    return "\n".join(lines[:-1])
+
+
+def set_lines(of_set: list[Retrieval], width: int) -> list[str]:
+    """The lines of one set, a kind of descriptor each, and the further measures of the best of them."""
+    measure = of_set[0].result.measure
+    lines = [of_set[0].retrieval_set.describe()]
+    lines.append(f"  {'':{width}}  {'p':>5}  {measure:>10}  {'95 % interval':>15}  gain")
+    for r in of_set:
+        line = f"  {r.descriptor:{width}}  {r.p:5.2f}  {shown(r.result):>10}"
+        if measure != "none":
+            line += f"  {shown_interval(measure, *r.result.interval):>15}"
+        if r.gain:
+            line += f"  {shown_difference(measure, r.gain)} over {r.over}"
+        lines.append(line)
+    best = max(of_set, key=lambda r: r.result.value)
+    if best.result.others:
+        further = ", ".join(f"{key} {100 * value:.1f} %" for key, value in best.result.others.items())
+        lines.append(f"  {best.descriptor}: {further}")
+    return lines
+
+
+def level_lines(of_edit: list[Retrieval], width: int) -> list[str]:
+    """mAP (%) by strength of one edit: a column a level, a line a kind of descriptor."""
+    levels = list(dict.fromkeys(r.retrieval_set.level[1] for r in of_edit))
+    value = {(r.descriptor, r.retrieval_set.level[1]): 100 * r.result.value for r in of_edit}
+    lines = [f"  {'':{width}}" + "".join(f"{level:>7}" for level in levels)]
+    for kind in dict.fromkeys(r.descriptor for r in of_edit):
+        lines.append(f"  {kind:{width}}" + "".join(f"{value[kind, level]:7.1f}" for level in levels))
+    return lines
+
+
+def shown_difference(measure: str, gain: Difference) -> str:
+    """A gain with its interval, in points of per cent or of the score."""
+    scale, digits = (1, 2) if measure == "score" else (100, 1)
+    value, low, high = (f"{scale * x:+.{digits}f}" for x in (gain.value, gain.low, gain.high))
+    return f"{value} ({low} … {high})"
 
 
 def shown(result: RetrievalResult) -> str:
@@ -206,4 +409,10 @@ def shown_value(measure: str, value: float) -> str:
     """A mAP in per cent, a score out of 4, or that nothing was measured."""
     if measure == "none":
         return "not measured: no ground truth"
-    return f"{100 * value:.1f} %" if measure == "mAP" else f"{value:.2f} of 4"
+    return f"{value:.2f} of 4" if measure == "score" else f"{100 * value:.1f} %"
+
+
+def shown_interval(measure: str, low: float, high: float) -> str:
+    """A confidence interval in the unit of the measure."""
+    scale, digits = (1, 2) if measure == "score" else (100, 1)
+    return f"{scale * low:.{digits}f} … {scale * high:.{digits}f}"

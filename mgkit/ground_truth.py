@@ -26,8 +26,9 @@ class RetrievalSet:
     indices that answer it, without itself; none where it has no answer. junk: for each query the indices that are taken out of its
     ranking, neither right nor wrong; () where there are none. background: indices of images that only normalise scores (DISC's
     training images). distractors: indices of the part of the database that answers nothing, of the user's own choice. measure:
-    `mAP`, `score` (UKBench's, out of 4), `micro-AP` over all pairs, or `none` where nothing says what is right. Sets that share
-    their images (the levels of one benchmark) share the very same `images`.
+    `mAP`, `score` (UKBench's, out of 4), `micro-AP` over all pairs, or `none` where nothing says what is right. level: of
+    Copydays' weaker copies the edit and its strength, as `("crops", 10)`. Sets that share their images (the levels of one
+    benchmark) share the very same `images`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class RetrievalSet:
     junk: tuple[np.ndarray, ...] = ()
     background: np.ndarray = field(default_factory=no_images)
     distractors: np.ndarray = field(default_factory=no_images)
+    level: tuple[str, int] | None = None
 
     def only(self, kept: np.ndarray) -> "RetrievalSet":
         """The set without the images where kept [N] is False: they neither ask, nor answer, nor count as positives.
@@ -64,6 +66,13 @@ class RetrievalSet:
             background=renumbered(self.background),
             distractors=renumbered(self.distractors),
         )
+
+    def alone(self) -> "RetrievalSet":
+        """The set without the images that only others ask, which share its images with it; itself where there are none."""
+        used = np.zeros(len(self.images), dtype=bool)
+        for indices in (self.queries, self.database, self.background):
+            used[indices] = True
+        return self.only(used)
 
     def describe(self) -> str:
         """One line: how many queries, images and answers."""

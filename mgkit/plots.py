@@ -8,13 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mgkit.datasets import ImageDataset, ImageList, load_image
-from mgkit.evaluate import Accuracy, Retrieval, failures_first, shown
+from mgkit.datasets import ImageDataset, ImageList
+from mgkit.evaluate import Accuracy, ResolutionCurves, Retrieval, shown
 from mgkit.finetune import PSearch
-from mgkit.retrieval_sets import RetrievalSet
+from mgkit.ground_truth import RetrievalSet
+from mgkit.protocols import failures_first
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 MARKERS = "osD^vP*"
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 RIGHT, WRONG = COLOURS[2], COLOURS[1]
 
 
@@ -187,56 +189,158 @@ def accuracy_by_size(rows: Sequence[Accuracy]) -> Figure:
 
 
 def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
-    """One group of bars a set, one bar a kind of descriptor; UKBench's score as a share of its best, 4.
+    """One group of bars a set, one bar a kind of descriptor, with 95 % intervals; UKBench's score as a share of its best, 4.
 
-    Sets without ground truth have no bars.
+    Sets without ground truth and the levels of Copydays (`level_curves`) have no bars.
     """
-    found = [r for r in found if r.result.measure != "none"]
+    found = [r for r in found if r.result.measure != "none" and r.retrieval_set.level is None]
     sets = list(dict.fromkeys(r.result.name for r in found))
     kinds = list(dict.fromkeys(r.descriptor for r in found))
-    figure, axes = axes_grid(1, 1, width=max(5.0, 2.4 * len(sets)), height=3.2)
-    hatches = ("", "//", "xx")
+    width = 0.85 / max(len(kinds), 1)
+    figure, [[panel]] = axes_grid(1, 1, width=max(6.0, 0.55 * len(kinds) * len(sets)), height=3.8)
+    hatches = ("", "//", "xx", "..", "\\\\", "++", "--")
     for r in found:
-        k = kinds.index(r.descriptor)
-        height = 100 * r.result.value / (4 if r.result.measure == "score" else 1)
-        x = sets.index(r.result.name) + (k - (len(kinds) - 1) / 2) * 0.27
-        axes[0, 0].bar(
-            x, height, 0.25, color=COLOURS[k], hatch=hatches[k], edgecolor="white", label=r.descriptor
-        )
-        axes[0, 0].text(x, height + 1, shown(r.result).split()[0], ha="center", fontsize=7)
-    style(axes[0, 0], "Retrieval", "", "mAP (%), UKBench: score / 4 (%)")
-    axes[0, 0].set_xticks(range(len(sets)), sets)
-    axes[0, 0].set_ylim(0, 108)
+        k, result = kinds.index(r.descriptor), r.result
+        scale = 100 / (4 if result.measure == "score" else 1)
+        x = sets.index(result.name) + (k - (len(kinds) - 1) / 2) * width
+        value, (low, high) = scale * result.value, (scale * np.array(result.interval))
+        panel.bar(
+            x, value, 0.92 * width, color=COLOURS[k % len(COLOURS)], hatch=hatches[k % len(hatches)], edgecolor="white",
+            label=r.descriptor,
+        )  # fmt: skip
+        whiskers = [[max(value - low, 0)], [max(high - value, 0)]]
+        panel.errorbar(x, value, yerr=whiskers, color="black", linewidth=1, capsize=2)
+        panel.text(x, max(high, value) + 1, shown(result).split()[0], ha="center", fontsize=7)
+    style(panel, "Retrieval, with 95 % confidence intervals", "", "mAP (%), UKBench: score / 4 (%)")
+    panel.set_xticks(range(len(sets)), sets)
+    panel.set_ylim(0, 112)
     if not found:
-        axes[0, 0].text(
-            0.5, 0.5, "no ground truth, nothing measured", ha="center", transform=axes[0, 0].transAxes
-        )
+        nothing_measured(panel)
         return figure
-    handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
-    axes[0, 0].legend(
-        handles.values(), handles.keys(), fontsize=8, frameon=False, ncols=len(kinds), loc="upper center"
+    outside_legend(panel)
+    return figure
+
+
+def nothing_measured(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "no ground truth, nothing measured", ha="center", transform=axes.transAxes)
+
+
+def outside_legend(axes: Axes) -> None:
+    """A legend under the axes, a line for each distinct label."""
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    axes.legend(
+        handles.values(), handles.keys(), fontsize=8, frameon=False, ncols=2, loc="upper center",
+        bbox_to_anchor=(0.5, -0.16),
+    )  # fmt: skip
+
+
+def figure_legend(figure: Figure, axes: Axes) -> None:
+    """One legend under all panels, of what the first one shows."""
+    figure.legend(
+        *axes.get_legend_handles_labels(), fontsize=8, frameon=False, ncols=3, loc="outside lower center"
+    )
+
+
+def precision_recall(found: Sequence[Retrieval]) -> Figure:
+    """Precision against recall, a panel a set, a line a kind of descriptor."""
+    found = [r for r in found if len(r.result.recall) and r.retrieval_set.level is None]
+    sets = list(dict.fromkeys(r.result.name for r in found))
+    kinds = list(dict.fromkeys(r.descriptor for r in found))
+    figure, axes = axes_grid(1, max(len(sets), 1), width=3.6, height=3.0)
+    for panel, name in zip(axes[0], sets, strict=False):
+        for r in found:
+            if r.result.name == name:
+                k = kinds.index(r.descriptor)
+                panel.plot(
+                    100 * r.result.recall, 100 * r.result.precision, color=COLOURS[k % len(COLOURS)],
+                    linestyle=LINES[k % len(LINES)], label=r.descriptor,
+                )  # fmt: skip
+        curve = next(r.result.curve for r in found if r.result.name == name)
+        style(panel, name, f"recall (%), {curve}", "precision (%)")
+        panel.set(xlim=(0, 102), ylim=(0, 104))
+    if not sets:
+        nothing_measured(axes[0, 0])
+        return figure
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        fontsize=8,
+        frameon=False,
+        ncols=3,
+        loc="outside lower center",
     )
     return figure
 
 
+def level_curves(found: Sequence[Retrieval]) -> Figure:
+    """Copies: mAP against how much was cut away, and against the quality of the JPEG, a line a kind of descriptor."""
+    found = [r for r in found if r.retrieval_set.level is not None]
+    figure, axes = axes_grid(1, 2, width=4.2, height=3.2)
+    titles = {
+        "crops": ("Cropped copies", "area cut away (%)"),
+        "jpegqual": ("Compressed copies", "JPEG quality"),
+    }
+    kinds = list(dict.fromkeys(r.descriptor for r in found))
+    for panel, (edit, (title, unit)) in zip(axes[0], titles.items(), strict=True):
+        for k, kind in enumerate(kinds):
+            line = [r for r in found if r.descriptor == kind and r.retrieval_set.level[0] == edit]
+            panel.plot(
+                [r.retrieval_set.level[1] for r in line], [100 * r.result.value for r in line],
+                color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)], linestyle=LINES[k % len(LINES)],
+                markersize=4, label=kind,
+            )  # fmt: skip
+        style(panel, title, unit, "mAP (%)")
+        panel.set_ylim(0, 104)
+    axes[0, 1].invert_xaxis()  # harder to the right in both panels
+    figure_legend(figure, axes[0, 0])
+    return figure
+
+
+def resolution_figure(curves: ResolutionCurves) -> Figure:
+    """Measures against resolution, a panel each, a line a pooling exponent (figure 4)."""
+    names = list(curves.values)
+    columns = min(len(names), 3)
+    figure, axes = axes_grid(-(-len(names) // 3), max(columns, 1), width=3.6, height=3.0)
+    for panel, name in zip(axes.flat, names, strict=False):
+        scale = 1 if curves.measures[name] == "score" else 100
+        for j, label in enumerate(curves.exponents):
+            panel.plot(
+                curves.sizes, scale * curves.values[name][:, j], color=COLOURS[j % len(COLOURS)],
+                marker=MARKERS[j % len(MARKERS)], linestyle=LINES[j % len(LINES)], markersize=4, label=label,
+            )  # fmt: skip
+        unit = "score (of 4)" if scale == 1 else f"{curves.measures[name]} (%)"
+        style(panel, name, "resolution (px)", unit)
+        panel.set_xticks(curves.sizes)
+    for panel in axes.flat[len(names) :]:
+        panel.axis("off")
+    if names:
+        figure_legend(figure, axes.flat[0])
+    return figure
+
+
 def retrieval_grid(retrieval: Retrieval, *, queries: int = 6, k: int = 6) -> Figure:
-    """Queries, failures first, and their k nearest images: right ones ✓ in a solid frame, wrong ones ✗ in a dashed one."""
+    """Queries, failures first, and their k nearest images with cosine similarity.
+
+    Right ones bear ✓ and a solid frame, wrong ones ✗ and a dashed one, junk – and a dotted one.
+    """
     each, result = retrieval.retrieval_set, retrieval.result
-    chosen = failures_first(result, queries)
+    if result.measure == "none":
+        chosen = np.arange(min(queries, len(result.shown)))
+    else:
+        chosen = failures_first(result.per_query[result.shown], queries)
     k = min(k, result.neighbours.shape[1])
     figure, axes = axes_grid(len(chosen), k + 1, width=1.15, height=1.3)
-    for row, q in zip(axes, chosen, strict=True):
-        show_image(
-            row[0], thumbnail(each.images, each.queries[q]), query_title(result.measure, result.per_query[q])
-        )
+    for row, s in zip(axes, chosen, strict=True):
+        q = result.shown[s]
+        title = query_title(result.measure, result.per_query[q])
+        show_image(row[0], thumbnail(each.images, each.queries[q]), title)
         frame(row[0], "black", "-")
         for j in range(k):
-            index = result.neighbours[q, j]
-            mark, colour, line = verdict(index in each.positives[q], known=result.measure != "none")
+            index = result.neighbours[s, j]
+            mark, colour, line = verdict(each, q, index)
             show_image(
                 row[j + 1],
                 thumbnail(each.images, index),
-                f"{mark} {result.scores[q, j]:.2f}".strip(),
+                f"{mark} {result.scores[s, j]:.2f}".strip(),
                 color=colour,
             )
             frame(row[j + 1], colour, line)
@@ -249,14 +353,16 @@ def query_title(measure: str, value: float) -> str:
     """What stands over a query: its average precision, or its score out of 4."""
     if measure == "none":
         return "query"
-    return f"query, AP {100 * value:.0f} %" if measure == "mAP" else f"query, score {value:.0f} of 4"
+    return f"query, score {value:.0f} of 4" if measure == "score" else f"query, AP {100 * value:.0f} %"
 
 
-def verdict(right: bool, *, known: bool) -> tuple[str, str, object]:
+def verdict(each: RetrievalSet, q: int, index: int) -> tuple[str, str, object]:
     """Mark, colour and line of a neighbour's frame; without ground truth neither right nor wrong."""
-    if not known:
+    if each.measure == "none":
         return "", "grey", "-"
-    return ("✓", RIGHT, "-") if right else ("✗", WRONG, (0, (3, 2)))
+    if each.junk and index in each.junk[q]:
+        return "–", "grey", ":"
+    return ("✓", RIGHT, "-") if index in each.positives[q] else ("✗", WRONG, (0, (3, 2)))
 
 
 def frame(axes: Axes, colour: str, line) -> None:
@@ -266,7 +372,7 @@ def frame(axes: Axes, colour: str, line) -> None:
 
 def thumbnail(images: ImageList, index: int, side: int = 128) -> Image.Image:
     """The image with its longest side of at most `side` pixels."""
-    image = load_image(images.paths[index], exif=images.exif)
+    image = images.load(index)
     image.thumbnail((side, side))
     return image
 

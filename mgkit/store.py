@@ -27,7 +27,7 @@ import torch
 
 from mgkit.datasets import Batch, ImageList, UnreadableImageError, UnreadableImages
 from mgkit.embed import pooled_batches
-from mgkit.experiment import provenance
+from mgkit.experiment import provenance, stage_folder
 from mgkit.files import atomic_write, move_into_place
 from mgkit.hardware import autocast
 from mgkit.model import MultiGrain
@@ -41,6 +41,11 @@ except ImportError:  # Windows: one process at a time is up to the user there
 
 SHARD = 1024  # images; what a kill can cost, and what is held in memory
 FORMAT = 1  # another number, other folders: for changes of what a row is or how it is stored
+
+
+def features_folder(experiment: str) -> Path:
+    """Where the stages of an experiment share their features: outputs/<experiment>/features/."""
+    return stage_folder(experiment, "features")
 
 
 def stored_features(

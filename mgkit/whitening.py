@@ -17,6 +17,7 @@ from mgkit.files import find_path
 from mgkit.finetune import in_classes_of, p_star, set_p
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain, append_one
+from mgkit.store import features_folder, stored_features
 from mgkit.train import network_left_by, trained_network
 
 STAGE = "whiten"
@@ -114,10 +115,11 @@ def whiten_network(config: WhitenConfig) -> Whitened:
     run = Run(STAGE, config, checkpoint=net.source)
     set_p(net, p)
     unreadable = UnreadableImages(config.on_unreadable)
-    rows = pooled(
-        net, images, size=config.size, crop=config.crop, ps=[p], batch_size=config.batch_size, workers=config.workers,
-        precision=config.precision, unreadable=unreadable, description=f"whitening, {config.crop} {config.size} px",
-    )[0]  # fmt: skip
+    [rows] = stored_features(
+        net, images, size=config.size, crop=config.crop, ps=[p], folder=features_folder(config.experiment),
+        batch_size=config.batch_size, workers=config.workers, precision=config.precision, unreadable=unreadable,
+        description=f"whitening, {config.crop} {config.size} px",
+    )  # fmt: skip
     unreadable.report()
     rows = torch.from_numpy(rows[np.isfinite(rows[:, 0])])
     descriptors = append_one(rows)  # [N,C] -> [N,C+1]

@@ -136,6 +136,26 @@ def test_retrieval_with_whitened_descriptors(outputs):
     assert "-1.5 / -0.40 / -10.7" in table(board(outputs))
 
 
+def test_a_level_of_copydays_is_not_taken_for_copydays(outputs):
+    rows = [
+        {"set": "copydays crops 10", "descriptor": WHITENED, "measure": "mAP", "value": 1.0, "queries": 157}
+    ]
+    leave(outputs, "joint_3B_0.5", "evaluate_retrieval", {"size": 500, "rows": rows})
+    assert entries_of(outputs, "table D.1", "MultiGrain, λ=0.5, p=3", 500)["copydays"].measured is None
+
+
+def test_copy_detection_on_disc(outputs):
+    kind = "GeM, p*, whitened, 1500 d"
+    rows = [
+        {"set": "disc21", "descriptor": kind, "measure": "micro-AP", "value": 0.16, "queries": 25_000},
+        {"set": "disc21", "descriptor": f"{kind}, scores normalised", "measure": "micro-AP", "value": 0.35, "queries": 900},
+    ]  # fmt: skip
+    leave(outputs, "disc21_joint_3B_0.5", "evaluate_retrieval", {"size": 512, "rows": rows})
+    found = [e for e in board(outputs) if e.table == "DISC21"]
+    assert [e.difference for e in found] == pytest.approx([0.6, -1.5])
+    assert [e.measured.complete for e in found] == [True, False]
+
+
 def test_a_real_run_leaves_what_the_board_shows(outputs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoint = tmp_path / "checkpoint.pth"

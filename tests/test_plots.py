@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,8 +13,10 @@ from support import noise
 
 from mgkit import plots
 from mgkit.datasets import ImageDataset, class_folders
-from mgkit.evaluate import Accuracy, Retrieval, retrieve
+from mgkit.evaluate import Accuracy, ResolutionCurves, Retrieval
 from mgkit.finetune import PSearch
+from mgkit.mini import CROPS, QUALITIES
+from mgkit.protocols import retrieve
 from mgkit.retrieval_sets import find_sets
 from mgkit.transforms import train_transform
 
@@ -90,49 +93,119 @@ def test_accuracy_by_size():
     assert len(figure.axes[0].lines) == 4
 
 
+KINDS = ("GeM, training p", "GeM, p*", "GeM, p*, whitened")
+
+
 @pytest.fixture(scope="module")
 def found(mini_root):
-    """Three kinds of descriptor on every set of the mini set, random ones."""
+    """Three kinds of descriptor on every set of the mini set and every level of Copydays, random ones."""
     rng = np.random.default_rng(0)
     results = []
     for each in find_sets(mini_root):
-        for kind in ("GeM, training p", "GeM, p*", "GeM, p*, whitened"):
+        for kind in KINDS:
             rows = rng.normal(size=(len(each.images), 8)).astype(np.float32)
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
             results.append(Retrieval(kind, 3.0, each, retrieve(each, rows)))
     return results
 
 
-def test_retrieval_bars_name_their_sets(found):
+@pytest.fixture(scope="module")
+def whole_sets(found):
+    return [r for r in found if r.retrieval_set.level is None]
+
+
+NAMES = ["holidays", "ukbench", "copydays + 6 distractors"]
+
+
+def test_retrieval_bars_name_their_sets_and_have_intervals(found, whole_sets):
     figure = saved(plots.retrieval_bars, found)
     [axes] = figure.axes
     assert axes.get_title() and axes.get_ylabel()
-    assert [label.get_text() for label in axes.get_xticklabels()] == [
-        "holidays",
-        "ukbench",
-        "copydays + 6 distractors",
+    assert [label.get_text() for label in axes.get_xticklabels()] == NAMES
+    scale = [25 if r.result.measure == "score" else 100 for r in whole_sets]
+    bars = [container for container in axes.containers if hasattr(container, "patches")]
+    heights = [bar.get_height() for container in bars for bar in container.patches]
+    assert heights == pytest.approx([s * r.result.value for s, r in zip(scale, whole_sets, strict=True)])
+    whiskers = [container for container in axes.containers if not hasattr(container, "patches")]
+    ends = [segment[:, 1] for container in whiskers for segment in container[2][0].get_segments()]
+    expected = [
+        (s * min(r.result.interval[0], r.result.value), s * max(r.result.interval[1], r.result.value))
+        for s, r in zip(scale, whole_sets, strict=True)
     ]
-    heights = [bar.get_height() for bar in axes.patches]
-    scale = [25 if r.result.measure == "score" else 100 for r in found]
-    assert heights == pytest.approx([s * r.result.value for s, r in zip(scale, found, strict=True)])
+    np.testing.assert_allclose(ends, expected)
+
+
+def test_precision_against_recall_has_a_panel_a_set_and_a_line_a_kind(found):
+    figure = saved(plots.precision_recall, found)
+    assert_labelled(figure)
+    assert [axes.get_title() for axes in figure.axes] == NAMES
+    assert all(len(axes.lines) == len(KINDS) for axes in figure.axes)
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(KINDS)
+
+
+def test_level_curves_rise_to_the_harder_copies(found):
+    figure = saved(plots.level_curves, found)
+    assert_labelled(figure)
+    crops, quality = figure.axes
+    assert crops.lines[0].get_xdata().tolist() == sorted(CROPS)
+    assert quality.lines[0].get_xdata().tolist() == sorted(QUALITIES)
+    assert quality.get_xlim()[0] > quality.get_xlim()[1]  # best quality at the left
+    levels = {r.retrieval_set.level: 100 * r.result.value for r in found if r.descriptor == KINDS[1]}
+    np.testing.assert_allclose(crops.lines[1].get_ydata(), [levels["crops", n] for n in sorted(CROPS)])
+
+
+@pytest.mark.parametrize("panels", [1, 3, 4])
+def test_figure_4_has_a_panel_a_measure_and_a_line_an_exponent(panels):
+    names = ["top-1", "holidays", "ukbench", "copydays"][:panels]
+    measures = dict(zip(names, ["top-1", "mAP", "score", "mAP"], strict=False))
+    values = {name: np.arange(6.0).reshape(3, 2) / 6 for name in names}
+    curves = ResolutionCurves([64, 96, 128], {"training p = 3": 3.0, "p* of 96 px": 3.4}, values, measures)
+    figure = saved(plots.resolution_figure, curves)
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_title() for axes in shown] == names
+    assert all(axes.get_xlabel() == "resolution (px)" and len(axes.lines) == 2 for axes in shown)
+    scale = 1 if names[-1] == "ukbench" else 100
+    np.testing.assert_allclose(shown[0].lines[1].get_ydata(), 100 * values["top-1"][:, 1])
+    assert ("(%)" in shown[-1].get_ylabel()) == (scale == 100)
 
 
 @pytest.mark.parametrize("position", [0, 3, 8])
-def test_retrieval_grids_mark_right_and_wrong(found, position):
-    each = found[position]
+def test_retrieval_grids_mark_right_and_wrong(whole_sets, position):
+    each = whole_sets[position]
     figure = saved(plots.retrieval_grid, each, queries=3, k=4)
     titles = [axes.get_title() for axes in figure.axes]
     assert len(titles) == 15 and sum(title.startswith("query") for title in titles) == 3
-    chosen = plots.failures_first(each.result, 3)
+    result = each.result
+    chosen = plots.failures_first(result.per_query[result.shown], 3)
     right = sum(
-        int(np.isin(each.result.neighbours[q, :4], each.retrieval_set.positives[q]).sum()) for q in chosen
+        int(np.isin(result.neighbours[s, :4], each.retrieval_set.positives[result.shown[s]]).sum())
+        for s in chosen
     )
     assert sum(title.startswith("✓") for title in titles) == right
     assert sum(title.startswith("✗") for title in titles) == 12 - right
 
 
-def test_a_retrieval_grid_larger_than_the_set(found):
-    figure = saved(plots.retrieval_grid, found[0], queries=100, k=100)
+def test_a_retrieval_grid_marks_junk(mini_root):
+    [each] = find_sets(mini_root, names=["holidays"])
+    others = tuple(
+        np.setdiff1d(each.database, [q, *answers])
+        for q, answers in zip(each.queries, each.positives, strict=True)
+    )
+    each = replace(each, junk=others)
+    rows = np.random.default_rng(0).normal(size=(len(each.images), 8)).astype(np.float32)
+    retrieval = Retrieval("GeM", 3.0, each, retrieve(each, rows))
+    titles = [
+        axes.get_title()
+        for axes in saved(plots.retrieval_grid, retrieval, queries=2, k=len(each.images)).axes
+    ]
+    assert any(title.startswith("–") for title in titles) and not any(
+        title.startswith("✗") for title in titles
+    )
+
+
+def test_a_retrieval_grid_larger_than_the_set(whole_sets):
+    figure = saved(plots.retrieval_grid, whole_sets[0], queries=100, k=100)
     assert len(figure.axes) == 4 * 11  # four queries, ten neighbours kept
 
 
@@ -142,8 +215,8 @@ def test_class_grid_names_the_classes(mini_root):
     assert [figure.axes[row * 4].get_ylabel().strip() for row in range(3)] == list(images.classes[:3])
 
 
-def test_group_grids(found):
-    for each in found[::3]:
+def test_group_grids(whole_sets):
+    for each in whole_sets[::3]:
         figure = saved(plots.group_grid, each.retrieval_set, groups=4)
         assert each.retrieval_set.name in figure.get_suptitle()
 
@@ -176,5 +249,6 @@ def test_a_folder_without_ground_truth_is_shown_without_verdicts(mini_root):
     without = Retrieval("GeM", 3.0, each, retrieve(each, rows))
     titles = [axes.get_title() for axes in saved(plots.retrieval_grid, without, queries=2, k=3).axes]
     assert titles.count("query") == 2 and not any(mark in "".join(titles) for mark in "✓✗")
-    [axes] = saved(plots.retrieval_bars, [without]).axes
-    assert not axes.patches and "no ground truth" in axes.texts[0].get_text()
+    for draw in (plots.retrieval_bars, plots.precision_recall):
+        [axes] = saved(draw, [without]).axes
+        assert not axes.patches and "no ground truth" in axes.texts[0].get_text()

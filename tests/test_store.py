@@ -555,7 +555,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_from_there(
         left = 3  # the header, two shards
 
         def __call__(self, path, mode="r", **options):
-            file = open(path, mode, **options)
+            file = open(path, mode, **options)  # noqa: SIM115 - as the caller of open does
             if mode == "r+b":
                 FullAfter.left -= 1
                 if FullAfter.left < 0:

@@ -1,0 +1,372 @@
+"""Every retrieval protocol against an independent slow oracle, on made-up sets: ties, junk, duplicates, queries without answers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import one_line_error
+
+from mgkit import protocols
+from mgkit.ground_truth import RetrievalSet, unlabelled
+from mgkit.protocols import (
+    RetrievalResult,
+    difference,
+    failures_first,
+    measured_value,
+    retrieve,
+    score_bias,
+)
+
+
+def images(count):
+    return unlabelled(Path("."), [f"{i}.jpg" for i in range(count)])
+
+
+def made_up(sizes, measure="mAP"):
+    """Groups of those sizes; the first image of each (all of them, for the score) asks for the others."""
+    groups = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    asked = [(q, group) for group in groups for q in (group if measure == "score" else group[:1])]
+    everything = np.arange(sum(sizes))
+    positives = tuple(group[group != q] for q, group in asked)
+    return RetrievalSet(
+        "made up", images(sum(sizes)), np.array([q for q, _ in asked]), everything, positives, measure
+    )
+
+
+def copies(originals, distractors, copied, measure="mAP"):
+    """Copy k shows original copied[k] (None: a stranger); neither the copies nor the distractors answer."""
+    database, count = originals + distractors, originals + distractors + len(copied)
+    answers = tuple(np.array([] if original is None else [original], dtype=np.int64) for original in copied)
+    return RetrievalSet(
+        "copies", images(count), np.arange(database, count), np.arange(database), answers, measure
+    )
+
+
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def random_descriptors(count, seed, dimension=6):
+    return unit(np.random.default_rng(seed).normal(size=(count, dimension)))
+
+
+# --- Slow oracles: explicit ranked lists, written out
+
+
+def slow_similarity(a, b):
+    return float(np.float32(sum(float(x) * float(y) for x, y in zip(a, b, strict=True))))
+
+
+def slow_ranking(each, descriptors, q, bias=0.0):
+    """The database for query number q, best first, answers last among equals; without the query and its junk."""
+    query = each.queries[q]
+    left_out = {int(query), *(each.junk[q].tolist() if each.junk else ())}
+    similarity = {
+        int(i): slow_similarity(descriptors[i], descriptors[query]) - bias
+        for i in each.database
+        if int(i) not in left_out
+    }
+    answers = set(each.positives[q].tolist())
+    return sorted(similarity.items(), key=lambda item: (-item[1], item[0] in answers))
+
+
+def slow_average_precision(ranking, answers):
+    """Trapezoids under precision-recall, from one end of the list to the other."""
+    found, area = 0, 0.0
+    for rank, (image, _) in enumerate(ranking):
+        if image in answers:
+            before = found / rank if rank else 1.0
+            found += 1
+            area += (before + found / (rank + 1)) / 2 / len(answers)
+    return area
+
+
+def slow_map(each, descriptors):
+    return [
+        slow_average_precision(slow_ranking(each, descriptors, q), set(answers.tolist()))
+        for q, answers in enumerate(each.positives)
+        if len(answers)
+    ]
+
+
+def slow_micro_ap(each, descriptors, bias=None):
+    """One list of all pairs, wrong ones first among equals; precision at each right one."""
+    pairs = []
+    for q, answers in enumerate(each.positives):
+        ranking = slow_ranking(each, descriptors, q, 0.0 if bias is None else bias[q])
+        pairs += [(score, image in answers.tolist()) for image, score in ranking]
+    pairs.sort(key=lambda pair: (-pair[0], pair[1]))
+    total, found, area = sum(map(len, each.positives)), 0, 0.0
+    for rank, (_, right) in enumerate(pairs, start=1):
+        if right:
+            found += 1
+            area += found / rank / total
+    return area
+
+
+def slow_score(each, descriptors):
+    """How many of the object's four are among the first four, the query at the head of the list."""
+    values = []
+    for q, answers in enumerate(each.positives):
+        first = [image for image, _ in slow_ranking(each, descriptors, q)[:3]]
+        values.append(1 + sum(image in answers.tolist() for image in first))
+    return values
+
+
+# --- The protocols
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_holidays(seed):
+    each, descriptors = made_up([2, 3, 4, 5, 2, 6]), random_descriptors(22, seed)
+    result = retrieve(each, descriptors)
+    assert result.per_query == pytest.approx(slow_map(each, descriptors), abs=1e-9)
+    assert result.value == pytest.approx(np.mean(slow_map(each, descriptors)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ukbench(seed):
+    each, descriptors = made_up([4] * 6, "score"), random_descriptors(24, seed)
+    result = retrieve(each, descriptors)
+    assert result.per_query.tolist() == slow_score(each, descriptors)
+    assert result.value == pytest.approx(np.mean(slow_score(each, descriptors)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_copydays(seed):
+    each, descriptors = copies(5, 7, [0, 0, 3, 4]), random_descriptors(16, seed)
+    assert retrieve(each, descriptors).per_query == pytest.approx(slow_map(each, descriptors), abs=1e-9)
+
+
+@st.composite
+def any_set(draw):
+    """A random set with answers, junk, queries without answers, in the database or not; descriptors with many duplicates."""
+    count = draw(st.integers(4, 14))
+    order = draw(st.permutations(range(count)))
+    database = np.array(order[: draw(st.integers(2, count))])
+    queries = np.array(draw(st.lists(st.sampled_from(order), min_size=1, max_size=5, unique=True)))
+    answers, junk = [], []
+    for query in queries:
+        kinds = draw(
+            st.lists(st.sampled_from(["answer", "junk", "wrong", "wrong"]), min_size=count, max_size=count)
+        )
+        others = [int(i) for i in database if i != query]
+        answers.append(np.array([i for i in others if kinds[i] == "answer"], dtype=np.int64))
+        junk.append(np.array([i for i in others if kinds[i] == "junk"], dtype=np.int64))
+    distinct = draw(st.integers(1, 6))
+    rows = random_descriptors(distinct, draw(st.integers(0, 99)), 3)
+    which = draw(st.lists(st.integers(0, distinct - 1), min_size=count, max_size=count))
+    return RetrievalSet("any", images(count), queries, database, tuple(answers), junk=tuple(junk)), rows[
+        which
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_set())
+def test_any_set_as_a_mean_over_queries(drawn):
+    each, descriptors = drawn
+    if not any(map(len, each.positives)):
+        with one_line_error(ValueError, "any", "positive"):
+            retrieve(each, descriptors)
+        return
+    expected = slow_map(each, descriptors)
+    result = retrieve(each, descriptors)
+    assert result.value == pytest.approx(np.mean(expected), abs=1e-9)
+    assert np.isnan(result.per_query).tolist() == [not len(answers) for answers in each.positives]
+    assert measured_value(each, descriptors) == result.value
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_set())
+def test_any_set_with_all_pairs_pooled(drawn):
+    each, descriptors = replace(drawn[0], measure="micro-AP"), drawn[1]
+    if any(map(len, each.positives)):
+        result = retrieve(each, descriptors)
+        assert result.value == pytest.approx(slow_micro_ap(each, descriptors), abs=1e-9)
+        assert measured_value(each, descriptors) == result.value
+
+
+@settings(max_examples=40, deadline=None)
+@given(any_set(), st.randoms(use_true_random=False))
+def test_the_order_of_the_images_changes_nothing(drawn, random):
+    each, descriptors = drawn
+    if not any(map(len, each.positives)):
+        return
+    order = list(range(len(each.images)))
+    random.shuffle(order)
+    new = np.argsort(order)  # old index -> new
+
+    def moved(lists):
+        return tuple(random.sample(new[indices].tolist(), len(indices)) for indices in lists)
+
+    database = new[each.database]
+    shuffled = replace(
+        each, images=each.images.subset(order), queries=new[each.queries], database=database[np.argsort(database)],
+        positives=tuple(np.array(x, dtype=np.int64) for x in moved(each.positives)),
+        junk=tuple(np.array(x, dtype=np.int64) for x in moved(each.junk)),
+    )  # fmt: skip
+    for measure in ("mAP", "micro-AP"):
+        before = retrieve(replace(each, measure=measure), descriptors)
+        after = retrieve(replace(shuffled, measure=measure), descriptors[order])
+        assert after.value == before.value
+        np.testing.assert_array_equal(after.per_query, before.per_query)
+
+
+def test_only_the_best_pairs_are_pooled(monkeypatch):
+    each = copies(3, 0, [0, 1], "micro-AP")
+    descriptors = unit(np.array([[1, 0], [0, 1], [1, 1], [1, 0.1], [1, 0.2]]))
+    result = retrieve(each, descriptors)
+    monkeypatch.setattr(protocols, "MOST_PREDICTIONS", 2)
+    capped = retrieve(each, descriptors)
+    assert len(result.predictions.scores) == 6 and len(capped.predictions.scores) == 2
+    assert capped.value == pytest.approx(
+        0.5
+    )  # one of the two answers, first; the other is not among the predictions
+
+
+def one_hot(groups):
+    return np.eye(max(groups) + 1, dtype=np.float32)[groups]
+
+
+def test_perfect_descriptors_get_the_best_measure():
+    assert retrieve(made_up([2, 3, 4]), one_hot([0] * 2 + [1] * 3 + [2] * 4)).value == 1.0
+    assert retrieve(made_up([4, 4], "score"), one_hot([0] * 4 + [1] * 4)).value == 4.0
+    result = retrieve(copies(3, 2, [2, 2, 0]), one_hot([0, 1, 2, 3, 4, 2, 2, 0]))
+    assert result.value == 1.0 and set(result.others.values()) == {1.0}
+
+
+def test_the_worst_descriptors_get_the_worst_measure():
+    descriptors = one_hot([i % 4 for i in range(20)])  # each image is like one of every other object
+    assert retrieve(made_up([4] * 5, "score"), descriptors).value == 1.0  # the query itself
+
+
+def test_a_duplicate_of_the_query_that_is_no_answer_counts_against_it():
+    each = RetrievalSet("d", images(3), np.array([0]), np.arange(3), (np.array([1]),))
+    assert retrieve(each, one_hot([0, 0, 0])).value == pytest.approx((0 / 1 + 1 / 2) / 2)
+
+
+def test_scores_are_normalised_by_the_background():
+    each = replace(copies(2, 0, [0, None], "micro-AP"), images=images(6), background=np.array([4, 5]))
+    descriptors = unit(np.array([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 1, 0.2], [0, 0.5, 1], [0, 1, 0]]))
+    bias = score_bias(each, descriptors, factor=2.0, rank=1)
+    expected = [
+        2 * max(slow_similarity(descriptors[q], descriptors[b]) for b in (4, 5)) for q in each.queries
+    ]
+    assert bias == pytest.approx(expected, abs=1e-6)
+    assert score_bias(each, descriptors)[0] < bias[0]  # the 10th best of two is the last
+    plain, normalised = retrieve(each, descriptors), retrieve(each, descriptors, bias=bias)
+    assert (plain.value, normalised.value) == (
+        0.5,
+        1.0,
+    )  # the stranger's match no longer stands above the copy's
+    assert normalised.value == pytest.approx(slow_micro_ap(each, descriptors, bias))
+
+
+# --- What is kept for looking at
+
+
+@pytest.mark.parametrize("measure", ["mAP", "score"])
+def test_neighbours_come_by_falling_similarity_without_the_query(measure):
+    each, descriptors = made_up([4] * 5, measure), random_descriptors(20, 1)
+    result = retrieve(each, descriptors, k=7, show=100)
+    assert sorted(result.shown.tolist()) == list(range(len(each.queries)))
+    assert result.neighbours.shape == result.scores.shape == (len(each.queries), 7)
+    for q, neighbours, scores in zip(result.shown, result.neighbours, result.scores, strict=True):
+        assert neighbours.tolist() == [image for image, _ in slow_ranking(each, descriptors, q)][:7]
+        assert scores == pytest.approx(descriptors[neighbours] @ descriptors[each.queries[q]], abs=1e-6)
+
+
+def test_a_query_with_duplicates_is_not_its_own_neighbour():
+    each = made_up([4, 4], "score")
+    result = retrieve(each, np.ones((8, 1), dtype=np.float32), k=100)
+    assert result.neighbours.shape == (8, 7)
+    assert all(each.queries[q] not in row for q, row in zip(result.shown, result.neighbours, strict=True))
+
+
+def test_only_so_many_queries_are_kept():
+    result = retrieve(made_up([4] * 20, "score"), random_descriptors(80, 2), show=6)
+    assert len(result.shown) == len(result.neighbours) == 6
+    assert result.per_query[result.shown[0]] == result.per_query.min()
+
+
+def test_failures_come_first_then_a_spread_over_the_rest():
+    per_query = np.array([0.9, 0.1, 0.5, np.nan, 1.0, 0.0, 0.7, 0.8, 0.3])
+    chosen = failures_first(per_query, 4)
+    assert chosen[:2].tolist() == [5, 1] and chosen[-1] == 4
+    assert (np.diff(per_query[chosen]) > 0).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_no_query_is_shown_twice_nor_more_than_there_are(count):
+    chosen = failures_first(np.array([0.2, 0.1, 0.3]), count)
+    assert len(set(chosen.tolist())) == len(chosen) == min(count, 3)
+
+
+def test_without_ground_truth_neighbours_are_found_and_nothing_is_measured():
+    everything = np.arange(4)
+    nothing = (np.array([], dtype=np.int64),) * 4
+    each = RetrievalSet("own", images(4), everything, everything, nothing, measure="none")
+    result = retrieve(each, random_descriptors(4, 0), k=2)
+    assert np.isnan(result.value) and np.isnan(result.interval).all()
+    assert result.neighbours.shape == (4, 2)
+    assert not (result.neighbours == everything[:, None]).any()
+
+
+# --- Intervals and differences
+
+
+def test_the_interval_holds_the_value_and_narrows_with_more_queries():
+    few, many = (retrieve(made_up([3] * n), random_descriptors(3 * n, 3)) for n in (10, 160))
+    for result in (few, many):
+        assert result.interval[0] < result.value < result.interval[1]
+    assert np.diff(many.interval) < np.diff(few.interval)
+
+
+@pytest.mark.parametrize("measure", ["mAP", "micro-AP"])
+def test_a_kind_of_descriptor_does_not_differ_from_itself(measure):
+    each = replace(made_up([3] * 8), measure=measure)
+    result = retrieve(each, random_descriptors(24, 0))
+    same = difference(result, result)
+    assert (same.value, same.low, same.high, same.settled) == (0, 0, 0, False)
+
+
+@pytest.mark.parametrize("measure", ["mAP", "micro-AP"])
+def test_a_clear_gain_is_settled(measure):
+    each = replace(made_up([3] * 20), measure=measure)
+    noise, right = random_descriptors(60, 0, 40), one_hot(np.repeat(np.arange(20), 3).tolist())
+    gain = difference(retrieve(each, noise), retrieve(each, right))
+    assert gain.settled and gain.low < gain.value <= gain.high
+
+
+def test_results_of_two_sets_are_not_compared():
+    with one_line_error(ValueError, "made up", "copies"):
+        difference(
+            retrieve(made_up([2, 2]), random_descriptors(4, 0)),
+            retrieve(copies(2, 0, [0, 1]), random_descriptors(4, 0)),
+        )
+
+
+# --- Descriptors that do not fit
+
+
+def test_an_unreadable_image_leaves_the_protocol_consistent():
+    each, descriptors = made_up([3, 3, 2]), random_descriptors(8, 4)
+    kept = np.array([True, True, False, True, True, True, True, False])
+    result: RetrievalResult = retrieve(each.only(kept), descriptors[kept])
+    assert len(result.per_query) == 2  # the last group lost its only answer
+    smaller = replace(made_up([2, 3]), images=images(6), database=np.arange(6))
+    expected = retrieve(smaller, descriptors[kept])
+    assert result.per_query == pytest.approx(expected.per_query)
+
+
+def test_descriptors_that_do_not_fit_are_refused():
+    each = made_up([2, 2])
+    with one_line_error(ValueError, "3 descriptors", "4 images", "made up"):
+        retrieve(each, random_descriptors(3, 0))
+    descriptors = random_descriptors(4, 0)
+    descriptors[1] = np.nan
+    with one_line_error(ValueError, "not finite"):
+        retrieve(each, descriptors)
