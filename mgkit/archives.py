@@ -1,5 +1,6 @@
 """Archives extracted whole or not at all, with nothing outside the folder and nothing overwritten."""
 
+import errno
 import hashlib
 import lzma
 import os
@@ -136,7 +137,10 @@ def unpack(archive: Path, folder: Path, rename: Callable[[str], str | None]) -> 
     except ArchiveError:
         raise
     except OSError as error:
-        if error.errno is not None:  # of the disk; those of decompression have no number
+        if error.errno not in (
+            None,
+            errno.EINVAL,
+        ):  # of the disk, not of decompression or a senseless position
             raise
         raise damaged(archive, error) from None
     except DAMAGE as error:
