@@ -32,6 +32,7 @@ DAMAGE = (
     ValueError,
     NotImplementedError,  # a way of compression that this Python does not know
 )
+OF_THE_CONTENT = (None, errno.EINVAL)  # numbers of errors of decompression, and of positions that cannot be
 FILE, FOLDER = "a file", "a folder"
 
 
@@ -137,10 +138,7 @@ def unpack(archive: Path, folder: Path, rename: Callable[[str], str | None]) -> 
     except ArchiveError:
         raise
     except OSError as error:
-        if error.errno not in (
-            None,
-            errno.EINVAL,
-        ):  # of the disk, not of decompression or a senseless position
+        if error.errno not in OF_THE_CONTENT:
             raise
         raise damaged(archive, error) from None
     except DAMAGE as error:

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import hashlib
-import http.server
 import os
 import shutil
 import socket
@@ -13,6 +12,7 @@ import threading
 import time
 
 import pytest
+from servers import Server, announcing, breaking_off, ignoring_range, running, status
 from support import one_line_error
 
 from mgkit import download as module
@@ -26,85 +26,6 @@ def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves `content`; the n-th request goes to the n-th of `answers` (functions of the handler), later ones to `whole`."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.etag, self.kind = CONTENT, '"one"', "application/octet-stream"
-        self.answers, self.requests, self.released = [], [], threading.Event()
-
-    def url(self, name="file.pth"):
-        return f"http://127.0.0.1:{self.server_port}/{name}"
-
-    def ranges(self):
-        """The Range header of every request so far."""
-        return [headers.get("Range") for headers in self.requests]
-
-    def handle_error(self, request, client_address):
-        """A client that hung up is no news."""
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.server.requests.append(dict(self.headers))
-        number = len(self.server.requests) - 1
-        answer = self.server.answers[number] if number < len(self.server.answers) else whole
-        with contextlib.suppress(ConnectionError):
-            answer(self)
-
-    def log_message(self, format, *args):
-        """Nothing on the terminal."""
-
-    def begin(self, status, length, **headers):
-        self.send_response(status)
-        self.send_header("Content-Type", self.server.kind)
-        if length is not None:
-            self.send_header("Content-Length", str(length))
-        if self.server.etag:
-            self.send_header("ETag", self.server.etag)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-
-
-def whole(handler):
-    """As a good server does: a part where a part of this version was asked for, else everything."""
-    content, asked = handler.server.content, handler.headers.get("Range")
-    if asked and handler.headers.get("If-Range") == handler.server.etag:
-        start = int(asked.removeprefix("bytes=").removesuffix("-"))
-        handler.begin(
-            206, len(content) - start, Content_Range=f"bytes {start}-{len(content) - 1}/{len(content)}"
-        )
-        handler.wfile.write(content[start:])
-    else:
-        ignoring_range(handler)
-
-
-def ignoring_range(handler):
-    handler.begin(200, len(handler.server.content))
-    handler.wfile.write(handler.server.content)
-
-
-def breaking_off(handler, sent=HALF):
-    handler.begin(200, len(handler.server.content))
-    handler.wfile.write(handler.server.content[:sent])
-
-
-def announcing(length):
-    def answer(handler):
-        handler.begin(200, length)
-        handler.wfile.write(handler.server.content)
-
-    return answer
-
-
-def status(code):
-    return lambda handler: handler.send_error(code)
-
-
 def hanging(handler):
     handler.begin(200, len(handler.server.content))
     handler.server.released.wait(10)
@@ -116,13 +37,9 @@ def silent(handler):
 
 @pytest.fixture
 def server():
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield running
-        running.released.set()
-        running.shutdown()
-        thread.join()
+    with running(Server(CONTENT)) as http:
+        yield http
+        http.released.set()
 
 
 @pytest.fixture
@@ -574,13 +491,9 @@ class FtpHandler(socketserver.StreamRequestHandler):
 
 @pytest.fixture
 def ftp_server():
-    with FtpServer() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield running
-        running.released.set()
-        running.shutdown()
-        thread.join()
+    with running(FtpServer()) as ftp:
+        yield ftp
+        ftp.released.set()
 
 
 @pytest.mark.parametrize("content", [CONTENT, b""])
