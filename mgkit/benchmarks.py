@@ -5,11 +5,12 @@ From a shell: `python -m mgkit.benchmarks fetch holidays --root data`, `python -
 
 import argparse
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
+from fnmatch import fnmatch, translate
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -184,6 +185,7 @@ def sorted_out(benchmark: Benchmark, folder: Path) -> tuple[Images, list[str]]:
     """The images of a set by their folders, and findings on what else is there; what is hidden is passed over."""
     images, strange, empty, closed = {each: set() for each in benchmark.folders}, [], [], []
     known = ("*.sha256", *(companion.path for companion in benchmark.companions))
+    fits = re.compile("|".join(map(translate, benchmark.names))).match
     above = {"", *(str(parent) for each in images for parent in PurePosixPath(each).parents)} - {"."}
     for inside in sorted({*images, *above}):
         start = f"{inside}/" if inside else ""
@@ -192,8 +194,9 @@ def sorted_out(benchmark: Benchmark, folder: Path) -> tuple[Images, list[str]]:
                 if f"{start}{name}" not in {*images, *above}:
                     strange.append(f"{start}{name}/")
                 continue
-            if inside in images and any(fnmatch(name.lower(), pattern) for pattern in benchmark.names):
-                images[inside].add(name.lower())
+            small = name.lower()
+            if inside in images and fits(small):
+                images[inside].add(small)
             elif not any(fnmatch(name, pattern) for pattern in known):
                 strange.append(f"{start}{name}")
                 continue
@@ -300,11 +303,11 @@ def levels_of_copydays(folder: Path, images: Images) -> Iterator[str]:
 
 def images_of_revisited(name: str, folder: Path, images: Images) -> Iterator[str]:
     """The ground truth names the database's images and the queries."""
-    from mgkit.revisited import read_revisited_gnd
-
     path = folder / f"gnd_{name}.pkl"
     if not path.is_file():
         return
+    from mgkit.revisited import read_revisited_gnd
+
     try:
         truth = read_revisited_gnd(path)
     except (OSError, ValueError) as error:
