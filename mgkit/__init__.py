@@ -25,6 +25,8 @@ The modules in the order in which the method reads:
     progress        bars in a browser, lines in a log
     experiment      a run's folder under outputs/
     download        files from the network: resumed, checked, whole
+    archives        extracted safely: whole, with hashes, nothing overwritten
+    benchmarks      the published sets: fetched, checked for what is missing
     checkpoints     safe load, atomic save; the released files by name
     train           the joint training                                  (01)
     embed           images -> feature maps -> descriptors, in one pass

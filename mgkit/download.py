@@ -1,5 +1,6 @@
 """Downloads that leave the right file or none: resumed, checked against a SHA-256, moved into place whole."""
 
+import ftplib
 import hashlib
 import json
 import math
@@ -8,8 +9,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from http.client import HTTPException, HTTPResponse
+from io import BufferedReader
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from mgkit.files import atomic_write, move_into_place
 from mgkit.progress import progress
@@ -29,6 +33,10 @@ class Interrupted(Exception):  # noqa: N818 - no error yet: another try may do
     """Trouble that another try may not meet."""
 
 
+class Refused(Exception):  # noqa: N818 - as above: what to fetch by hand is not said yet
+    """An answer of the server that will not change."""
+
+
 def fetch(
     url: str,
     path: Path,
@@ -37,7 +45,7 @@ def fetch(
     timeout: float = TIMEOUT,
     waits: Sequence[float] = WAITS,
 ) -> Path:
-    """The file at `path`, downloaded from `url` unless it is there; returns the path.
+    """The file at `path`, downloaded from `url` (http, https or ftp) unless it is there; returns the path.
 
     sha256: the hash that its content must have, in hexadecimal. Without one the hash recorded beside the file
     (`<name>.sha256`, for `sha256sum -c`) counts; where there is neither, the hash of what is there is recorded.
@@ -74,8 +82,8 @@ def check_present(path: Path, given: str | None, recorded: str | None) -> str:
 
 def download(path: Path, url: str, expected: str | None, *, timeout: float, waits: Sequence[float]) -> str:
     """Download to a path that is free; returns the SHA-256 of what is there now. Raises as `fetch` does."""
-    if not url.lower().startswith(("http://", "https://")):
-        raise ValueError(f"{url!r} is no http address: {path} cannot be downloaded")
+    if not url.lower().startswith(("http://", "https://", "ftp://")):
+        raise ValueError(f"{url!r} is no http or ftp address: {path} cannot be downloaded")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Partial(path, url)
     complete(partial, timeout=timeout, waits=waits)
@@ -144,7 +152,7 @@ class Partial:
         return self.data.stat().st_size if self.data.exists() else 0
 
     def noted(self) -> dict:
-        """url, validator (ETag or date: what names the version) and total (bytes), or {} where nothing can be continued."""
+        """url, validator (what names the version) and total (bytes), or {} where nothing can be continued."""
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
             known = isinstance(note["validator"], str) and isinstance(note["total"], int)
@@ -171,10 +179,8 @@ def complete(partial: Partial, *, timeout: float, waits: Sequence[float]) -> Non
         before, tries = partial.size(), tries + 1
         try:
             return receive(partial, timeout=timeout)
-        except urllib.error.HTTPError as error:
-            raise DownloadError(
-                f"{partial.url} answers {error.code} {error.reason}: {partial.by_hand}"
-            ) from None
+        except Refused as answer:
+            raise DownloadError(f"{partial.url} answers {answer}: {partial.by_hand}") from None
         except Interrupted as trouble:
             if partial.size() > before:
                 left = list(waits)
@@ -188,25 +194,14 @@ def complete(partial: Partial, *, timeout: float, waits: Sequence[float]) -> Non
 
 
 def receive(partial: Partial, *, timeout: float) -> None:
-    """One try: ask for what is missing and append it. Raises Interrupted, or HTTPError for an answer that will not change."""
-    note, size = partial.noted(), partial.size()
-    if note and note["total"] == size:
+    """One try: ask for what is missing and append it. Raises Interrupted, or Refused."""
+    note = partial.noted()
+    if note and note["total"] == partial.size():
         return  # stopped between the last byte and the move into place
-    headers = {"User-Agent": "mgkit", "Accept-Encoding": "identity"}
-    if note:  # the server sends the rest only of this very version, else everything
-        headers |= {"Range": f"bytes={size}-", "If-Range": note["validator"]}
-    with answer(urllib.request.Request(partial.url, headers=headers), partial, timeout) as response:
-        if response.status == 206:
-            check_continuation(response, partial, note)
-            total = note["total"]
-        elif response.status != 200:
-            raise Interrupted(f"the server answers {response.status} {response.reason}")
-        else:
-            refuse_web_page(partial, response.headers.get_content_type() == "text/html")
-            size, total = 0, length_of(response)
-            partial.begin(validator_of(response), total)
-        missing = math.ceil((total - size) / BLOCK) if total is not None else None
-        blocks = progress(blocks_of(response), f"downloading {partial.path.name}", total=missing, unit="MB")
+    source = from_ftp if partial.url.lower().startswith("ftp://") else from_http
+    with source(partial, note, timeout) as (total, blocks):
+        missing = math.ceil((total - partial.size()) / BLOCK) if total is not None else None
+        blocks = progress(blocks, f"downloading {partial.path.name}", total=missing, unit="MB")
         with open(partial.data, "ab") as file:
             for block in blocks:
                 file.write(block)
@@ -218,14 +213,81 @@ def receive(partial: Partial, *, timeout: float) -> None:
         raise Interrupted(f"{size} bytes came where {total} were announced")
 
 
+@contextmanager
+def from_http(partial: Partial, note: dict, timeout: float):
+    """Yields the size of the whole file in bytes (None: not announced) and the blocks that are missing of it."""
+    headers = {"User-Agent": "mgkit", "Accept-Encoding": "identity"}
+    if note:  # the server sends the rest only of this very version, else everything
+        headers |= {"Range": f"bytes={partial.size()}-", "If-Range": note["validator"]}
+    with answer(urllib.request.Request(partial.url, headers=headers), partial, timeout) as response:
+        if response.status == 206:
+            check_continuation(response, partial, note)
+            total = note["total"]
+        elif response.status != 200:
+            raise Interrupted(f"the server answers {response.status} {response.reason}")
+        else:
+            refuse_web_page(partial, response.headers.get_content_type() == "text/html")
+            total = length_of(response)
+            partial.begin(validator_of(response), total)
+        yield total, blocks_of(response)
+
+
+@contextmanager
+def from_ftp(partial: Partial, note: dict, timeout: float):
+    """As `from_http`: what names the version is its size, and its date where the server tells it."""
+    address = urlsplit(partial.url)
+    path = unquote(address.path, "latin-1").removeprefix("/")  # in latin-1 bytes stay what they are
+    with closing(ftplib.FTP(timeout=timeout, encoding="latin-1")) as ftp:
+        with ftp_trouble():
+            ftp.connect(address.hostname, address.port or ftplib.FTP_PORT)
+            ftp.login(unquote(address.username or ""), unquote(address.password or ""))
+            ftp.voidcmd("TYPE I")  # bytes as they are; in text mode some servers tell no size
+            told = [told_by_ftp(ftp, f"{question} {path}") for question in ("SIZE", "MDTM")]
+            total = int(told[0]) if told[0].isdigit() else None
+            validator = " ".join(told).strip() if total is not None else None
+            start = partial.size() if note and note["validator"] == validator else 0
+            try:
+                connection = ftp.transfercmd(f"RETR {path}", start or None)
+            except ftplib.error_perm:
+                if not start:
+                    raise
+                start, connection = 0, ftp.transfercmd(f"RETR {path}")  # a server that knows no REST
+        with connection, connection.makefile("rb") as stream:
+            if not start:
+                partial.begin(validator, total)
+            yield total, blocks_of(stream)
+        if total is None:
+            with ftp_trouble():
+                ftp.voidresp()  # nothing else tells the end of the file from that of the connection
+
+
+def told_by_ftp(ftp: ftplib.FTP, question: str) -> str:
+    """The server's answer to SIZE or MDTM, "" from one that does not know the question (or the file: RETR tells)."""
+    try:
+        return ftp.voidcmd(question).removeprefix("213").strip()
+    except ftplib.error_perm:
+        return ""
+
+
+@contextmanager
+def ftp_trouble():
+    """Turns what ftplib raises into Refused (answers 5xx) or Interrupted."""
+    try:
+        yield
+    except ftplib.error_perm as error:
+        raise Refused(reason_of(error)) from None
+    except ftplib.all_errors as error:
+        raise Interrupted(reason_of(error)) from None
+
+
 def answer(request: urllib.request.Request, partial: Partial, timeout: float) -> HTTPResponse:
-    """The server's answer to a request. Raises Interrupted, or HTTPError for a status that will not change."""
+    """The server's answer to a request. Raises Interrupted, or Refused."""
     try:
         return urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code not in PASSING_STATUS:
-            raise
+            raise Refused(f"{error.code} {error.reason}") from None
         if error.code == 416:  # there is nothing after what we have: it cannot be of this file
             partial.discard()
         raise Interrupted(f"the server answers {error.code} {error.reason}") from None
@@ -233,12 +295,12 @@ def answer(request: urllib.request.Request, partial: Partial, timeout: float) ->
         raise Interrupted(reason_of(error)) from None
 
 
-def blocks_of(response: HTTPResponse) -> Iterator[bytes]:
-    """The body, a block at a time; only trouble of the network turns into Interrupted, not that of our disk."""
+def blocks_of(stream: HTTPResponse | BufferedReader) -> Iterator[bytes]:
+    """What comes, a block at a time; only trouble of the network turns into Interrupted, not that of our disk."""
     block = b""
     while True:
         try:
-            part = response.read1(BLOCK - len(block))
+            part = stream.read1(BLOCK - len(block))
         except (OSError, HTTPException) as error:
             if block:
                 yield block  # what came before the trouble need not come again

@@ -3,15 +3,16 @@
 import contextlib
 import errno
 import hashlib
-import http.server
 import os
 import shutil
 import socket
+import socketserver
 import subprocess
 import threading
 import time
 
 import pytest
+from servers import Server, announcing, breaking_off, ignoring_range, running, status
 from support import one_line_error
 
 from mgkit import download as module
@@ -25,85 +26,6 @@ def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves `content`; the n-th request goes to the n-th of `answers` (functions of the handler), later ones to `whole`."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.etag, self.kind = CONTENT, '"one"', "application/octet-stream"
-        self.answers, self.requests, self.released = [], [], threading.Event()
-
-    def url(self, name="file.pth"):
-        return f"http://127.0.0.1:{self.server_port}/{name}"
-
-    def ranges(self):
-        """The Range header of every request so far."""
-        return [headers.get("Range") for headers in self.requests]
-
-    def handle_error(self, request, client_address):
-        """A client that hung up is no news."""
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.server.requests.append(dict(self.headers))
-        number = len(self.server.requests) - 1
-        answer = self.server.answers[number] if number < len(self.server.answers) else whole
-        with contextlib.suppress(ConnectionError):
-            answer(self)
-
-    def log_message(self, format, *args):
-        """Nothing on the terminal."""
-
-    def begin(self, status, length, **headers):
-        self.send_response(status)
-        self.send_header("Content-Type", self.server.kind)
-        if length is not None:
-            self.send_header("Content-Length", str(length))
-        if self.server.etag:
-            self.send_header("ETag", self.server.etag)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-
-
-def whole(handler):
-    """As a good server does: a part where a part of this version was asked for, else everything."""
-    content, asked = handler.server.content, handler.headers.get("Range")
-    if asked and handler.headers.get("If-Range") == handler.server.etag:
-        start = int(asked.removeprefix("bytes=").removesuffix("-"))
-        handler.begin(
-            206, len(content) - start, Content_Range=f"bytes {start}-{len(content) - 1}/{len(content)}"
-        )
-        handler.wfile.write(content[start:])
-    else:
-        ignoring_range(handler)
-
-
-def ignoring_range(handler):
-    handler.begin(200, len(handler.server.content))
-    handler.wfile.write(handler.server.content)
-
-
-def breaking_off(handler, sent=HALF):
-    handler.begin(200, len(handler.server.content))
-    handler.wfile.write(handler.server.content[:sent])
-
-
-def announcing(length):
-    def answer(handler):
-        handler.begin(200, length)
-        handler.wfile.write(handler.server.content)
-
-    return answer
-
-
-def status(code):
-    return lambda handler: handler.send_error(code)
-
-
 def hanging(handler):
     handler.begin(200, len(handler.server.content))
     handler.server.released.wait(10)
@@ -115,13 +37,9 @@ def silent(handler):
 
 @pytest.fixture
 def server():
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield running
-        running.released.set()
-        running.shutdown()
-        thread.join()
+    with running(Server(CONTENT)) as http:
+        yield http
+        http.released.set()
 
 
 @pytest.fixture
@@ -401,8 +319,8 @@ def test_no_network_is_an_error_that_says_what_to_fetch_by_hand(path):
     assert not list(path.parent.iterdir())
 
 
-@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://example.org/a", "somewhere", ""])
-def test_only_http_is_downloaded(path, url):
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftps://example.org/a", "somewhere", ""])
+def test_only_http_and_ftp_are_downloaded(path, url):
     with one_line_error(ValueError, repr(url), path):
         fetch(url, path)
 
@@ -487,3 +405,202 @@ def test_progress_is_shown_in_megabytes(server, path, monkeypatch):
     server.content = bytes(2_500_000)
     get(server, path)
     assert shown == [("downloading file.pth", {"total": 3, "unit": "MB"})]
+
+
+class FtpServer(socketserver.ThreadingTCPServer):
+    """Serves `content` as file.pth; it sends `limits[n]` bytes (all after those) in its n-th transfer.
+
+    unknown: commands that it does not know. size: what it announces. quiet: whether it hangs instead of sending.
+    """
+
+    daemon_threads, allow_reuse_address = True, True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), FtpHandler)
+        self.content, self.date, self.size, self.unknown = CONTENT, "20190402100000", None, ()
+        self.limits, self.starts, self.quiet, self.released = [], [], False, threading.Event()
+        self.ending, self.greeting, self.names = "226 done", "220 welcome", []
+
+    def url(self, name="file.pth"):
+        return f"ftp://127.0.0.1:{self.server_address[1]}/{name}"
+
+    def handle_error(self, request, client_address):
+        """A client that hung up is no news."""
+
+
+class FtpHandler(socketserver.StreamRequestHandler):
+    def say(self, line):
+        self.wfile.write(line.encode("latin-1") + b"\r\n")
+
+    def handle(self):
+        self.start, self.listening = 0, None
+        self.say(self.server.greeting)
+        for line in self.rfile:
+            command, _, argument = line.decode("latin-1").strip().partition(" ")
+            if command in self.server.unknown:
+                self.say(f"502 {command} is not known here")
+            else:
+                getattr(self, command.lower(), self.other)(argument)
+
+    def other(self, argument):
+        self.say("200 fine")
+
+    def user(self, name):
+        self.server.names.append(name)
+        self.say("230 come in")
+
+    def find(self, name):
+        if name != "file.pth":
+            self.say(f"550 {name}: no such file")
+        return name == "file.pth"
+
+    def size(self, name):
+        if self.find(name):
+            told = self.server.size
+            self.say(f"213 {len(self.server.content) if told is None else told}")
+
+    def mdtm(self, name):
+        if self.find(name):
+            self.say(f"213 {self.server.date}")
+
+    def pasv(self, argument):
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        port = self.listening.getsockname()[1]
+        self.say(f"227 go to (127,0,0,1,{port // 256},{port % 256})")
+
+    def rest(self, start):
+        self.start = int(start)
+        self.say("350 go on")
+
+    def retr(self, name):
+        start, self.start = self.start, 0
+        with self.listening:
+            if not self.find(name):
+                return
+            transfer, limits = len(self.server.starts), self.server.limits
+            self.server.starts.append(start)
+            self.say("150 here it comes")
+            connection, _ = self.listening.accept()
+            with connection, contextlib.suppress(ConnectionError):
+                if self.server.quiet:
+                    self.server.released.wait(10)
+                limit = limits[transfer] if transfer < len(limits) else None
+                connection.sendall(self.server.content[start:][:limit])
+        self.say(self.server.ending)
+
+
+@pytest.fixture
+def ftp_server():
+    with running(FtpServer()) as ftp:
+        yield ftp
+        ftp.released.set()
+
+
+@pytest.mark.parametrize("content", [CONTENT, b""])
+def test_a_file_comes_by_ftp(ftp_server, path, content):
+    ftp_server.content = content
+    assert arrived(get(ftp_server, path), content)
+    get(ftp_server, path, sha256=sha256(content))
+    assert ftp_server.starts == [0] and ftp_server.names == ["anonymous"]
+
+
+@pytest.mark.parametrize("unknown", [(), ("MDTM",)])
+def test_an_ftp_transfer_that_breaks_off_is_continued(ftp_server, path, unknown):
+    ftp_server.limits, ftp_server.unknown = [HALF, 100] + [1] * 5, unknown
+    assert arrived(get(ftp_server, path, sha256=sha256(CONTENT)))
+    assert ftp_server.starts == [0, HALF, *(HALF + 100 + i for i in range(6))]
+
+
+def test_a_later_call_continues_what_an_earlier_one_left_by_ftp(ftp_server, path):
+    ftp_server.limits = [HALF]
+    with one_line_error(DownloadError, ftp_server.url(), path, f"{HALF} bytes", "by hand"):
+        get(ftp_server, path, waits=())
+    assert left(path) == {"file.pth.partial", "file.pth.partial.json"}
+    assert arrived(get(ftp_server, path))
+    assert ftp_server.starts == [0, HALF]
+
+
+def test_an_ftp_server_that_knows_no_rest_starts_anew(ftp_server, path):
+    ftp_server.limits, ftp_server.unknown = [HALF], ("REST",)
+    assert arrived(get(ftp_server, path))
+    assert ftp_server.starts == [0, 0]
+
+
+def test_an_ftp_server_that_ignores_rest_starts_anew(ftp_server, path, monkeypatch):
+    monkeypatch.setattr(FtpHandler, "rest", lambda handler, start: handler.say("350 go on"))
+    ftp_server.limits = [HALF]
+    assert arrived(get(ftp_server, path))
+    assert ftp_server.starts == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("content", "date"), [(CONTENT[::-1], "20200101000000"), (CONTENT + b"!", None)])
+def test_two_versions_of_a_file_never_mix_by_ftp(ftp_server, path, content, date):
+    ftp_server.limits = [HALF]
+    with pytest.raises(DownloadError):
+        get(ftp_server, path, waits=())
+    ftp_server.content, ftp_server.date = content, date or ftp_server.date
+    assert arrived(get(ftp_server, path), content)
+    assert ftp_server.starts == [0, 0]
+
+
+def test_without_a_size_by_ftp_nothing_is_continued_and_the_last_word_counts(ftp_server, path):
+    ftp_server.unknown = ("SIZE",)
+    ftp_server.limits, ftp_server.ending = [HALF], "426 broken off"
+    with one_line_error(DownloadError, "426 broken off", path):
+        get(ftp_server, path, waits=())
+    ftp_server.ending = "226 done"
+    assert arrived(get(ftp_server, path))
+    assert ftp_server.starts == [0, 0]
+
+
+@pytest.mark.parametrize("wrong", [5, -5])
+def test_a_wrong_size_by_ftp_is_an_error_in_the_end(ftp_server, path, wrong):
+    ftp_server.size = len(CONTENT) + wrong
+    with one_line_error(DownloadError, ftp_server.url(), path, f"{len(CONTENT)}", f"{len(CONTENT) + wrong}"):
+        get(ftp_server, path)
+    assert not path.exists()
+
+
+def test_wrong_bytes_by_ftp_leave_nothing_behind(ftp_server, path):
+    with one_line_error(ValueError, ftp_server.url(), path, sha256(b"other")):
+        get(ftp_server, path, sha256=sha256(b"other"))
+    assert not list(path.parent.iterdir())
+
+
+def test_a_file_that_the_ftp_server_lacks_is_an_error_at_once(ftp_server, path):
+    with one_line_error(DownloadError, "550", "no such file", "by hand", path.with_name("a b.pth")):
+        fetch(ftp_server.url("a%20b.pth"), path.with_name("a b.pth"), waits=(9.0,))
+    assert not list(path.parent.iterdir())
+
+
+def test_an_ftp_server_that_hangs_is_given_up(ftp_server, path):
+    ftp_server.quiet = True
+    with one_line_error(DownloadError, "timed out", path):
+        get(ftp_server, path, timeout=0.1, waits=(0.0,))
+
+
+def test_an_ftp_server_that_is_busy_is_tried_again(ftp_server, path, monkeypatch):
+    def now_welcome(seconds):
+        ftp_server.greeting = "220 welcome"
+
+    monkeypatch.setattr(module.time, "sleep", now_welcome)
+    ftp_server.greeting = "421 too many\xe9 connections"
+    assert arrived(get(ftp_server, path))
+
+
+def test_no_ftp_server_is_an_error_that_says_what_to_fetch_by_hand(path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"ftp://127.0.0.1:{unused.getsockname()[1]}/file.pth"
+        with one_line_error(DownloadError, url, path, "by hand", "refused"):
+            fetch(url, path, waits=())
+
+
+def test_a_full_disk_is_not_taken_for_trouble_with_the_ftp_server(ftp_server, path, monkeypatch):
+    def refuse(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(module.Partial, "begin", refuse)
+    with one_line_error(OSError, os.strerror(errno.ENOSPC), path):
+        get(ftp_server, path)
+    assert ftp_server.starts == [0]
