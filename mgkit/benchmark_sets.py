@@ -233,7 +233,7 @@ def located(names: Iterable[str], of_stem: dict[str, int], folder: Path, listing
 
 
 def disc21(root: str | Path) -> RetrievalSet:
-    """DISC21, the Image Similarity Challenge of 2021: `queries/`, `references/`, and one `*ground_truth*.csv` beside them.
+    """DISC21, the Image Similarity Challenge of 2021: `queries/`, `references/`, and one `*ground*truth*.csv` beside them.
 
     The database is `references/`, the background `train/` where it exists. A csv that lists queries without a reference, as that
     of the 25,000 public development queries does, lists every query of its part: those are asked, and a line tells how many
@@ -269,10 +269,10 @@ def disc21(root: str | Path) -> RetrievalSet:
 
 
 def ground_truth_csv(root: Path) -> Path:
-    """The one `*ground_truth*.csv` of a folder; FileNotFoundError where there is none, ValueError for several."""
-    found = sorted(path for path in root.glob("*ground_truth*.csv") if not path.name.startswith("."))
+    """The one `*ground*truth*.csv` of a folder; FileNotFoundError where there is none, ValueError for several."""
+    found = sorted(path for path in root.glob("*ground*truth*.csv") if not path.name.startswith("."))
     if not found:
-        raise FileNotFoundError(f"disc21: {root} holds no *ground_truth*.csv")
+        raise FileNotFoundError(f"disc21: {root} holds no *ground*truth*.csv")
     if len(found) > 1:
         raise ValueError(f"disc21: {root} holds {' and '.join(path.name for path in found)}: leave one there")
     return found[0]

@@ -18,6 +18,7 @@ from mgkit.archives import extract, is_extracted, recorded_hashes
 from mgkit.download import TIMEOUT, WAITS, DownloadError, fetch, file_hash
 from mgkit.files import find_path
 from mgkit.progress import progress
+from mgkit.revisited import read_revisited_gnd
 
 DOWNLOADS = ".downloads"  # below the root: the archives; once extracted they are not needed any more
 EMBEDDED = "mini.json"  # marks the root of the embedded set, which is smaller by design
@@ -71,6 +72,9 @@ class Report:
 
     summary: str
     findings: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return "\n  ".join([self.summary, *self.findings])
 
 
 def fetch_benchmark(
@@ -173,6 +177,16 @@ def examine(root: str | Path, name: str, *, hashes: bool = False) -> Report:
     of = f" (the embedded set; published are {published:,})" if embedded else f" of {published:,}"
     result = "complete" if not findings else f"{len(findings)} finding{'s' * (len(findings) > 1)}"
     return Report(f"{name}: {number:,}{of} images, {result}", findings)
+
+
+def names_below(root: Path) -> list[str]:
+    """The published sets of which root has a folder."""
+    return [name for name in BENCHMARKS if (root / name).is_dir()]
+
+
+def survey(root: str | Path) -> str:
+    """`examine` of every published set of which root has a folder, as text; empty where there is none."""
+    return "\n".join(str(examine(root, name)) for name in names_below(Path(root)))
 
 
 def benchmark_of(name: str) -> Benchmark:
@@ -306,8 +320,6 @@ def images_of_revisited(name: str, folder: Path, images: Images) -> Iterator[str
     path = folder / f"gnd_{name}.pkl"
     if not path.is_file():
         return
-    from mgkit.revisited import read_revisited_gnd
-
     try:
         truth = read_revisited_gnd(path)
     except (OSError, ValueError) as error:
@@ -479,7 +491,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         each.add_argument("--hashes", action="store_true", help="compare files with their recorded hashes")
     given = parser.parse_args(arguments)
     root = find_path(given.root)
-    names = given.names or [name for name in BENCHMARKS if (root / name).is_dir()]
+    names = given.names or names_below(root)
     if not names:
         print(f"{root} holds none of {', '.join(BENCHMARKS)}", file=sys.stderr)
     failed = not names
@@ -492,7 +504,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(error, file=sys.stderr)
             failed = True
             continue
-        print(report.summary, *report.findings, sep="\n  ")
+        print(report)
         failed = failed or bool(report.findings)
     return int(failed)
 

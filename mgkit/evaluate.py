@@ -19,7 +19,7 @@ from mgkit.indices import IndexRow, compare
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
 from mgkit.protocols import Difference, RetrievalResult, difference, measured_value, retrieve, score_bias
-from mgkit.retrieval_sets import SET_NAMES, distractor_record, find_sets
+from mgkit.retrieval_sets import GROUPS, SET_NAMES, distractor_record, find_sets
 from mgkit.store import features_folder, stored_features
 from mgkit.train import trained_network
 from mgkit.whitening import whitened_network
@@ -290,12 +290,13 @@ def resolution_curves(task: RetrievalTask) -> ResolutionCurves:
 def class_images(task: RetrievalTask) -> ImageList | None:
     """The labelled validation images below data; None where data holds retrieval sets only."""
     root = data_root(task.config.data)
-    if not (root / "imagenet").is_dir() and any((root / name).is_dir() for name in SET_NAMES):
+    grouped = root.is_file() or (root / GROUPS).is_file()  # by a csv: groups, not classes
+    if grouped or (not (root / "imagenet").is_dir() and any((root / name).is_dir() for name in SET_NAMES)):
         return None
     try:
         images = validation_images(root, val_fraction=task.config.val_fraction)
         return in_classes_of(task.net, images)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f"no top-1 in figure 4: {error}")
         return None
 
