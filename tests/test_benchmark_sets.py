@@ -397,7 +397,7 @@ def test_disc_wants_one_csv(tmp_path):
         disc21(tmp_path)
     for path in tmp_path.glob("*.csv"):
         path.unlink()
-    with one_line_error(FileNotFoundError, tmp_path, "ground_truth"):
+    with one_line_error(FileNotFoundError, tmp_path, "*ground*truth*.csv"):
         disc21(tmp_path)
 
 

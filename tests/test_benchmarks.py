@@ -19,6 +19,7 @@ from mgkit import benchmarks
 from mgkit.archives import ArchiveError
 from mgkit.benchmarks import BENCHMARKS, BROKEN_IN_PARIS, check, examine, fetch_benchmark, main, survey
 from mgkit.download import DownloadError
+from mgkit.revisited import read_revisited_gnd
 
 NAMES = ("holidays", "ukbench", "copydays", "roxford5k", "rparis6k", "disc21")
 
@@ -416,7 +417,8 @@ def test_revisited_images_are_compared_with_the_ground_truth(tmp_path, monkeypat
     ]
 
 
-def test_a_ground_truth_that_cannot_be_read_is_a_finding(tmp_path, small):
+def test_a_ground_truth_that_cannot_be_read_is_a_finding(tmp_path, monkeypatch, small):
+    monkeypatch.setattr(benchmarks, "read_revisited_gnd", read_revisited_gnd)
     folder = write_set(tmp_path, "roxford5k")
     [finding] = check(tmp_path, "roxford5k")
     assert str(folder / "gnd_roxford5k.pkl") in finding

@@ -281,7 +281,7 @@ def test_neighbours_come_by_falling_similarity_without_the_query(measure):
 
 def test_a_query_with_duplicates_is_not_its_own_neighbour():
     each = made_up([4, 4], "score")
-    result = retrieve(each, np.ones((8, 1), dtype=np.float32), k=100)
+    result = retrieve(each, np.ones((8, 1), dtype=np.float32), k=100, show=100)
     assert result.neighbours.shape == (8, 7)
     assert all(each.queries[q] not in row for q, row in zip(result.shown, result.neighbours, strict=True))
 
