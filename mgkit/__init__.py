@@ -26,7 +26,9 @@ The modules in the order in which the method reads:
     embed           images -> feature maps -> descriptors, in one pass
     finetune        p* by SGD, and accuracy as a function of p          (02)
     whitening       PCA whitening, folded into the classifier           (03)
-    search          nearest neighbours
+    search          nearest neighbours, exact
+    ann             approximate ones: faiss indices made, kept, compared
+    scale           what a large collection needs, from measured rates
     metrics         accuracy, average precision, UKBench score
     evaluate        top-1/top-5 and the retrieval protocols             (04, 05)
     plots           every figure of the notebooks
