@@ -34,7 +34,9 @@ The modules in the order in which the method reads:
     finetune        p* by SGD, and accuracy as a function of p          (02)
     whitening       PCA whitening, folded into the classifier           (03)
     descriptors     whitened, reduced, multi-scale descriptors
-    search          nearest neighbours
+    search          nearest neighbours, exact
+    ann             approximate ones: faiss indices made, kept, compared
+    scale           what a large collection needs, from measured rates
     metrics         accuracy, average precision (by query and pooled), UKBench score, bootstrap intervals
     protocols       a set and its descriptors -> measures, intervals, neighbours
     evaluate        top-1/top-5, and retrieval with every descriptor    (04, 05)

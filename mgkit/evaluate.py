@@ -1,5 +1,6 @@
 """Evaluation: top-1/top-5 of the classifier (04), and retrieval with every kind of descriptor (05)."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -7,15 +8,16 @@ from itertools import groupby
 import numpy as np
 import torch
 
+from mgkit.ann import Measured, compare
 from mgkit.config import ClassifyConfig, RetrievalConfig
 from mgkit.datasets import ImageList, UnreadableImages, validation_images
 from mgkit.descriptors import multi_scale, plain, whitened
+from mgkit.embed import pooled
 from mgkit.experiment import Run, add_results, data_root, read_results
 from mgkit.files import find_path
 from mgkit.finetune import STAGE as P_STAGE
 from mgkit.finetune import in_classes_of, p_star, sweep_p
 from mgkit.ground_truth import RetrievalSet
-from mgkit.indices import IndexRow, compare
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
 from mgkit.protocols import Difference, RetrievalResult, difference, measured_value, retrieve, score_bias
@@ -23,6 +25,9 @@ from mgkit.retrieval_sets import GROUPS, SET_NAMES, distractor_record, find_sets
 from mgkit.store import features_folder, stored_features
 from mgkit.train import trained_network
 from mgkit.whitening import whitened_network
+
+
+NPROBE = 4  # lists of an IVF index that a query looks into
 
 
 @dataclass(frozen=True)
@@ -322,7 +327,7 @@ def best_exponents(curves: ResolutionCurves) -> str:
     return "\n".join(lines)
 
 
-def compare_indices(task: RetrievalTask, *, queries: int = 200, k: int = 10) -> list[IndexRow]:
+def compare_indices(task: RetrievalTask, *, queries: int = 200) -> list[Measured]:
     """Exact search and each of the config's indices on the descriptors of all sets: recall, bytes a vector, time.
 
     As many images as `queries`, spread over all, ask the others. Whitened descriptors where the network has them.
@@ -334,7 +339,20 @@ def compare_indices(task: RetrievalTask, *, queries: int = 200, k: int = 10) -> 
         parts.append(rows[np.isfinite(rows[:, 0])])
     rows = np.concatenate(parts)
     asking = np.unique(np.linspace(0, len(rows) - 1, min(queries, len(rows) // 2)).astype(int))
-    return compare(task.config.indices, np.delete(rows, asking, axis=0), rows[asking], k=k)
+    database = np.delete(rows, asking, axis=0)
+    return compare(task.config.indices, database, rows[asking], nprobe=NPROBE)
+
+
+def embedding_rate(task: RetrievalTask, *, images: int = 128) -> float:
+    """Images a second from file to pooled features, measured on some of the first set's, there and then."""
+    some = task.sets[0].images.subset(range(min(images, len(task.sets[0].images))))
+    options = dict(crop=task.config.crop, batch_size=task.config.batch_size, workers=task.config.workers)
+    start = time.perf_counter()
+    pooled(
+        task.net, some.with_exif(task.config.exif), size=task.config.size, ps=[task.p],
+        precision=task.config.precision, unreadable=UnreadableImages("skip"), **options,
+    )  # fmt: skip
+    return len(some) / (time.perf_counter() - start)
 
 
 def best_of_each_set(found: list[Retrieval]) -> dict[str, Retrieval]:

@@ -161,9 +161,8 @@ def best_pairs(pairs: list[tuple], count: int) -> tuple:
 def all_scores(queries: np.ndarray, database: np.ndarray, norms: np.ndarray, largest: float, memory: int):
     """What `similarities` yields: float64 products of matrices, and `inner_products` where those leave the rounding open."""
     count, dim = database.shape
-    at_once = max(
-        1, min(len(queries), QUERIES_AT_ONCE, memory // (12 * max(1, count)))
-    )  # two such blocks live at a time
+    # 8 bytes a score: while a block is made, the reader holds the one before.
+    at_once = max(1, min(len(queries), QUERIES_AT_ONCE, memory // (12 * max(1, count))))
     block = max(1, min(count, ROWS_AT_ONCE, memory // 4 // (8 * dim + SETTLED_BYTES * at_once)))
     for part in slices(len(queries), at_once):
         some = as_float32(queries[part])
