@@ -140,7 +140,9 @@ class RetrievalConfig(NetworkConfig):
     )  # of the multi-scale descriptor, times size; 1.0 alone: none
     dims: Count | None = 64  # the descriptor also reduced to so many; None: not
     resolutions: list[Pixels] = dataclasses.field(default_factory=lambda: [64, 96, 128, 160])  # of figure 4
-    indices: list[str] = dataclasses.field(default_factory=lambda: ["IVF16,Flat", "PQ32", "IVF16,PQ32"])
+    indices: list[str] = dataclasses.field(
+        default_factory=lambda: ["IVF16,Flat", "OPQ32_128,PQ32", "OPQ32_128,IVF16,PQ32"]
+    )
 
 
 def make(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:

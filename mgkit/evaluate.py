@@ -26,7 +26,6 @@ from mgkit.store import features_folder, stored_features
 from mgkit.train import trained_network
 from mgkit.whitening import whitened_network
 
-
 NPROBE = 4  # lists of an IVF index that a query looks into
 
 
@@ -97,6 +96,11 @@ class RetrievalTask:
     p: float
     sets: list[RetrievalSet]
     unreadable: UnreadableImages
+
+    @property
+    def dimensions(self) -> int:
+        """Of the network's descriptor."""
+        return self.net.width + (self.net.whitening is not None)
 
     def features(self, images: ImageList, *, size: int, ps: list[float], name: str) -> list[np.ndarray]:
         """Pooled features [N,C] for each exponent, from disk where an earlier run left them."""

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, fields
 
-from mgkit.ann import Measured
+import numpy as np
+
+from mgkit.ann import Measured, compare
 
 GIB = 2**30
 
@@ -49,6 +51,36 @@ class Plan:
     train_hours: float
     add_hours: float
     query_ms: float
+
+
+def made_up(
+    count: int, dim: int, *, queries: int, clusters: int = 2000, spread: float = 0.6, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Stand-ins for descriptors, L2-normalised: database [count,dim] and queries [queries,dim], float32.
+
+    Neither uniform nor isotropic, for compression lives on that: clusters whose centres and rows both have variances that fall as
+    1/i over the principal directions (as the spectra of embeddings do, roughly), rows with `spread` times the centres', and all
+    turned so that no direction is a coordinate.
+    """
+    random = np.random.default_rng(seed)
+    spectrum = np.arange(1, dim + 1, dtype=np.float32) ** -0.5
+    turned = np.linalg.qr(random.standard_normal((dim, dim)))[0].astype(np.float32)
+    centres = random.standard_normal((clusters, dim), dtype=np.float32) * spectrum
+
+    def drawn(n: int) -> np.ndarray:
+        rows = random.standard_normal((n, dim), dtype=np.float32) * (spread * spectrum)
+        rows += centres[random.integers(0, clusters, n)]
+        return np.ascontiguousarray(rows / np.linalg.norm(rows, axis=1, keepdims=True) @ turned)
+
+    return drawn(count), drawn(queries)
+
+
+def measured_rates(
+    factory: str, *, dim: int, images_per_second: float, count: int = 50_000, queries: int = 200
+) -> Rates:
+    """The rates of an index over `count` made-up descriptors, measured there and then; images_per_second: of embedding."""
+    database, asking = made_up(count, dim, queries=queries)
+    return rates_of(compare([factory], database, asking, repeats=1)[-1], images_per_second=images_per_second)
 
 
 def rates_of(measured: Measured, *, images_per_second: float) -> Rates:

@@ -2,10 +2,11 @@
 
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 
 from mgkit.ann import Measured
-from mgkit.scale import GIB, Plan, Rates, plan, rates_of, table
+from mgkit.scale import GIB, Plan, Rates, made_up, measured_rates, plan, rates_of, table
 
 RATES = Rates(
     images_per_second=100.0, dim=512, factory="IVF8,PQ4", train_seconds=36.0, adds_per_second=1000.0,
@@ -53,7 +54,7 @@ def test_the_table_shows_figures_with_their_rates():
 
 
 def test_rates_come_from_a_comparison():
-    measured = Measured("IVF8,PQ4", 0.5, 0.8, 72.0, 36.0, 200.0, 0.5, 30.0, 200_000, 512)
+    measured = Measured("IVF8,PQ4", 0.5, 0.8, 72.0, 4000, 36.0, 200.0, 0.5, 30.0, 200_000, 512)
     assert rates_of(measured, images_per_second=100.0) == RATES
 
 
@@ -66,3 +67,20 @@ def test_what_was_not_measured_is_refused(value):
     for name in ("images", "devices", "machine_gib"):
         with pytest.raises(ValueError, match=f"{name} must be above 0"):
             plan(RATES, **{name: value})
+
+
+def test_made_up_descriptors_are_unit_vectors_in_clusters():
+    database, queries = made_up(600, 24, queries=50, clusters=20)
+    assert database.shape == (600, 24) and queries.shape == (50, 24) and database.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(database, axis=1), 1, rtol=1e-5)
+    nearest = (queries @ database.T).max(axis=1)
+    shuffled = np.random.default_rng(0).permuted(database, axis=1)  # the same numbers, no clusters
+    assert np.median(nearest) > np.median((queries @ shuffled.T).max(axis=1)) + 0.1
+    again = made_up(600, 24, queries=50, clusters=20)
+    np.testing.assert_array_equal(again[0], database)
+
+
+def test_rates_are_measured_there_and_then():
+    rates = measured_rates("IVF8,PQ4", dim=16, count=900, queries=20, images_per_second=7.0)
+    assert (rates.dim, rates.vectors, rates.images_per_second, rates.factory) == (16, 900, 7.0, "IVF8,PQ4")
+    assert 12 <= rates.bytes_per_vector < 13  # four of codes, eight of an id
