@@ -141,7 +141,7 @@ class RetrievalConfig(NetworkConfig):
     dims: Count | None = 64  # the descriptor also reduced to so many; None: not
     resolutions: list[Pixels] = dataclasses.field(default_factory=lambda: [64, 96, 128, 160])  # of figure 4
     indices: list[str] = dataclasses.field(
-        default_factory=lambda: ["IVF16,Flat", "OPQ32_128,PQ32", "OPQ32_128,IVF16,PQ32"]
+        default_factory=lambda: ["IVF16,Flat", "PCAR64,PQ32", "PCAR64,IVF16,PQ32"]
     )
 
 
