@@ -8,7 +8,7 @@ from itertools import groupby
 import numpy as np
 import torch
 
-from mgkit.ann import Measured, compare
+from mgkit import ann
 from mgkit.config import ClassifyConfig, RetrievalConfig
 from mgkit.datasets import ImageList, UnreadableImages, validation_images
 from mgkit.descriptors import multi_scale, plain, whitened
@@ -27,6 +27,7 @@ from mgkit.train import trained_network
 from mgkit.whitening import whitened_network
 
 NPROBE = 4  # lists of an IVF index that a query looks into
+FEWEST_INDEXED = 1000  # images
 
 
 @dataclass(frozen=True)
@@ -331,10 +332,11 @@ def best_exponents(curves: ResolutionCurves) -> str:
     return "\n".join(lines)
 
 
-def compare_indices(task: RetrievalTask, *, queries: int = 200) -> list[Measured]:
+def index_table(task: RetrievalTask, *, queries: int = 200) -> str:
     """Exact search and each of the config's indices on the descriptors of all sets: recall, bytes a vector, time.
 
-    As many images as `queries`, spread over all, ask the others. Whitened descriptors where the network has them.
+    As many images as `queries`, spread over all, ask the others. Whitened descriptors where the network has them. Of fewer
+    images than FEWEST_INDEXED a line says that exact search will do.
     """
     parts = []
     for sets in by_images(task.sets):
@@ -342,9 +344,11 @@ def compare_indices(task: RetrievalTask, *, queries: int = 200) -> list[Measured
         rows = plain(pooled) if task.net.whitening is None else whitened(task.net, pooled)
         parts.append(rows[np.isfinite(rows[:, 0])])
     rows = np.concatenate(parts)
-    asking = np.unique(np.linspace(0, len(rows) - 1, min(queries, len(rows) // 2)).astype(int))
+    if len(rows) < FEWEST_INDEXED:
+        return f"{len(rows)} images: exact search is all they need; indices are compared from {FEWEST_INDEXED} on"
+    asking = np.unique(np.linspace(0, len(rows) - 1, queries).astype(int))
     database = np.delete(rows, asking, axis=0)
-    return compare(task.config.indices, database, rows[asking], nprobe=NPROBE)
+    return ann.table(ann.compare(task.config.indices, database, rows[asking], nprobe=NPROBE))
 
 
 def embedding_rate(task: RetrievalTask, *, images: int = 128) -> float:

@@ -35,8 +35,12 @@ RETRIEVAL = [
     row("holidays", "GeM, training p", 0.70),
     row("holidays", "GeM, p*", 0.71),
     row("holidays", "GeM, p*, whitened", 0.80),
+    row("holidays", "GeM, p*, whitened, 3 scales", 0.85),
+    row("holidays", "GeM, p*, whitened, 64 d", 0.70),
     row("ukbench", "GeM, training p", 3.30, "score"),
     row("ukbench", "GeM, p*, whitened", 3.20, "score"),
+    row("copydays crops 10", "GeM, training p", 0.1),
+    row("copydays crops 10", "GeM, p*, whitened", 0.9),
 ]
 
 
@@ -85,6 +89,15 @@ def test_whitening_is_held_against_the_best_plain_descriptor_there_is(outputs):
     on_holidays, on_ukbench = (by_text(found, "whitening", name) for name in ("holidays", "ukbench"))
     assert (on_holidays.before, on_holidays.after, on_holidays.holds) == ("71.0 %", "80.0 %", True)
     assert (on_ukbench.before, on_ukbench.after, on_ukbench.holds) == ("3.30 of 4", "3.20 of 4", False)
+
+
+def test_several_scales_are_held_against_one(outputs):
+    found = [claim for claim in claims("e", MEASURED, 96) if "scales" in claim.text]
+    assert found == [Claim("several scales improve retrieval: holidays", "80.0 %", "85.0 %", True)]
+
+
+def test_the_levels_of_copydays_are_no_claims(outputs):
+    assert not any("crops" in claim.text for claim in claims("e", MEASURED, 96))
 
 
 @pytest.mark.parametrize(("after", "holds"), [(0.6, True), (0.61, False), (0.59, False)])

@@ -15,9 +15,10 @@ from mgkit.download import file_hash
 from mgkit.embed import embed
 from mgkit.evaluate import (
     best_exponents,
-    compare_indices,
+    embedding_rate,
     evaluate_classification,
     evaluate_retrieval,
+    index_table,
     resolution_curves,
     retrieval_task,
     shown,
@@ -223,9 +224,16 @@ def test_figure_4_has_no_top1_where_data_holds_retrieval_sets_only(
     assert list(resolution_curves(task).values) == ["holidays"]
 
 
-def test_indices_are_compared_on_the_descriptors_of_all_sets(after_chain, retrieved):
-    rows = compare_indices(retrieved[0])
-    assert [row.factory for row in rows][-1] == "IVF4,Flat"
+def test_indices_are_compared_on_the_descriptors_of_all_sets(after_chain, retrieved, monkeypatch):
+    assert index_table(retrieved[0]).count("\n") == 0  # so few images need none
+    monkeypatch.setattr("mgkit.evaluate.FEWEST_INDEXED", 100)
+    lines = index_table(retrieved[0], queries=40).splitlines()
+    assert [line.split()[0] for line in lines] == ["index", "exact", "IVF4,Flat"]
+    assert lines[2].split()[1:3] == ["1.000", "1.000"]  # all four lists are looked into
+
+
+def test_the_rate_of_embedding_is_measured(retrieved):
+    assert embedding_rate(retrieved[0], images=4) > 0
 
 
 def test_classification_is_measured_for_every_crop_size_and_exponent(after_chain, mini_root):
