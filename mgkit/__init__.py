@@ -39,7 +39,9 @@ The modules in the order in which the method reads:
     scale           what a large collection needs, from measured rates
     metrics         accuracy, average precision (by query and pooled), UKBench score, bootstrap intervals
     protocols       a set and its descriptors -> measures, intervals, neighbours
-    evaluate        top-1/top-5, and retrieval with every descriptor    (04, 05)
+    evaluate        top-1/top-5                                         (04)
+    retrieval       every set with every kind of descriptor; figure 4   (05)
+    tables          its results as text
     plots           every figure of the notebooks
     board           the paper's figures beside those of the runs so far
     demo            runs the notebooks and checks the method's claims

@@ -19,13 +19,12 @@ from mgkit.checkpoints import load_network
 from mgkit.config import TrainConfig, make
 from mgkit.datasets import labelled_images
 from mgkit.embed import classify, embed
-from mgkit.evaluate import shown_value
 from mgkit.experiment import data_root, read_results, stage_folder
 from mgkit.files import project_root
 from mgkit.hardware import pick_device, place
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain, get_multigrain
-from mgkit.protocols import measured_value
+from mgkit.protocols import measured_value, shown_value
 from mgkit.retrieval_sets import find_sets
 from mgkit.train import train
 

@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mgkit.datasets import ImageDataset, ImageList
-from mgkit.evaluate import Accuracy, ResolutionCurves, Retrieval, shown
+from mgkit.evaluate import Accuracy
 from mgkit.finetune import PSearch
 from mgkit.ground_truth import RetrievalSet
-from mgkit.protocols import failures_first
+from mgkit.protocols import failures_first, shown
+from mgkit.retrieval import ResolutionCurves, Retrieval
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 MARKERS = "osD^vP*"

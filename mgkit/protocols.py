@@ -306,3 +306,31 @@ def failures_first(per_query: np.ndarray, count: int) -> np.ndarray:
     rest = order[len(worst) :]
     spread = np.linspace(0, max(len(rest) - 1, 0), min(count - len(worst), len(rest))).astype(int)
     return np.concatenate([worst, rest[spread]])
+
+
+# --- As text
+
+
+def shown_difference(measure: str, gain: Difference) -> str:
+    """A gain with its interval, in points of per cent or of the score."""
+    scale, digits = (1, 2) if measure == "score" else (100, 1)
+    value, low, high = (f"{scale * x:+.{digits}f}" for x in (gain.value, gain.low, gain.high))
+    return f"{value} ({low} … {high})"
+
+
+def shown(result: RetrievalResult) -> str:
+    """The value as tables print it: mAP in per cent, UKBench's score out of 4."""
+    return shown_value(result.measure, result.value)
+
+
+def shown_value(measure: str, value: float) -> str:
+    """A mAP in per cent, a score out of 4, or that nothing was measured."""
+    if measure == "none":
+        return "not measured: no ground truth"
+    return f"{value:.2f} of 4" if measure == "score" else f"{100 * value:.1f} %"
+
+
+def shown_interval(measure: str, low: float, high: float) -> str:
+    """A confidence interval in the unit of the measure."""
+    scale, digits = (1, 2) if measure == "score" else (100, 1)
+    return f"{scale * low:.{digits}f} … {scale * high:.{digits}f}"

@@ -11,9 +11,12 @@ from PIL import Image
 from torch import nn
 
 from mgkit.backbones import Backbone
+from mgkit.config import NetworkConfig, RetrievalConfig, make
 from mgkit.datasets import class_folders
 from mgkit.mini import MiniSizes, make_mini
 from mgkit.model import MultiGrain
+from mgkit.retrieval import evaluate_retrieval, retrieval_task
+from mgkit.whitening import whitened_network
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
@@ -130,3 +133,38 @@ def image_folders(tmp_path_factory):
 def uneven_images(image_folders):
     """24 images of three shapes, shapes mixed within each class."""
     return image_folders([(40, 30), (30, 40), (40, 30), (33, 33), (30, 40), (40, 30), (33, 33), (30, 40)])
+
+
+class Chain:
+    """What whitened_network leaves when nothing was run before, and what it printed."""
+
+    def __init__(self, folder, config, printed, net):
+        self.folder, self.config, self.printed, self.net = folder, config, printed, net
+
+
+@pytest.fixture(scope="session")
+def chain(mini_root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chain")
+    config = make(NetworkConfig, {"experiment": "t", "data": str(mini_root), "workers": 0})
+    printed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("builtins.print", lambda *args, **_: printed.append(" ".join(map(str, args))))
+        net, _ = whitened_network(config)
+    return Chain(folder, config, printed, net)
+
+
+@pytest.fixture
+def after_chain(chain, monkeypatch):
+    monkeypatch.chdir(chain.folder)
+    return chain
+
+
+@pytest.fixture(scope="session")
+def retrieved(chain, mini_root):
+    """The task of 05 on the reduced set, and what it found."""
+    values = {"experiment": "t", "data": str(mini_root), "workers": 0, "size": 48, "resolutions": [32, 64]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(chain.folder)
+        task = retrieval_task(make(RetrievalConfig, values | {"indices": ["IVF4,Flat"]}))
+        return task, evaluate_retrieval(task)

@@ -13,10 +13,11 @@ from support import noise
 
 from mgkit import plots
 from mgkit.datasets import ImageDataset, class_folders
-from mgkit.evaluate import Accuracy, ResolutionCurves, Retrieval
+from mgkit.evaluate import Accuracy
 from mgkit.finetune import PSearch
 from mgkit.mini import CROPS, QUALITIES
 from mgkit.protocols import retrieve
+from mgkit.retrieval import ResolutionCurves, Retrieval
 from mgkit.retrieval_sets import find_sets
 from mgkit.transforms import train_transform
 

@@ -12,12 +12,16 @@ from support import one_line_error
 from mgkit import protocols
 from mgkit.ground_truth import RetrievalSet, unlabelled
 from mgkit.protocols import (
+    Difference,
     RetrievalResult,
     difference,
     failures_first,
     measured_value,
     retrieve,
     score_bias,
+    shown,
+    shown_difference,
+    shown_interval,
 )
 
 
@@ -370,3 +374,25 @@ def test_descriptors_that_do_not_fit_are_refused():
     descriptors[1] = np.nan
     with one_line_error(ValueError, "not finite"):
         retrieve(each, descriptors)
+
+
+# --- As text
+
+
+def result_of(per_query, measure="mAP"):
+    """A result of which only the measure counts."""
+    per_query, empty = np.array(per_query), np.array([])
+    return RetrievalResult(
+        "r", measure, per_query.mean(), (per_query.min(), per_query.max()), per_query, {}, "", empty, empty, None,
+        empty, empty, empty,
+    )  # fmt: skip
+
+
+def test_values_are_shown_in_the_unit_of_their_measure():
+    assert shown(result_of([0.5, 1.0])) == "75.0 %"
+    assert shown(result_of([0.5], "micro-AP")) == "50.0 %"
+    assert shown(result_of([3.5], "score")) == "3.50 of 4"
+    assert shown(result_of([np.nan], "none")) == "not measured: no ground truth"
+    assert shown_interval("mAP", 0.5, 0.625) == "50.0 … 62.5"
+    assert shown_interval("score", 3.5, 3.75) == "3.50 … 3.75"
+    assert shown_difference("mAP", Difference(0.01, -0.02, 0.031)) == "+1.0 (-2.0 … +3.1)"

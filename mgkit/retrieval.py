@@ -1,0 +1,338 @@
+"""Retrieval: every set below data with every kind of descriptor, and what grows out of it (05, section 4.3)."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+
+from mgkit import ann
+from mgkit.config import RetrievalConfig
+from mgkit.datasets import ImageList, UnreadableImages, validation_images
+from mgkit.descriptors import multi_scale, plain, whitened
+from mgkit.embed import pooled
+from mgkit.experiment import Run, add_results, data_root, read_results
+from mgkit.files import find_path
+from mgkit.finetune import STAGE as P_STAGE
+from mgkit.finetune import in_classes_of
+from mgkit.ground_truth import RetrievalSet
+from mgkit.metrics import topk_accuracy
+from mgkit.model import MultiGrain
+from mgkit.protocols import (
+    Difference,
+    RetrievalResult,
+    difference,
+    measured_value,
+    retrieve,
+    score_bias,
+    shown,
+)
+from mgkit.retrieval_sets import GROUPS, SET_NAMES, distractor_record, find_sets
+from mgkit.store import features_folder, stored_features
+from mgkit.whitening import whitened_network
+
+NPROBE = 4  # lists of an IVF index that a query looks into
+FEWEST_INDEXED = 1000  # images
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """One set searched with one kind of descriptor.
+
+    descriptor: the kind. p: its pooling exponent. gain: what it gains on the kind called `over`, on the same queries; None for
+    the first kind, and where nothing is measured.
+    """
+
+    descriptor: str
+    p: float
+    retrieval_set: RetrievalSet
+    result: RetrievalResult
+    over: str = ""
+    gain: Difference | None = None
+
+
+@dataclass(frozen=True)
+class RetrievalTask:
+    """What 05 works on: the network, the exponent it was trained with and the one it pools with, the sets."""
+
+    config: RetrievalConfig
+    net: MultiGrain
+    training_p: float
+    p: float
+    sets: list[RetrievalSet]
+    unreadable: UnreadableImages
+
+    @property
+    def dimensions(self) -> int:
+        """Of the network's descriptor."""
+        return self.net.width + (self.net.whitening is not None)
+
+    def features(self, images: ImageList, *, size: int, ps: list[float], name: str) -> list[np.ndarray]:
+        """Pooled features [N,C] for each exponent, from disk where an earlier run left them."""
+        return stored_features(
+            self.net, images.with_exif(self.config.exif), size=size, ps=ps, crop=self.config.crop,
+            folder=features_folder(self.config.experiment), batch_size=self.config.batch_size,
+            workers=self.config.workers, precision=self.config.precision, unreadable=self.unreadable,
+            description=f"{name}, {size} px",
+        )  # fmt: skip
+
+
+def by_images(sets: list[RetrievalSet]) -> list[list[RetrievalSet]]:
+    """The sets, those that share their images together: they share the pass over them too."""
+    groups: dict[int, list[RetrievalSet]] = {}
+    for each in sets:
+        groups.setdefault(id(each.images), []).append(each)
+    return list(groups.values())
+
+
+def retrieval_task(config: RetrievalConfig) -> RetrievalTask:
+    """Load the network that 03 left, or the configured one, and find the sets below data."""
+    net, checkpoint = whitened_network(config)
+    distractors = str(find_path(config.distractors)) if config.distractors else ""
+    sets = find_sets(data_root(config.data), names=config.sets, distractors=distractors)
+    p = net.pool.p.item() if config.p is None else config.p
+    unreadable = UnreadableImages(config.on_unreadable)
+    return RetrievalTask(config, net, checkpoint.get("training_p", p), p, sets, unreadable)
+
+
+def evaluate_retrieval(task: RetrievalTask) -> list[Retrieval]:
+    """Every set with every kind of descriptor, set by set; each image passes once through the backbone for each scale.
+
+    Writes outputs/<experiment>/evaluate_retrieval/results.json, and what distractors were used, by name and SHA-256.
+    """
+    run = Run("evaluate_retrieval", task.config, checkpoint=task.net.source)
+    record_distractors(task, run)
+    found = []
+    for sets in by_images(task.sets):
+        of_images = [
+            Retrieval(kind.name, kind.p, each, result, kind.over)
+            for kind in descriptor_kinds(task, sets[0])
+            for each, result in measured(sets, kind)
+        ]
+        found += [with_gain(r, of_images) for each in sets for r in of_images if r.result.name == each.name]
+    task.unreadable.report()
+    run.results({
+        "size": task.config.size, "crop": task.config.crop, "scales": task.config.scales,
+        "rows": [as_row(r) for r in found],
+    })  # fmt: skip
+    return found
+
+
+@dataclass(frozen=True)
+class DescriptorKind:
+    """A name, the exponent p, descriptors [N,D], which kind they are held against, and whether scores are normalised."""
+
+    name: str
+    p: float
+    descriptors: np.ndarray
+    over: str = ""
+    normalise: bool = False
+
+
+def descriptor_kinds(task: RetrievalTask, each: RetrievalSet) -> Iterator[DescriptorKind]:
+    """Kinds of descriptor of a set's images, one after the other: pooled, whitened, reduced, at several scales, normalised."""
+    config, net, p = task.config, task.net, task.p
+    ps = list(dict.fromkeys([task.training_p, p]))
+    features = task.features(each.images, size=config.size, ps=ps, name=each.name)
+    name, rows = "GeM, training p", plain(features[0])
+    yield DescriptorKind(name, task.training_p, rows)
+    if p != task.training_p:
+        over, name, rows = name, "GeM, p*", plain(features[-1])
+        yield DescriptorKind(name, p, rows, over)
+    if net.whitening is not None:
+        over, name, rows = name, "GeM, p*, whitened", whitened(net, features[-1])
+        yield DescriptorKind(name, p, rows, over)
+    if config.scales != [1.0]:
+        yield DescriptorKind(f"{name}, {len(config.scales)} scales", p, at_scales(task, each), over=name)
+    if net.whitening is not None and config.dims is not None:
+        over, name, rows = name, f"{name}, {config.dims} d", whitened(net, features[-1], dims=config.dims)
+        yield DescriptorKind(name, p, rows, over)
+    if len(each.background):
+        yield DescriptorKind(f"{name}, scores normalised", p, rows, over=name, normalise=True)
+
+
+def at_scales(task: RetrievalTask, each: RetrievalSet) -> np.ndarray:
+    """Descriptors from every scale of the config together, [N,D]."""
+    of_scales = []
+    for scale in task.config.scales:
+        [pooled] = task.features(
+            each.images, size=max(1, round(scale * task.config.size)), ps=[task.p], name=each.name
+        )
+        of_scales.append(plain(pooled) if task.net.whitening is None else whitened(task.net, pooled))
+    return multi_scale(of_scales)
+
+
+def measured(
+    sets: list[RetrievalSet], kind: DescriptorKind
+) -> Iterator[tuple[RetrievalSet, RetrievalResult]]:
+    """Every set with one kind of descriptor, without the images that could not be read; prints a line each."""
+    readable = np.isfinite(kind.descriptors[:, 0])
+    rows = kind.descriptors if readable.all() else kind.descriptors[readable]
+    for each in sets:
+        left = each.only(readable)
+        bias = score_bias(left, rows) if kind.normalise else None
+        result = retrieve(left, rows, bias=bias)
+        if each.level is None:  # Copydays' eighteen levels have their table
+            print(f"{each.name}, {kind.name}: {result.measure} {shown(result)}", flush=True)
+        yield left, result
+
+
+def with_gain(retrieval: Retrieval, found: list[Retrieval]) -> Retrieval:
+    """The same with what it gains on the kind it is held against."""
+    base = [r for r in found if r.descriptor == retrieval.over and r.result.name == retrieval.result.name]
+    if not base or retrieval.result.measure == "none":
+        return retrieval
+    return replace(retrieval, gain=difference(base[0].result, retrieval.result))
+
+
+def as_row(retrieval: Retrieval) -> dict:
+    """A line of results.json: plain values."""
+    result, gain = retrieval.result, retrieval.gain
+    row = {
+        "set": result.name, "descriptor": retrieval.descriptor, "p": retrieval.p, "measure": result.measure,
+        "queries": len(result.per_query), "database": len(retrieval.retrieval_set.database), "value": None,
+    }  # fmt: skip
+    if result.measure == "none":
+        return row
+    row |= {"value": result.value, "interval": list(result.interval), "others": result.others}
+    return row | ({"over": retrieval.over, "gain": asdict(gain)} if gain else {})
+
+
+def record_distractors(task: RetrievalTask, run: Run) -> None:
+    """Leave distractors.sha256 in the run's folder: which files they were, for `sha256sum -c` in theirs."""
+    config = task.config
+    folder = (
+        find_path(config.distractors)
+        if config.distractors
+        else data_root(config.data) / "unlabelled" / "distractors"
+    )
+    for sets in by_images(task.sets):
+        each = sets[0]
+        if len(each.distractors):
+            path = run.write("distractors.sha256", distractor_record(each.images, each.distractors, folder))
+            print(f"{len(each.distractors)} distractors, listed with their hashes in {path}")
+
+
+@dataclass(frozen=True)
+class ResolutionCurves:
+    """Figure 4, for S sizes and P exponents: sizes [S] px; exponents: label -> p; values: name -> [S,P]; measures: name -> unit."""
+
+    sizes: list[int]
+    exponents: dict[str, float]
+    values: dict[str, np.ndarray]
+    measures: dict[str, str]
+
+
+def resolution_curves(task: RetrievalTask) -> ResolutionCurves:
+    """mAP and top-1 against resolution for the training exponent and each p* of 02, one backbone pass a resolution (figure 4).
+
+    Plain GeM embeddings, as in the figure. top-1 where data has classes that the network knows. results.json gets the curves.
+    """
+    sizes = task.config.resolutions
+    exponents = {f"training p = {task.training_p:g}": task.training_p}
+    learned = read_results(task.config.experiment, P_STAGE) or {"sizes": [], "p_star": []}
+    for size, p in zip(learned["sizes"], learned["p_star"], strict=True):
+        if size in sizes:
+            exponents[f"p* of {size} px = {p:.2f}"] = p
+    ps = list(exponents.values())
+    values, measures = {}, {}
+
+    def put(name: str, measure: str, s: int, j: int, value: float) -> None:
+        measures[name] = measure
+        values.setdefault(name, np.full((len(sizes), len(ps)), np.nan))[s, j] = value
+
+    classes = class_images(task)
+    sets = [each.alone() for each in task.sets if each.measure != "none" and each.level is None]
+    for s, size in enumerate(sizes):
+        if classes is not None:
+            for j, features in enumerate(task.features(classes, size=size, ps=ps, name="validation images")):
+                put("top-1", "top-1", s, j, top1(task.net, features, classes.labels))
+        for of_images in by_images(sets):
+            images, name = of_images[0].images, of_images[0].name
+            for j, features in enumerate(task.features(images, size=size, ps=ps, name=name)):
+                readable = np.isfinite(features[:, 0])
+                rows = plain(features[readable])
+                for each in of_images:
+                    put(each.name, each.measure, s, j, measured_value(each.only(readable), rows))
+    curves = ResolutionCurves(sizes, exponents, values, measures)
+    add_results(task.config.experiment, "evaluate_retrieval", {"figure_4": {
+        "sizes": sizes, "exponents": exponents, "values": {name: of_name.tolist() for name, of_name in values.items()},
+    }})  # fmt: skip
+    return curves
+
+
+def class_images(task: RetrievalTask) -> ImageList | None:
+    """The labelled validation images below data; None where data holds retrieval sets only."""
+    root = data_root(task.config.data)
+    grouped = root.is_file() or (root / GROUPS).is_file()  # by a csv: groups, not classes
+    if grouped or (not (root / "imagenet").is_dir() and any((root / name).is_dir() for name in SET_NAMES)):
+        return None
+    try:
+        images = validation_images(root, val_fraction=task.config.val_fraction)
+        return in_classes_of(task.net, images)
+    except (OSError, ValueError) as error:
+        print(f"no top-1 in figure 4: {error}")
+        return None
+
+
+def top1(net: MultiGrain, pooled: np.ndarray, labels: np.ndarray) -> float:
+    """top-1 accuracy in 0..1 from pooled features [N,C], unreadable images left out."""
+    readable = np.isfinite(pooled[:, 0])
+    rows = torch.from_numpy(pooled[readable]).to(net.classifier.weight.device)
+    with torch.no_grad():
+        logits = net.head(rows)["classifier_output"].cpu()
+    return topk_accuracy(logits, torch.from_numpy(labels[readable]), ks=(1,))[0]
+
+
+def best_exponents(curves: ResolutionCurves) -> str:
+    """A line for each measure: which exponent is best at which resolution."""
+    labels = list(curves.exponents)
+    lines = []
+    for name, values in curves.values.items():
+        best = [
+            f"{size} px: {labels[j]}" for size, j in zip(curves.sizes, values.argmax(axis=1), strict=True)
+        ]
+        lines.append(f"{name}, best {'; '.join(best)}")
+    return "\n".join(lines)
+
+
+def index_table(task: RetrievalTask, *, queries: int = 200) -> str:
+    """Exact search and each of the config's indices on the descriptors of all sets: recall, bytes a vector, time.
+
+    As many images as `queries`, spread over all, ask the others. Whitened descriptors where the network has them. Of fewer
+    images than FEWEST_INDEXED a line says that exact search will do.
+    """
+    parts = []
+    for sets in by_images(task.sets):
+        [pooled] = task.features(sets[0].images, size=task.config.size, ps=[task.p], name=sets[0].name)
+        rows = plain(pooled) if task.net.whitening is None else whitened(task.net, pooled)
+        parts.append(rows[np.isfinite(rows[:, 0])])
+    rows = np.concatenate(parts)
+    if len(rows) < FEWEST_INDEXED:
+        return f"{len(rows)} images: exact search is all they need; indices are compared from {FEWEST_INDEXED} on"
+    asking = np.unique(np.linspace(0, len(rows) - 1, queries).astype(int))
+    database = np.delete(rows, asking, axis=0)
+    return ann.table(ann.compare(task.config.indices, database, rows[asking], nprobe=NPROBE))
+
+
+def embedding_rate(task: RetrievalTask, *, images: int = 128) -> float:
+    """Images a second from file to pooled features, measured on some of the first set's, there and then."""
+    some = task.sets[0].images.subset(range(min(images, len(task.sets[0].images))))
+    options = dict(crop=task.config.crop, batch_size=task.config.batch_size, workers=task.config.workers)
+    start = time.perf_counter()
+    pooled(
+        task.net, some.with_exif(task.config.exif), size=task.config.size, ps=[task.p],
+        precision=task.config.precision, unreadable=UnreadableImages("skip"), **options,
+    )  # fmt: skip
+    return len(some) / (time.perf_counter() - start)
+
+
+def best_of_each_set(found: list[Retrieval]) -> dict[str, Retrieval]:
+    """For each set, by name, what was found with the kind of descriptor that does best on it; levels of Copydays left out."""
+    best: dict[str, Retrieval] = {}
+    for r in found:
+        known = best.get(r.result.name)
+        if r.retrieval_set.level is None and (known is None or r.result.value > known.result.value):
+            best[r.result.name] = r
+    return best

@@ -1,0 +1,53 @@
+"""What 05 measured as aligned text."""
+
+from itertools import groupby
+
+from mgkit.protocols import shown, shown_difference, shown_interval
+from mgkit.retrieval import Retrieval
+
+
+def table(found: list[Retrieval]) -> str:
+    """What was measured as aligned text: value, 95 % interval, and the gain on another kind of descriptor with its interval.
+
+    The levels of Copydays have one line a kind of descriptor.
+    """
+    width = max(len(r.descriptor) for r in found)
+    lines = []
+    for _, of_set in groupby(
+        (r for r in found if r.retrieval_set.level is None), key=lambda r: r.result.name
+    ):
+        lines += [*set_lines(list(of_set), width), ""]
+    for edit, title in (("crops", "copydays, per cent cut away"), ("jpegqual", "copydays, JPEG quality")):
+        of_edit = [r for r in found if r.retrieval_set.level and r.retrieval_set.level[0] == edit]
+        if of_edit:
+            lines += [f"{title}: mAP (%)", *level_lines(of_edit, width), ""]
+    return "\n".join(lines[:-1])
+
+
+def set_lines(of_set: list[Retrieval], width: int) -> list[str]:
+    """The lines of one set, a kind of descriptor each, and the further measures of the best of them."""
+    measure = of_set[0].result.measure
+    lines = [of_set[0].retrieval_set.describe()]
+    lines.append(f"  {'':{width}}  {'p':>5}  {measure:>10}  {'95 % interval':>15}  gain")
+    for r in of_set:
+        line = f"  {r.descriptor:{width}}  {r.p:5.2f}  {shown(r.result):>10}"
+        if measure != "none":
+            line += f"  {shown_interval(measure, *r.result.interval):>15}"
+        if r.gain:
+            line += f"  {shown_difference(measure, r.gain)} over {r.over}"
+        lines.append(line)
+    best = max(of_set, key=lambda r: r.result.value)
+    if best.result.others:
+        further = ", ".join(f"{key} {100 * value:.1f} %" for key, value in best.result.others.items())
+        lines.append(f"  {best.descriptor}: {further}")
+    return lines
+
+
+def level_lines(of_edit: list[Retrieval], width: int) -> list[str]:
+    """mAP (%) by strength of one edit: a column a level, a line a kind of descriptor."""
+    levels = list(dict.fromkeys(r.retrieval_set.level[1] for r in of_edit))
+    value = {(r.descriptor, r.retrieval_set.level[1]): 100 * r.result.value for r in of_edit}
+    lines = [f"  {'':{width}}" + "".join(f"{level:>7}" for level in levels)]
+    for kind in dict.fromkeys(r.descriptor for r in of_edit):
+        lines.append(f"  {kind:{width}}" + "".join(f"{value[kind, level]:7.1f}" for level in levels))
+    return lines

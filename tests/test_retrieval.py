@@ -1,0 +1,152 @@
+"""Retrieval from end to end on the reduced set: every set, every kind of descriptor, figure 4, indices."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import one_line_error
+
+from mgkit.config import RetrievalConfig, make
+from mgkit.download import file_hash
+from mgkit.embed import embed
+from mgkit.experiment import read_results
+from mgkit.mini import CROPS, QUALITIES
+from mgkit.protocols import measured_value
+from mgkit.retrieval import (
+    best_exponents,
+    best_of_each_set,
+    embedding_rate,
+    evaluate_retrieval,
+    index_table,
+    resolution_curves,
+    retrieval_task,
+)
+
+KINDS = [
+    "GeM, training p",
+    "GeM, p*",
+    "GeM, p*, whitened",
+    "GeM, p*, whitened, 3 scales",
+    "GeM, p*, whitened, 64 d",
+]
+SETS = ["holidays", "ukbench", "copydays + 6 distractors"]
+
+
+def test_retrieval_is_measured_on_every_set_with_every_kind_of_descriptor(after_chain, retrieved):
+    found = retrieved[1]
+    measured = [(r.result.name, r.descriptor) for r in found if r.retrieval_set.level is None]
+    assert measured == [(name, kind) for name in SETS for kind in KINDS]
+    assert all(0 <= r.result.value <= (4 if r.result.measure == "score" else 1) for r in found)
+    levels = {r.retrieval_set.level for r in found} - {None}
+    assert levels == {("crops", n) for n in CROPS} | {("jpegqual", n) for n in QUALITIES}
+    rows = read_results("t", "evaluate_retrieval")["rows"]
+    assert [row["value"] for row in rows] == [r.result.value for r in found]
+    assert all(row["interval"][0] <= row["value"] <= row["interval"][1] for row in rows)
+
+
+def test_the_values_are_those_of_descriptors_embedded_there_and_then(after_chain, retrieved):
+    task, found = retrieved
+    by_kind = {r.descriptor: r for r in found if r.result.name == "holidays"}
+    images = task.sets[0].images
+    plain, at_p = embed(task.net, images, size=48, ps=[task.training_p, task.p])  # both of a whitened network
+    assert by_kind["GeM, p*, whitened"].result.value == measured_value(task.sets[0], at_p)
+    sums = sum(
+        embed(task.net, images, size=round(48 * scale), ps=[task.p])[0] for scale in task.config.scales
+    )
+    several = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    assert by_kind["GeM, p*, whitened, 3 scales"].result.value == pytest.approx(
+        measured_value(task.sets[0], several)
+    )
+
+
+def test_each_kind_is_held_against_the_one_it_changes(retrieved):
+    gains = {r.descriptor: (r.over, r.gain) for r in retrieved[1] if r.result.name == "ukbench"}
+    assert [over for over, _ in gains.values()] == ["", KINDS[0], KINDS[1], KINDS[2], KINDS[2]]
+    assert gains[KINDS[0]][1] is None
+    values = {r.descriptor: r.result.value for r in retrieved[1] if r.result.name == "ukbench"}
+    for kind in KINDS[1:]:
+        over, gain = gains[kind]
+        assert gain.value == pytest.approx(values[kind] - values[over])
+        assert gain.low <= gain.value <= gain.high
+
+
+def test_the_best_kind_of_each_set(retrieved):
+    best = best_of_each_set(retrieved[1])
+    assert list(best) == SETS
+    for name, chosen in best.items():
+        assert chosen.result.value == max(r.result.value for r in retrieved[1] if r.result.name == name)
+
+
+def test_the_distractors_are_listed_with_their_hashes(after_chain, retrieved, mini_root):
+    text = (after_chain.folder / "outputs/t/evaluate_retrieval/distractors.sha256").read_text()
+    lines = [line.split("  ", 1) for line in text.splitlines()]
+    assert len(lines) == 6
+    for digest, name in lines:
+        [path] = (mini_root / "unlabelled" / "distractors").rglob(Path(name).name)
+        assert file_hash(path) == digest
+
+
+def test_a_second_evaluation_reads_the_features_from_disk(after_chain, retrieved, monkeypatch):
+    monkeypatch.setattr("mgkit.embed.image_shapes", lambda images: pytest.fail("an image was opened"))
+    again = evaluate_retrieval(retrieved[0])
+    assert [r.result.value for r in again] == [r.result.value for r in retrieved[1]]
+
+
+def test_figure_4_from_one_pass_a_resolution(after_chain, retrieved):
+    task = retrieved[0]
+    curves = resolution_curves(task)
+    assert list(curves.exponents)[0].startswith("training p")
+    assert list(curves.values) == ["top-1", *SETS]
+    assert all(values.shape == (2, len(curves.exponents)) for values in curves.values.values())
+    assert all(np.isfinite(values).all() for values in curves.values.values())
+    images = task.sets[0].images
+    row = embed(replace_whitening(task.net), images, size=64, ps=[task.training_p])[0]
+    assert curves.values["holidays"][1, 0] == pytest.approx(measured_value(task.sets[0], row))
+    written = read_results("t", "evaluate_retrieval")["figure_4"]
+    assert written["sizes"] == [32, 64] and written["values"]["top-1"] == curves.values["top-1"].tolist()
+    assert best_exponents(curves).count("\n") == 3
+
+
+def replace_whitening(net):
+    """The network's plain embedding, for comparison."""
+    plain = copy.deepcopy(net)
+    plain.whitening = None
+    plain.classifier = torch.nn.Linear(net.width, 2)
+    return plain
+
+
+def test_figure_4_has_no_top1_where_data_holds_retrieval_sets_only(
+    after_chain, retrieved, mini_root, tmp_path
+):
+    (tmp_path / "holidays").symlink_to(mini_root / "holidays")
+    values = {"experiment": "t", "data": str(tmp_path), "workers": 0, "size": 48, "resolutions": [32]}
+    task = retrieval_task(
+        make(
+            RetrievalConfig,
+            values | {"checkpoint": str(after_chain.folder / "outputs/t/whiten/checkpoint.pth")},
+        )
+    )
+    evaluate_retrieval(task)
+    assert list(resolution_curves(task).values) == ["holidays"]
+
+
+def test_indices_are_compared_on_the_descriptors_of_all_sets(after_chain, retrieved, monkeypatch):
+    assert index_table(retrieved[0]).count("\n") == 0  # so few images need none
+    monkeypatch.setattr("mgkit.retrieval.FEWEST_INDEXED", 50)
+    lines = index_table(retrieved[0], queries=20).splitlines()
+    assert [line.split()[0] for line in lines] == ["index", "exact", "IVF4,Flat"]
+    assert lines[2].split()[1:3] == ["1.000", "1.000"]  # all four lists are looked into
+
+
+def test_the_rate_of_embedding_is_measured(retrieved):
+    assert embedding_rate(retrieved[0], images=4) > 0
+
+
+def test_on_data_of_one_s_own_a_missing_whitening_names_the_command(mini_root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = make(RetrievalConfig, {"experiment": "t", "data": str(mini_root / "imagenet")})
+    with one_line_error(FileNotFoundError, "papermill", "03_whiten.ipynb", mini_root / "imagenet"):
+        retrieval_task(config)
+    assert not (tmp_path / "outputs").exists()
