@@ -6,13 +6,16 @@ READY := $(VENV)/.installed
 # Threads that wait should sleep, not spin: beside other work on the same cores, spinning costs a multiple of the time.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test lint format lab clean
+.PHONY: demo test bench lint format lab clean
 
 demo: $(READY)  ## the notebooks 00-05 on the embedded dataset, then the claims table
 	$(BIN)/python -m mgkit.demo
 
 test: $(READY)  ## the whole test suite
 	$(BIN)/python -m pytest
+
+bench: $(READY)  ## search beside faiss's flat index, to outputs/bench/
+	$(BIN)/python tests/bench/bench_search.py
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -88,9 +88,11 @@ def trained_index(factory: str, train: np.ndarray, *, seed: int = 0) -> faiss.In
         chosen = np.random.default_rng(seed).choice(len(train), sample, replace=False)
         for part in parts(index):
             if hasattr(part, "do_polysemous_training"):
-                part.do_polysemous_training = (
-                    False  # orders codes for a filter that is not used here; most of the time
-                )
+                part.do_polysemous_training = False  # slow, and for a filter that is not used here
+            if isinstance(
+                part, faiss.OPQMatrix
+            ):  # 256 centroids whatever the lists: four times as fast as its default
+                part.max_train_points = 256 * SAMPLE_A_CENTROID
         with silent_clustering(index):
             index.train(as_float32(train[np.sort(chosen)]))
     return index

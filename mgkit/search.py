@@ -16,12 +16,9 @@ from mgkit.hardware import pick_device
 MEMORY = 256 * 2**20
 QUERIES_AT_ONCE, ROWS_AT_ONCE = 1024, 8192  # where products of matrices are at full speed
 MARGIN = 32  # candidates beyond k; a gap in the scores among them proves that the first k are right
-EXACT_BYTES = 2**21  # of float64 rows at a time: they stay in the cache
-PAIR_BYTES, KEPT_BYTES = (
-    28,
-    128,
-)  # what a score of a block, and a candidate, take at most, with copies on the way
-SETTLED_BYTES = 128  # the same for pairs that all have to be looked at
+EXACT_BYTES = 2**21  # of rows in float64 at a time: they stay in the cache
+# What takes memory, at most, with copies on the way: a score of a block, a candidate, a score that has to be looked at.
+PAIR_BYTES, KEPT_BYTES, SETTLED_BYTES = 28, 160, 128
 SMALLEST = 2.0**-126  # of float32: what is below may count as zero
 
 
@@ -185,14 +182,16 @@ def all_scores(queries: np.ndarray, database: np.ndarray, norms: np.ndarray, lar
 def screen(queries: np.ndarray, database: np.ndarray, kept: int, block: int, device: torch.device) -> tuple:
     """The `kept` best rows of each query by float32 scores: (their lowest score [q], the rows [q,kept])."""
     best, where = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    lowest = None  # of the best, once there are enough of them
     for start, scores in float32_scores(queries, database, block, device):
-        full = best.shape[1] == kept
-        new, rows = better(scores, best.min(1), kept) if full else highest(scores, kept)
+        new, rows = highest(scores, kept) if lowest is None else better(scores, lowest, kept)
         best, where = np.concatenate([best, new], 1), np.concatenate([where, start + rows], 1)
-        if best.shape[1] > kept:
+        width, at_end = best.shape[1], start + scores.shape[1] == len(database)
+        if width > 2 * kept or width >= kept and (lowest is None or at_end):
             chosen = np.argpartition(best, -kept, axis=1)[:, -kept:]
             best, where = np.take_along_axis(best, chosen, 1), np.take_along_axis(where, chosen, 1)
-    return best.min(1), where
+            lowest = best.min(1)
+    return lowest, where
 
 
 def highest(scores: Tensor, kept: int) -> tuple[np.ndarray, np.ndarray]:
