@@ -1,8 +1,6 @@
 """Exact search beside faiss's flat index, a compressed index beside both, and what 100 M images need at these rates.
 
-Run by `make bench`; writes outputs/bench/search.json. The descriptors are made up, but neither uniform nor isotropic, for compression
-lives on that: 2,000 clusters of 100 rows, centres and spread both with variances that fall as 1/i over the 512 principal
-directions (as the spectra of embeddings do, roughly), spread 0.6 of the centres', L2-normalised. Queries are drawn alike.
+Run by `make bench`; writes outputs/bench/search.json. The descriptors are `mgkit.scale.made_up`: 200,000 in 2,000 clusters.
 """
 
 import json
@@ -20,33 +18,13 @@ from mgkit import get_multigrain
 from mgkit.ann import compare, size, table
 from mgkit.files import atomic_write, project_root
 from mgkit.hardware import describe
-from mgkit.scale import plan, rates_of
+from mgkit.scale import made_up, plan, rates_of
 from mgkit.scale import table as scale_table
 from mgkit.search import top_k
 
 COUNT, DIM, QUERIES, K = 200_000, 512, 1000, 100
-CLUSTERS, SPREAD = 2000, 0.6
 FACTORIES = ["IVF1024,SQ8", "OPQ64,IVF1024,PQ64"]
 CPU = torch.device("cpu")
-
-
-def descriptors(count: int, random: np.random.Generator, centres: np.ndarray) -> np.ndarray:
-    """Rows around the centres, [count,DIM] float32, L2-normalised."""
-    x = random.standard_normal((count, DIM), dtype=np.float32) * (SPREAD * spectrum())
-    x += centres[random.integers(0, len(centres), count)]
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
-def spectrum() -> np.ndarray:
-    return np.arange(1, DIM + 1, dtype=np.float32) ** -0.5
-
-
-def made_up() -> tuple[np.ndarray, np.ndarray]:
-    """Database [COUNT,DIM] and queries [QUERIES,DIM], turned so that no direction is a coordinate."""
-    random = np.random.default_rng(0)
-    turned = np.linalg.qr(random.standard_normal((DIM, DIM)))[0].astype(np.float32)
-    centres = random.standard_normal((CLUSTERS, DIM), dtype=np.float32) * spectrum()
-    return tuple(np.ascontiguousarray(descriptors(n, random, centres) @ turned) for n in (COUNT, QUERIES))
 
 
 def float64_reference(queries: np.ndarray, database: np.ndarray, k: int) -> np.ndarray:
@@ -119,7 +97,7 @@ def embedding_rate(repeats: int = 3) -> float:
 
 
 def main() -> None:
-    database, queries = made_up()
+    database, queries = made_up(COUNT, DIM, queries=QUERIES)
     exact = exact_against_flat(queries, database)
     print(f"{COUNT:,} vectors of {DIM}, {QUERIES:,} queries, k = {K}; {describe(CPU)}")
     memory = exact["extra_memory_bytes"]
