@@ -1,6 +1,6 @@
 """Approximate nearest neighbours, for collections past exact search: faiss indices made, kept, searched and compared.
 
-A faiss factory string says what an index does, from left to right: `OPQ64,IVF4096,PQ64` rotates a descriptor, files it in one of
+A faiss factory string says what an index does, from left to right: `OPQ64_512,IVF4096,PQ64` rotates a descriptor, files it in one of
 4096 lists, and keeps 64 bytes of it. How to choose one: https://github.com/facebookresearch/faiss/wiki/Guidelines-to-choose-an-index.
 """
 
@@ -65,6 +65,12 @@ def build_index(
         add(index, database, block=block)
     added = perf_counter()
     return AnnIndex(index, factory, *database.shape, fingerprint(database), trained - start, added - trained)
+
+
+def check_factory(factory: str, dim: int) -> None:
+    """ValueError, naming the factory string, unless faiss can make that index of descriptors of dim dimensions."""
+    with said_in_a_line(f"index {factory!r} for {dim} dimensions"):
+        faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
 
 
 def trained_index(factory: str, train: np.ndarray, *, seed: int = 0) -> faiss.Index:
@@ -154,6 +160,8 @@ def set_nprobe(ann: AnnIndex, nprobe: int) -> None:
 def save_index(path: str | Path, ann: AnnIndex) -> None:
     """Write the index in faiss's format, and beside it <path>.json: what it was made of, and its own SHA-256."""
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the name of a file for the index")
     with atomic_write(path) as temporary:
         faiss.write_index(ann.index, str(temporary))
         facts = {key: value for key, value in vars(ann).items() if key != "index"}

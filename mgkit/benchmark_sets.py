@@ -1,5 +1,6 @@
 """Holidays, UKBench, Copydays, revisited Oxford and Paris, DISC: read from the folders as they are distributed."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -136,6 +137,10 @@ def sets_of_copies(root: Path, folders: Sequence[Path], distractors: ImageList |
             (np.arange(len(paths), len(paths) + len(copies)), originals_of(copies, root, folder, of_number))
         )
         paths += copies
+    own = {os.path.realpath(path) for path in [*paths[: len(originals)], *paths[len(database) :]]}
+    shared = [path for path in extra if os.path.realpath(path) in own]
+    if shared:
+        raise ValueError(f"distractors: {shared[0]} is an image of Copydays itself, in {root}")
     images = unlabelled(root, paths)
     return [
         RetrievalSet(

@@ -140,8 +140,9 @@ class RetrievalConfig(NetworkConfig):
     )  # of the multi-scale descriptor, times size; 1.0 alone: none
     dims: Count | None = 64  # the descriptor also reduced to so many; None: not
     resolutions: list[Pixels] = dataclasses.field(default_factory=lambda: [64, 96, 128, 160])  # of figure 4
-    indices: list[str] = dataclasses.field(
-        default_factory=lambda: ["IVF16,Flat", "PCAR64,PQ32", "PCAR64,IVF16,PQ32"]
+    indices: list[str] = dataclasses.field(  # as text apart by ;, for a factory string has commas
+        default_factory=lambda: ["IVF16,Flat", "PCAR64,PQ32", "PCAR64,IVF16,PQ32"],
+        metadata={"separator": ";"},
     )
 
 
@@ -151,7 +152,10 @@ def make(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:
     for key in values:
         if key not in known:
             raise ValueError(f"unknown parameter {key!r}; {cls.__name__} has {', '.join(sorted(known))}")
-    values = {key: as_list(value) if is_list(known[key]) else value for key, value in values.items()}
+    values = {
+        key: as_list(value, known[key].metadata.get("separator")) if is_list(known[key]) else value
+        for key, value in values.items()
+    }
     try:
         return cls(**values)
     except ValidationError as error:
@@ -165,8 +169,13 @@ def is_list(field: dataclasses.Field) -> bool:
     return field.default_factory is not dataclasses.MISSING
 
 
-def as_list(value: Any) -> Any:
-    """`-p sizes "64, 96"` reaches us as text, `-p sizes 64` as a number: both are lists of one kind of thing."""
+def as_list(value: Any, separator: str | None = None) -> Any:
+    """`-p sizes "64, 96"` reaches us as text, `-p sizes 64` as a number: both are lists of one kind of thing.
+
+    separator: of texts whose items may hold commas.
+    """
+    if isinstance(value, str) and separator and not value.lstrip().startswith("["):
+        return [item.strip() for item in value.split(separator) if item.strip()]
     if isinstance(value, str):
         value = yaml.safe_load(value if value.lstrip().startswith("[") else f"[{value}]")
     return list(value) if isinstance(value, (list, tuple)) else [value]

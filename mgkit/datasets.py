@@ -3,6 +3,7 @@
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -165,6 +166,11 @@ def read_list(listing: Path, purpose: str) -> list[str]:
             f"{purpose}: {listing} is neither a folder nor a text file that lists images"
         ) from None
     paths = [str((listing.parent / line).resolve()) for line in lines if line and not line.startswith("#")]
+    repeated = [path for path, times in Counter(paths).items() if times > 1]
+    if repeated:
+        raise ValueError(
+            f"{purpose}: {listing} lists {len(repeated)} files more than once, the first is {repeated[0]}"
+        )
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         raise FileNotFoundError(

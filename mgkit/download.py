@@ -190,6 +190,7 @@ def complete(partial: Partial, *, timeout: float, waits: Sequence[float]) -> Non
                 raise DownloadError(
                     f"{partial.url} did not come in {many} ({trouble}): {again}{partial.by_hand}"
                 ) from None
+            print(f"{partial.path.name}: {trouble}; another try in {left[0]:g} s", flush=True)
             time.sleep(left.pop(0))
 
 

@@ -106,9 +106,19 @@ def pooled(net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float]
 def pooled_batches(
     net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float], **options
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(pooled features [P,b,C] float32, indices [b]) of every batch of `feature_maps`, which has the options."""
+    """(pooled features [P,b,C] float32, indices [b]) of every batch of `feature_maps`, which has the options.
+
+    Raises ValueError, naming an image, for features that are not finite: NaN is left to mean an image that was skipped.
+    """
     for maps, _, indices in feature_maps(net, images, size=size, **options):
-        yield torch.stack([gem(maps, p) for p in ps]).cpu().numpy(), indices.numpy()
+        rows = torch.stack([gem(maps, p) for p in ps]).cpu().numpy()
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=(0, 2)))
+        if len(bad):
+            raise ValueError(
+                f"the features of {images.paths[indices[bad[0]]]} are not finite: do the checkpoint's weights hold NaN, "
+                "or does it want precision=float32?"
+            )
+        yield rows, indices.numpy()
 
 
 def classify(

@@ -212,7 +212,9 @@ def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
         whiskers = [[max(value - low, 0)], [max(high - value, 0)]]
         panel.errorbar(x, value, yerr=whiskers, color="black", linewidth=1, capsize=2)
         panel.text(x, max(high, value) + 1, shown(result).split()[0], ha="center", fontsize=7)
-    style(panel, "Retrieval, with 95 % confidence intervals", "", "mAP (%), UKBench: score / 4 (%)")
+    style(
+        panel, "Retrieval, with 95 % confidence intervals", "", "mAP or micro-AP (%), UKBench: score / 4 (%)"
+    )
     panel.set_xticks(range(len(sets)), sets)
     panel.set_ylim(0, 112)
     if not found:
@@ -235,10 +237,13 @@ def outside_legend(axes: Axes) -> None:
     )  # fmt: skip
 
 
-def figure_legend(figure: Figure, axes: Axes) -> None:
-    """One legend under all panels, of what the first one shows."""
+def figure_legend(figure: Figure, *panels: Axes) -> None:
+    """One legend under all panels, a line for each distinct label."""
+    handles = {}
+    for panel in panels:
+        handles |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
     figure.legend(
-        *axes.get_legend_handles_labels(), fontsize=8, frameon=False, ncols=3, loc="outside lower center"
+        handles.values(), handles.keys(), fontsize=8, frameon=False, ncols=3, loc="outside lower center"
     )
 
 
@@ -300,7 +305,11 @@ def resolution_figure(curves: ResolutionCurves) -> Figure:
     """Measures against resolution, a panel each, a line a pooling exponent (figure 4)."""
     names = list(curves.values)
     columns = min(len(names), 3)
-    figure, axes = axes_grid(-(-len(names) // 3), max(columns, 1), width=3.6, height=3.0)
+    if not names:
+        figure, [[panel]] = axes_grid(1, 1)
+        nothing_measured(panel)
+        return figure
+    figure, axes = axes_grid(-(-len(names) // 3), columns, width=3.6, height=3.0)
     for panel, name in zip(axes.flat, names, strict=False):
         scale = 1 if curves.measures[name] == "score" else 100
         for j, label in enumerate(curves.exponents):
@@ -313,8 +322,7 @@ def resolution_figure(curves: ResolutionCurves) -> Figure:
         panel.set_xticks(curves.sizes)
     for panel in axes.flat[len(names) :]:
         panel.axis("off")
-    if names:
-        figure_legend(figure, axes.flat[0])
+    figure_legend(figure, axes.flat[0])
     return figure
 
 

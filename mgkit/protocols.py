@@ -78,6 +78,8 @@ def retrieve(
     do not fit, or where no query has an answer.
     """
     check_fit(each, descriptors)
+    if k < 1 or show < 1:
+        raise ValueError(f"k and show must be at least 1, got {k} and {show}")
     if each.measure == "none":
         return without_truth(each, descriptors, k, show)
     predictions = pool(each, descriptors, bias)
@@ -144,17 +146,24 @@ def measure_queries(each: RetrievalSet, ranks: list[np.ndarray]) -> np.ndarray:
 
 
 def pool(each: RetrievalSet, descriptors: np.ndarray, bias: np.ndarray | None) -> Predictions:
-    """The best pairs of all queries with the whole database; neither a query with itself nor with its junk."""
+    """The best pairs of all queries with the whole database; neither a query with itself nor with its junk.
+
+    Where more than MOST_PREDICTIONS are left, none of those that tie with the first one too many counts: which of them came
+    first would be chance.
+    """
     junk = sum(map(len, each.junk))
     scores, query, row = top_pairs(
         rows_of(descriptors, each.queries), rows_of(descriptors, each.database),
-        count=MOST_PREDICTIONS + len(each.queries) + junk, bias=bias,
+        count=MOST_PREDICTIONS + len(each.queries) + junk + 1, bias=bias,
     )  # fmt: skip
     image = each.database[row]
     counts = image != each.queries[query]
     if junk:
         counts &= ~np.isin(pair_keys(each, query, image), keys_of(each, each.junk))
-    scores, query, image = (column[counts][:MOST_PREDICTIONS] for column in (scores, query, image))
+    scores, query, image = (column[counts] for column in (scores, query, image))
+    if len(scores) > MOST_PREDICTIONS:
+        within = scores > scores[MOST_PREDICTIONS]
+        scores, query, image = (column[within] for column in (scores, query, image))
     correct = np.isin(pair_keys(each, query, image), keys_of(each, each.positives))
     return Predictions(scores, correct, query, np.array([len(positives) for positives in each.positives]))
 
@@ -269,8 +278,11 @@ def score_bias(
 ) -> np.ndarray:
     """What score normalisation takes off the scores of each query, [Q]: factor × its rank-th best similarity to the background.
 
-    With it one threshold suits all queries (DISC21: 2.0 and 10). A background of fewer images is taken to its last.
+    With it one threshold suits all queries (DISC21: 2.0 and 10). A background of fewer images is taken to its last. Raises
+    ValueError where there is none.
     """
+    if not len(each.background):
+        raise ValueError(f"{each.name}: there is no background image to normalise scores by")
     background = rows_of(descriptors, each.background)
     scores, _ = top_k(rows_of(descriptors, each.queries), background, k=min(rank, len(background)))
     return factor * scores[:, -1]

@@ -93,7 +93,26 @@ def retrieval_task(config: RetrievalConfig) -> RetrievalTask:
     sets = find_sets(data_root(config.data), names=config.sets, distractors=distractors)
     p = net.pool.p.item() if config.p is None else config.p
     unreadable = UnreadableImages(config.on_unreadable)
-    return RetrievalTask(config, net, checkpoint.get("training_p", p), p, sets, unreadable)
+    task = RetrievalTask(config, net, checkpoint.get("training_p", p), p, sets, unreadable)
+    check_before_work(task)
+    return task
+
+
+def check_before_work(task: RetrievalTask) -> None:
+    """ValueError, naming the parameter, for dims, scales or indices that this network's descriptors cannot have."""
+    config = task.config
+    if task.net.whitening is not None and (config.dims or 1) > task.dimensions:
+        raise ValueError(f"dims: at most the {task.dimensions} of the whitened descriptor, got {config.dims}")
+    sizes = [round(scale * config.size) for scale in config.scales]
+    if min(sizes) < 8 or len(set(sizes)) < len(sizes):
+        raise ValueError(
+            f"scales: times size {config.size} they give {sizes} px; distinct ones of at least 8 are wanted"
+        )
+    for factory in config.indices:
+        try:
+            ann.check_factory(factory, task.dimensions)
+        except ValueError as error:
+            raise ValueError(f"indices: {error}") from None
 
 
 def evaluate_retrieval(task: RetrievalTask) -> list[Retrieval]:
@@ -143,13 +162,14 @@ def descriptor_kinds(task: RetrievalTask, each: RetrievalSet) -> Iterator[Descri
     if net.whitening is not None:
         over, name, rows = name, "GeM, p*, whitened", whitened(net, features[-1])
         yield DescriptorKind(name, p, rows, over)
-    if config.scales != [1.0]:
-        yield DescriptorKind(f"{name}, {len(config.scales)} scales", p, at_scales(task, each), over=name)
+    whole = name
     if net.whitening is not None and config.dims is not None:
         over, name, rows = name, f"{name}, {config.dims} d", whitened(net, features[-1], dims=config.dims)
         yield DescriptorKind(name, p, rows, over)
-    if len(each.background):
+    if np.isfinite(rows[each.background, 0]).any():
         yield DescriptorKind(f"{name}, scores normalised", p, rows, over=name, normalise=True)
+    if config.scales != [1.0]:
+        yield DescriptorKind(f"{whole}, {len(config.scales)} scales", p, at_scales(task, each), over=whole)
 
 
 def at_scales(task: RetrievalTask, each: RetrievalSet) -> np.ndarray:
@@ -157,7 +177,7 @@ def at_scales(task: RetrievalTask, each: RetrievalSet) -> np.ndarray:
     of_scales = []
     for scale in task.config.scales:
         [pooled] = task.features(
-            each.images, size=max(1, round(scale * task.config.size)), ps=[task.p], name=each.name
+            each.images, size=round(scale * task.config.size), ps=[task.p], name=each.name
         )
         of_scales.append(plain(pooled) if task.net.whitening is None else whitened(task.net, pooled))
     return multi_scale(of_scales)
@@ -174,7 +194,8 @@ def measured(
         bias = score_bias(left, rows) if kind.normalise else None
         result = retrieve(left, rows, bias=bias)
         if each.level is None:  # Copydays' eighteen levels have their table
-            print(f"{each.name}, {kind.name}: {result.measure} {shown(result)}", flush=True)
+            measure = f"{result.measure} " if result.measure != "none" else ""
+            print(f"{each.name}, {kind.name}: {measure}{shown(result)}", flush=True)
         yield left, result
 
 
@@ -242,7 +263,7 @@ def resolution_curves(task: RetrievalTask) -> ResolutionCurves:
         measures[name] = measure
         values.setdefault(name, np.full((len(sizes), len(ps)), np.nan))[s, j] = value
 
-    classes = class_images(task)
+    classes = class_images(task) if sizes else None
     sets = [each.alone() for each in task.sets if each.measure != "none" and each.level is None]
     for s, size in enumerate(sizes):
         if classes is not None:
@@ -329,10 +350,13 @@ def embedding_rate(task: RetrievalTask, *, images: int = 128) -> float:
 
 
 def best_of_each_set(found: list[Retrieval]) -> dict[str, Retrieval]:
-    """For each set, by name, what was found with the kind of descriptor that does best on it; levels of Copydays left out."""
+    """For each set, by name, what was found with the kind of descriptor that does best on it; levels of Copydays left out.
+
+    Where nothing is measured, with the last kind, which has most of the method in it.
+    """
     best: dict[str, Retrieval] = {}
     for r in found:
         known = best.get(r.result.name)
-        if r.retrieval_set.level is None and (known is None or r.result.value > known.result.value):
+        if r.retrieval_set.level is None and (known is None or not r.result.value <= known.result.value):
             best[r.result.name] = r
     return best

@@ -25,13 +25,16 @@ from mgkit.index import image_files, list_folder
 from mgkit.progress import progress
 
 SET_NAMES = ("holidays", "ukbench", "copydays", "copydays_levels", "roxford5k", "rparis6k", "disc21")
+FIRST_FOLDERS = {
+    "holidays": "jpg", "ukbench": "full", "copydays": "original", "roxford5k": "jpg", "rparis6k": "jpg", "disc21": "queries",
+}  # fmt: skip
 GROUPS = "groups.csv"
 
 
 def find_sets(root: str | Path, *, names: Sequence[str] = (), distractors: str = "") -> list[RetrievalSet]:
     """The sets of those names below root, or all that are there, each in the folder of its name (`copydays_levels` in `copydays/`).
 
-    Where there is none, root's own images: grouped by a `groups.csv` in it, or by sub-folder, or else not at all; a tree in
+    Where there is none, or a `groups.csv`, root's own images: grouped by that csv, or by sub-folder, or else not at all; a tree in
     ImageNet's layout gives its validation images. root may itself be such a csv, of any name.
     distractors: a folder or list for Copydays; empty: `unlabelled/distractors` below root, where it exists. Raises ValueError
     for an unknown name, FileNotFoundError for a missing set, and what the readers of the sets raise, each naming the file.
@@ -48,10 +51,16 @@ def find_sets(root: str | Path, *, names: Sequence[str] = (), distractors: str =
             raise FileNotFoundError(f"data: the file {root} does not exist")
         return [csv_set(Path(root))]
     root = check_folder(root, "data")
+    repeated = [name for name in names if list(names).count(name) > 1]
+    if repeated:
+        raise ValueError(f"sets: {repeated[0]} is named more than once")
+    if not names and (root / GROUPS).is_file():
+        return [csv_set(root / GROUPS)]
     wanted = list(names) or [name for name in SET_NAMES if is_there(root, name)]
+    of_copydays = {"copydays", "copydays_levels"} & set(wanted)
+    extra = distractor_images(root, distractors) if distractors or of_copydays else None
     if not wanted:
-        return [csv_set(root / GROUPS) if (root / GROUPS).is_file() else folder_set(dataset_root(root))]
-    extra = distractor_images(root, distractors) if {"copydays", "copydays_levels"} & set(wanted) else None
+        return [folder_set(dataset_root(root))]
     readers = {
         "holidays": lambda: [holidays(root / "holidays")],
         "ukbench": lambda: [ukbench(root / "ukbench")],
@@ -68,10 +77,10 @@ def find_sets(root: str | Path, *, names: Sequence[str] = (), distractors: str =
 
 
 def is_there(root: Path, name: str) -> bool:
-    """Whether root has the folder of a set."""
+    """Whether root has the folders of a set; a folder of the user's own may well be called holidays."""
     if name == "copydays_levels":
         return any((root / "copydays" / kind).is_dir() for kind in LEVEL_KINDS)
-    return (root / name).is_dir()
+    return (root / name / FIRST_FOLDERS[name]).is_dir()
 
 
 # --- The user's own images
@@ -89,8 +98,11 @@ def folder_set(root: Path) -> RetrievalSet:
 
 
 def grouped_folder(root: str | Path) -> RetrievalSet:
-    """Images grouped by sub-folder, as `grouped` by group."""
+    """Images grouped by sub-folder, as `grouped` by group; a line tells how many lie beside the sub-folders, and are left out."""
     images = class_folders(root, purpose="retrieval folder")
+    loose = len(list_folder(str(root)).images)
+    if loose:
+        print(f"{root}: {loose} images beside the sub-folders are in no group, and left out")
     return grouped(Path(root).name, images, images.labels)
 
 

@@ -33,8 +33,8 @@ def top_k(
     """The k most similar rows of the database for each query, by inner product (cosine, for L2-normalised rows).
 
     queries [Q,D], database [N,D]: float32, or what converts to it; either may be a memory-mapped file, which is read in blocks.
-    memory: bytes of temporary arrays, on host and device each, as far as one query can be done with them; the result comes
-    on top. device: of the products, None for the GPU if there is one. Returns scores [Q,k] float32 and indices [Q,k] int64, best
+    memory: bytes of temporary arrays, on host and device each, 4 MiB at least, and as far as one query can be done with them; the
+    result comes on top. device: of the products, None for the GPU if there is one. Returns scores [Q,k] float32 and indices [Q,k] int64, best
     first, equal scores by rising index: those of float64, so that equal rows tie wherever they stand.
     Raises ValueError for k > N, another D, or descriptors that are not finite.
     """
@@ -44,7 +44,9 @@ def top_k(
         raise ValueError(f"k must lie between 1 and the {count} images of the database, got {k}")
     device = device or pick_device()
     kept = min(k + MARGIN, count)
-    at_once, block = block_sizes(queries, database, memory - EXACT_BYTES, PAIR_BYTES, kept * KEPT_BYTES)
+    at_once, block = block_sizes(
+        queries, database, max(memory, 2 * EXACT_BYTES) - EXACT_BYTES, PAIR_BYTES, kept * KEPT_BYTES
+    )
     scores = np.empty((len(queries), k), np.float32)
     indices = np.empty((len(queries), k), np.int64)
     for part in slices(len(queries), at_once):
@@ -85,7 +87,7 @@ def top_pairs(
     if count < 1:
         raise ValueError(f"count must be at least 1 pair, got {count}")
     device = device or pick_device()
-    at_once, block = block_sizes(queries, database, memory - EXACT_BYTES, SETTLED_BYTES)
+    at_once, block = block_sizes(queries, database, max(memory, 2 * EXACT_BYTES) - EXACT_BYTES, SETTLED_BYTES)
     # Of float32 products and of rounding a score to float32 in the end.
     error = rounding_error(database.shape[1], norms, largest) + 2.0**-23 * (norms * largest + np.abs(bias))
     best = (np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64))

@@ -28,11 +28,12 @@ def set_lines(of_set: list[Retrieval], width: int) -> list[str]:
     """The lines of one set, a kind of descriptor each, and the further measures of the best of them."""
     measure = of_set[0].result.measure
     lines = [of_set[0].retrieval_set.describe()]
+    if measure == "none":
+        return lines
     lines.append(f"  {'':{width}}  {'p':>5}  {measure:>10}  {'95 % interval':>15}  gain")
     for r in of_set:
-        line = f"  {r.descriptor:{width}}  {r.p:5.2f}  {shown(r.result):>10}"
-        if measure != "none":
-            line += f"  {shown_interval(measure, *r.result.interval):>15}"
+        interval = shown_interval(measure, *r.result.interval)
+        line = f"  {r.descriptor:{width}}  {r.p:5.2f}  {shown(r.result):>10}  {interval:>15}"
         if r.gain:
             line += f"  {shown_difference(measure, r.gain)} over {r.over}"
         lines.append(line)

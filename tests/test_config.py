@@ -154,3 +154,17 @@ def test_a_refused_yaml_file_is_named(text, culprit, tmp_path):
 def test_a_published_network_needs_a_backbone_and_no_checkpoint(values):
     with one_line_error(ValueError, "pretrained_backbone needs a backbone, and no checkpoint"):
         make(ClassifyConfig, values | {"pretrained_backbone": True})
+
+
+@pytest.mark.parametrize(
+    ("text", "indices"),
+    [
+        ("IVF4,Flat", ["IVF4,Flat"]),
+        ("IVF4,Flat; PCAR64,IVF16,PQ32", ["IVF4,Flat", "PCAR64,IVF16,PQ32"]),
+        ('["IVF4,Flat", "Flat"]', ["IVF4,Flat", "Flat"]),
+        ("", []),
+        ("[]", []),
+    ],
+)
+def test_faiss_strings_keep_their_commas(text, indices):
+    assert make(RetrievalConfig, {"indices": text}).indices == indices

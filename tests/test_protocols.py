@@ -231,6 +231,26 @@ def test_only_the_best_pairs_are_pooled(monkeypatch):
     )  # one of the two answers, first; the other is not among the predictions
 
 
+def test_ties_at_the_cut_of_the_best_pairs_do_not_count(monkeypatch):
+    each = copies(4, 0, [0, 1, 2], "micro-AP")
+    descriptors = unit(np.array([[1, 0], [1, 0], [1, 0], [0, 1], [1, 0], [1, 0], [1, 0]]))
+    monkeypatch.setattr(protocols, "MOST_PREDICTIONS", 5)  # nine pairs tie
+    assert len(retrieve(each, descriptors).predictions.scores) == 0
+    monkeypatch.setattr(protocols, "MOST_PREDICTIONS", 10)  # below them three more do
+    assert len(retrieve(each, descriptors).predictions.scores) == 9
+
+
+@pytest.mark.parametrize("options", [{"k": 0}, {"show": 0}])
+def test_neighbours_are_asked_of_some_queries(options):
+    with one_line_error(ValueError, "at least 1"):
+        retrieve(made_up([2, 2]), random_descriptors(4, 0), **options)
+
+
+def test_without_a_background_scores_cannot_be_normalised():
+    with one_line_error(ValueError, "copies", "background"):
+        score_bias(copies(2, 0, [0]), random_descriptors(3, 0))
+
+
 def one_hot(groups):
     return np.eye(max(groups) + 1, dtype=np.float32)[groups]
 

@@ -23,13 +23,14 @@ from mgkit.retrieval import (
     resolution_curves,
     retrieval_task,
 )
+from mgkit.tables import table
 
 KINDS = [
     "GeM, training p",
     "GeM, p*",
     "GeM, p*, whitened",
-    "GeM, p*, whitened, 3 scales",
     "GeM, p*, whitened, 64 d",
+    "GeM, p*, whitened, 3 scales",
 ]
 SETS = ["holidays", "ukbench", "copydays + 6 distractors"]
 
@@ -142,6 +143,48 @@ def test_indices_are_compared_on_the_descriptors_of_all_sets(after_chain, retrie
 
 def test_the_rate_of_embedding_is_measured(retrieved):
     assert embedding_rate(retrieved[0], images=4) > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "culprits"),
+    [
+        ({"dims": 99999}, ["dims", "257", "99999"]),
+        ({"scales": [1e-9]}, ["scales", "8"]),
+        ({"scales": [1.0, 1.0]}, ["scales", "distinct"]),
+        ({"indices": ["Foo"]}, ["indices", "'Foo'"]),
+        ({"indices": ["PQ32"]}, ["indices", "'PQ32'", "257"]),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_work(after_chain, mini_root, values, culprits):
+    values = {"experiment": "t", "data": str(mini_root), "workers": 0, "size": 48} | values
+    with one_line_error(ValueError, *culprits):
+        retrieval_task(make(RetrievalConfig, values))
+
+
+def test_a_plain_folder_has_neighbours_of_the_last_kind_and_no_measures(after_chain, mini_root, capsys):
+    checkpoint = str(after_chain.folder / "outputs/t/whiten/checkpoint.pth")
+    values = {
+        "experiment": "plain",
+        "data": str(mini_root / "unlabelled" / "distractors" / "00"),
+        "workers": 0,
+    }
+    task = retrieval_task(
+        make(RetrievalConfig, values | {"checkpoint": checkpoint, "size": 48, "resolutions": []})
+    )
+    found = evaluate_retrieval(task)
+    [best] = best_of_each_set(found).values()
+    assert best.descriptor.endswith("3 scales") and best.result.neighbours.shape[0] == 6
+    assert resolution_curves(task).values == {}
+    assert "none" not in capsys.readouterr().out.split() and "without ground truth" in table(found)
+
+
+def test_weights_that_are_not_finite_are_an_error(after_chain, mini_root, tmp_path):
+    values = {"experiment": "t", "data": str(mini_root), "workers": 0, "size": 48, "sets": ["holidays"]}
+    task = retrieval_task(make(RetrievalConfig, values))
+    with torch.no_grad():
+        next(task.net.features.parameters())[0] = np.nan
+    with one_line_error(ValueError, "not finite", "checkpoint", ".jpg"):
+        evaluate_retrieval(task)
 
 
 def test_on_data_of_one_s_own_a_missing_whitening_names_the_command(mini_root, tmp_path, monkeypatch):

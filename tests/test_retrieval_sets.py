@@ -299,3 +299,43 @@ def test_listed_distractors_are_recorded_from_the_list_s_folder_and_absolute_out
     (extra / "list.txt").write_text(f"in/x.jpg\n{other}/y.jpg\n")
     record = distractor_record(plain_images(extra / "list.txt"), np.arange(2), extra / "list.txt")
     assert [line.split("  ")[1] for line in record.splitlines()] == ["in/x.jpg", f"{other}/y.jpg"]
+
+
+def test_a_folder_of_one_s_own_may_be_called_as_a_benchmark(tmp_path):
+    write_tree(tmp_path, *[f"{name}/{number}.jpg" for name in ("holidays", "pets") for number in range(2)])
+    [found] = find_sets(tmp_path)
+    assert found.name == tmp_path.name and len(found.queries) == 4
+
+
+def test_a_csv_counts_before_folders_that_are_called_as_benchmarks(tmp_path):
+    write_tree(tmp_path, "holidays/jpg/1.jpg", "holidays/jpg/2.jpg")
+    (tmp_path / "groups.csv").write_text("image,group\nholidays/jpg/1.jpg,a\nholidays/jpg/2.jpg,a\n")
+    [found] = find_sets(tmp_path)
+    assert len(found.queries) == 2
+
+
+def test_images_beside_the_sub_folders_are_counted_in_a_line(tmp_path, capsys):
+    [found] = find_sets(write_tree(tmp_path, "a/1.jpg", "a/2.jpg", "x.jpg", "y.jpg"))
+    assert len(found.images) == 2 and "2 images beside" in capsys.readouterr().out
+
+
+def test_a_set_is_named_once(mini_root):
+    with one_line_error(ValueError, "sets", "ukbench", "once"):
+        find_sets(mini_root, names=["ukbench", "ukbench"])
+
+
+def test_distractors_that_are_not_there_are_named_though_no_set_wants_them(mini_root, tmp_path):
+    with one_line_error(FileNotFoundError, "distractors", tmp_path / "nowhere"):
+        find_sets(mini_root, names=["holidays"], distractors=str(tmp_path / "nowhere"))
+
+
+def test_copydays_own_images_are_no_distractors(mini_root):
+    with one_line_error(ValueError, "distractors", "Copydays itself"):
+        find_sets(mini_root, names=["copydays"], distractors=str(mini_root / "copydays" / "original"))
+
+
+def test_a_list_with_a_file_twice_is_named(mini_root, tmp_path):
+    write_tree(tmp_path, "1.png")
+    (tmp_path / "list.txt").write_text("1.png\n1.png\n")
+    with one_line_error(ValueError, "list.txt", "more than once", "1.png"):
+        find_sets(mini_root, names=["copydays"], distractors=str(tmp_path / "list.txt"))

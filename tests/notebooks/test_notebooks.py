@@ -17,6 +17,7 @@ from papermill.cli import papermill as papermill_command
 from papermill.exceptions import PapermillExecutionError
 
 import mgkit
+from mgkit.checkpoints import save_checkpoint
 from mgkit.config import (
     ClassifyConfig,
     FinetunePConfig,
@@ -25,6 +26,7 @@ from mgkit.config import (
     TrainConfig,
     WhitenConfig,
 )
+from mgkit.model import get_multigrain
 
 PACKAGE = Path(mgkit.__file__).parent
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -179,6 +181,21 @@ def test_the_last_notebook_runs_alone_and_makes_what_it_needs(project, run):
     text = run("05_evaluate_retrieval", size=48)
     assert "running 03_whiten first" in text and "running 01_train first" in text
     assert (project / "outputs/t/evaluate_retrieval/results.json").is_file()
+
+
+def test_retrieval_in_a_plain_folder(project, run, mini_root):
+    text = run(
+        "05_evaluate_retrieval", data=str(mini_root / "unlabelled" / "distractors" / "00"), size=48,
+        backbone="resnet8", checkpoint=str(untrained(project / "net.pth")),
+    )  # fmt: skip
+    assert "without ground truth" in text and "exact search is all they need" in text
+    assert figures(project / "executed_05_evaluate_retrieval.ipynb") == 1  # the neighbours
+
+
+def untrained(path):
+    """A checkpoint of a small network with random weights."""
+    save_checkpoint(path, get_multigrain("resnet8", num_classes=3))
+    return path
 
 
 def test_an_unknown_parameter_fails_with_one_line_that_names_it(project, run):

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from papermill.cli import papermill as papermill_command
 from test_notebooks import CONFIGS, NOTEBOOKS
 
+from mgkit.ann import check_factory
 from mgkit.board import board
 from mgkit.config import make
 
@@ -95,3 +96,9 @@ def test_papermill_takes_the_command_as_it_stands(name, tmp_path, monkeypatch):
     result = CliRunner().invoke(papermill_command, [*words, "--prepare-only"])
     assert result.exit_code == 0, result.output
     assert "experiment" in (tmp_path / "prepared.ipynb").read_text()
+
+
+@every_recipe
+def test_indices_fit_the_descriptors_of_a_resnet50(path):
+    for factory in yaml.safe_load(path.read_text(encoding="utf-8")).get("indices", []):
+        check_factory(factory, 2049)
