@@ -178,6 +178,43 @@ def test_a_plain_folder_has_neighbours_of_the_last_kind_and_no_measures(after_ch
     assert "none" not in capsys.readouterr().out.split() and "without ground truth" in table(found)
 
 
+def disc_tree(root, mini_root):
+    """DISC21's layout: strong copies and strangers ask, originals are references, unlabelled images train."""
+    strong = sorted((mini_root / "copydays" / "strong").iterdir())
+    originals = sorted((mini_root / "copydays" / "original").iterdir())
+    others = sorted((mini_root / "unlabelled").rglob("*.jpg"))
+    parts = {
+        "queries": ("Q", strong + others[:3]),
+        "references": ("R", originals),
+        "train": ("T", others[3:15]),
+    }
+    for folder, (letter, files) in parts.items():
+        (root / "disc21" / folder).mkdir(parents=True)
+        for number, path in enumerate(files):
+            (root / "disc21" / folder / f"{letter}{number:05d}.jpg").symlink_to(path)
+    number_of = {path.name[:4]: number for number, path in enumerate(originals)}
+    lines = [f"Q{q:05d},R{number_of[path.name[:4]]:05d}" for q, path in enumerate(strong)]
+    lines += [f"Q{len(strong) + stranger:05d}," for stranger in range(3)]
+    text = "query_id,reference_id\n" + "\n".join(lines) + "\n"
+    (root / "disc21" / "dev_queries_groundtruth.csv").write_text(text)
+    return root
+
+
+def test_copy_detection_as_it_is_and_with_normalised_scores(after_chain, mini_root, tmp_path):
+    checkpoint = str(after_chain.folder / "outputs/t/whiten/checkpoint.pth")
+    values = {"experiment": "disc", "data": str(disc_tree(tmp_path, mini_root)), "workers": 0, "size": 48}
+    values |= {"checkpoint": checkpoint, "scales": [1.0], "dims": 20, "resolutions": [], "indices": []}
+    task = retrieval_task(make(RetrievalConfig, values))
+    found = {r.descriptor: r for r in evaluate_retrieval(task)}
+    assert list(found)[-2:] == ["GeM, p*, whitened, 20 d", "GeM, p*, whitened, 20 d, scores normalised"]
+    as_it_is, normalised = (found[kind].result for kind in list(found)[-2:])
+    assert {r.result.measure for r in found.values()} == {"micro-AP"}
+    assert 0 < as_it_is.value <= 1 and 0 < normalised.value <= 1
+    np.testing.assert_array_equal(as_it_is.per_query, normalised.per_query)  # within a query nothing moves
+    assert not np.allclose(as_it_is.predictions.scores, normalised.predictions.scores)
+    assert list(as_it_is.others) == ["recall at precision 90 %"]
+
+
 def test_weights_that_are_not_finite_are_an_error(after_chain, mini_root, tmp_path):
     values = {"experiment": "t", "data": str(mini_root), "workers": 0, "size": 48, "sets": ["holidays"]}
     task = retrieval_task(make(RetrievalConfig, values))
