@@ -420,10 +420,7 @@ class UnreadableImages:
         """The loader's batches, without those of which nothing was readable; UnreadableImageError if that is all of them."""
         readable = False
         for batch in loader:
-            for path, reason in batch.unreadable:
-                if self.on_unreadable == "raise":
-                    raise UnreadableImageError(f"{reason} (on_unreadable='skip' leaves such files out)")
-                self.reasons[path] = reason
+            self.note(batch.unreadable)
             if len(batch.label):
                 readable = True
                 yield batch
@@ -431,6 +428,13 @@ class UnreadableImages:
             raise UnreadableImageError(
                 f"none of {len(self.reasons)} images is readable: {next(iter(self.reasons.values()))}"
             )
+
+    def note(self, unreadable: Iterable[tuple[str, str]]) -> None:
+        """Count and list (path, reason) of unreadable images; UnreadableImageError for the first unless they are skipped."""
+        for path, reason in unreadable:
+            if self.on_unreadable == "raise":
+                raise UnreadableImageError(f"{reason} (on_unreadable='skip' leaves such files out)")
+            self.reasons[path] = reason
 
     def report(self) -> None:
         """Print the count and the list of what was skipped, if anything was."""

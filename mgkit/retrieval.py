@@ -28,7 +28,7 @@ from mgkit.protocols import (
     score_bias,
     shown,
 )
-from mgkit.retrieval_sets import GROUPS, SET_NAMES, distractor_record, find_sets
+from mgkit.retrieval_sets import GROUPS, SET_NAMES, distractor_record, distractor_source, find_sets, is_there
 from mgkit.store import features_folder, stored_features
 from mgkit.whitening import whitened_network
 
@@ -77,6 +77,11 @@ class RetrievalTask:
             description=f"{name}, {size} px",
         )  # fmt: skip
 
+    def descriptors(self, each: RetrievalSet, *, size: int) -> np.ndarray:
+        """The network's own descriptors of a set's images at a size (px), [N,D]: whitened where it has a whitening."""
+        [pooled] = self.features(each.images, size=size, ps=[self.p], name=each.name)
+        return plain(pooled) if self.net.whitening is None else whitened(self.net, pooled)
+
 
 def by_images(sets: list[RetrievalSet]) -> list[list[RetrievalSet]]:
     """The sets, those that share their images together: they share the pass over them too."""
@@ -89,13 +94,17 @@ def by_images(sets: list[RetrievalSet]) -> list[list[RetrievalSet]]:
 def retrieval_task(config: RetrievalConfig) -> RetrievalTask:
     """Load the network that 03 left, or the configured one, and find the sets below data."""
     net, checkpoint = whitened_network(config)
-    distractors = str(find_path(config.distractors)) if config.distractors else ""
-    sets = find_sets(data_root(config.data), names=config.sets, distractors=distractors)
+    sets = find_sets(data_root(config.data), names=config.sets, distractors=given_distractors(config))
     p = net.pool.p.item() if config.p is None else config.p
     unreadable = UnreadableImages(config.on_unreadable)
     task = RetrievalTask(config, net, checkpoint.get("training_p", p), p, sets, unreadable)
     check_before_work(task)
     return task
+
+
+def given_distractors(config: RetrievalConfig) -> str:
+    """The config's folder or list of distractors, found from here or from the project's root; empty where none is given."""
+    return str(find_path(config.distractors)) if config.distractors else ""
 
 
 def check_before_work(task: RetrievalTask) -> None:
@@ -176,10 +185,7 @@ def at_scales(task: RetrievalTask, each: RetrievalSet) -> np.ndarray:
     """Descriptors from every scale of the config together, [N,D]."""
     of_scales = []
     for scale in task.config.scales:
-        [pooled] = task.features(
-            each.images, size=round(scale * task.config.size), ps=[task.p], name=each.name
-        )
-        of_scales.append(plain(pooled) if task.net.whitening is None else whitened(task.net, pooled))
+        of_scales.append(task.descriptors(each, size=round(scale * task.config.size)))
     return multi_scale(of_scales)
 
 
@@ -222,16 +228,11 @@ def as_row(retrieval: Retrieval) -> dict:
 
 def record_distractors(task: RetrievalTask, run: Run) -> None:
     """Leave distractors.sha256 in the run's folder: which files they were, for `sha256sum -c` in theirs."""
-    config = task.config
-    folder = (
-        find_path(config.distractors)
-        if config.distractors
-        else data_root(config.data) / "unlabelled" / "distractors"
-    )
+    source = distractor_source(data_root(task.config.data), given_distractors(task.config))
     for sets in by_images(task.sets):
         each = sets[0]
         if len(each.distractors):
-            path = run.write("distractors.sha256", distractor_record(each.images, each.distractors, folder))
+            path = run.write("distractors.sha256", distractor_record(each.images, each.distractors, source))
             print(f"{len(each.distractors)} distractors, listed with their hashes in {path}")
 
 
@@ -287,7 +288,7 @@ def class_images(task: RetrievalTask) -> ImageList | None:
     """The labelled validation images below data; None where data holds retrieval sets only."""
     root = data_root(task.config.data)
     grouped = root.is_file() or (root / GROUPS).is_file()  # by a csv: groups, not classes
-    if grouped or (not (root / "imagenet").is_dir() and any((root / name).is_dir() for name in SET_NAMES)):
+    if grouped or (not (root / "imagenet").is_dir() and any(is_there(root, name) for name in SET_NAMES)):
         return None
     try:
         images = validation_images(root, val_fraction=task.config.val_fraction)
@@ -326,8 +327,7 @@ def index_table(task: RetrievalTask, *, queries: int = 200) -> str:
     """
     parts = []
     for sets in by_images(task.sets):
-        [pooled] = task.features(sets[0].images, size=task.config.size, ps=[task.p], name=sets[0].name)
-        rows = plain(pooled) if task.net.whitening is None else whitened(task.net, pooled)
+        rows = task.descriptors(sets[0], size=task.config.size)
         parts.append(rows[np.isfinite(rows[:, 0])])
     rows = np.concatenate(parts)
     if len(rows) < FEWEST_INDEXED:

@@ -163,12 +163,15 @@ def plain_folder(root: str | Path) -> RetrievalSet:
 # --- Distractors
 
 
+def distractor_source(root: Path, source: str) -> Path:
+    """The folder or list of distractors: the given one, or else `unlabelled/distractors` below root."""
+    return Path(source) if source else root / "unlabelled" / "distractors"
+
+
 def distractor_images(root: Path, source: str) -> ImageList | None:
-    """The images of a folder or list, or of `unlabelled/distractors` below root; None where there are none."""
-    beside = root / "unlabelled" / "distractors"
-    if not source and not beside.is_dir():
-        return None
-    return plain_images(source or beside, purpose="distractors")
+    """The images of `distractor_source`; None where none was given and there is none below root."""
+    found = distractor_source(root, source)
+    return plain_images(found, purpose="distractors") if source or found.is_dir() else None
 
 
 def distractor_record(images: ImageList, indices: np.ndarray, root: str | Path) -> str:

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mgkit.datasets import Batch, ImageList, UnreadableImageError, UnreadableImages
+from mgkit.datasets import ImageList, UnreadableImageError, UnreadableImages
 from mgkit.embed import pooled_batches
 from mgkit.experiment import provenance, stage_folder
 from mgkit.files import atomic_write, move_into_place
@@ -402,6 +402,4 @@ def pooled_shards(
 
 def tell(unreadable: UnreadableImages, images: ImageList, lines: Iterable[dict]) -> None:
     """What was skipped when these shards were made counts as tried and found unreadable now: listed, or raised."""
-    tried = [(images.paths[int(i)], reason) for line in lines for i, reason in line["skipped"].items()]
-    # One label stands for the images that do have rows.
-    list(unreadable.watch([Batch([], torch.zeros(1), torch.zeros(1), tried)]))
+    unreadable.note((images.paths[int(i)], reason) for line in lines for i, reason in line["skipped"].items())
