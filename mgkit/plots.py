@@ -220,21 +220,12 @@ def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
     if not found:
         nothing_measured(panel)
         return figure
-    outside_legend(panel)
+    figure_legend(figure, panel)
     return figure
 
 
 def nothing_measured(axes: Axes) -> None:
     axes.text(0.5, 0.5, "no ground truth, nothing measured", ha="center", transform=axes.transAxes)
-
-
-def outside_legend(axes: Axes) -> None:
-    """A legend under the axes, a line for each distinct label."""
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    axes.legend(
-        handles.values(), handles.keys(), fontsize=8, frameon=False, ncols=2, loc="upper center",
-        bbox_to_anchor=(0.5, -0.16),
-    )  # fmt: skip
 
 
 def figure_legend(figure: Figure, *panels: Axes) -> None:
@@ -267,13 +258,7 @@ def precision_recall(found: Sequence[Retrieval]) -> Figure:
     if not sets:
         nothing_measured(axes[0, 0])
         return figure
-    figure.legend(
-        *axes[0, 0].get_legend_handles_labels(),
-        fontsize=8,
-        frameon=False,
-        ncols=3,
-        loc="outside lower center",
-    )
+    figure_legend(figure, *axes[0])
     return figure
 
 

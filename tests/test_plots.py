@@ -145,6 +145,12 @@ def test_precision_against_recall_has_a_panel_a_set_and_a_line_a_kind(found):
     assert [text.get_text() for text in legend.get_texts()] == list(KINDS)
 
 
+def test_the_legend_names_a_kind_that_the_first_set_does_not_have(whole_sets):
+    found = [r for r in whole_sets if (r.result.name, r.descriptor) != (NAMES[0], KINDS[2])]
+    [legend] = saved(plots.precision_recall, found).legends
+    assert [text.get_text() for text in legend.get_texts()] == list(KINDS)
+
+
 def test_level_curves_rise_to_the_harder_copies(found):
     figure = saved(plots.level_curves, found)
     assert_labelled(figure)
