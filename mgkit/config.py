@@ -22,7 +22,17 @@ Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Sizes = Annotated[list[Pixels], Field(min_length=1)]
 Crop = Literal["square", "rect"]
 
+Processes = Literal["auto"] | Count
+
 AnyConfig = TypeVar("AnyConfig", bound="StageConfig")
+
+# What a run does not depend on but for rounding: a run may go on with other values of these.
+HOW_IT_RUNS = frozenset(
+    {
+        "workers", "gpus", "nnodes", "node_rank", "rdzv_endpoint", "max_restarts", "compile", "resume", "dry_run",
+        "checkpoint_minutes", "keep_checkpoints", "log_every", "gradient_share_every", "on_unreadable",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -32,6 +42,7 @@ class StageConfig:
     experiment: Name = "mini"  # results go to outputs/<experiment>/<stage>/
     data: str = "mini"  # a folder, or mini: the embedded set, drawn on first use
     workers: Annotated[int, Field(ge=0)] = 2  # processes that read images
+    gpus: Processes = "auto"  # processes, one a GPU; auto: all GPUs, or one process on the CPU
     precision: Literal["auto", "bf16", "float32"] = "auto"
     on_unreadable: Literal["raise", "skip"] = "raise"
     exif: Literal["auto", "apply", "ignore"] = "auto"
@@ -62,6 +73,24 @@ class TrainConfig(StageConfig):
     beta_lr: Rate = 1.0
     margin: Rate = 0.2
     seed: Annotated[int, Field(ge=0)] = 0
+    init_from: str = (
+        ""  # a file or a released name, for the first weights; a run's own checkpoint is `resume`'s
+    )
+    global_sampling: bool = False
+    batch_norm: Literal["local", "sync", "frozen"] = "local"
+    accumulate: Count = 1
+    lr_batch_size: Annotated[int, Field(ge=0)] = 0
+    compile: bool = False
+    nnodes: Count = 1
+    node_rank: Annotated[int, Field(ge=0)] = 0
+    rdzv_endpoint: str = ""
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    resume: bool = True
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    keep_checkpoints: Count = 2
+    log_every: Count = 20
+    gradient_share_every: Annotated[int, Field(ge=0)] = 0
+    dry_run: bool = False
 
     def __post_init__(self):
         if self.lambda_ < 1 and self.repetitions == 1:
@@ -70,6 +99,14 @@ class TrainConfig(StageConfig):
             )
         if self.batch_size < self.repetitions:
             raise ValueError(f"batch_size {self.batch_size} is smaller than repetitions {self.repetitions}")
+        if self.init_from and self.pretrained_backbone:
+            raise ValueError("init_from and pretrained_backbone both give the first weights: choose one")
+        if self.node_rank >= self.nnodes:
+            raise ValueError(f"node_rank {self.node_rank} must be below nnodes {self.nnodes}")
+        if self.nnodes > 1 and not self.rdzv_endpoint:
+            raise ValueError(
+                "rdzv_endpoint is needed with nnodes > 1: host:port of node 0, the same on every node"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -203,6 +240,12 @@ def assigned_names(source: str) -> set[str]:
         elif isinstance(statement, ast.AnnAssign):
             targets.append(statement.target)
     return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two configs, as dicts, ask for the same results: they differ in how it is run at most."""
+    keys = (one.keys() | other.keys()) - HOW_IT_RUNS
+    return all(key in one and key in other and one[key] == other[key] for key in keys)
 
 
 def to_yaml(config: StageConfig) -> str:

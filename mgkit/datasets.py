@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -377,22 +378,29 @@ def collate(samples: list) -> Batch:
 
 
 class SeededBatches:
-    """Batches of indices -> batches of (index, seed), a seed for every sample of the epoch."""
+    """Batches of indices -> batches of (index, seed), a seed for every sample of the epoch.
+
+    `skip` batches at the front of an epoch are passed over.
+    """
 
     def __init__(self, batches: Iterable[Sequence[int]], seed: int = 0):
-        self.batches, self.seed, self.epoch = batches, seed, 0
+        self.batches, self.seed, self.epoch, self.skip = batches, seed, 0, 0
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.batches) - self.skip
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        start = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)[0]) >> 2
         sample = 0
-        start = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)[0] >> np.uint64(
-            2
-        )
-        for batch in self.batches:
-            yield [(int(index), int(start) + sample + k) for k, index in enumerate(batch)]
+        for number, batch in enumerate(self.batches):
+            first = self.first_sample(number, sample)
+            if number >= self.skip:
+                yield [(int(index), start + first + k) for k, index in enumerate(batch)]
             sample += len(batch)
+
+    def first_sample(self, number: int, sample: int) -> int:
+        """Which sample of the epoch batch `number` starts with, `sample` others having come before it here."""
+        return sample
 
 
 def batch_loader(
@@ -406,7 +414,13 @@ def batch_loader(
         num_workers=workers,
         pin_memory=device is not None and device.type == "cuda",
         persistent_workers=workers > 0,
+        worker_init_fn=leave_stopping_to_the_parent,
     )
+
+
+def leave_stopping_to_the_parent(worker: int) -> None:
+    """A scheduler's SIGTERM goes to every process: the one that trains needs its loaders until it has saved."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class UnreadableImages:

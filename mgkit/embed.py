@@ -14,6 +14,7 @@ from mgkit.datasets import (
     batch_loader,
     image_shapes,
 )
+from mgkit.distributed import is_main, rank, world_size
 from mgkit.hardware import autocast
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem
@@ -53,9 +54,9 @@ def feature_maps(
     else:
         shapes = [(size, size)] * len(images)
     at_most = max(1, min(batch_size, PIXELS_A_BATCH // size**2))
-    batches = windowed_batches(shapes, at_most, window or len(images))
+    batches = windowed_batches(shapes, at_most, window or len(images))[rank() :: world_size()]
     loader = batch_loader(dataset, SeededBatches(batches), workers=workers, device=device)
-    if description is not None:
+    if description is not None and is_main():
         loader = progress(loader, description or f"{crop} {size} px", total=len(batches))
     for batch in unreadable.watch(loader):
         inputs = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last)
@@ -133,6 +134,8 @@ def classify(
     for maps, labels, indices in feature_maps(net, images, size=size, crop=crop, **options):
         with torch.no_grad():
             parts.append((net.head(gem(maps, p))["classifier_output"].cpu(), labels.cpu(), indices))
+    if not parts:
+        return torch.empty(0, net.classifier.out_features), torch.empty(0, dtype=torch.int64)
     logits, labels, indices = (torch.cat(column) for column in zip(*parts, strict=True))
     order = indices.argsort()
     return logits[order], labels[order]

@@ -1,8 +1,16 @@
 """Where files are, and how they are written: the project's root, paths as a person gives them, all or nothing."""
 
 import os
+import shutil
+import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: one process at a time is up to the user there
+    fcntl = None
 
 
 def project_root() -> Path:
@@ -39,3 +47,53 @@ def move_into_place(written: Path, path: Path) -> None:
     with open(written, "rb") as file:
         os.fsync(file.fileno())
     os.replace(written, path)
+    if os.name == "posix":  # the name itself is on disk once its folder is
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """Give a finished file a second name, in place of what had it; a copy where the file system has no hard links."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    move_into_place(temporary, path)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what an `atomic_write` that was killed has left in a folder."""
+    for left_behind in folder.glob(".*.partial"):
+        left_behind.unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive(path: Path, *, on_wait: Callable[[], None], patience: float = float("inf")):
+    """Hold a file as a lock: one process at a time. on_wait: called once if another has it. patience: seconds.
+
+    Raises TimeoutError past that, OSError where it cannot be made. The lock ends with the process, however that dies; some
+    network drives lock nothing, which a line says.
+    """
+    with open(path, "w") as file:
+        # A POSIX lock: unlike one of flock, it does not live on in loader workers that survive their parent's kill.
+        waited, start = False, time.monotonic()
+        while fcntl:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except (BlockingIOError, PermissionError):
+                if not waited:
+                    on_wait()
+                waited = True
+                if time.monotonic() - start > patience:
+                    raise TimeoutError(f"{path} is held by another process") from None
+                time.sleep(0.2)
+            except OSError as error:
+                print(f"{path.parent} cannot be locked ({error.strerror}): let no other process write it")
+                break
+        yield

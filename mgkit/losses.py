@@ -1,6 +1,7 @@
 """The joint objective: distance-weighted triplets, the margin loss, and its mix with cross-entropy."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -121,17 +122,21 @@ class JointLoss(nn.Module):
         label: Tensor,
         instance: Tensor,
         generator: torch.Generator | None = None,
+        gather: Callable[[Tensor], Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """output: of `MultiGrain`. label, instance: [B]. Returns scalars loss, cross_entropy, margin."""
+        """output: of `MultiGrain`. label, instance: [b]. Returns scalars loss, cross_entropy, margin.
+
+        gather: rows of these images -> those of all images among which triplets are drawn, [b,...] -> [B,...], with
+        gradients; for a batch that several processes share. Without it they are drawn among the b.
+        """
         cross_entropy = F.cross_entropy(output["classifier_output"], label)
         if self.lambda_ == 1:  # no triplet is needed, nor can there be one with N=1
-            return {
-                "loss": cross_entropy,
-                "cross_entropy": cross_entropy,
-                "margin": cross_entropy.new_zeros(()),
-            }
-        e = output["normalized_embedding"]
-        anchor, positive, negative = sample_triplets(e, instance, generator=generator)
-        margin = self.margin_loss(e[anchor], e[positive], e[negative])
+            margin = cross_entropy.new_zeros(())
+        else:
+            e = output["normalized_embedding"]
+            if gather is not None:
+                e, instance = gather(e), gather(instance)
+            anchor, positive, negative = sample_triplets(e, instance, generator=generator)
+            margin = self.margin_loss(e[anchor], e[positive], e[negative])
         loss = self.lambda_ * cross_entropy + (1 - self.lambda_) * margin
         return {"loss": loss, "cross_entropy": cross_entropy, "margin": margin}

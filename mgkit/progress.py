@@ -1,12 +1,16 @@
 """Progress that reads well in both places: a widget in a browser, a few plain lines a minute in a log."""
 
+import json
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 
 from tqdm.std import tqdm as text_bar
 
 SECONDS_BETWEEN_LINES = 15.0
+FOR_RELAY = "MGKIT_RELAY"  # environment of a process whose lines `show_relayed` reads
+MARK = "\x1e"  # begins a line that is a bar's state, not text
 
 
 class LineBar(text_bar):
@@ -39,16 +43,81 @@ class LineBar(text_bar):
         """Nothing to wipe: lines stay."""
 
 
+class RelayedBar(text_bar):
+    """A bar that writes its state as a line, for another process to show."""
+
+    @staticmethod
+    def status_printer(file):
+        return lambda text: None
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        if msg != "":
+            self.tell(closed=False)
+
+    def tell(self, *, closed: bool) -> None:
+        state = {"description": self.desc, "n": self.n, "total": self.total, "unit": self.unit}
+        print(MARK + json.dumps(state | {"initial": self.initial, "closed": closed}), flush=True)
+
+    def close(self) -> None:
+        if not self.disable:
+            self.leave = False
+            self.tell(closed=True)
+            super().close()
+
+    def clear(self, nolock: bool = False) -> None:
+        """Nothing to wipe."""
+
+
+def show_relayed(lines: Iterable[str]) -> None:
+    """Print the lines of another process as they come, its bars as bars."""
+    bars = {}
+    try:
+        for line in lines:
+            state = bar_state(line)
+            if state is None:
+                print(line, end="", flush=True)
+                continue
+            name = state["description"]
+            if name not in bars:
+                bars[name] = progress(
+                    None, name, total=state["total"], unit=state["unit"], initial=state["initial"]
+                )
+            bars[name].update(state["n"] - bars[name].n)
+            if state["closed"]:
+                bars.pop(name).close()
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+def bar_state(line: str) -> dict | None:
+    """What a RelayedBar wrote; None for any other line, and for one that was cut off."""
+    if not line.startswith(MARK):
+        return None
+    with suppress(ValueError):
+        return json.loads(line[len(MARK) :])
+    return None
+
+
 def progress(
-    iterable: Iterable, description: str, *, total: int | None = None, unit: str = "batch", delay: float = 0.0
-) -> Iterable:
+    iterable: Iterable | None,
+    description: str,
+    *,
+    total: int | None = None,
+    unit: str = "batch",
+    delay: float = 0.0,
+    initial: int = 0,
+) -> text_bar:
     """Iterate with progress: a bar in JupyterLab or a terminal, a line every 15 s elsewhere (papermill, a log file).
 
-    delay: seconds before a bar appears, for loops that are mostly too short for one.
+    delay: seconds before a bar appears, for loops that are mostly too short for one. initial: steps that were made before.
+    None for the iterable: call `update` and `close` of what is returned.
     """
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)
-    options = dict(desc=description, total=total, unit=unit)
+    options = dict(desc=description, total=total, unit=unit, initial=initial)
+    if FOR_RELAY in os.environ:
+        return RelayedBar(iterable, mininterval=1.0, maxinterval=1.0, delay=delay, **options)
     if "JPY_SESSION_NAME" in os.environ:  # set by Jupyter servers for the kernels of opened notebooks
         from tqdm.notebook import tqdm as widget_bar
 

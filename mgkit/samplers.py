@@ -66,8 +66,7 @@ class RepeatedAugmentationSampler(Sampler[list[int]]):
         order = self.order()
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             batch = order[start : start + self.batch_size]
-            first, last = (len(batch) * r // self.world_size for r in (self.rank, self.rank + 1))
-            yield batch[first:last]
+            yield batch[share(len(batch), self.rank, self.world_size)]
 
     def order(self) -> list[int]:
         """The epoch's samples in order, all ranks together: `int(len_factor * dataset_len)` indices."""
@@ -79,6 +78,11 @@ class RepeatedAugmentationSampler(Sampler[list[int]]):
         else:
             order = torch.arange(self.dataset_len).repeat(passes)
         return order[:images].repeat_interleave(self.repetitions)[: self.samples].tolist()
+
+
+def share(length: int, part: int, parts: int) -> slice:
+    """The part's contiguous share of so many samples; shares differ by one sample at most, and together are all."""
+    return slice(length * part // parts, length * (part + 1) // parts)
 
 
 def same_shape_batches(shapes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:

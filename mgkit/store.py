@@ -28,16 +28,11 @@ import torch
 from mgkit.datasets import ImageList, UnreadableImageError, UnreadableImages
 from mgkit.embed import pooled_batches
 from mgkit.experiment import provenance, stage_folder
-from mgkit.files import atomic_write, move_into_place
+from mgkit.files import atomic_write, exclusive, move_into_place, remove_partial
 from mgkit.hardware import autocast
 from mgkit.model import MultiGrain
 from mgkit.pooling import check_exponent
 from mgkit.transforms import eval_transform
-
-try:
-    import fcntl
-except ImportError:  # Windows: one process at a time is up to the user there
-    fcntl = None
 
 SHARD = 1024  # images; what a kill can cost, and what is held in memory
 FORMAT = 1  # another number, other folders: for changes of what a row is or how it is stored
@@ -218,19 +213,14 @@ class StoredArray:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """The array is this process's to write; waits while it is another's."""
-        with self.explained():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = open(self.folder / "lock", "w")  # noqa: SIM115 - closed below, outside of `explained`
-        with file:
-            # A POSIX lock: unlike one of flock, it does not live on in loader workers that survive their parent's kill.
-            if fcntl:
-                try:
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except (BlockingIOError, PermissionError):
-                    print(f"waiting for another process, which is writing {self.folder}")
-                    fcntl.lockf(file, fcntl.LOCK_EX)
-                except OSError as error:  # some network drives lock nothing
-                    print(f"{self.folder} cannot be locked ({error.strerror}): let no other process write it")
+
+        def say() -> None:
+            print(f"waiting for another process, which is writing {self.folder}")
+
+        with ExitStack() as held:
+            with self.explained():  # the making, not what is done under the lock
+                self.folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(exclusive(self.folder / "lock", on_wait=say))
             yield
 
     @contextmanager
@@ -248,8 +238,7 @@ class StoredArray:
     def begin(self) -> dict[int, dict]:
         """Have a partial file and a clean journal; returns the lines of the shards that are in it, {shard: line}."""
         with self.explained():
-            for left_behind in self.folder.glob(".*.partial"):  # by an atomic_write that was killed
-                left_behind.unlink()
+            remove_partial(self.folder)
             if self.path.exists():
                 print(f"{self.path} or its manifest is damaged: what does not match is made again")
                 os.replace(self.path, self.partial)

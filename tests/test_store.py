@@ -17,7 +17,7 @@ from PIL import Image
 from support import one_line_error, write_picture
 from torch import nn
 
-from mgkit import datasets, store
+from mgkit import datasets, files, store
 from mgkit.backbones import Backbone
 from mgkit.datasets import ImageList, UnreadableImageError, UnreadableImages, class_folders
 from mgkit.embed import pooled
@@ -595,10 +595,10 @@ def test_a_drive_without_locks_is_used_all_the_same(keep, expected, monkeypatch,
     def refuse(*args):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(store.fcntl, "lockf", refuse)
+    monkeypatch.setattr(files.fcntl, "lockf", refuse)
     assert np.array_equal(keep()[0], expected[1])
     assert "cannot be locked (No locks available)" in capsys.readouterr().out
-    monkeypatch.setattr(store, "fcntl", None)
+    monkeypatch.setattr(files, "fcntl", None)
     assert np.array_equal(keep(ps=[1.0])[0], expected[0])
 
 

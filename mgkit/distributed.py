@@ -1,0 +1,171 @@
+"""Several processes as one training: who am I, what do the others have, sums and gathered rows. No-ops in a process alone.
+
+Started by `mgkit.launch`, or by hand with `torchrun -m mgkit.worker`. W processes have ranks 0 to W-1; rank r has n_r of the
+batch's B samples. Collectives on the CPU go through gloo, on GPUs through NCCL.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+Content = TypeVar("Content")
+LONGEST_WAIT = timedelta(minutes=60)  # of a process for the others: rank 0 may index millions of files first
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Be one of the processes that torch.distributed.run started, for the block; a process alone stays alone."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=LONGEST_WAIT
+    )
+    yield
+    dist.destroy_process_group()  # after an error it might wait for the others, who are gone
+
+
+def is_joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """Which process this is, 0 to W-1."""
+    return dist.get_rank() if is_joined() else 0
+
+
+def world_size() -> int:
+    """How many processes there are, W."""
+    return dist.get_world_size() if is_joined() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that prints and writes."""
+    return rank() == 0
+
+
+def wait_for_all() -> None:
+    """Every process waits here for the others."""
+    if is_joined():
+        dist.barrier()
+
+
+def exchange(numbers: Sequence[int]) -> list[list[int]]:
+    """A few integers of each process, known to all: W lists, by rank."""
+    mine = torch.tensor(numbers, dtype=torch.int64)  # on the CPU: no GPU has to finish its work for it
+    if not is_joined():
+        return [mine.tolist()]
+    everyone = [torch.empty_like(mine) for _ in range(world_size())]
+    dist.all_gather(everyone, mine)
+    return [of_rank.tolist() for of_rank in everyone]
+
+
+def everyones(content: Content) -> list[Content]:
+    """Something plain of each process, known to all, by rank."""
+    if not is_joined():
+        return [content]
+    found = [None] * world_size()
+    dist.all_gather_object(found, content)
+    return found
+
+
+def of_main(content: Content | None) -> Content:
+    """What the main process has; the others pass None."""
+    if not is_joined():
+        return content
+    carrier = [content]
+    dist.broadcast_object_list(carrier, src=0)
+    return carrier[0]
+
+
+def summed(x: Tensor) -> Tensor:
+    """The sum over all processes, without gradient, same shape."""
+    if not is_joined():
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+class SumOverAll(torch.autograd.Function):
+    """x -> its sum over all processes; the gradient is summed likewise, for every process has used the sum."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return summed(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return summed(gradient)
+
+
+class GatherRows(torch.autograd.Function):
+    """Rows [n_r,...] of every process, in rank order -> [B,...]; see `gathered_rows`."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        ctx.counts = counts
+        padded = torch.cat([rows, rows.new_zeros(max(counts) - len(rows), *rows.shape[1:])])  # [max n,...]
+        everyone = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(everyone, padded)
+        return torch.cat([of_rank[:count] for of_rank, count in zip(everyone, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        first = sum(ctx.counts[: rank()])
+        return summed(gradient)[first : first + ctx.counts[rank()]], None
+
+
+def gathered_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """The rows of all processes in rank order, [n_r,...] -> [B,...]; counts: n_r of each rank, B = their sum.
+
+    Gradients flow back to the process that a row came from, summed over the W processes that used it.
+    """
+    return GatherRows.apply(rows, counts) if is_joined() else rows
+
+
+@torch.no_grad()
+def copy_buffers_of_main(net: nn.Module) -> None:
+    """Give every process the main one's buffers: batch norm's running statistics, which each has its own of."""
+    if is_joined():
+        for buffer in net.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm with statistics over all processes, in forward and backward, for CPUs: torch's own is for GPUs only."""
+
+    def forward(self, x: Tensor) -> Tensor:  # [n,C,h,w]
+        if not self.training or not is_joined():
+            return super().forward(x)
+        here = x.new_full((1,), x.numel() // x.shape[1])
+        total = SumOverAll.apply(torch.cat([x.sum((0, 2, 3)), here]))  # [C+1]
+        count = total[-1].detach()
+        mean = total[:-1] / count
+        centred = x - mean[:, None, None]
+        variance = SumOverAll.apply(centred.square().sum((0, 2, 3))) / count  # [C]
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            momentum = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.item()
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * count / (count - 1), momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return centred * scale[:, None, None] + self.bias[:, None, None]
+
+
+def with_synchronised_batch_norm(net: nn.Module, device: torch.device) -> nn.Module:
+    """The network with every batch norm taking its statistics over all processes; parameters and names stay."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    for module in net.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncBatchNorm2d
+    return net

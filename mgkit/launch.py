@@ -1,0 +1,151 @@
+"""From a notebook to worker processes and back: `torch.distributed.run` is started, its lines shown, its failure raised."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from mgkit.config import StageConfig, TrainConfig, to_yaml
+from mgkit.files import atomic_write
+from mgkit.progress import FOR_RELAY, show_relayed
+
+FOLDER = "MGKIT_LAUNCH_FOLDER"  # environment of the workers: where they leave how it ended
+LAUNCHER = "MGKIT_LAUNCHER_PID"  # and the process whose death they do not outlive
+SECONDS_TO_STOP = 60  # for the step that is being made, and for saving
+
+
+class WorkerError(RuntimeError):
+    """A worker process failed for good; the message ends with its own traceback."""
+
+
+class StoppedError(RuntimeError):
+    """The run was asked to stop, and has: saved, so that the same command goes on with it."""
+
+
+def processes_on_this_machine(config: StageConfig) -> int:
+    """How many processes `config.gpus` means here: one a GPU; on a machine without GPUs, `auto` is one.
+
+    Without GPUs another number is taken as it is: processes that share the CPU. Raises ValueError for more than there are.
+    """
+    available = torch.cuda.device_count()
+    if config.gpus == "auto":
+        return max(1, available)
+    if available and config.gpus > available:
+        raise ValueError(f"gpus: {config.gpus} are asked for, this machine has {available}")
+    return config.gpus
+
+
+def launch(stage: str, config: StageConfig) -> None:
+    """Run a stage in worker processes, `python -m mgkit.worker`, until they have ended; their output is shown here.
+
+    A worker that dies has all of them started anew, at most `max_restarts` times. Raises StoppedError where the run was
+    told to stop and could save; WorkerError, with the message or the traceback of the worker, where it failed.
+    """
+    processes = processes_on_this_machine(config)
+    with tempfile.TemporaryDirectory(prefix="mgkit-") as folder:
+        config_file = Path(folder) / "config.yaml"
+        config_file.write_text(to_yaml(config), encoding="utf-8")
+        process = subprocess.Popen(
+            torchrun_command(stage, config, config_file, processes),
+            env=worker_environment(folder, processes),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            start_new_session=True,  # an interrupt of the notebook reaches us alone: we tell the workers to save
+        )  # fmt: skip
+        try:
+            show_relayed(process.stdout)
+        except BaseException:
+            stop(process)
+            raise
+        code = process.wait()
+        raise_ending(Path(folder), code)
+
+
+def torchrun_command(stage: str, config: StageConfig, config_file: Path, processes: int) -> list[str]:
+    """The command that starts this machine's workers and those of no other."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}",
+        "--rdzv-backend=c10d", f"--log-dir={config_file.parent / 'log'}",
+    ]  # fmt: skip
+    nodes = config.nnodes if isinstance(config, TrainConfig) else 1
+    if isinstance(config, TrainConfig):
+        command.append(f"--max-restarts={config.max_restarts}")
+    if nodes > 1:
+        command += [
+            f"--nnodes={nodes}", f"--rdzv-id={config.experiment}-{stage}", f"--rdzv-endpoint={config.rdzv_endpoint}",
+            f"--rdzv-conf=is_host={int(config.node_rank == 0)}",
+        ]  # fmt: skip
+    else:
+        command += [
+            "--nnodes=1",
+            f"--rdzv-id={uuid.uuid4()}",
+            "--rdzv-endpoint=localhost:0",
+            "--local-addr=localhost",
+        ]
+    return [*command, "-m", "mgkit.worker", stage, str(config_file)]
+
+
+def worker_environment(folder: str, processes: int) -> dict[str, str]:
+    """The environment of the workers: ours, their share of the cores, and how they report."""
+    environment = {key: value for key, value in os.environ.items() if key != "JPY_SESSION_NAME"}
+    threads = max(1, len(os.sched_getaffinity(0)) // processes) if hasattr(os, "sched_getaffinity") else 1
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_STOP - 10)}
+    return environment | patience | {FOLDER: folder, LAUNCHER: str(os.getpid()), FOR_RELAY: "1"}
+
+
+def stop(process: subprocess.Popen) -> None:
+    """Have the workers save and end, as a scheduler would; kill what has not after a minute."""
+    process.terminate()
+    try:
+        process.communicate(timeout=SECONDS_TO_STOP)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def raise_ending(folder: Path, code: int) -> None:
+    """Raise what the workers' ending asks for: nothing if they ended well."""
+    ending = read_ending(folder)
+    if ending and ending["kind"] == "stopped":
+        raise StoppedError(ending["message"])
+    if ending:
+        raise WorkerError(ending["message"])
+    if code == 0:
+        return
+    traceback = first_traceback(folder.glob("log/**/error.json"))
+    if traceback:
+        raise WorkerError(f"a worker process failed, and restarting it was of no use:\n{traceback}")
+    raise WorkerError(
+        f"the worker processes were killed (exit code {code} of torch.distributed.run): run the same command again, "
+        "it goes on at the last checkpoint; if that repeats itself, look for a lack of memory"
+    )
+
+
+def write_ending(kind: str, message: str) -> None:
+    """Called by workers: leave how the run ended, `stopped` or `failed` for good, unless another has."""
+    folder = os.environ.get(FOLDER)
+    if folder and Path(folder).is_dir() and not read_ending(Path(folder)):
+        with atomic_write(Path(folder) / "ending.json") as temporary:
+            temporary.write_text(json.dumps({"kind": kind, "message": message}), encoding="utf-8")
+
+
+def read_ending(folder: Path) -> dict | None:
+    path = folder / "ending.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def first_traceback(files: Iterable[Path]) -> str:
+    """The traceback of the worker that failed first in the last attempt; the others failed because it was gone."""
+    attempts = {}
+    for file in files:  # log/<run>/attempt_<k>/<rank>/error.json
+        attempt = int(file.parent.parent.name.removeprefix("attempt_"))
+        attempts.setdefault(attempt, []).append(file)
+    if not attempts:
+        return ""
+    first = min(attempts[max(attempts)], key=lambda file: file.stat().st_mtime_ns)
+    return json.loads(first.read_text(encoding="utf-8"))["message"]["extraInfo"]["py_callstack"]

@@ -1,0 +1,130 @@
+"""What one of several processes runs: `python -m mgkit.worker <stage> <config.yaml>`, started by torch.distributed.run.
+
+It ends with its launcher, saves when a scheduler sends SIGTERM, and leaves word of how it ended for `mgkit.launch`.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from mgkit.config import TrainConfig, from_yaml
+from mgkit.distributed import joined
+from mgkit.launch import FOLDER, LAUNCHER, StoppedError, read_ending, write_ending
+from mgkit.train import NonFiniteError, run_training
+
+SECONDS_TO_STOP = 20  # once the launcher is gone
+
+
+class StopRequest:
+    """Whether this process has been asked to stop: by SIGTERM or SIGINT, or because its parent or its launcher is gone."""
+
+    def __init__(self):
+        self.requested = False
+        self.work_has_begun = False  # somebody has asked
+        self.parents = {"parent": os.getppid(), "launcher": int(os.environ.get(LAUNCHER, 0))}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.request)
+        threading.Thread(target=self.watch, daemon=True).start()
+
+    def __call__(self) -> bool:
+        self.work_has_begun = True
+        return self.requested
+
+    def request(self, *_) -> None:
+        self.requested = True
+
+    def watch(self) -> None:
+        """Ask to stop when there is nobody left to work for, and end at once if that takes long."""
+        while not self.is_orphan():
+            time.sleep(0.3)
+        self.request()
+        time.sleep(SECONDS_TO_STOP)
+        os._exit(1)
+
+    def is_orphan(self) -> bool:
+        return os.getppid() != self.parents["parent"] or not is_alive(self.parents["launcher"])
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process; 0 stands for none that is known, which counts as alive."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+class Unbreakable:
+    """A stream whose reader may go away: what is written then is lost, and nothing else."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except BrokenPipeError:
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except BrokenPipeError:
+            pass
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+
+def train(config_file: str, stop: StopRequest) -> None:
+    run_training(from_yaml(TrainConfig, config_file), asked_to_stop=stop)
+
+
+STAGES = {"train": train}
+
+
+@record
+def run_stage(stage: str, config_file: str, stop: StopRequest) -> None:
+    """Run a stage; the launcher is told of an ending that no restart would change."""
+    try:
+        with joined():
+            STAGES[stage](config_file, stop)
+    except StoppedError as stopped:
+        write_ending("stopped", str(stopped))
+    except (OSError, NonFiniteError) as error:
+        fail_for_good(error)
+    except (
+        ValueError
+    ) as error:  # of parameters and files; in the midst of work it is as unforeseen as any other
+        if stop.work_has_begun:
+            raise
+        fail_for_good(error)
+
+
+def fail_for_good(error: Exception) -> None:
+    """End with the error's one line for the launcher; without a launcher, with the error itself."""
+    if FOLDER not in os.environ:
+        raise error
+    write_ending("failed", f"{type(error).__name__}: {error}")
+    sys.exit(1)
+
+
+def main() -> None:
+    """Run the stage that the command line names, as one of the processes; exits with 0 unless a restart may help."""
+    if FOLDER in os.environ and read_ending(Path(os.environ[FOLDER])):
+        return  # a worker has failed in a way that no restart mends
+    stop = StopRequest()
+    sys.stdout = Unbreakable(sys.stdout)
+    stage, config_file = sys.argv[1:]
+    run_stage(stage, config_file, stop)
+
+
+if __name__ == "__main__":
+    main()
