@@ -1,5 +1,6 @@
 """Image lists -> (image, class, instance): ImageNet's layout, any class-folder tree, plain folders and lists."""
 
+import hashlib
 import os
 import re
 import signal
@@ -107,6 +108,20 @@ class ImageList:
     def with_exif(self, exif: Literal["auto", "apply", "ignore"]) -> "ImageList":
         """`apply` or `ignore` the rotation tag; `auto` leaves what the layout suggests."""
         return self if exif == "auto" else replace(self, exif=exif == "apply")
+
+
+def list_hash(images: ImageList) -> str:
+    """SHA-256 over the paths below `root` and the labels, in their order; no image is opened.
+
+    Two copies of a dataset, wherever they lie, have the same. Of an image elsewhere than below root, as a text file may list
+    it, the whole path counts.
+    """
+    root = images.root.resolve()
+    below = os.path.join(root.parent if root.is_file() else root, "")
+    names = "\0".join(path.removeprefix(below) for path in images.paths)
+    digest = hashlib.sha256(os.fsencode(names) + b"\0")
+    digest.update(images.labels.astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def check_folder(folder: str | Path, purpose: str) -> Path:

@@ -2,18 +2,23 @@
 
 import dataclasses
 import json
+import os
 import platform
+import re
 import shlex
 import subprocess
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
+import torch
 import yaml
 from matplotlib.figure import Figure
 
 from mgkit.config import NetworkConfig, StageConfig, to_yaml
+from mgkit.datasets import ImageList, list_hash
 from mgkit.download import file_hash
 from mgkit.files import atomic_write, find_path, project_root
 from mgkit.hardware import describe, pick_device
@@ -26,7 +31,10 @@ NOTEBOOKS = {  # stage: the notebook that runs it
     "evaluate_imagenet": "04_evaluate_imagenet",
     "evaluate_retrieval": "05_evaluate_retrieval",
 }
-PACKAGES = ("mgkit", "torch", "torchvision", "numpy", "pillow")
+PACKAGES = (
+    "mgkit", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "faiss-cpu", "safetensors", "tensorboard"
+)  # fmt: skip
+LEFT_BY_A_RUN = ("metrics.jsonl", "steps.jsonl", "results.json", "provenance*.yaml")
 
 
 def data_root(data: str) -> Path:
@@ -91,40 +99,97 @@ def add_results(experiment: str, stage: str, values: dict) -> None:
 
 
 def read_metrics(experiment: str, stage: str) -> list[dict]:
-    """The lines of a stage's metrics.jsonl."""
-    path = stage_folder(experiment, stage) / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The lines of a stage's metrics.jsonl, one an epoch; none where it has not been run."""
+    return json_lines(stage_folder(experiment, stage) / "metrics.jsonl")
+
+
+def read_steps(experiment: str, stage: str) -> list[dict]:
+    """The lines of a stage's steps.jsonl, one every few optimizer steps; none where it has not been run."""
+    return json_lines(stage_folder(experiment, stage) / "steps.jsonl")
+
+
+def runs(experiment: str, stage: str = "train") -> dict[str, list[dict]]:
+    """{folder name: lines of its metrics.jsonl} of every run of a stage: `train`, then those set aside, `train.1`, …
+
+    Those that finished no epoch are left out.
+    """
+    latest = stage_folder(experiment, stage)
+    aside = [folder for folder in latest.parent.glob(f"{stage}.*") if folder.suffix[1:].isdecimal()]
+    folders = [latest, *sorted(aside, key=lambda folder: int(folder.suffix[1:]))]
+    found = {folder.name: json_lines(folder / "metrics.jsonl") for folder in folders}
+    return {name: lines for name, lines in found.items() if lines}
+
+
+def json_lines(path: Path) -> list[dict]:
+    """The objects in a file of one a line; none where there is no file. A half-written line, as a kill leaves, is left out."""
+    if not path.is_file():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
 
 
 class Run:
     """One run of a stage: opens its folder, and moves an earlier run with another config aside.
 
-    checkpoint: the file that the run starts from, for its provenance; empty where it starts from none.
+    checkpoint: the file that the run starts from, for its provenance; empty where it starts from none. images: the lists that
+    it works on, for its provenance. fresh: False lets an unfinished run of the same config go on: nothing is moved or removed,
+    and the provenance of the new start is written beside the first, as provenance.1.yaml, ….
+
+    Raises ValueError if a run is to go on whose config is another.
     """
 
-    def __init__(self, stage: str, config: StageConfig, *, checkpoint: str = ""):
+    def __init__(
+        self,
+        stage: str,
+        config: StageConfig,
+        *,
+        checkpoint: str = "",
+        images: ImageList | Sequence[ImageList] | None = None,
+        fresh: bool = True,
+    ):
         self.folder = stage_folder(config.experiment, stage)
         self.started = time.perf_counter()
-        self.set_aside(config)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for stale in ("metrics.jsonl", "results.json"):
-            (self.folder / stale).unlink(missing_ok=True)
-        self.write("config.yaml", to_yaml(config))
         origin = {"command": papermill_command(stage, changed_parameters(config))}
         if checkpoint:
             origin["checkpoint"] = {"file": checkpoint, "sha256": file_hash(Path(checkpoint))}
-        self.write("provenance.yaml", yaml.safe_dump(origin | provenance(), sort_keys=False, width=1000))
+        if images is not None:
+            lists = [images] if isinstance(images, ImageList) else images
+            origin["data"] = [describe_images(each) for each in lists]
+        changed = self.changed(config)
+        if fresh:
+            self.clear(aside=bool(changed))
+        elif changed:
+            raise ValueError(
+                f"{self.folder} holds a run with another {', '.join(changed)}: only one of the same config can go on"
+            )
+        self.write("config.yaml", to_yaml(config))
+        name = free_name(self.folder / "provenance.yaml").name
+        self.write(name, yaml.safe_dump(origin | provenance(), sort_keys=False, width=1000))
 
-    def set_aside(self, config: StageConfig) -> None:
-        """Rename the folder of an earlier run whose config differs, so that nothing of it is lost."""
+    def changed(self, config: StageConfig) -> list[str]:
+        """The parameters in which the run that the folder holds, if any, differs from `config`."""
         written = self.folder / "config.yaml"
-        if not written.is_file() or yaml.safe_load(written.read_text()) == dataclasses.asdict(config):
-            return
-        number = 1
-        while (kept := self.folder.with_name(f"{self.folder.name}.{number}")).exists():
-            number += 1
-        self.folder.rename(kept)
-        print(f"the earlier run with other parameters is kept in {kept}")
+        if not written.is_file():
+            return []
+        earlier = (yaml.safe_load(written.read_text(encoding="utf-8")) or {}).items()
+        now = dataclasses.asdict(config).items()
+        differing = [item for item in (*earlier, *now) if item not in earlier or item not in now]
+        return list(dict(differing))
+
+    def clear(self, *, aside: bool) -> None:
+        """Make room: rename the folder of the earlier run, so that nothing of it is lost, or remove what a run leaves."""
+        if aside:
+            kept = free_name(self.folder)
+            self.folder.rename(kept)
+            print(f"the earlier run with other parameters is kept in {kept}")
+        for pattern in LEFT_BY_A_RUN:
+            for stale in self.folder.glob(pattern):
+                stale.unlink()
 
     def write(self, name: str, text: str) -> Path:
         """Write a text file of the run, all or nothing."""
@@ -155,6 +220,25 @@ def save_figure(figure: Figure, path: Path) -> Figure:
     return figure
 
 
+def free_name(path: Path) -> Path:
+    """The path itself if nothing is there, else the first that is free with a number before its suffix, from 1."""
+    free, number = path, 0
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}.{number}{path.suffix}")
+    return free
+
+
+def describe_images(images: ImageList) -> dict:
+    """Which images a run works on: where they are, how many of how many classes, and the hash of their list."""
+    return {
+        "root": str(images.root),
+        "images": len(images),
+        "classes": len(images.classes),
+        "sha256": list_hash(images),
+    }
+
+
 def provenance() -> dict:
     """What a result depends on besides its config: code, packages, machine, time."""
     revision = subprocess.run(
@@ -166,7 +250,48 @@ def provenance() -> dict:
         "packages": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "machine": describe(pick_device()),
+        "hardware": hardware(),
     }
+
+
+def hardware() -> dict:
+    """Processor, memory, GPUs and operating system; the machine's own name is left out."""
+    found = {
+        "system": platform.platform(),
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": gib(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+    }
+    if torch.cuda.is_available():
+        gpus = [torch.cuda.get_device_properties(k) for k in range(torch.cuda.device_count())]
+        found["gpus"] = [{"name": gpu.name, "memory_gib": gib(gpu.total_memory)} for gpu in gpus]
+        found |= {
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "driver": driver_version(),
+        }
+    return found
+
+
+def gib(size: int) -> float:
+    """Bytes -> GiB, to a tenth."""
+    return round(size / 2**30, 1)
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name as Linux tells it; elsewhere, and where it tells none, the architecture."""
+    model = (
+        re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        if cpuinfo.is_file()
+        else None
+    )
+    return model[1] if model else platform.machine()
+
+
+def driver_version(told: Path = Path("/proc/driver/nvidia/version")) -> str:
+    """The version of NVIDIA's kernel module as Linux tells it; else `unknown`."""
+    version = re.search(r"\b\d+(\.\d+)+\b", told.read_text()) if told.is_file() else None
+    return version[0] if version else "unknown"
 
 
 def version(package: str) -> str:

@@ -140,3 +140,25 @@ class JointLoss(nn.Module):
             margin = self.margin_loss(e[anchor], e[positive], e[negative])
         loss = self.lambda_ * cross_entropy + (1 - self.lambda_) * margin
         return {"loss": loss, "cross_entropy": cross_entropy, "margin": margin}
+
+
+def gradient_share(embedding: Tensor, cross_entropy: Tensor, margin: Tensor, lambda_: float) -> Tensor:
+    """How much of the pull on the embedding comes from the classes: |g_class| / (|g_class| + |g_retr|) (figure 5).
+
+    g_class and g_retr are the gradients of λ · cross_entropy and (1-λ) · margin, scalars, with respect to the embedding
+    [B,C] that both were computed from; |·| is the norm of an image's row, averaged over the batch. Returns a scalar in 0..1
+    without graph: 1 for λ=1, 0 for λ=0, and λ where both gradients vanish and neither pulls. The graph is kept for the
+    training step, no parameter's .grad is touched. RuntimeError where a loss does not depend on the embedding, as where
+    torch.compile was given the head along with the backbone.
+    """
+    if lambda_ in (0, 1):  # the loss without weight may have no graph at all
+        return embedding.new_full((), lambda_, dtype=torch.float32)
+    classes = lambda_ * mean_gradient_norm(cross_entropy, embedding)
+    both = classes + (1 - lambda_) * mean_gradient_norm(margin, embedding)
+    return torch.where(both > 0, classes / both, lambda_)
+
+
+def mean_gradient_norm(loss: Tensor, embedding: Tensor) -> Tensor:
+    """The norm of each image's gradient, [B,C] -> [B], averaged -> scalar."""
+    [gradient] = torch.autograd.grad(loss, embedding, retain_graph=True)
+    return gradient.float().norm(dim=1).mean()

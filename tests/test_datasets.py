@@ -1,7 +1,9 @@
 """Image lists of every layout, odd image files, and samples that depend on nothing but their index and seed."""
 
+import hashlib
 import os
 import shutil
+import time
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +36,7 @@ from mgkit.datasets import (
     hold_out,
     image_shapes,
     labelled_images,
+    list_hash,
     load_image,
     plain_images,
     validation_images,
@@ -732,3 +735,58 @@ def test_skipping_every_image_is_an_error_that_names_one(tmp_path):
     loader = batch_loader(dataset, SeededBatches([[0, 1], [2]]))
     with pytest.raises(UnreadableImageError, match=r"none of 3 images is readable: .*0\.jpg"):
         list(UnreadableImages("skip").watch(loader))
+
+
+# --- The hash of a list
+
+
+def test_the_hash_of_a_list_is_of_names_below_root_and_labels(tmp_path):
+    images = class_folders(write_empty(tmp_path / "here", "a/1.jpg", "a/2.jpg", "b/é.jpg"))
+    names = "a/1.jpg\0a/2.jpg\0b/é.jpg\0".encode()
+    labels = b"".join(label.to_bytes(8, "little") for label in (0, 0, 1))
+    assert list_hash(images) == hashlib.sha256(names + labels).hexdigest()
+
+
+def test_the_hash_of_a_list_does_not_tell_where_it_lies(tmp_path, monkeypatch):
+    files = ("a/1.jpg", "a/2.jpg", "b/1.jpg")
+    hashes = {list_hash(class_folders(write_empty(tmp_path / name, *files))) for name in ("one", "two")}
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    monkeypatch.chdir(tmp_path)
+    hashes |= {list_hash(class_folders(root)) for root in ("one", "link")}
+    assert len(hashes) == 1
+
+
+def test_the_hash_of_a_list_tells_other_names_orders_and_labels_apart(tmp_path):
+    images = class_folders(write_empty(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg"))
+    others = [
+        images.subset([0, 1]),
+        images.subset([1, 0, 2]),
+        replace(images, labels=np.array([0, 1, 1])),
+        replace(images, paths=(*images.paths[:2], str(tmp_path / "b" / "2.jpg"))),
+        replace(images, paths=(), labels=images.labels[:0]),
+    ]
+    assert len({list_hash(each) for each in [images, *others]}) == 6
+
+
+def test_the_hash_of_a_text_file_s_list_is_of_names_beside_it(tmp_path):
+    for name in ("one", "two"):
+        write_empty(tmp_path / name, "a.jpg", "more/b.jpg")
+        (tmp_path / name / "list.txt").write_text("a.jpg\nmore/b.jpg\n")
+    hashes = {list_hash(plain_images(tmp_path / name / "list.txt")) for name in ("one", "two")}
+    (tmp_path / "two" / "list.txt").write_text(
+        "a.jpg\n../one/more/b.jpg\n"
+    )  # elsewhere: its whole path counts
+    assert len(hashes) == 1 and list_hash(plain_images(tmp_path / "two" / "list.txt")) not in hashes
+
+
+def test_a_name_that_is_no_text_has_a_hash(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path.resolve()) + b"/\xff.jpg")
+    assert list_hash(ImageList(tmp_path, (path,), np.array([0]), ("a",)))
+
+
+def test_the_hash_of_imagenet_s_list_takes_no_time_and_no_file(tmp_path):
+    paths = tuple(f"{tmp_path}/n{i // 1300:08d}/n{i // 1300:08d}_{i}.JPEG" for i in range(1_281_167))
+    images = ImageList(tmp_path, paths, np.arange(len(paths)) // 1300, ("a",) * 986)
+    started = time.process_time()
+    list_hash(images)
+    assert time.process_time() - started < 2

@@ -2,25 +2,36 @@
 
 import hashlib
 import json
+import platform
 import shlex
+import types
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from papermill.cli import _resolve_type
 from support import one_line_error
 
 from mgkit import experiment
 from mgkit.config import FinetunePConfig, StageConfig, TrainConfig, WhitenConfig, make
+from mgkit.datasets import ImageList, class_folders, list_hash
 from mgkit.experiment import (
     Run,
     add_results,
     changed_parameters,
+    cpu_model,
     data_root,
+    driver_version,
+    hardware,
     is_mini,
+    json_lines,
     missing_stage,
     papermill_command,
     read_metrics,
     read_results,
+    read_steps,
+    runs,
     stage_folder,
 )
 
@@ -70,8 +81,10 @@ def test_a_run_leaves_config_provenance_metrics_and_results(here):
     assert read_results("t", "train") == returned
     assert returned["top1"] == 0.5 and returned["seconds"] >= 0
     provenance = yaml.safe_load((folder / "provenance.yaml").read_text())
-    assert {"command", "time", "revision", "packages", "python", "machine"} == set(provenance)
-    assert provenance["packages"]["torch"] != "not installed"
+    assert {"command", "time", "revision", "packages", "python", "machine", "hardware"} == set(provenance)
+    assert "not installed" not in [
+        provenance["packages"][name] for name in ("torch", "timm", "scipy", "pillow")
+    ]
 
 
 def test_a_run_with_another_config_is_set_aside_and_kept(here, capsys):
@@ -172,3 +185,154 @@ def test_a_missing_stage_says_which_command_makes_it(here):
 
 def test_a_package_that_is_not_there_does_not_stop_a_run():
     assert experiment.version("no-such-package-here") == "not installed"
+
+
+# --- Runs that go on
+
+
+def files_of(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_a_run_that_goes_on_keeps_all_that_it_left_and_notes_each_start(here):
+    run = Run("train", train_config(lr=0.5))
+    run.log(epoch=1, step=4)
+    run.write("steps.jsonl", '{"step": 2}\n')
+    left = files_of(run.folder)
+    for starts in (2, 3):
+        again = Run("train", train_config(lr=0.5), fresh=False)
+        assert again.folder == run.folder
+        now = files_of(run.folder)
+        assert now.items() >= left.items() and len(now) == len(left) + starts - 1
+    assert [path.name for path in run.folder.parent.iterdir()] == ["train"]
+    starts = [yaml.safe_load(now[f"provenance{number}.yaml"]) for number in ("", ".1", ".2")]
+    assert [start["command"] for start in starts] == [starts[0]["command"]] * 3
+    assert read_metrics("t", "train") == [{"epoch": 1, "step": 4}] and read_steps("t", "train") == [
+        {"step": 2}
+    ]
+
+
+def test_a_run_goes_on_where_there_is_none_as_if_it_were_fresh(here):
+    run = Run("train", train_config(), fresh=False)
+    assert sorted(files_of(run.folder)) == ["config.yaml", "provenance.yaml"]
+
+
+def test_a_run_with_another_config_does_not_go_on(here):
+    run = Run("train", train_config(lr=0.5, epochs=3))
+    left = files_of(run.folder)
+    with one_line_error(ValueError, run.folder, "lr", "epochs"):
+        Run("train", train_config(lr=0.25, epochs=4), fresh=False)
+    assert files_of(run.folder) == left
+
+
+def test_a_fresh_run_leaves_nothing_of_one_that_went_on(here):
+    for fresh in (True, False, True):
+        run = Run("train", train_config(), fresh=fresh)
+        run.log(epoch=1)
+        run.write("steps.jsonl", "{}\n")
+        (run.folder / "checkpoint.pth").touch()
+    run = Run("train", train_config())
+    assert sorted(files_of(run.folder)) == ["checkpoint.pth", "config.yaml", "provenance.yaml"]
+
+
+def test_a_run_that_cannot_tell_where_it_comes_from_leaves_the_earlier_one_alone(here):
+    run = Run("train", train_config())
+    run.log(epoch=1)
+    with pytest.raises(FileNotFoundError):
+        Run("train", train_config(lr=0.9), checkpoint=str(here / "nowhere.pth"))
+    assert read_metrics("t", "train") == [{"epoch": 1}]
+
+
+def test_all_runs_of_a_stage_are_found_the_latest_first_then_in_their_order(here):
+    for number in range(1, 12):
+        run = Run("train", train_config(lr=number / 100))
+        if number != 4:
+            run.log(epoch=1, loss=number)
+    run.write("notes.txt", "")
+    run.folder.with_name("train.old").mkdir()
+    Run("finetune_p", make(FinetunePConfig, {"experiment": "t"})).log(epoch=1)
+    found = runs("t")
+    assert list(found) == ["train", "train.1", "train.2", "train.3", *(f"train.{k}" for k in range(5, 11))]
+    assert [lines[0]["loss"] for lines in found.values()] == [11, 1, 2, 3, 5, 6, 7, 8, 9, 10]
+    assert list(runs("t", "finetune_p")) == ["finetune_p"]
+    assert runs("nothing here") == {}
+
+
+def test_nothing_is_read_where_nothing_was_run(here):
+    assert read_metrics("t", "train") == [] and read_steps("t", "train") == []
+
+
+@pytest.mark.parametrize("tail", [b"", b'{"step": 3', b"\0\0\0\0", b"\xc3", b"\n"])
+def test_a_half_written_line_is_left_out(here, tail):
+    (here / "lines.jsonl").write_bytes(b'{"step": 1}\n{"step": 2, "loss": NaN}\n' + tail)
+    assert [line["step"] for line in json_lines(here / "lines.jsonl")] == [1, 2]
+
+
+# --- Provenance
+
+
+def test_provenance_tells_the_images_that_a_run_works_on(here, mini_root):
+    train, val = (class_folders(mini_root / "imagenet" / split) for split in ("train", "val"))
+    for images, expected in ((train, [train]), ((train, val), [train, val])):
+        run = Run("train", train_config(), images=images)
+        data = yaml.safe_load((run.folder / "provenance.yaml").read_text())["data"]
+        assert data == [
+            {
+                "root": str(each.root),
+                "images": len(each),
+                "classes": len(each.classes),
+                "sha256": list_hash(each),
+            }
+            for each in expected
+        ]
+
+
+def test_a_list_of_imagenet_s_size_is_noted_without_a_look_at_a_file(here):
+    paths = tuple(f"{here}/nowhere/n{i // 1300:08d}/n{i // 1300:08d}_{i}.JPEG" for i in range(20_000))
+    images = ImageList(here / "nowhere", paths, np.arange(20_000) // 1300, tuple(map(str, range(16))))
+    run = Run("train", train_config(), images=images)
+    [data] = yaml.safe_load((run.folder / "provenance.yaml").read_text())["data"]
+    assert (data["images"], data["classes"]) == (20_000, 16)
+
+
+def test_hardware_is_told_without_the_machine_s_name():
+    found = hardware()
+    assert found["cpu"] and found["cores"] >= 1 and 0.1 < found["memory_gib"] < 1e5
+    assert ("gpus" in found) == torch.cuda.is_available()
+    assert platform.node() not in yaml.safe_dump(found).replace(platform.system(), "").split()
+
+
+def test_every_gpu_is_told(monkeypatch):
+    gpus = [
+        types.SimpleNamespace(name=name, total_memory=size << 30) for name, size in (("A", 80), ("B", 24))
+    ]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", gpus.__getitem__)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 90100)
+    found = hardware()
+    assert found["gpus"] == [{"name": "A", "memory_gib": 80.0}, {"name": "B", "memory_gib": 24.0}]
+    assert {"cuda", "cudnn", "driver"} <= found.keys()
+    yaml.safe_dump(found)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023",
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  535.104.05  Release Build  (dvs-builder@U16)",
+    ],
+)
+def test_the_driver_s_version_is_read_from_the_kernel_s_own_line(here, line):
+    (here / "version").write_text(line + "\nGCC version:  gcc version 12.2.0 (Debian 12.2.0-14)\n")
+    assert driver_version(here / "version") == "535.104.05"
+    assert driver_version(here / "nothing") == "unknown"
+
+
+def test_the_processor_is_named_where_linux_names_it(here):
+    (here / "cpuinfo").write_text(
+        "processor\t: 0\nmodel\t\t: 1\nmodel name\t: AMD EPYC 7763\n\nmodel name\t: other\n"
+    )
+    assert cpu_model(here / "cpuinfo") == "AMD EPYC 7763"
+    (here / "cpuinfo").write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")
+    assert cpu_model(here / "cpuinfo") == cpu_model(here / "nothing") == platform.machine()

@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from mgkit.losses import JointLoss, MarginLoss, distance_weighted_probabilities, sample_triplets
+from mgkit.losses import (
+    JointLoss,
+    MarginLoss,
+    distance_weighted_probabilities,
+    gradient_share,
+    sample_triplets,
+)
 
 
 def unit_rows(n, dim, seed=0):
@@ -320,3 +326,88 @@ def test_lambda_one_never_samples(monkeypatch):
 def test_lambda_outside_zero_to_one_is_rejected(lambda_):
     with pytest.raises(ValueError, match="lambda_ must lie between 0"):
         JointLoss(lambda_)
+
+
+# --- gradient shares
+
+
+def head_of(rows, seed=0):
+    """What a network's head makes of pooled features that need gradients, and the classifier that it uses."""
+    torch.manual_seed(seed)
+    classifier = torch.nn.Linear(rows.shape[1], 3).to(rows.dtype)
+    pooled = rows.clone().requires_grad_()
+    embedding = pooled * 1.5  # as in a network, no leaf
+    output = {
+        "embedding": embedding,
+        "normalized_embedding": F.normalize(embedding),
+        "classifier_output": classifier(embedding),
+    }
+    return output, pooled, classifier
+
+
+def parts_of(output, instance, lambda_):
+    label = torch.arange(len(instance)) % 3
+    generator = torch.Generator().manual_seed(0)
+    return JointLoss(lambda_)(output, label, torch.tensor(instance), generator=generator)
+
+
+def share_by_images(rows, instance, lambda_):
+    """The share from two whole backward passes, each through a head of its own, and a loop over the images."""
+    lengths = []
+    for name, weight in (("cross_entropy", lambda_), ("margin", 1 - lambda_)):
+        output, pooled, _ = head_of(rows)
+        (weight * parts_of(output, instance, lambda_)[name]).backward()
+        by_image = [math.sqrt(sum((g.item() / 1.5) ** 2 for g in row)) for row in pooled.grad]
+        lengths.append(sum(by_image) / len(by_image))
+    return lengths[0] / sum(lengths)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    images=st.integers(2, 4), dim=st.integers(3, 9), lambda_=st.floats(0.01, 0.99), length=st.floats(0.1, 30),
+    seed=st.integers(0, 999),
+)  # fmt: skip
+def test_gradient_share_is_that_of_two_separate_backward_passes(images, dim, lambda_, length, seed):
+    rows = length * unit_rows(3 * images, dim, seed).double()
+    instance = [i // 3 for i in range(3 * images)]
+    output, *_ = head_of(rows)
+    parts = parts_of(output, instance, lambda_)
+    share = gradient_share(output["embedding"], parts["cross_entropy"], parts["margin"], lambda_)
+    assert share.item() == pytest.approx(share_by_images(rows, instance, lambda_), rel=1e-5)
+    assert share.shape == () and not share.requires_grad
+
+
+def test_gradient_share_changes_nothing_of_the_training_step():
+    rows, instance = unit_rows(9, 8), [i // 3 for i in range(9)]
+    gradients = []
+    for watched in (False, True):
+        output, pooled, classifier = head_of(rows)
+        parts = parts_of(output, instance, 0.5)
+        if watched:
+            gradient_share(output["embedding"], parts["cross_entropy"], parts["margin"], 0.5)
+            assert pooled.grad is None and classifier.weight.grad is None
+        parts["loss"].backward()
+        gradients.append((pooled.grad, classifier.weight.grad))
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("lambda_", [0, 0.0, 1, 1.0])
+def test_gradient_share_of_a_single_loss(lambda_):
+    output, *_ = head_of(unit_rows(6, 8))
+    parts = parts_of(output, [0, 0, 1, 1, 2, 2], lambda_)  # with λ=1 the margin loss has no graph
+    share = gradient_share(output["embedding"], parts["cross_entropy"], parts["margin"], lambda_)
+    assert share.item() == lambda_ and share.dtype == torch.float32
+
+
+def test_without_triplets_the_whole_gradient_is_the_classes():
+    output, *_ = head_of(unit_rows(4, 8))
+    parts = parts_of(output, [0, 1, 2, 3], 0.2)
+    assert gradient_share(output["embedding"], parts["cross_entropy"], parts["margin"], 0.2).item() == 1
+
+
+@pytest.mark.parametrize("lambda_", [0.2, 0.7])
+def test_gradient_share_where_nothing_pulls_is_lambda(lambda_):
+    embedding = unit_rows(4, 8).requires_grad_()
+    nothing = 0 * embedding.sum()
+    share = gradient_share(embedding, nothing, nothing, lambda_)
+    assert share.item() == pytest.approx(lambda_)
