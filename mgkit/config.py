@@ -242,10 +242,10 @@ def assigned_names(source: str) -> set[str]:
     return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
-def same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two configs, as dicts, ask for the same results: they differ in how it is run at most."""
-    keys = (one.keys() | other.keys()) - HOW_IT_RUNS
-    return all(key in one and key in other and one[key] == other[key] for key in keys)
+def different(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The parameters in which two configs, as dicts, differ so that other results are to be expected: none of HOW_IT_RUNS."""
+    keys = sorted((one.keys() | other.keys()) - HOW_IT_RUNS)
+    return [key for key in keys if key not in one or key not in other or one[key] != other[key]]
 
 
 def to_yaml(config: StageConfig) -> str:

@@ -17,7 +17,7 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 
-from mgkit.config import NetworkConfig, StageConfig, to_yaml
+from mgkit.config import NetworkConfig, StageConfig, different, to_yaml
 from mgkit.datasets import ImageList, list_hash
 from mgkit.download import file_hash
 from mgkit.files import atomic_write, find_path, project_root
@@ -85,6 +85,12 @@ def changed_parameters(config: StageConfig) -> dict:
     }
 
 
+def read_config(experiment: str, stage: str) -> dict | None:
+    """The parameters of a stage's run, from its config.yaml; None if there is none."""
+    path = stage_folder(experiment, stage) / "config.yaml"
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else None
+
+
 def read_results(experiment: str, stage: str) -> dict | None:
     """The results.json of a stage, or None if it has not been run."""
     path = stage_folder(experiment, stage) / "results.json"
@@ -138,7 +144,8 @@ class Run:
 
     checkpoint: the file that the run starts from, for its provenance; empty where it starts from none. images: the lists that
     it works on, for its provenance. fresh: False lets an unfinished run of the same config go on: nothing is moved or removed,
-    and the provenance of the new start is written beside the first, as provenance.1.yaml, ….
+    and the provenance of the new start is written beside the first, as provenance.1.yaml, …. keep: the earlier run is moved
+    aside even if it has the same config.
 
     Raises ValueError if a run is to go on whose config is another.
     """
@@ -151,6 +158,7 @@ class Run:
         checkpoint: str = "",
         images: ImageList | Sequence[ImageList] | None = None,
         fresh: bool = True,
+        keep: bool = False,
     ):
         self.folder = stage_folder(config.experiment, stage)
         self.started = time.perf_counter()
@@ -162,7 +170,7 @@ class Run:
             origin["data"] = [describe_images(each) for each in lists]
         changed = self.changed(config)
         if fresh:
-            self.clear(aside=bool(changed))
+            self.clear(aside=bool(changed) or keep)
         elif changed:
             raise ValueError(
                 f"{self.folder} holds a run with another {', '.join(changed)}: only one of the same config can go on"
@@ -172,21 +180,16 @@ class Run:
         self.write(name, yaml.safe_dump(origin | provenance(), sort_keys=False, width=1000))
 
     def changed(self, config: StageConfig) -> list[str]:
-        """The parameters in which the run that the folder holds, if any, differs from `config`."""
-        written = self.folder / "config.yaml"
-        if not written.is_file():
-            return []
-        earlier = (yaml.safe_load(written.read_text(encoding="utf-8")) or {}).items()
-        now = dataclasses.asdict(config).items()
-        differing = [item for item in (*earlier, *now) if item not in earlier or item not in now]
-        return list(dict(differing))
+        """The parameters that change results and in which the run that the folder holds, if any, differs from `config`."""
+        earlier, now = read_config(config.experiment, self.folder.name), dataclasses.asdict(config)
+        return [] if earlier is None else different(earlier, now)
 
     def clear(self, *, aside: bool) -> None:
         """Make room: rename the folder of the earlier run, so that nothing of it is lost, or remove what a run leaves."""
         if aside:
             kept = free_name(self.folder)
             self.folder.rename(kept)
-            print(f"the earlier run with other parameters is kept in {kept}")
+            print(f"the earlier run is kept in {kept} (to go on with it, give the folder its name back)")
         for pattern in LEFT_BY_A_RUN:
             for stale in self.folder.glob(pattern):
                 stale.unlink()

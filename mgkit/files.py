@@ -64,6 +64,7 @@ def link_or_copy(source: Path, path: Path) -> None:
     except OSError:
         shutil.copyfile(source, temporary)
     move_into_place(temporary, path)
+    temporary.unlink(missing_ok=True)  # two names of one file are not renamed into each other
 
 
 def remove_partial(folder: Path) -> None:

@@ -95,6 +95,9 @@ def worker_environment(folder: str, processes: int) -> dict[str, str]:
     environment = {key: value for key, value in os.environ.items() if key != "JPY_SESSION_NAME"}
     threads = max(1, len(os.sched_getaffinity(0)) // processes) if hasattr(os, "sched_getaffinity") else 1
     environment.setdefault("OMP_NUM_THREADS", str(threads))
+    environment.setdefault(
+        "TORCH_CPP_LOG_LEVEL", "ERROR"
+    )  # a warning of DistributedDataParallel is known; see training
     patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_STOP - 10)}
     return environment | patience | {FOLDER: folder, LAUNCHER: str(os.getpid()), FOR_RELAY: "1"}
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -15,7 +16,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from mgkit.config import TrainConfig, from_yaml
 from mgkit.distributed import joined
 from mgkit.launch import FOLDER, LAUNCHER, StoppedError, read_ending, write_ending
-from mgkit.train import NonFiniteError, run_training
+from mgkit.train import run_training
+from mgkit.training import NonFiniteError
 
 SECONDS_TO_STOP = 20  # once the launcher is gone
 
@@ -74,10 +76,8 @@ class Unbreakable:
             return len(text)
 
     def flush(self) -> None:
-        try:
+        with suppress(BrokenPipeError):
             self.stream.flush()
-        except BrokenPipeError:
-            pass
 
     def __getattr__(self, name: str):
         return getattr(self.stream, name)

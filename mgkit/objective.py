@@ -1,0 +1,98 @@
+"""What a step of training minimises, and what it tells of itself: for a process alone or one of several."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from mgkit.distributed import gathered_rows, summed
+from mgkit.hardware import autocast
+from mgkit.losses import JointLoss, gradient_share
+from mgkit.metrics import target_ranks
+from mgkit.model import MultiGrain
+
+NAMES = ("loss", "cross_entropy", "margin", "top1", "top5")  # means over samples, in 0..1 the last two
+SHARE = "gradient_share"  # of classification, on the embedding (figure 5)
+
+
+class Objective(nn.Module):
+    """The network and its joint loss as one module, which DistributedDataParallel wraps.
+
+    global_sampling: triplets are drawn in the samples of all processes, instead of in each one's own.
+    """
+
+    def __init__(self, net: MultiGrain, loss: JointLoss, *, global_sampling: bool, precision: str):
+        super().__init__()
+        self.net, self.loss = net, loss
+        self.global_sampling, self.precision = global_sampling, precision
+
+    def forward(
+        self,
+        images: Tensor,
+        label: Tensor,
+        instance: Tensor,
+        *,
+        counts: list[int],
+        total: int,
+        generator: torch.Generator,
+        watched: bool,
+    ) -> dict[str, Tensor]:
+        """images [b,3,H,W], label, instance [b] -> scalars: objective, whose gradients are to be averaged, and those of NAMES.
+
+        counts: b of every process. total: samples of the whole step. watched: SHARE too is wanted.
+        """
+        with autocast(images.device, self.precision):
+            output = self.net(images)
+        gather = partial(gathered_rows, counts=counts) if self.global_sampling else None
+        losses = self.loss(output, label, instance, generator=generator, gather=gather)
+        # Gradients are averaged over W processes, so a share of the step's mean counts W times. The margin loss of a joint
+        # batch is the same on every process, and its gradients have come together from all W.
+        mine = len(label) * len(counts) / total
+        of_classes = mine * losses["cross_entropy"]
+        of_instances = (sum(counts) / total if self.global_sampling else mine) * losses["margin"]
+        lambda_ = self.loss.lambda_
+        ranks = target_ranks(output["classifier_output"].detach(), label)
+        found = losses | {f"top{k}": (ranks < k).float().mean() for k in (1, 5)}
+        if watched:
+            found[SHARE] = gradient_share(output["embedding"], of_classes, of_instances, lambda_)
+        return found | {"objective": lambda_ * of_classes + (1 - lambda_) * of_instances}
+
+
+class Sums:
+    """Sums over samples of what the steps give, kept on the device until they are wanted: reading them waits for it."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.clear()
+
+    def clear(self) -> None:
+        self.total = torch.zeros(len(NAMES) + 3, dtype=torch.float64, device=self.device)
+        self.losses: dict[int, Tensor] = {}  # of every step, this process's part
+
+    def add(self, step: int, found: dict[str, Tensor], samples: int) -> None:
+        """Count what `Objective` found on so many samples of a step."""
+        share = found.get(SHARE)
+        values = [found[name].detach() for name in NAMES] + [torch.ones_like(found["loss"])]
+        values += [share, torch.ones_like(share)] if share is not None else [torch.zeros_like(values[0])] * 2
+        self.total += samples * torch.stack(values).double()
+        loss = found["loss"].detach()
+        self.losses[step] = self.losses[step] + loss if step in self.losses else loss
+
+    def take(self) -> tuple[dict[str, float], dict[int, float]]:
+        """({name: sum over the samples of all processes}, {step: its loss, or not a number}) since the last time."""
+        steps = list(self.losses)
+        losses = torch.stack([*self.losses.values()]).double() if steps else self.total[:0]
+        everything = summed(torch.cat([self.total, losses])).tolist()
+        self.clear()
+        names = (*NAMES, "samples", SHARE, f"samples of {SHARE}")
+        return dict(zip(names, everything, strict=False)), dict(
+            zip(steps, everything[len(names) :], strict=True)
+        )
+
+
+def means_of(sums: dict[str, float]) -> dict[str, float]:
+    """What `Sums.take` gave, added up -> means over the samples."""
+    means = {name: sums[name] / sums["samples"] for name in NAMES}
+    if sums[f"samples of {SHARE}"]:
+        means[SHARE] = sums[SHARE] / sums[f"samples of {SHARE}"]
+    return means

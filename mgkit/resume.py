@@ -1,0 +1,96 @@
+"""Where a training starts: anew, or from the last snapshot of the very same run."""
+
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mgkit.config import TrainConfig, different
+from mgkit.datasets import ImageList, list_hash
+from mgkit.distributed import world_size
+from mgkit.experiment import Run, read_config, read_results, stage_folder
+from mgkit.files import exclusive
+from mgkit.snapshots import Snapshots
+
+STAGE = "train"
+LONGEST_STOP = 120  # seconds that a run waits for an earlier one to leave its folder
+
+
+def images_hash(images: tuple[ImageList, ImageList]) -> str:
+    """One hash of the lists of training and validation images."""
+    return "-".join(map(list_hash, images))
+
+
+def is_finished(config: TrainConfig, images: tuple[ImageList, ImageList]) -> bool:
+    """Whether the experiment's training has been run to its end with this config on these images."""
+    results = read_results(config.experiment, STAGE)
+    if not config.resume or results is None or results.get("images_hash") != images_hash(images):
+        return False
+    return not different(read_config(config.experiment, STAGE), asdict(config))
+
+
+@dataclass
+class OpenedRun:
+    """The main process's hold of a run's folder. content: of the snapshot to go on from, None for a fresh run."""
+
+    run: Run
+    snapshots: Snapshots
+    content: dict | None
+    images_hash: str
+
+
+def open_run(config: TrainConfig, images: tuple[ImageList, ImageList], stack: ExitStack) -> OpenedRun:
+    """Hold the run's folder, for as long as the stack, and find what there is to go on from.
+
+    Raises ValueError for a snapshot of other parameters or other images, TimeoutError where another process trains there.
+    """
+    folder = stage_folder(config.experiment, STAGE)
+    hold(folder, stack)
+    found = images_hash(images)
+    snapshots = Snapshots(folder / "snapshots", keep=config.keep_checkpoints)
+    written = read_config(config.experiment, STAGE)
+    unfinished = bool(snapshots.files()) and read_results(config.experiment, STAGE) is None
+    goes_on = config.resume and unfinished and written is not None and not different(written, asdict(config))
+    newest = snapshots.newest() if goes_on else None
+    if newest is not None:
+        check_snapshot(*newest, config, found)
+        print(f"going on at {newest[0]}")
+    run = Run(
+        STAGE, config, checkpoint=config.init_from, images=images, fresh=newest is None, keep=unfinished
+    )
+    if newest is None:
+        hold(folder, stack)  # it may be another folder now, the earlier one being set aside
+        for old in snapshots.files():
+            old.unlink()
+    return OpenedRun(run, snapshots, newest[1] if newest else None, found)
+
+
+def hold(folder: Path, stack: ExitStack) -> None:
+    """Be the only process that writes in the folder, until the stack is left."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def say() -> None:
+        print(f"waiting for another process, which is training in {folder}")
+
+    try:
+        stack.enter_context(exclusive(folder / "lock", on_wait=say, patience=LONGEST_STOP))
+    except TimeoutError:
+        raise TimeoutError(
+            f"another process is training in {folder}: wait for it, or choose another experiment"
+        ) from None
+
+
+def check_snapshot(path: Path, content: dict, config: TrainConfig, images_found: str) -> None:
+    """Raise ValueError unless the snapshot is of this config and of these images."""
+    recorded = content.get("config", {})
+    if other := different(recorded, asdict(config)):
+        raise ValueError(
+            f"{path} is of a training with other parameters ({', '.join(other)}): move it away, or "
+            "start from its weights in another experiment with init_from"
+        )
+    if content["images_hash"] != images_found:
+        raise ValueError(
+            f"the images below {config.data} are not those that {path} was trained on: put them back, or train anew with "
+            "another experiment or resume=False"
+        )
+    if content["processes"] != world_size():
+        print(f"so far with {content['processes']} processes, from here with {world_size()}")

@@ -1,0 +1,439 @@
+"""The training itself: epochs and steps of SGD, by one process or by several that do the same on their shares.
+
+Every random number is drawn from the seed and where in the training it is drawn. So the position in a snapshot is all that
+is needed to go on, and a run is a function of its config and the number of processes.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mgkit.config import TrainConfig
+from mgkit.datasets import (
+    Batch,
+    ImageDataset,
+    ImageList,
+    SeededBatches,
+    UnreadableImageError,
+    UnreadableImages,
+    batch_loader,
+)
+from mgkit.distributed import (
+    copy_buffers_of_main,
+    everyones,
+    exchange,
+    is_joined,
+    is_main,
+    rank,
+    summed,
+    wait_for_all,
+    with_synchronised_batch_norm,
+    world_size,
+)
+from mgkit.embed import classify
+from mgkit.experiment import read_metrics, stage_folder
+from mgkit.files import link_or_copy
+from mgkit.hardware import pick_device, place
+from mgkit.launch import StoppedError
+from mgkit.losses import JointLoss
+from mgkit.metrics import target_ranks
+from mgkit.model import MultiGrain
+from mgkit.monitor import Monitor, Pace
+from mgkit.objective import Objective, Sums, means_of
+from mgkit.progress import progress
+from mgkit.resume import STAGE, OpenedRun
+from mgkit.samplers import RepeatedAugmentationSampler, share
+from mgkit.snapshots import SnapshotError, Snapshots
+from mgkit.transforms import train_transform
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss or the weights are no longer numbers; the message names the step and the last good checkpoint."""
+
+
+@dataclass
+class Position:
+    """Where a training is: steps so far, the 0-based epoch, its batches so far, and its sums of losses over samples."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+
+class Training:
+    """Network, loss, optimizer, data and position of a run; every process has one, and all do the same.
+
+    net: with its first weights. content: of the snapshot to go on from, or None. opened: the run's folder, in the main process only.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        net: MultiGrain,
+        images: tuple[ImageList, ImageList],
+        content: dict | None,
+        opened: OpenedRun | None,
+        asked_to_stop: Callable[[], bool],
+    ):
+        self.config, self.opened, self.asked_to_stop = config, opened, asked_to_stop
+        self.train_images, self.val_images = images
+        self.device = pick_device()
+        self.net = place(net, self.device)
+        if config.batch_norm == "sync":
+            self.net = with_synchronised_batch_norm(self.net, self.device)
+        loss = JointLoss(config.lambda_, beta=config.beta, margin=config.margin).to(self.device)
+        loss.margin_loss.beta.requires_grad_(config.lambda_ < 1)
+        self.beta = loss.margin_loss.beta
+        self.optimizer = build_optimizer(self.net, loss, config)
+        self.position = Position()
+        if content:
+            self.go_on_from(content)
+        self.objective = self.in_parallel(
+            Objective(self.net, loss, global_sampling=config.global_sampling, precision=config.precision)
+        )
+        self.batches = epoch_batches(self.train_images, config)
+        transform = train_transform(
+            config.size, config.augmentation, crop_scale=config.crop_scale, mean=self.net.mean, std=self.net.std
+        )  # fmt: skip
+        dataset = ImageDataset(self.train_images, transform)
+        self.loader = batch_loader(dataset, self.batches, workers=config.workers, device=self.device)
+        self.unreadable = UnreadableImages(config.on_unreadable)
+        self.pace = Pace(self.device)
+        self.recent = Sums(self.device)
+        self.since_log: dict[str, float] = {}
+        self.last_save = time.monotonic()
+        self.monitor = None
+        if opened:
+            self.monitor = Monitor(opened.run.folder, step=self.position.step, epoch=self.position.epoch)
+            print(
+                f"{config.backbone}: {len(self.train_images)} images, {len(self.train_images.classes)} classes, "
+                f"{len(self.batches)} batches an epoch, {world_size()} x {self.device.type}"
+            )
+
+    def in_parallel(self, objective: Objective) -> nn.Module:
+        """The objective as it is called: compiled if that is wanted, its gradients averaged over the processes."""
+        if self.config.compile:
+            self.net.features.compile()
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # all batches have one shape
+        if not is_joined():
+            return objective
+        return DistributedDataParallel(
+            objective,
+            device_ids=[self.device.index] if self.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            # Else gradients are laid out anew after the first step, and sums of three or more depend on where one starts.
+            find_unused_parameters=self.device.type == "cpu",
+        )
+
+    # --- An epoch
+
+    def epoch(self, epoch: int) -> None:
+        """Train on the rest of an epoch, validate, leave metrics and a snapshot."""
+        config, position = self.config, self.position
+        position.epoch = epoch
+        set_learning_rate(self.optimizer, config, epoch)
+        self.batches.set_epoch(epoch, skip=position.batch)
+        self.net.train()
+        if config.batch_norm == "frozen":
+            freeze_batch_norm(self.net)
+        for batch, counts in self.shares(self.bar(f"epoch {epoch + 1}/{config.epochs}")):
+            parts = parts_of(counts, config.accumulate)
+            if is_enough(parts, config.batch_norm):
+                self.step(batch, parts)
+                if position.step % config.log_every == 0:
+                    self.log()
+            position.batch += 1
+        self.flush()
+        if not position.sums:
+            raise UnreadableImageError(
+                "an epoch without a single batch to train on: too few readable images in this data"
+            )
+        self.save()  # a validation may take long
+        metrics = means_of(position.sums) | {
+            "beta": self.beta.item(),
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+        metrics |= validate(self.net, self.val_images, config, self.unreadable)
+        if self.monitor:
+            self.monitor.epoch(epoch + 1, position.step, metrics)
+            print(summary(epoch + 1, metrics))
+        self.position = Position(step=position.step, epoch=epoch + 1)
+        saved = self.save()
+        if self.opened:
+            link_or_copy(saved, self.opened.run.folder / "checkpoint.pth")
+
+    def bar(self, description: str):
+        """The loader, its waiting measured, with a bar in the main process."""
+        total = self.batches.skip + len(self.batches)
+        loader = self.pace.watch(self.loader)
+        return (
+            progress(loader, description, total=total, initial=self.batches.skip) if self.monitor else loader
+        )
+
+    def shares(self, loader) -> Iterator[tuple[Batch, list[int]]]:
+        """This process's share of every batch, and how many samples each process has of it.
+
+        What stops one process stops all: an unreadable image is raised by all, a wish to stop is followed by all.
+        """
+        batches = iter(loader)
+        while True:
+            batch, error = None, None
+            try:
+                batch = next(batches, None)
+                self.unreadable.note(batch.unreadable if batch else ())
+            except OSError as caught:
+                error = caught
+            samples = len(batch.label) if batch else 0
+            told = exchange(
+                [samples, batch is None, error is not None, self.asked_to_stop(), self.wants_to_save()]
+            )
+            counts, ended, failed, stops, saves = (list(column) for column in zip(*told, strict=True))
+            if any(failed):
+                reason = next(filter(None, everyones(str(error) if error else "")))
+                raise error or OSError(reason)
+            if any(stops):
+                raise StoppedError(
+                    f"stopped as asked; saved at {self.save()}: run the same command again to go on"
+                )
+            if any(ended):
+                return
+            if any(saves):
+                self.save()
+            yield batch, counts
+
+    def wants_to_save(self) -> bool:
+        """Whether it is time for a snapshot, by the main process's clock."""
+        return is_main() and time.monotonic() - self.last_save > 60 * self.config.checkpoint_minutes
+
+    # --- A step
+
+    def step(self, batch: Batch, parts: list[list[int]]) -> None:
+        """One step of SGD on the batch, in as many parts as gradients are accumulated over; see `parts_of`."""
+        config, step = self.config, self.position.step
+        total = sum(map(sum, parts))
+        torch.manual_seed(seed_of(config.seed, step, rank()))  # of dropout
+        watched = bool(config.gradient_share_every) and step % config.gradient_share_every == 0
+        place = 0
+        self.optimizer.zero_grad()
+        for k, counts in enumerate(parts):
+            last = k == len(parts) - 1
+            piece = slice(place, place + counts[rank()])
+            place = piece.stop
+            # Negatives of a joint batch are the same ones on every process, and else each one's own.
+            drawn_in = k if config.global_sampling else rank() * len(parts) + k
+            with nullcontext() if last or not is_joined() else self.objective.no_sync():
+                found = self.objective(
+                    *self.on_device(batch, piece), counts=counts, total=total, watched=watched,
+                    generator=torch.Generator().manual_seed(seed_of(config.seed, step, drawn_in)),
+                )  # fmt: skip
+                found["objective"].backward()
+            self.recent.add(step + 1, found, counts[rank()])
+        self.optimizer.step()
+        self.position.step += 1
+
+    def on_device(self, batch: Batch, piece: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """images [b,3,H,W], label [b], instance [b] of a piece of the batch."""
+        images = batch.image[piece].to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        return images, *(x[piece].to(self.device, non_blocking=True) for x in (batch.label, batch.instance))
+
+    # --- What is left on disk
+
+    def flush(self) -> None:
+        """Add what the latest steps gave to the sums of the epoch and of the line to come. Raises NonFiniteError."""
+        sums, losses = self.recent.take()
+        for step, loss in losses.items():
+            if not math.isfinite(loss):
+                raise NonFiniteError(self.explain_non_finite(f"the loss of step {step}"))
+        for into in (self.position.sums, self.since_log):
+            for name, value in sums.items():
+                into[name] = into.get(name, 0.0) + value
+
+    def log(self) -> None:
+        """A line of steps.jsonl."""
+        self.flush()
+        if self.monitor:
+            values = means_of(self.since_log) | {
+                "beta": self.beta.item(),
+                "lr": self.optimizer.param_groups[0]["lr"],
+            }
+            self.monitor.step(self.position.step, values | self.pace.take(round(self.since_log["samples"])))
+        self.since_log = {}
+
+    def explain_non_finite(self, what: str) -> str:
+        """The message for losses or weights that are no numbers: where, what there is to go back to, what to change."""
+        config, position = self.config, self.position
+        folder = stage_folder(config.experiment, STAGE) / "snapshots"
+        good = Snapshots(folder).files()
+        kept = f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint yet"
+        return (
+            f"{what} is not finite (epoch {position.epoch + 1}, batch {position.batch + 1}, lr {config.lr:g}, "
+            f"precision {config.precision}); {kept}: start another experiment from it with init_from, a lower lr or "
+            "precision=float32"
+        )
+
+    def save(self) -> Path | None:
+        """Write a snapshot of this moment; its path, in the main process. What fails there is raised by all."""
+        self.flush()
+        if not all(torch.isfinite(weight).all() for weight in self.objective.parameters()):
+            raise NonFiniteError(self.explain_non_finite(f"a weight after step {self.position.step}"))
+        path, error = None, None
+        if self.opened:
+            try:
+                path = self.opened.snapshots.save(self.position.step, self.content())
+            except SnapshotError as caught:
+                error = caught
+        [reason, *_] = everyones(str(error) if error else "")
+        if reason:
+            raise error or SnapshotError(reason)
+        self.last_save = time.monotonic()
+        return path
+
+    def content(self) -> dict:
+        """All that a training needs to go on, and a network to be used."""
+        config = self.config
+        return {
+            "model_state": self.net.state_dict(), "backbone": self.net.name, "classes": list(self.train_images.classes),
+            "size": config.size, "p": config.p, "extra": {"beta": self.beta.detach()},
+            "optimizer": self.optimizer.state_dict(), "epoch": self.position.epoch, "position": asdict(self.position),
+            "config": asdict(config), "processes": world_size(), "images_hash": self.opened.images_hash,
+        }  # fmt: skip
+
+    def go_on_from(self, content: dict) -> None:
+        """Take weights, β, the optimizer's state and the position from a snapshot's content."""
+        self.net.load_state_dict(content["model_state"])
+        with torch.no_grad():
+            self.beta.copy_(content["extra"]["beta"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.position = Position(**content["position"])
+
+    def finish(self) -> Path:
+        """Report, write results.json and checkpoint.pth, whose path is returned."""
+        checkpoint = stage_folder(self.config.experiment, STAGE) / "checkpoint.pth"
+        for reasons in everyones(self.unreadable.reasons):
+            self.unreadable.reasons |= reasons
+        if self.opened:
+            self.unreadable.report()
+            self.monitor.close()
+            link_or_copy(self.opened.snapshots.files()[0], checkpoint)
+            last = read_metrics(self.config.experiment, STAGE)[-1]
+            self.opened.run.results(
+                {"top1": last["val_top1"], "top5": last["val_top5"], "beta": last["beta"], "images_hash": self.opened.images_hash}
+            )  # fmt: skip
+        wait_for_all()
+        return checkpoint
+
+
+def parts_of(counts: list[int], accumulate: int) -> list[list[int]]:
+    """The samples of every process -> those in each of the parts over which gradients are accumulated, [parts][W].
+
+    Each process's share is cut into contiguous pieces: `accumulate` parts on one process are as many processes.
+    """
+    return [[len(range(n)[share(n, k, accumulate)]) for n in counts] for k in range(accumulate)]
+
+
+def is_enough(parts: list[list[int]], batch_norm: str) -> bool:
+    """Whether a step can be made: no piece is empty, and none that takes batch statistics of its own has one sample."""
+    smallest = min(map(min, parts))
+    return smallest >= 2 or (smallest == 1 and batch_norm != "local" and sum(map(sum, parts)) > 1)
+
+
+def freeze_batch_norm(net: nn.Module) -> None:
+    """Batch norm with the statistics it has, which stay; its scales and shifts are trained on."""
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def seed_of(*places: int) -> int:
+    """A seed for what is drawn at a place of the training: (seed, step, …)."""
+    return int(np.random.SeedSequence(places).generate_state(1, np.uint64)[0]) >> 1
+
+
+def epoch_batches(images: ImageList, config: TrainConfig) -> "RepeatedBatches":
+    """The epochs' batches of (index, augmentation seed), this process's share of each; copies stand side by side."""
+    sampler = RepeatedAugmentationSampler(
+        len(images), config.batch_size, config.repetitions, config.len_factor, seed=config.seed,
+        rank=rank(), world_size=world_size(),
+    )  # fmt: skip
+    return RepeatedBatches(sampler, config.seed)
+
+
+class RepeatedBatches(SeededBatches):
+    """Seeded batches of a repeated-augmentation sampler, a new order and new augmentations every epoch.
+
+    The seeds are those that the samples have in a process alone.
+    """
+
+    def set_epoch(self, epoch: int, *, skip: int = 0) -> None:
+        """Choose the epoch, and how many of its batches are passed over."""
+        self.epoch, self.skip = epoch, skip
+        self.batches.set_epoch(epoch)
+
+    def first_sample(self, number: int, sample: int) -> int:
+        start = number * self.batches.batch_size
+        length = min(self.batches.batch_size, self.batches.samples - start)
+        return start + share(length, self.batches.rank, self.batches.world_size).start
+
+
+def build_optimizer(net: MultiGrain, loss: JointLoss, config: TrainConfig) -> torch.optim.SGD:
+    """SGD with momentum; β has its own learning rate and no weight decay (appendix B)."""
+    weights = [w for w in net.parameters() if w.requires_grad]
+    beta = [loss.margin_loss.beta]
+    groups = [
+        {"params": weights, "factor": 1.0, "weight_decay": config.weight_decay},
+        {"params": beta, "factor": config.beta_lr, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+
+
+def learning_rate(config: TrainConfig, epoch: int) -> float:
+    """lr · gamma for every drop that lies before the 0-based epoch (the released loop drops where epoch > drop).
+
+    With `lr_batch_size`, lr is that of batches of so many samples, and scaled in proportion to `batch_size`.
+    """
+    scale = config.batch_size / config.lr_batch_size if config.lr_batch_size else 1.0
+    return scale * config.lr * config.lr_gamma ** sum(epoch > drop for drop in config.lr_drops)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, epoch: int) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, epoch) * group["factor"]
+
+
+def validate(
+    net: MultiGrain, images: ImageList, config: TrainConfig, unreadable: UnreadableImages
+) -> dict[str, float]:
+    """val_top1, val_top5 in 0..1 and val_cross_entropy, at the training resolution, square; by all processes together."""
+    copy_buffers_of_main(net)
+    logits, labels = classify(
+        net, images, size=config.size, crop="square", batch_size=config.batch_size, workers=config.workers,
+        precision=config.precision, unreadable=unreadable, description="validation",
+    )  # fmt: skip
+    ranks = target_ranks(logits, labels)
+    cross_entropy = nn.functional.cross_entropy(logits, labels, reduction="sum")
+    sums = [(ranks < 1).sum(), (ranks < 5).sum(), cross_entropy, torch.tensor(len(labels))]
+    top1, top5, cross_entropy, samples = summed(torch.stack([x.double() for x in sums])).tolist()
+    return {
+        "val_top1": top1 / samples,
+        "val_top5": top5 / samples,
+        "val_cross_entropy": cross_entropy / samples,
+    }
+
+
+def summary(epoch: int, metrics: dict[str, float]) -> str:
+    """One epoch in one line of a log."""
+    return (
+        f"epoch {epoch}: loss {metrics['loss']:.3f} (cross-entropy {metrics['cross_entropy']:.3f}, "
+        f"margin {metrics['margin']:.3f}), β {metrics['beta']:.3f}, training top-1 {100 * metrics['top1']:.1f} %, "
+        f"validation top-1 {100 * metrics['val_top1']:.1f} %"
+    )
