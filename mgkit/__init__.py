@@ -24,6 +24,7 @@ The modules in the order in which the method reads:
     hardware        device, precision, memory layout
     progress        bars in a browser, lines in a log
     experiment      a run's folder under outputs/
+    monitor         what a training leaves to watch it by
     download        files from the network: resumed, checked, whole
     archives        extracted safely: whole, with hashes, nothing overwritten
     benchmarks      the published sets: fetched, checked for what is missing
