@@ -20,11 +20,12 @@ Batch = TypeVar("Batch")
 class Monitor:
     """Writes what there is to watch in a run's folder; for one process only. What was written survives a kill.
 
-    step: the optimizer steps done so far. 0 is a fresh run: what an earlier one left goes. Past 0, a run goes on from its
-    checkpoint: lines and points past that step, which a killed run left, and half-written ones are dropped.
+    step, epoch: the optimizer steps and the epochs, with their validation, done so far. 0 is a fresh run: what an earlier one
+    left goes. Past 0, a run goes on from its checkpoint: lines and points past that step, which a killed run left, and
+    half-written ones are dropped.
     """
 
-    def __init__(self, folder: Path, *, step: int = 0):
+    def __init__(self, folder: Path, *, step: int = 0, epoch: int = 0):
         from torch.utils.tensorboard import SummaryWriter  # a tenth of a second that only trainings pay
 
         self.steps, self.epochs = folder / "steps.jsonl", folder / "metrics.jsonl"
@@ -33,8 +34,8 @@ class Monitor:
             for stale in (self.steps, self.epochs, *curves.glob("events.out.tfevents.*")):
                 stale.unlink(missing_ok=True)
         else:
-            drop_past(self.steps, step)
-            drop_past(self.epochs, step)
+            keep_up_to(self.steps, "step", step)
+            keep_up_to(self.epochs, "epoch", epoch)
         # Of the files before this one TensorBoard forgets the points from purge_step on.
         self.curves = SummaryWriter(curves, purge_step=step + 1 if step else None)
 
@@ -68,9 +69,9 @@ def append_line(path: Path, values: dict) -> None:
         file.write(json.dumps(values) + "\n")
 
 
-def drop_past(path: Path, step: int) -> None:
-    """Rewrite a file of JSON lines without those past `step` and without half-written ones, all or nothing."""
-    kept = [line for line in json_lines(path) if line["step"] <= step]
+def keep_up_to(path: Path, key: str, last: int) -> None:
+    """Rewrite a file of JSON lines without those past `last` and without half-written ones, all or nothing."""
+    kept = [line for line in json_lines(path) if line[key] <= last]
     with atomic_write(path) as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 

@@ -39,7 +39,7 @@ def numbers(folder, name):
 
 def train(folder, steps, *, begin=0, per_epoch=4, close=True):
     """A training that writes its number as its loss, from `begin` steps on."""
-    watched = Monitor(folder, step=begin)
+    watched = Monitor(folder, step=begin, epoch=begin // per_epoch)
     for step in range(begin + 1, steps + 1):
         watched.step(step, {"loss": step + begin / 100, "lr": 0.5})
         if step % per_epoch == 0:
