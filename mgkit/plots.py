@@ -108,7 +108,7 @@ def training_curves(metrics: Sequence[dict]) -> Figure:
     figure, axes = panel_grid(EPOCH_PANELS, metrics, columns=3, nothing="no epoch is finished")
     for axis, panel in axes.items():
         for k, (key, label) in enumerate(panel.names.items()):
-            draw_line(axis, metrics, "epoch", key, panel.scale, k, label=label)
+            draw_line(axis, metrics, x="epoch", y=key, scale=panel.scale, k=k, label=label)
         style(axis, panel.title, "epoch", panel.unit)
         axis.set_ylim(0, 1.15 * max(axis.get_ylim()[1], 1e-3))  # room for the legend
         whole_numbers(axis)
@@ -121,7 +121,7 @@ def training_steps(steps: Sequence[dict]) -> Figure:
     figure, axes = panel_grid(STEP_PANELS, steps, columns=2, width=4.6, nothing="no step was noted")
     for axis, panel in axes.items():
         for k, (key, label) in enumerate(panel.names.items()):
-            draw_line(axis, steps, "step", key, panel.scale, k, linewidth=1, label=label)
+            draw_line(axis, steps, x="step", y=key, scale=panel.scale, k=k, label=label, linewidth=1)
         style(axis, panel.title, "optimizer step", panel.unit)
         axis.set_ylim(0, 104 if panel.scale == 100 else 1.15 * max(axis.get_ylim()[1], 1e-3))
         whole_numbers(axis)
@@ -137,11 +137,12 @@ def compare_runs(runs: Mapping[str, Sequence[dict]]) -> Figure:
     for axis, panel in axes.items():
         [key] = panel.names
         for k, (label, lines) in enumerate(runs.items()):
-            dashes = LINES[turn(k) % len(LINES)]
-            draw_line(axis, lines, "epoch", key, panel.scale, k, linestyle=dashes, label=label)
+            draw_line(
+                axis, lines, x="epoch", y=key, scale=panel.scale, k=k, label=label, linestyle=LINES[turn(k) % len(LINES)]
+            )  # fmt: skip
         style(axis, panel.title, "epoch", panel.unit)
         whole_numbers(axis)
-    if everything:
+    if axes:
         figure_legend(figure, *axes)
     return figure
 
@@ -186,7 +187,7 @@ def panel_grid(
     return figure, dict(zip(axes.flat, there, strict=False))
 
 
-def draw_line(axes: Axes, lines: Sequence[dict], x: str, y: str, scale: float, k: int, **options) -> None:
+def draw_line(axes: Axes, lines: Sequence[dict], *, x: str, y: str, scale: float, k: int, **options) -> None:
     """The k-th line of some axes: scale · y against x, where a line of the file holds y; some 20 markers if there are more."""
     points = [(line[x], scale * line[y]) for line in lines if y in line]
     if points:
