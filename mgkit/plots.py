@@ -1,11 +1,13 @@
 """Every figure of the notebooks. Colours are told apart by colour-blind readers; right and wrong also by shape."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
 
 from mgkit.datasets import ImageDataset, ImageList
@@ -67,29 +69,143 @@ def undo_normalization(image, mean: Sequence[float], std: Sequence[float]) -> np
     return picture.clip(0, 1)
 
 
+class Panel(NamedTuple):
+    """A title, the unit of y, what is drawn ({key: label}), and the factor that makes it that unit."""
+
+    title: str
+    unit: str
+    names: dict[str, str]
+    scale: float = 1
+
+
+EPOCH_PANELS = (
+    Panel(
+        "Losses",
+        "loss (nats, distance)",
+        {"loss": "joint", "cross_entropy": "cross-entropy", "margin": "margin"},
+    ),
+    Panel("Accuracy", "top-1 (%)", {"top1": "training, augmented", "val_top1": "validation"}, 100),
+    Panel("Boundary β", "distance", {"beta": "β"}),
+)
+STEP_PANELS = (
+    EPOCH_PANELS[0],
+    Panel("Speed", "images / s", {"images_per_second": ""}),
+    Panel("Waiting for images", "share of the time (%)", {"data_wait": ""}, 100),
+    Panel("Pull of the classes on the embedding", "share of the gradient (%)", {"gradient_share": ""}, 100),
+)
+COMPARED = (
+    Panel("Joint loss", "loss (nats, distance)", {"loss": ""}),
+    Panel("Cross-entropy", "loss (nats)", {"cross_entropy": ""}),
+    Panel("Margin loss", "loss (distance)", {"margin": ""}),
+    Panel("Training accuracy", "top-1, augmented (%)", {"top1": ""}, 100),
+    Panel("Validation accuracy", "top-1 (%)", {"val_top1": ""}, 100),
+    Panel("Boundary β", "distance", {"beta": ""}),
+)
+
+
 def training_curves(metrics: Sequence[dict]) -> Figure:
-    """Losses, accuracy and β by epoch, from the lines of a run's metrics.jsonl."""
-    epochs = [line["epoch"] for line in metrics]
-    figure, axes = axes_grid(1, 3)
-    panels = [
-        (
-            "Losses",
-            "loss (nats, distance)",
-            {"loss": "joint", "cross_entropy": "cross-entropy", "margin": "margin"},
-            1,
-        ),
-        ("Accuracy", "top-1 (%)", {"top1": "training, augmented", "val_top1": "validation"}, 100),
-        ("Boundary β", "distance", {"beta": "β"}, 1),
-    ]
-    for panel, (title, unit, names, scale) in zip(axes[0], panels, strict=True):
-        for k, (key, label) in enumerate(names.items()):
-            values = [scale * line[key] for line in metrics]
-            panel.plot(epochs, values, color=COLOURS[k], marker=MARKERS[k], label=label)
-        style(panel, title, "epoch", unit)
-        panel.set_ylim(0, 1.15 * max(panel.get_ylim()[1], 1e-3))  # room for the legend
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.legend(fontsize=8, frameon=False)
+    """Losses, accuracy and β by epoch, from the lines of a run's metrics.jsonl; panels for what is there."""
+    figure, axes = panel_grid(EPOCH_PANELS, metrics, columns=3, nothing="no epoch is finished")
+    for axis, panel in axes.items():
+        for k, (key, label) in enumerate(panel.names.items()):
+            draw_line(axis, metrics, x="epoch", y=key, scale=panel.scale, k=k, label=label)
+        style(axis, panel.title, "epoch", panel.unit)
+        axis.set_ylim(0, 1.15 * max(axis.get_ylim()[1], 1e-3))  # room for the legend
+        whole_numbers(axis)
+        axis.legend(fontsize=8, frameon=False)
     return figure
+
+
+def training_steps(steps: Sequence[dict]) -> Figure:
+    """Losses, speed, waiting and gradient share by optimizer step, from the lines of a run's steps.jsonl."""
+    figure, axes = panel_grid(STEP_PANELS, steps, columns=2, width=4.6, nothing="no step was noted")
+    for axis, panel in axes.items():
+        for k, (key, label) in enumerate(panel.names.items()):
+            draw_line(axis, steps, x="step", y=key, scale=panel.scale, k=k, label=label, linewidth=1)
+        style(axis, panel.title, "optimizer step", panel.unit)
+        axis.set_ylim(0, 104 if panel.scale == 100 else 1.15 * max(axis.get_ylim()[1], 1e-3))
+        whole_numbers(axis)
+        if len(panel.names) > 1:
+            axis.legend(fontsize=8, frameon=False, ncols=3)
+    return figure
+
+
+def compare_runs(runs: Mapping[str, Sequence[dict]]) -> Figure:
+    """Losses, accuracies and β of several runs by epoch, a line a run, from {label: lines of its metrics.jsonl}."""
+    everything = [line for lines in runs.values() for line in lines]
+    figure, axes = panel_grid(COMPARED, everything, columns=3, nothing="no run finished an epoch")
+    for axis, panel in axes.items():
+        [key] = panel.names
+        for k, (label, lines) in enumerate(runs.items()):
+            draw_line(
+                axis, lines, x="epoch", y=key, scale=panel.scale, k=k, label=label, linestyle=LINES[turn(k) % len(LINES)]
+            )  # fmt: skip
+        style(axis, panel.title, "epoch", panel.unit)
+        whole_numbers(axis)
+    if axes:
+        figure_legend(figure, *axes)
+    return figure
+
+
+def gradient_shares(shares: Mapping[float, Sequence[tuple[float, float]]]) -> Figure:
+    """The classes' share of the gradient on the embedding against λ, at the first and the last measurement (figure 5).
+
+    shares: {λ: [(step or epoch, share in 0..1), ...]}, in the order of time.
+    """
+    measured = sorted(
+        (lambda_, [share for _, share in line]) for lambda_, line in shares.items() if len(line)
+    )
+    figure, [[panel]] = axes_grid(1, 1, width=5.6, height=3.4)
+    for k, (place, label) in enumerate({0: "first measurement", -1: "last measurement"}.items()):
+        panel.plot(
+            [lambda_ for lambda_, _ in measured], [100 * line[place] for _, line in measured],
+            color=COLOURS[k], marker=MARKERS[k], linestyle=LINES[k], label=label,
+        )  # fmt: skip
+    panel.axhline(50, color="grey", linestyle=":", label="equal shares")
+    style(panel, "Pull of the classes on the embedding", "λ", "share of the gradient (%)")
+    panel.set(xlim=(-0.03, 1.03), ylim=(-3, 104))
+    if not measured:
+        nothing_measured(panel, "no gradient was measured")
+    figure_legend(figure, panel)
+    return figure
+
+
+def panel_grid(
+    panels: Sequence[Panel], lines: Sequence[dict], *, columns: int, nothing: str, width: float = 3.4
+) -> tuple[Figure, dict[Axes, Panel]]:
+    """A figure with axes for the panels of which the lines hold something; without any, one that says `nothing`."""
+    there = [panel for panel in panels if any(key in line for line in lines for key in panel.names)]
+    if not there:
+        figure, [[axis]] = axes_grid(1, 1)
+        nothing_measured(axis, nothing)
+        axis.axis("off")
+        return figure, {}
+    columns = min(columns, len(there))
+    figure, axes = axes_grid(-(-len(there) // columns), columns, width=width)
+    for axis in axes.flat[len(there) :]:
+        axis.axis("off")
+    return figure, dict(zip(axes.flat, there, strict=False))
+
+
+def draw_line(axes: Axes, lines: Sequence[dict], *, x: str, y: str, scale: float, k: int, **options) -> None:
+    """The k-th line of some axes: scale · y against x, where a line of the file holds y; some 20 markers if there are more."""
+    points = [(line[x], scale * line[y]) for line in lines if y in line]
+    if points:
+        axes.plot(
+            *zip(*points, strict=True), color=COLOURS[k % len(COLOURS)], marker=MARKERS[turn(k) % len(MARKERS)],
+            markersize=4, markevery=-(-len(points) // 20), **options,
+        )  # fmt: skip
+
+
+def turn(k: int) -> int:
+    """A number for the k-th line's marker or dashes that has moved on by one when the colours come round again."""
+    return k + k // len(COLOURS)
+
+
+def whole_numbers(axes: Axes) -> None:
+    """Ticks of x at whole numbers only, thousands as k."""
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def p_search(found: PSearch) -> Figure:
@@ -224,8 +340,8 @@ def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
     return figure
 
 
-def nothing_measured(axes: Axes) -> None:
-    axes.text(0.5, 0.5, "no ground truth, nothing measured", ha="center", transform=axes.transAxes)
+def nothing_measured(axes: Axes, why: str = "no ground truth, nothing measured") -> None:
+    axes.text(0.5, 0.5, why, ha="center", transform=axes.transAxes)
 
 
 def figure_legend(figure: Figure, *panels: Axes) -> None:

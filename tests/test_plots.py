@@ -65,6 +65,86 @@ def test_training_curves(epochs):
     assert figure.axes[1].lines[0].get_ydata()[0] == 100  # per cent
 
 
+def panel_titles(figure):
+    return [axes.get_title() for axes in figure.axes if axes.axison]
+
+
+def test_training_curves_of_a_run_that_noted_less():
+    lines = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0, "val_top1": 0.5}, {"epoch": 3, "loss": 0.5}]
+    figure = saved(plots.training_curves, lines)
+    assert panel_titles(figure) == ["Losses", "Accuracy"]
+    [losses], [accuracy] = (axes.lines for axes in figure.axes)
+    assert losses.get_xydata().tolist() == [[1, 2], [2, 1], [3, 0.5]]
+    assert accuracy.get_xydata().tolist() == [[2, 50]]
+
+
+@pytest.mark.parametrize(
+    "draw", [plots.training_curves, plots.training_steps, lambda lines: plots.compare_runs({"train": lines})]
+)
+def test_a_run_that_noted_nothing_gives_a_figure_that_says_so(draw):
+    for lines in ([], [{"epoch": 1, "step": 4, "lr": 0.1}]):
+        [axes] = saved(draw, lines).axes
+        assert not axes.lines and axes.texts[0].get_text().startswith("no ")
+
+
+STEP = {"loss": 2.0, "cross_entropy": 3.0, "margin": 1.0, "images_per_second": 500.0, "data_wait": 0.2}
+
+
+@pytest.mark.parametrize("count", [1, 3, 5000])
+def test_training_steps_have_panels_for_what_is_there(count):
+    lines = [{"step": 10 * (k + 1)} | STEP for k in range(count)]
+    figure = saved(plots.training_steps, lines)
+    assert panel_titles(figure) == ["Losses", "Speed", "Waiting for images"]
+    assert [len(axes.lines) for axes in figure.axes] == [3, 1, 1, 0]
+    assert figure.axes[2].lines[0].get_ydata()[0] == 20  # per cent
+    lines[-1] |= {"gradient_share": 0.75}
+    figure = saved(plots.training_steps, lines)
+    assert_labelled(figure)
+    assert panel_titles(figure)[3].startswith("Pull")
+    assert figure.axes[3].lines[0].get_xydata().tolist() == [[10 * count, 75]]
+    figure = saved(plots.training_steps, [{"step": 1, "lr": 0.1, "loss": float("nan")}])
+    assert panel_titles(figure) == ["Losses"]
+
+
+def test_runs_of_unequal_length_are_compared():
+    keys = ("loss", "cross_entropy", "margin", "top1", "val_top1", "beta")
+    runs = {
+        name: [{"epoch": e + 1, "step": e} | dict.fromkeys(keys, 1 / (e + 1)) for e in range(epochs)]
+        for name, epochs in (("train", 5), ("train.1", 2), ("train.2", 0))
+    }
+    runs["older"] = [{"epoch": 1, "val_top1": 0.4}]
+    figure = saved(plots.compare_runs, runs)
+    assert_labelled(figure)
+    assert [len(axes.lines) for axes in figure.axes] == [2, 2, 2, 2, 3, 2]
+    assert [len(line.get_xdata()) for line in figure.axes[4].lines] == [5, 2, 1]
+    assert [line.get_ydata()[0] for line in figure.axes[4].lines] == [100, 100, 40]
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["train", "train.1", "older"]
+
+
+def test_many_runs_are_told_apart():
+    runs = {str(k): [{"epoch": e, "loss": k} for e in (1, 2)] for k in range(20)}
+    [axes] = saved(plots.compare_runs, runs).axes
+    looks = {(line.get_color(), line.get_marker(), str(line._dash_pattern)) for line in axes.lines}
+    assert len(looks) == 20
+
+
+def test_figure_5_has_the_shares_at_both_ends_of_the_training():
+    shares = {0.5: [(0, 0.9), (60, 0.7), (120, 0.6)], 0.0: [(0, 0.0)], 1: [(0, 1.0), (120, 1.0)], 0.3: []}
+    figure = saved(plots.gradient_shares, shares)
+    assert_labelled(figure)
+    first, last, equal = figure.axes[0].lines
+    assert first.get_xydata().tolist() == [[0, 0], [0.5, 90], [1, 100]]
+    assert last.get_xydata().tolist() == [[0, 0], [0.5, 60], [1, 100]]
+    assert set(equal.get_ydata()) == {50}
+    assert len(figure.legends[0].get_texts()) == 3
+
+
+def test_figure_5_without_a_measurement_says_so():
+    [axes] = saved(plots.gradient_shares, {0.5: []}).axes
+    assert axes.texts[0].get_text() == "no gradient was measured"
+
+
 @pytest.mark.parametrize("draw", [plots.p_search, plots.p_paths])
 @pytest.mark.parametrize("sizes", [(64,), (64, 96), tuple(range(32, 320, 32))])
 def test_figures_of_the_search_for_p(draw, sizes):
