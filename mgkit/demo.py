@@ -26,7 +26,7 @@ from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.protocols import measured_value, shown_value
 from mgkit.retrieval_sets import find_sets
-from mgkit.train import train
+from mgkit.train import run_training
 
 NOTEBOOKS = (
     "00_start_here",
@@ -87,7 +87,7 @@ def joint_against_cross_entropy(
             checkpoint = stage_folder(name, "train") / "checkpoint.pth"
             if name != experiment:
                 print(f"{kind}, seed {seed}", flush=True)
-                train(make(TrainConfig, {"experiment": name, "data": data, "seed": seed, **settings}))
+                run_training(make(TrainConfig, {"experiment": name, "data": data, "seed": seed, **settings}))
             measured[kind].append(measure(load_network(checkpoint)[0], data, size))
     classes = len(labelled_images(data_root(data))[1].classes)
     torch.manual_seed(0)

@@ -141,23 +141,25 @@ def copy_buffers_of_main(net: nn.Module) -> None:
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm with statistics over all processes, in forward and backward, for CPUs: torch's own is for GPUs only."""
+    """Batch norm with statistics over all processes, in forward and backward, for CPUs: torch's own is for GPUs only.
+
+    Sums are taken in float64, so that the statistics hardly depend on how many processes they were taken by.
+    """
 
     def forward(self, x: Tensor) -> Tensor:  # [n,C,h,w]
-        if not self.training or not is_joined():
+        if not self.training:
             return super().forward(x)
-        here = x.new_full((1,), x.numel() // x.shape[1])
-        total = SumOverAll.apply(torch.cat([x.sum((0, 2, 3)), here]))  # [C+1]
+        here = x.new_full((1,), x.numel() // x.shape[1], dtype=torch.float64)
+        total = SumOverAll.apply(torch.cat([x.sum((0, 2, 3), dtype=torch.float64), here]))  # [C+1]
         count = total[-1].detach()
-        mean = total[:-1] / count
-        centred = x - mean[:, None, None]
-        variance = SumOverAll.apply(centred.square().sum((0, 2, 3))) / count  # [C]
+        centred = x - (total[:-1] / count).to(x.dtype)[:, None, None]
+        squares = SumOverAll.apply(centred.square().sum((0, 2, 3), dtype=torch.float64))  # [C]
         with torch.no_grad():
             self.num_batches_tracked += 1
             momentum = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.item()
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(variance * count / (count - 1), momentum)
-        scale = self.weight * (variance + self.eps).rsqrt()
+            self.running_mean.lerp_((total[:-1] / count).to(self.running_mean), momentum)
+            self.running_var.lerp_((squares / (count - 1)).to(self.running_var), momentum)
+        scale = self.weight * (squares / count + self.eps).rsqrt().to(x.dtype)
         return centred * scale[:, None, None] + self.bias[:, None, None]
 
 

@@ -104,7 +104,7 @@ def trained_network(config: NetworkConfig) -> tuple[MultiGrain, dict]:
 
     On the mini set a missing training is run first. Otherwise FileNotFoundError gives the command that makes it.
     """
-    return network_left_by(STAGE, config, run=lambda shared: train(make(TrainConfig, shared)))
+    return network_left_by(STAGE, config, run=lambda shared: run_training(make(TrainConfig, shared)))
 
 
 def network_left_by(

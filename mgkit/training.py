@@ -143,9 +143,7 @@ class Training:
         position.epoch = epoch
         set_learning_rate(self.optimizer, config, epoch)
         self.batches.set_epoch(epoch, skip=position.batch)
-        self.net.train()
-        if config.batch_norm == "frozen":
-            freeze_batch_norm(self.net)
+        self.train_mode()
         for batch, counts in self.shares(self.bar(f"epoch {epoch + 1}/{config.epochs}")):
             parts = parts_of(counts, config.accumulate)
             if is_enough(parts, config.batch_norm):
@@ -154,7 +152,7 @@ class Training:
                     self.log()
             position.batch += 1
         self.flush()
-        if not position.sums:
+        if not position.sums.get("samples"):
             raise UnreadableImageError(
                 "an epoch without a single batch to train on: too few readable images in this data"
             )
@@ -171,6 +169,12 @@ class Training:
         saved = self.save()
         if self.opened:
             link_or_copy(saved, self.opened.run.folder / "checkpoint.pth")
+
+    def train_mode(self) -> None:
+        """Dropout on, batch norm as the config says."""
+        self.net.train()
+        if self.config.batch_norm == "frozen":
+            freeze_batch_norm(self.net)
 
     def bar(self, description: str):
         """The loader, its waiting measured, with a bar in the main process."""

@@ -1,14 +1,20 @@
 """What several test modules share: tiny pictures on disk, and what an error for a person must look like."""
 
+import multiprocessing
+import os
+import socket
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.io import savemat
 
 from mgkit import index
+from mgkit.distributed import joined
 
 
 def noise(seed: int, size: tuple[int, int] = (24, 16)) -> Image.Image:
@@ -94,3 +100,43 @@ def answers(retrieval_set):
 
 def ranked(retrieval_set):
     return [file_name(retrieval_set, i) for i in retrieval_set.database]
+
+
+def in_processes(count: int, work, *arguments) -> list:
+    """What `work(*arguments)` returns in each of so many joined processes, by rank; an error in one fails the test."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mgkit.train"])  # imported once, for all processes of all tests
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    results = context.SimpleQueue()
+    processes = [
+        context.Process(target=be_joined, args=(rank, count, port, results, work, arguments), daemon=True)
+        for rank in range(count)
+    ]
+    for process in processes:
+        process.start()
+    found = {}
+    while len(found) < count:
+        rank, result, error = results.get()
+        if error:
+            for process in processes:
+                process.kill()
+            pytest.fail(f"rank {rank}: {error}")
+        found[rank] = result
+    for process in processes:
+        process.join()
+    return [found[rank] for rank in range(count)]
+
+
+def be_joined(rank: int, count: int, port: int, results, work, arguments) -> None:
+    """One of the processes of `in_processes`."""
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="localhost", MASTER_PORT=str(port)
+    )  # fmt: skip
+    try:
+        with joined():
+            results.put((rank, work(*arguments), None))
+    except BaseException:
+        results.put((rank, None, traceback.format_exc()))

@@ -12,11 +12,12 @@ from support import one_line_error
 from mgkit import train as module
 from mgkit.checkpoints import load_checkpoint, load_network
 from mgkit.config import NetworkConfig, TrainConfig, make
-from mgkit.datasets import Batch, UnreadableImageError
+from mgkit.datasets import UnreadableImageError
 from mgkit.experiment import read_metrics, read_results
 from mgkit.losses import JointLoss
 from mgkit.model import get_multigrain
-from mgkit.train import build_optimizer, learning_rate, set_learning_rate, train, train_epoch, trained_network
+from mgkit.train import run_training, trained_network
+from mgkit.training import Training, build_optimizer, learning_rate, set_learning_rate
 
 ONCE = {"len_factor": 1.0, "lambda_": 1.0, "repetitions": 1}  # an epoch sees every image, once
 
@@ -43,19 +44,19 @@ def same_bits(a, b):
 
 
 def weights_after(config):
-    return load_checkpoint(train(config))["model_state"]
+    return load_checkpoint(run_training(config))["model_state"]
 
 
 @pytest.mark.parametrize("augmentation", ["torch", "full", "senet", "AA"])
 def test_an_epoch_runs_with_every_augmentation(config, augmentation):
-    train(config(augmentation=augmentation))
+    run_training(config(augmentation=augmentation))
     [line] = read_metrics("t", "train")
     assert all(np.isfinite(value) for value in line.values())
 
 
 @pytest.mark.parametrize(("lambda_", "repetitions"), [(1.0, 1), (0.5, 3), (0.0, 3)])
 def test_an_epoch_runs_with_either_loss_and_both(config, lambda_, repetitions):
-    train(config(lambda_=lambda_, repetitions=repetitions))
+    run_training(config(lambda_=lambda_, repetitions=repetitions))
     [line] = read_metrics("t", "train")
     mix = lambda_ * line["cross_entropy"] + (1 - lambda_) * line["margin"]
     assert line["loss"] == pytest.approx(mix, rel=1e-5)
@@ -71,7 +72,7 @@ def test_training_runs_in_either_precision_and_keeps_float32_weights(config, pre
 
 
 def test_there_is_a_line_of_metrics_an_epoch_and_a_line_in_the_log(config, capsys):
-    train(config(epochs=3, lr=0.1, lr_drops=[1]))
+    run_training(config(epochs=3, lr=0.1, lr_drops=[1]))
     lines = read_metrics("t", "train")
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert [line["lr"] for line in lines] == pytest.approx([0.1, 0.1, 0.01])
@@ -81,14 +82,14 @@ def test_there_is_a_line_of_metrics_an_epoch_and_a_line_in_the_log(config, capsy
 
 
 def test_the_checkpoint_holds_the_trained_network_bit_for_bit(config, monkeypatch):
-    trained, save = [], module.save_checkpoint
+    trained, finish = [], Training.finish
 
-    def watched(path, net, **content):
-        trained.append(copy.deepcopy(net.state_dict()))
-        save(path, net, **content)
+    def watched(training):
+        trained.append(copy.deepcopy(training.net.state_dict()))
+        return finish(training)
 
-    monkeypatch.setattr(module, "save_checkpoint", watched)
-    path = train(config(p=2.5))
+    monkeypatch.setattr(Training, "finish", watched)
+    path = run_training(config(p=2.5))
     net, checkpoint = load_network(path)
     assert same_bits(net.state_dict(), trained[-1])
     assert not same_bits(net.state_dict(), get_multigrain("resnet8", num_classes=12).state_dict())
@@ -97,7 +98,7 @@ def test_the_checkpoint_holds_the_trained_network_bit_for_bit(config, monkeypatc
 
 
 def test_training_learns_its_images(config):
-    train(
+    run_training(
         config(epochs=6, lr=0.005, batch_size=24, augmentation="torch", crop_scale=0.8, lr_drops=[], **ONCE)
     )
     lines = read_metrics("t", "train")
@@ -106,7 +107,7 @@ def test_training_learns_its_images(config):
 
 
 def test_the_same_seed_gives_the_same_weights_whatever_the_workers(config):
-    alone, parallel = (weights_after(config(workers=workers, epochs=2)) for workers in (0, 2))
+    alone, parallel = (weights_after(config(workers=workers, epochs=2, resume=False)) for workers in (0, 2))
     assert same_bits(alone, parallel)
 
 
@@ -119,7 +120,7 @@ def test_the_global_random_state_before_a_training_does_not_matter(config):
     states = []
     for seed in (5, 6):
         torch.manual_seed(seed)
-        states.append(weights_after(config()))
+        states.append(weights_after(config(resume=False)))
     assert same_bits(*states)
 
 
@@ -145,15 +146,15 @@ def test_beta_has_its_own_rate_and_no_weight_decay(config):
 
 
 def test_a_last_batch_of_one_sample_is_passed_over(config):
-    checkpoint = load_checkpoint(train(config(len_factor=0.52)))  # 37 samples: three batches of 12, and one
+    checkpoint = load_checkpoint(
+        run_training(config(len_factor=0.52))
+    )  # 37 samples: three batches of 12, and one
     assert checkpoint["model_state"]["features.bn1.num_batches_tracked"] == 3
 
 
-def test_an_epoch_of_nothing_but_single_samples_is_refused(config):
-    net, loss = get_multigrain("resnet8", num_classes=12), JointLoss()
-    batch = Batch(torch.rand(1, 3, 32, 32), torch.tensor([0]), torch.tensor([0]), [])
-    with one_line_error(ValueError, "two readable images"):
-        train_epoch(net, loss, build_optimizer(net, loss, config()), [batch], torch.Generator(), "float32")
+def test_an_epoch_without_a_batch_to_train_on_is_refused(config):
+    with one_line_error(UnreadableImageError, "too few readable images"):
+        run_training(config(len_factor=0.015, lambda_=1.0, repetitions=1))  # one sample
 
 
 @pytest.fixture
@@ -169,21 +170,21 @@ def damaged(mini_root, here):
 def test_an_unreadable_training_image_stops_the_training_and_is_named(config, damaged, workers):
     data, path = damaged
     with one_line_error(UnreadableImageError, path):
-        train(config(data=str(data), workers=workers, **ONCE))
+        run_training(config(data=str(data), workers=workers, **ONCE))
 
 
 def test_unreadable_training_images_may_be_skipped_and_are_listed(config, damaged, capsys):
     data, path = damaged
-    train(config(data=str(data), on_unreadable="skip", **ONCE))
+    run_training(config(data=str(data), on_unreadable="skip", **ONCE))
     printed = capsys.readouterr().out
     assert "skipped 1 " in printed and printed.count(str(path)) == 1
     assert Path("outputs/t/train/checkpoint.pth").is_file()
 
 
 def test_an_earlier_training_with_other_parameters_is_kept(config, here):
-    train(config())
+    run_training(config())
     before = (here / "outputs/t/train/checkpoint.pth").read_bytes()
-    train(config(seed=1))
+    run_training(config(seed=1))
     assert (here / "outputs/t/train.1/checkpoint.pth").read_bytes() == before
     assert (here / "outputs/t/train/checkpoint.pth").read_bytes() != before
 

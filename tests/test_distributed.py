@@ -1,0 +1,110 @@
+"""Several processes against the same on one: gathered rows, sums, batch norm; and nothing of it in a process alone."""
+
+import numpy as np
+import pytest
+import torch
+from support import in_processes
+from torch import nn
+
+from mgkit.distributed import (
+    SyncBatchNorm2d,
+    everyones,
+    exchange,
+    gathered_rows,
+    is_main,
+    of_main,
+    rank,
+    summed,
+    with_synchronised_batch_norm,
+    world_size,
+)
+
+COUNTS = [3, 5, 1]  # samples of three processes
+
+
+def rows_of(count):
+    """The rows [9,4] of all processes, and this one's."""
+    everything = torch.randn(
+        sum(COUNTS[:count]), 4, 3, 3, generator=torch.Generator().manual_seed(0)
+    ).double()
+    first = sum(COUNTS[: rank()])
+    return everything, everything[first : first + COUNTS[rank()]].clone().requires_grad_()
+
+
+def through_batch_norm(count):
+    """Outputs, gradients and running statistics of this process's rows."""
+    _, mine = rows_of(count)
+    norm = with_synchronised_batch_norm(nn.Sequential(nn.BatchNorm2d(4)), torch.device("cpu"))[0].double()
+    assert type(norm) is SyncBatchNorm2d
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, 2.0, 0.5, -1.0]))
+    out = norm(mine)
+    (out.sin() * (1 + mine)).sum().backward()
+    found = out, mine.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var
+    return [x.detach().numpy().copy() for x in found]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_batch_norm_of_several_processes_is_that_of_the_whole_batch(count):
+    parts = in_processes(count, through_batch_norm, count)
+    everything = rows_of(count)[0].requires_grad_()
+    norm = nn.BatchNorm2d(4).double()
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, 2.0, 0.5, -1.0]))
+    out = norm(everything)
+    (out.sin() * (1 + everything)).sum().backward()
+    assert np.concatenate([part[0] for part in parts]) == pytest.approx(out.detach().numpy(), abs=1e-12)
+    assert np.concatenate([part[1] for part in parts]) == pytest.approx(everything.grad.numpy(), abs=1e-12)
+    assert sum(part[2] for part in parts) == pytest.approx(norm.weight.grad.numpy(), abs=1e-12)
+    assert sum(part[3] for part in parts) == pytest.approx(norm.bias.grad.numpy(), abs=1e-12)
+    for part in parts:
+        assert part[4] == pytest.approx(norm.running_mean.numpy(), abs=1e-12)
+        assert part[5] == pytest.approx(norm.running_var.numpy(), abs=1e-12)
+
+
+def gathered(counts):
+    """What gathered_rows gives, and the gradient of this process's rows where process k weighs what it got by k + 1."""
+    _, mine = rows_of(len(counts))
+    together = gathered_rows(mine, counts)
+    ((rank() + 1) * together.square().sum()).backward()
+    return together.detach().numpy().copy(), mine.grad.numpy().copy()
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_gathered_rows_are_in_rank_order_and_gradients_flow_back_from_all(count):
+    everything = rows_of(count)[0]
+    found = in_processes(count, gathered, COUNTS[:count])
+    for together, _ in found:
+        assert np.array_equal(together, everything.numpy())
+    weights = sum(range(1, count + 1))
+    gradients = np.concatenate([gradient for _, gradient in found])
+    assert gradients == pytest.approx(2 * weights * everything.numpy(), abs=1e-12)
+
+
+def told():
+    """What every process learns of the others."""
+    return (
+        (rank(), world_size(), is_main()),
+        exchange([rank(), 10 * rank()]),
+        everyones({"rank": rank()}),
+        of_main("from the main one" if is_main() else None),
+        summed(torch.tensor([1.0, rank()])).tolist(),
+    )
+
+
+def test_every_process_learns_of_the_others():
+    for which, found in enumerate(in_processes(3, told)):
+        assert found == (
+            (which, 3, which == 0),
+            [[0, 0], [1, 10], [2, 20]],
+            [{"rank": 0}, {"rank": 1}, {"rank": 2}],
+            "from the main one",
+            [3.0, 3.0],
+        )
+
+
+def test_a_process_alone_has_nobody_to_ask():
+    rows = torch.rand(2, 3, requires_grad=True)
+    assert (rank(), world_size(), is_main()) == (0, 1, True)
+    assert exchange([4, 5]) == [[4, 5]] and everyones("x") == ["x"] and of_main("x") == "x"
+    assert summed(rows) is rows and gathered_rows(rows, [2]) is rows

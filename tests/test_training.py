@@ -1,0 +1,264 @@
+"""Steps of training: one process, several, and accumulated parts are the same training; snapshots go on bit for bit."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from support import in_processes, one_line_error
+from torch import nn
+from torch.nn import functional as F
+
+from mgkit import training as module
+from mgkit.config import TrainConfig, make
+from mgkit.datasets import Batch
+from mgkit.losses import MarginLoss, sample_triplets
+from mgkit.model import get_multigrain
+from mgkit.samplers import share
+from mgkit.train import first_network, training_data
+from mgkit.training import Training, is_enough, parts_of, seed_of
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def config_of(mini_root, **values):
+    """27 steps an epoch of 12 samples, the last of 6."""
+    few = {"size": 32, "batch_size": 12, "workers": 0, "precision": "float32", "len_factor": 4.5, "lr": 0.02}
+    return make(TrainConfig, {"experiment": "t", "data": str(mini_root), **few, **values})
+
+
+class InFloat64(Training):
+    """Rounding does not count: what differs then differs in what is computed."""
+
+    def on_device(self, batch, piece):
+        images, label, instance = super().on_device(batch, piece)
+        return images.double(), label, instance
+
+
+def made(config, kind=Training):
+    """A Training without a folder of its own."""
+    images = training_data(config)
+    net = first_network(config, images[0].classes)
+    return kind(config, net.double() if kind is InFloat64 else net, images, None, None, lambda: False)
+
+
+def steps(config, count, kind=Training):
+    """The losses of the first steps, and the parameters after them."""
+    training = made(config, kind)
+    training.train_mode()
+    training.batches.set_epoch(0)
+    losses = []
+    for batch, counts in training.shares(training.loader):
+        if len(losses) == count:
+            break
+        parts = parts_of(counts, config.accumulate)
+        assert is_enough(parts, config.batch_norm)
+        training.step(batch, parts)
+        sums, _ = training.recent.take()
+        losses.append(sums["loss"] / sums["samples"])
+    return losses, as_arrays(training)
+
+
+def as_arrays(training):
+    """The parameters, β among them, as arrays: tensors do not outlive the process that made them."""
+    return [weight.detach().numpy().copy() for weight in (*training.net.parameters(), training.beta)]
+
+
+def difference(ours, theirs):
+    """The largest difference of two lists of arrays."""
+    return max(np.abs(a - b).max() for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("batch_norm", ["sync", "frozen"])
+@pytest.mark.parametrize(
+    ("kind", "count", "lr", "close"), [(InFloat64, 6, 0.02, 1e-9), (Training, 20, 0.0002, 1e-5)]
+)
+def test_one_two_and_three_processes_make_the_same_steps(mini_root, batch_norm, kind, count, lr, close):
+    config = config_of(mini_root, global_sampling=True, batch_norm=batch_norm, gradient_share_every=5, lr=lr)
+    losses, weights = steps(config, count, kind)
+    assert len(losses) == count
+    for processes in (2, 3):
+        for their_losses, their_weights in in_processes(processes, steps, config, count, kind):
+            assert their_losses == pytest.approx(losses, abs=close)
+            assert difference(their_weights, weights) < close
+
+
+def emulated(config, count, processes):
+    """The same as `steps` with local negatives, in one process and plainly: each share by itself, gradients averaged."""
+    training = made(config)
+    net, beta = training.net, nn.Parameter(torch.tensor(config.beta))
+    margin_loss = MarginLoss(margin=config.margin)
+    margin_loss.beta = beta
+    momenta = {}
+    losses = []
+    training.train_mode()
+    training.batches.set_epoch(0)
+    for step, batch in enumerate(training.loader):
+        if step == count:
+            break
+        samples, loss = len(batch.label), 0.0
+        for part in range(processes):
+            mine = share(samples, part, processes)
+            output = net(batch.image[mine].to(memory_format=torch.channels_last))
+            generator = torch.Generator().manual_seed(seed_of(config.seed, step, part))
+            e = output["normalized_embedding"]
+            anchor, positive, negative = sample_triplets(e, batch.instance[mine], generator=generator)
+            classes = F.cross_entropy(output["classifier_output"], batch.label[mine])
+            instances = margin_loss(e[anchor], e[positive], e[negative])
+            weight = len(batch.label[mine]) / samples
+            loss = loss + weight * (config.lambda_ * classes + (1 - config.lambda_) * instances)
+        weights = [w for w in net.parameters() if w.requires_grad]
+        for w, gradient in zip([*weights, beta], torch.autograd.grad(loss, [*weights, beta]), strict=True):
+            decayed = gradient + (0 if w is beta else config.weight_decay) * w.detach()
+            momenta[w] = config.momentum * momenta[w] + decayed if w in momenta else decayed
+            w.data -= config.lr * momenta[w]
+        losses.append(loss.item())
+    training.beta.data.copy_(beta)
+    return losses, as_arrays(training)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_local_negatives_are_those_of_a_plain_emulation_on_one_process(mini_root, processes):
+    config = config_of(
+        mini_root, batch_norm="frozen", lr=0.0002, batch_size=13
+    )  # shares of 6 and 7, or 4, 4 and 5
+    expected_losses, expected_weights = emulated(config, 20, processes)
+    for losses, weights in in_processes(processes, steps, config, 20):
+        assert losses == pytest.approx(expected_losses, abs=1e-5)
+        assert difference(weights, expected_weights) < 1e-5
+
+
+def test_accumulated_parts_are_as_many_processes(mini_root):
+    values = {"batch_norm": "frozen", "lr": 0.0002}
+    one = steps(config_of(mini_root, accumulate=4, **values), 6)
+    [two, _] = in_processes(2, steps, config_of(mini_root, accumulate=2, **values), 6)
+    assert one[0] == pytest.approx(two[0], abs=1e-5)
+    assert difference(one[1], two[1]) < 1e-5
+
+
+def joint_gradients(config):
+    """The gradients of one step, of this process's view."""
+    training = made(config, InFloat64)
+    training.train_mode()
+    training.batches.set_epoch(0)
+    batch, counts = next(training.shares(training.loader))
+    training.step(batch, parts_of(counts, 1))
+    weights = [w for w in (*training.net.parameters(), training.beta) if w.grad is not None]
+    return [w.grad.numpy().copy() for w in weights]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_gradients_of_the_gathered_loss_are_those_of_the_whole_batch(mini_root, processes):
+    config = config_of(mini_root, global_sampling=True, batch_norm="sync", lambda_=0.25, batch_size=14)
+    alone = joint_gradients(config)
+    for gradients in in_processes(processes, joint_gradients, config):
+        assert len(gradients) == len(alone)
+        assert difference(gradients, alone) < 1e-10
+
+
+def test_parts_are_contiguous_shares_of_each_process():
+    assert parts_of([12, 11], 1) == [[12, 11]]
+    assert parts_of([12, 11], 3) == [[4, 3], [4, 4], [4, 4]]
+    assert parts_of([2], 4) == [[0], [1], [0], [1]]
+
+
+def test_a_step_needs_samples_on_every_process_and_two_for_local_statistics():
+    assert is_enough([[2, 2]], "local") and not is_enough([[2, 1]], "local")
+    assert is_enough([[2, 1]], "sync") and is_enough([[1, 1]], "frozen")
+    assert not is_enough([[2, 0]], "sync") and not is_enough([[1]], "frozen")
+
+
+def test_the_seeds_of_samples_do_not_depend_on_the_number_of_processes(mini_root, monkeypatch):
+    config = config_of(mini_root, batch_size=13)
+    images, _ = training_data(config)
+    [alone] = [list(module.epoch_batches(images, config))]
+    shared = []
+    for which in range(3):
+        monkeypatch.setattr(module, "rank", lambda which=which: which)
+        monkeypatch.setattr(module, "world_size", lambda: 3)
+        shared.append(list(module.epoch_batches(images, config)))
+    assert [sum(parts, []) for parts in zip(*shared, strict=True)] == alone
+
+
+def test_an_epoch_may_start_at_any_batch(mini_root):
+    config = config_of(mini_root)
+    images, _ = training_data(config)
+    batches = module.epoch_batches(images, config)
+    batches.set_epoch(3)
+    whole = list(batches)
+    batches.set_epoch(3, skip=5)
+    assert list(batches) == whole[5:] and len(batches) == len(whole) - 5
+
+
+def test_gradients_that_are_no_numbers_stop_the_training_and_name_the_step(mini_root, monkeypatch):
+    training = made(config_of(mini_root))
+    training.train_mode()
+    training.batches.set_epoch(0)
+    batches = iter(training.loader)
+    batch = next(batches)
+    training.step(batch, [[len(batch.label)]])
+    batch = next(batches)
+    broken = Batch(batch.image * math.nan, *batch[1:])
+    training.step(broken, [[len(batch.label)]])
+    with one_line_error(module.NonFiniteError, "step 2", "lr 0.02", "no checkpoint yet"):
+        training.flush()
+
+
+def test_weights_that_are_no_numbers_are_not_saved(mini_root):
+    training = made(config_of(mini_root))
+    training.net.classifier.bias.data[0] = math.inf
+    with one_line_error(module.NonFiniteError, "a weight after step 0"):
+        training.save()
+
+
+def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_scales(mini_root):
+    training = made(config_of(mini_root, batch_norm="frozen"))
+    norm = training.net.features.bn1
+    before = norm.running_mean.clone(), norm.weight.detach().clone()
+    training.train_mode()
+    batch = next(iter(training.loader))
+    training.step(batch, [[len(batch.label)]])
+    assert torch.equal(norm.running_mean, before[0]) and not torch.equal(norm.weight, before[1])
+
+
+def test_the_gradient_share_is_noted_at_the_chosen_steps(mini_root):
+    training = made(config_of(mini_root, gradient_share_every=2))
+    training.train_mode()
+    shares = []
+    for batch, _ in zip(training.loader, range(4), strict=False):
+        training.step(batch, [[len(batch.label)]])
+        sums, _ = training.recent.take()
+        shares.append(module.means_of(sums).get("gradient_share"))
+    assert shares[1] is None and shares[3] is None
+    assert 0 < shares[0] < 1 and 0 < shares[2] < 1
+
+
+def test_the_learning_rate_may_be_meant_for_another_batch(mini_root):
+    config = config_of(mini_root, lr=0.2, batch_size=24, lr_batch_size=12, lr_drops=[0])
+    assert module.learning_rate(config, 0) == pytest.approx(0.4)
+    assert module.learning_rate(config, 1) == pytest.approx(0.04)
+
+
+def test_dropout_is_drawn_anew_at_each_step_and_the_same_again(mini_root):
+    def drawn(step):
+        training = made(
+            config_of(mini_root, batch_norm="frozen", lr=0.0, beta_lr=0.0, lambda_=1.0, repetitions=1)
+        )
+        training.net.dropout = nn.Dropout(0.5)
+        training.train_mode()
+        batch = next(iter(training.loader))
+        training.position.step = step
+        training.step(batch, [[len(batch.label)]])
+        return training.recent.take()[0]["loss"]
+
+    assert drawn(3) == drawn(3) != drawn(4)
+
+
+def test_resnets_with_synchronised_statistics_keep_their_names():
+    net = get_multigrain("resnet8", num_classes=3)
+    names = list(net.state_dict())
+    assert list(module.with_synchronised_batch_norm(net, torch.device("cpu")).state_dict()) == names
