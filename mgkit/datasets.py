@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mgkit.distributed import everyones, is_joined, is_main
 from mgkit.imagenet import SPLIT_FOLDERS, devkit_wnids, split_folder, validation_labels
 from mgkit.index import FolderIndex, image_files, image_index
 
@@ -446,17 +447,29 @@ class UnreadableImages:
         self.reasons: dict[str, str] = {}
 
     def watch(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """The loader's batches, without those of which nothing was readable; UnreadableImageError if that is all of them."""
+        """The loader's batches, without those of which nothing was readable; UnreadableImageError if that is all of them.
+
+        One of several processes has a share of the images only, and leaves that to whoever sees all (`none_readable`).
+        """
         readable = False
         for batch in loader:
             self.note(batch.unreadable)
             if len(batch.label):
                 readable = True
                 yield batch
-        if not readable and self.reasons:
-            raise UnreadableImageError(
-                f"none of {len(self.reasons)} images is readable: {next(iter(self.reasons.values()))}"
-            )
+        if not readable and self.reasons and not is_joined():
+            raise self.none_readable()
+
+    def none_readable(self) -> UnreadableImageError:
+        """The error for images of which not one could be read; to be made by all processes together."""
+        self.share()
+        reason = next(iter(self.reasons.values()), "there are none")
+        return UnreadableImageError(f"none of {len(self.reasons)} images is readable: {reason}")
+
+    def share(self) -> None:
+        """What was noted by any process is known to all."""
+        for reasons in everyones(self.reasons):
+            self.reasons |= reasons
 
     def note(self, unreadable: Iterable[tuple[str, str]]) -> None:
         """Count and list (path, reason) of unreadable images; UnreadableImageError for the first unless they are skipped."""
@@ -466,8 +479,9 @@ class UnreadableImages:
             self.reasons[path] = reason
 
     def report(self) -> None:
-        """Print the count and the list of what was skipped, if anything was."""
-        if self.reasons:
+        """Print the count and the list of what was skipped by any process, if anything was."""
+        self.share()
+        if self.reasons and is_main():
             print(f"skipped {len(self.reasons)} unreadable images:")
             for reason in self.reasons.values():
                 print(f"  {reason}")

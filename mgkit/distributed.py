@@ -58,6 +58,16 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
+@contextmanager
+def main_first() -> Iterator[None]:
+    """The block is run by the main process, then by the others: what it leaves on disk is made once."""
+    if not is_main():
+        wait_for_all()
+    yield
+    if is_main():
+        wait_for_all()
+
+
 def exchange(numbers: Sequence[int]) -> list[list[int]]:
     """A few integers of each process, known to all: W lists, by rank."""
     mine = torch.tensor(numbers, dtype=torch.int64)  # on the CPU: no GPU has to finish its work for it

@@ -14,7 +14,7 @@ from mgkit.datasets import (
     batch_loader,
     image_shapes,
 )
-from mgkit.distributed import is_main, rank, world_size
+from mgkit.distributed import is_joined, is_main, rank, summed, world_size
 from mgkit.hardware import autocast
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem
@@ -38,10 +38,10 @@ def feature_maps(
     window: int | None = None,
     description: str | None = "",
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Every image once through the frozen backbone, in batches of one shape.
+    """Every image once through the frozen backbone, in batches of one shape; of several processes, each has its share.
 
     size: pixels. crop: `square` or `rect`. Yields (maps [b,C,h,w], labels [b], indices [b]) on the network's device; the
-    indices say which images they are, and all images come. window: batches never mix images of different windows, runs
+    indices say which images they are, and all images come, to one process or another. window: batches never mix images of different windows, runs
     of so many images, which come in order. description: of the progress bar, None for none. net is put in eval mode.
     Raises UnreadableImageError at the first unreadable file, unless `unreadable` says skip.
     """
@@ -75,6 +75,30 @@ def windowed_batches(shapes: Sequence[tuple[int, int]], batch_size: int, window:
     ]
 
 
+def by_window(batches: Iterator[tuple], window: int, images: int) -> Iterator[list[tuple]]:
+    """The batches of `feature_maps`, or others whose last part are the indices, window by window.
+
+    Every window of the images comes, so that all processes meet at it; the list is empty where this one has nothing of it.
+    """
+    waiting = next(batches, None)
+    for end in range(window, images + window, window):
+        found = []
+        while waiting is not None and waiting[-1][0] < end:
+            found.append(waiting)
+            waiting = next(batches, None)
+        yield found
+
+
+def rows_of_all(rows: np.ndarray) -> np.ndarray:
+    """Rows [P,n,C], NaN where another process has them or none -> those that any process has, for all."""
+    if not is_joined():
+        return rows
+    here = ~np.isnan(rows[0, :, 0])
+    total = summed(torch.from_numpy(np.where(here[:, None], rows, 0))).numpy()
+    total[:, summed(torch.from_numpy(here.astype(np.int64))).numpy() == 0] = np.nan
+    return total
+
+
 def embed(
     net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float] | None = None, **options
 ) -> np.ndarray:
@@ -101,7 +125,7 @@ def pooled(net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float]
     rows = np.full((len(ps), len(images), net.width), np.nan, dtype=np.float32)
     for of_batch, indices in pooled_batches(net, images, size=size, ps=ps, **options):
         rows[:, indices] = of_batch
-    return rows
+    return rows_of_all(rows)
 
 
 def pooled_batches(
@@ -127,7 +151,7 @@ def classify(
 ) -> tuple[Tensor, Tensor]:
     """Logits [N,K] and labels [N] of the readable images, in their order, on the CPU (section 4.2).
 
-    size: pixels. p: pooling exponent, None for the network's own. options: as for `embed.feature_maps`.
+    Of several processes, each gets those of its share. size: pixels. p: pooling exponent, None for the network's own. options: as for `embed.feature_maps`.
     """
     p = net.pool.p.item() if p is None else p
     parts = []

@@ -3,10 +3,14 @@
 from dataclasses import asdict, dataclass
 
 from mgkit.config import ClassifyConfig
-from mgkit.datasets import UnreadableImages, validation_images
-from mgkit.experiment import Run, data_root
+from mgkit.datasets import UnreadableImages
+from mgkit.distributed import is_main
+from mgkit.experiment import Run, read_results, validation_data
 from mgkit.finetune import in_classes_of, p_star, sweep_p
+from mgkit.launch import on_all_devices
 from mgkit.train import trained_network
+
+STAGE = "evaluate_imagenet"
 
 
 @dataclass(frozen=True)
@@ -24,14 +28,19 @@ class Accuracy:
 def evaluate_classification(config: ClassifyConfig) -> list[Accuracy]:
     """Top-1/top-5 of the experiment's network for every crop and size, with the training exponent and with p*.
 
-    Both exponents come from one backbone pass. Writes outputs/<experiment>/evaluate_imagenet/results.json.
+    On all devices; both exponents come from one backbone pass. Raises as `on_all_devices`.
     """
+    on_all_devices(STAGE, config, run_classification)
+    return [Accuracy(**row) for row in read_results(config.experiment, STAGE)["rows"]]
+
+
+def run_classification(config: ClassifyConfig) -> None:
+    """The same in this process, or in each of those that are joined; outputs/<experiment>/evaluate_imagenet/results.json."""
     net, _ = trained_network(config)
-    images = validation_images(data_root(config.data), val_fraction=config.val_fraction)
-    images = in_classes_of(net, images.with_exif(config.exif))
+    images = in_classes_of(net, validation_data(config))
     training_p = net.pool.p.item()
     best = {size: p_star(config, net, size=size, crop="rect") for size in config.sizes}
-    run = Run("evaluate_imagenet", config, checkpoint=net.source)
+    run = Run(STAGE, config, checkpoint=net.source) if is_main() else None
     unreadable = UnreadableImages(config.on_unreadable)
     rows = []
     for crop in config.crops:
@@ -46,5 +55,5 @@ def evaluate_classification(config: ClassifyConfig) -> list[Accuracy]:
                 for (name, p), of_p in zip(exponents.items(), accuracy, strict=True)
             ]
     unreadable.report()
-    run.results({"images": len(images), "rows": [asdict(row) for row in rows]})
-    return rows
+    if run:
+        run.results({"images": len(images), "rows": [asdict(row) for row in rows]})

@@ -18,7 +18,8 @@ import yaml
 from matplotlib.figure import Figure
 
 from mgkit.config import NetworkConfig, StageConfig, different, to_yaml
-from mgkit.datasets import ImageList, list_hash
+from mgkit.datasets import ImageList, labelled_images, list_hash, validation_images
+from mgkit.distributed import main_first
 from mgkit.download import file_hash
 from mgkit.files import atomic_write, find_path, project_root
 from mgkit.hardware import describe, pick_device
@@ -49,6 +50,20 @@ def data_root(data: str) -> Path:
 def is_mini(data: str) -> bool:
     """Whether `data` is the embedded set, where a missing earlier stage costs minutes and is simply run."""
     return data == "mini" or (find_path(data) / "mini.json").is_file()
+
+
+def training_data(config: StageConfig) -> tuple[ImageList, ImageList]:
+    """The (training, validation) images of `config.data`, their rotation tags read as `config.exif` says."""
+    with main_first():  # an index of millions of files is made once
+        train_images, val_images = labelled_images(data_root(config.data), val_fraction=config.val_fraction)
+    return train_images.with_exif(config.exif), val_images.with_exif(config.exif)
+
+
+def validation_data(config: StageConfig) -> ImageList:
+    """The validation images of `config.data`, which need no training images beside them; see `validation_images`."""
+    with main_first():
+        images = validation_images(data_root(config.data), val_fraction=config.val_fraction)
+    return images.with_exif(config.exif)
 
 
 def stage_folder(experiment: str, stage: str) -> Path:

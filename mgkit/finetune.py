@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -11,13 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mgkit.config import FinetunePConfig, NetworkConfig, make
-from mgkit.datasets import ImageList, UnreadableImages, labelled_images, relabelled
-from mgkit.embed import feature_maps
-from mgkit.experiment import Run, data_root, is_mini, read_results
+from mgkit.datasets import ImageList, UnreadableImages, relabelled
+from mgkit.distributed import everyones, is_joined, is_main, summed, wait_for_all, world_size
+from mgkit.embed import by_window, feature_maps
+from mgkit.experiment import Run, is_mini, read_results, training_data
+from mgkit.launch import on_all_devices
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem
 from mgkit.progress import progress
+from mgkit.train import trained_network
 
 STAGE = "finetune_p"
 SMALLEST_P = 0.1  # SGD never steps to an exponent that GeM does not have
@@ -79,24 +81,31 @@ def feature_windows(
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
     """The images in order, step_size at a time: (maps, a list of [C,h,w], labels [step_size]).
 
-    The backbone sees a window of many steps at once, so that whole images of one shape can share a forward pass.
+    The backbone sees a window of many steps at once, so that whole images of one shape can share a forward pass. Of several
+    processes, each has its share of a step, perhaps nothing.
     """
     window = step_size * max(8, batch_size // step_size)
+    if is_joined():
+        window *= 2 * world_size()  # enough batches for all of them
     batches = feature_maps(net, images, batch_size=batch_size, window=window, description=None, **options)
-    for _, of_window in groupby(batches, key=lambda batch: int(batch[2][0]) // window):
-        samples = [
-            sample for batch in of_window for sample in zip(batch[2].tolist(), *batch[:2], strict=True)
-        ]
-        samples.sort(key=lambda sample: sample[0])
-        for start in range(0, len(samples), step_size):
-            _, features, labels = zip(*samples[start : start + step_size], strict=True)
-            yield list(features), torch.stack(labels)
+    for of_window in by_window(batches, window, len(images)):
+        samples = {
+            i: (x, label) for maps, labels, indices in of_window
+            for i, x, label in zip(indices.tolist(), maps, labels.tolist(), strict=True)
+        }  # fmt: skip
+        readable = sorted(i for of_rank in everyones(list(samples)) for i in of_rank)
+        for start in range(0, len(readable), step_size):
+            mine = [samples[i] for i in readable[start : start + step_size] if i in samples]
+            yield [x for x, _ in mine], torch.tensor([label for _, label in mine], dtype=torch.int64)
 
 
 def descend_p(
     net: MultiGrain, batches: Iterable[tuple[list[Tensor], Tensor]], *, steps: int, lr: float, momentum: float
 ) -> np.ndarray:
-    """SGD on the network's p over (feature maps, labels) batches; returns (loss, p) after each step, [n,2]."""
+    """SGD on the network's p over (feature maps, labels) batches; returns (loss, p) after each step, [n,2].
+
+    Of several processes, each has its share of every batch, and all take the same step.
+    """
     p = net.pool.p
     learned = p.requires_grad
     p.requires_grad_(True)
@@ -105,9 +114,15 @@ def descend_p(
     for i, (features, labels) in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - i / steps) ** 0.9
-        pooled = torch.cat([net.pool(f[None]) for f in features])  # [b,C]
-        loss = F.cross_entropy(net.head(pooled)["classifier_output"], labels)
-        p.grad = torch.autograd.grad(loss, p)[0]  # of p alone: the classifier needs none
+        sums = torch.zeros(3, dtype=torch.float64, device=p.device)  # loss, its gradient, images
+        if features:
+            pooled = torch.cat([net.pool(f[None]) for f in features])  # [b,C]
+            logits = net.head(pooled)["classifier_output"]
+            loss = F.cross_entropy(logits, labels.to(p.device), reduction="sum")
+            [gradient] = torch.autograd.grad(loss, p)  # of p alone: the classifier needs none
+            sums = torch.stack([loss.detach(), gradient, torch.full_like(gradient, len(features))]).double()
+        loss, gradient, images = summed(sums)
+        loss, p.grad = loss / images, (gradient / images).to(p.dtype)
         optimizer.step()
         with torch.no_grad():
             p.clamp_(min=SMALLEST_P)
@@ -122,30 +137,43 @@ def sweep_p(
 ) -> np.ndarray:
     """Accuracy for every p at every size, the backbone running once an image and size (figure 4).
 
-    sizes: pixels. ps: exponents. options: as for `embed.feature_maps`. Returns top-k accuracies in 0..1, [S,P,len(ks)].
+    sizes: pixels. ps: exponents. options: as for `embed.feature_maps`. Returns top-k accuracies in 0..1, [S,P,len(ks)], over
+    the images of all processes. Raises UnreadableImageError where none is readable.
     """
+    unreadable = options.setdefault("unreadable", UnreadableImages())
     accuracy = np.zeros((len(sizes), len(ps), len(ks)))
     for s, size in enumerate(sizes):
-        seen = 0
+        right, seen = torch.zeros(len(ps), len(ks), dtype=torch.int64), torch.zeros((), dtype=torch.int64)
         for maps, labels, _ in feature_maps(net, images, size=size, **options):
             seen += len(labels)
             with torch.no_grad():
                 for j, p in enumerate(ps):
                     ranks = target_ranks(net.head(gem(maps, p))["classifier_output"], labels)
-                    accuracy[s, j] += [(ranks < k).sum().item() for k in ks]
-        accuracy[s] /= seen
+                    right[j] += torch.tensor([(ranks < k).sum().item() for k in ks])
+        right, seen = summed(right), summed(seen)
+        if not seen:
+            raise unreadable.none_readable()
+        accuracy[s] = (right.double() / seen).numpy()
     return accuracy
+
+
+def find_p(config: FinetunePConfig) -> PSearch:
+    """p* and the sweep for the experiment's network, or the configured one, on all devices; raises as `on_all_devices`."""
+    on_all_devices(STAGE, config, run_search)
+    return read_search(config.experiment)
+
+
+def run_search(config: FinetunePConfig) -> PSearch:
+    """The same in this process, or in each of those that are joined."""
+    return search_p(config, trained_network(config)[0])
 
 
 def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
     """p* by SGD on training images and the sweep on validation images, at every size; results.json gets both."""
-    train_images, val_images = (
-        images.with_exif(config.exif)
-        for images in labelled_images(data_root(config.data), val_fraction=config.val_fraction)
-    )
+    train_images, val_images = training_data(config)
     subset = in_classes_of(net, train_images.first_per_class(config.images_per_class))
     val_images = in_classes_of(net, val_images)
-    run = Run(STAGE, config, checkpoint=net.source)
+    run = Run(STAGE, config, checkpoint=net.source) if is_main() else None
     unreadable = UnreadableImages(config.on_unreadable)
     options = dict(
         crop=config.crop, batch_size=config.batch_size, workers=config.workers, precision=config.precision,
@@ -176,13 +204,26 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
         top1=accuracy[:, :-2, 0], top5=accuracy[:, :-2, 1],
         top1_at_training_p=accuracy[:, -2, 0].tolist(), top1_at_p_star=accuracy[:, -1, 0].tolist(),
     )  # fmt: skip
-    results = {key: as_plain(value) for key, value in vars(found).items() if key != "paths"}
-    run.results(results | {"val_images": len(val_images)})
+    if run:
+        results = {key: as_plain(value) for key, value in vars(found).items()}
+        run.results(results | {"val_images": len(val_images)})
+    wait_for_all()
     return found
 
 
+def read_search(experiment: str) -> PSearch:
+    """What `search_p` left in results.json."""
+    results = read_results(experiment, STAGE)
+    values = {field.name: results[field.name] for field in fields(PSearch)}
+    arrays = {key: np.array(values[key]) for key in ("top1", "top5")}
+    return PSearch(**values | arrays | {"paths": [np.array(path) for path in values["paths"]]})
+
+
 def as_plain(value):
-    return value.tolist() if isinstance(value, np.ndarray) else value
+    """Arrays, and lists of them, as lists."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return [as_plain(each) for each in value] if isinstance(value, list) else value
 
 
 def set_p(net: MultiGrain, p: float) -> MultiGrain:

@@ -34,9 +34,10 @@ def place(net: nn.Module, device: torch.device) -> nn.Module:
 
 def describe(device: torch.device) -> str:
     """The device and the precision `auto` means on it, in words, for a run's provenance."""
+    threads = torch.get_num_threads()
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
+        else f"CPU, {threads} thread{'s' if threads > 1 else ''}"
     )
     return f"{name}, {'bf16' if has_fast_bf16(device) else 'float32'}"

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
-from mgkit.config import StageConfig, TrainConfig, to_yaml
+from mgkit.config import AnyConfig, StageConfig, TrainConfig, to_yaml
+from mgkit.distributed import is_joined
 from mgkit.files import atomic_write
 from mgkit.progress import FOR_RELAY, show_relayed
 
@@ -39,6 +40,14 @@ def processes_on_this_machine(config: StageConfig) -> int:
     if available and config.gpus > available:
         raise ValueError(f"gpus: {config.gpus} are asked for, this machine has {available}")
     return config.gpus
+
+
+def on_all_devices(stage: str, config: AnyConfig, run: Callable[[AnyConfig], object]) -> None:
+    """Run a stage with all that `config.gpus` means: by `run`, here, where that is one process, else in workers (`launch`)."""
+    if is_joined() or processes_on_this_machine(config) == 1:
+        run(config)
+    else:
+        launch(stage, config)
 
 
 def launch(stage: str, config: StageConfig) -> None:
@@ -95,6 +104,7 @@ def worker_environment(folder: str, processes: int) -> dict[str, str]:
     environment = {key: value for key, value in os.environ.items() if key != "JPY_SESSION_NAME"}
     threads = max(1, len(os.sched_getaffinity(0)) // processes) if hasattr(os, "sched_getaffinity") else 1
     environment.setdefault("OMP_NUM_THREADS", str(threads))
+    environment.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin would take the cores from the readers
     environment.setdefault(
         "TORCH_CPP_LOG_LEVEL", "ERROR"
     )  # a warning of DistributedDataParallel is known; see training

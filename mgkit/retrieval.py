@@ -9,14 +9,15 @@ import torch
 
 from mgkit import ann
 from mgkit.config import RetrievalConfig
-from mgkit.datasets import ImageList, UnreadableImages, validation_images
+from mgkit.datasets import ImageList, UnreadableImages
 from mgkit.descriptors import multi_scale, plain, whitened
 from mgkit.embed import pooled_batches
-from mgkit.experiment import Run, add_results, data_root, read_results
+from mgkit.experiment import Run, add_results, data_root, read_results, validation_data
 from mgkit.files import find_path
 from mgkit.finetune import STAGE as P_STAGE
 from mgkit.finetune import in_classes_of
 from mgkit.ground_truth import RetrievalSet
+from mgkit.launch import on_all_devices
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
 from mgkit.protocols import (
@@ -32,6 +33,7 @@ from mgkit.retrieval_sets import GROUPS, SET_NAMES, distractor_record, distracto
 from mgkit.store import features_folder, stored_features
 from mgkit.whitening import whitened_network
 
+STAGE = "evaluate_retrieval"
 NPROBE = 4  # lists of an IVF index that a query looks into
 FEWEST_INDEXED = 1000  # images
 
@@ -112,7 +114,7 @@ def check_before_work(task: RetrievalTask) -> None:
     config = task.config
     if task.net.whitening is not None and (config.dims or 1) > task.dimensions:
         raise ValueError(f"dims: at most the {task.dimensions} of the whitened descriptor, got {config.dims}")
-    sizes = [round(scale * config.size) for scale in config.scales]
+    sizes = scaled_sizes(config)
     if min(sizes) < 8 or len(set(sizes)) < len(sizes):
         raise ValueError(
             f"scales: times size {config.size} they give {sizes} px; distinct ones of at least 8 are wanted"
@@ -124,12 +126,38 @@ def check_before_work(task: RetrievalTask) -> None:
             raise ValueError(f"indices: {error}") from None
 
 
+def embed_sets(task: RetrievalTask) -> None:
+    """Have all images that the task is about embedded, on all devices; `task.features` then reads from disk. Raises as `on_all_devices`."""
+    on_all_devices(STAGE, task.config, lambda config: embed_here(task))
+
+
+def run_embedding(config: RetrievalConfig) -> None:
+    """What `embed_sets` does, in this process, or in each of those that are joined."""
+    embed_here(retrieval_task(config))
+
+
+def embed_here(task: RetrievalTask) -> None:
+    """Every pass over images that `evaluate_retrieval`, `resolution_curves` and `index_table` need the features of."""
+    config = task.config
+    for sets in by_images(task.sets):
+        images, name = sets[0].images, sets[0].name
+        task.features(images, size=config.size, ps=own_exponents(task), name=name)
+        for size in scaled_sizes(config):
+            task.features(images, size=size, ps=[task.p], name=name)
+    classes, sets = curve_images(task)
+    ps = list(curve_exponents(task).values())
+    every = ([classes] if classes else []) + [of_images[0].images for of_images in by_images(sets)]
+    for size in config.resolutions:
+        for images in every:
+            task.features(images, size=size, ps=ps, name="figure 4")
+
+
 def evaluate_retrieval(task: RetrievalTask) -> list[Retrieval]:
     """Every set with every kind of descriptor, set by set; each image passes once through the backbone for each scale.
 
     Writes outputs/<experiment>/evaluate_retrieval/results.json, and what distractors were used, by name and SHA-256.
     """
-    run = Run("evaluate_retrieval", task.config, checkpoint=task.net.source)
+    run = Run(STAGE, task.config, checkpoint=task.net.source)
     record_distractors(task, run)
     found = []
     for sets in by_images(task.sets):
@@ -158,11 +186,15 @@ class DescriptorKind:
     normalise: bool = False
 
 
+def own_exponents(task: RetrievalTask) -> list[float]:
+    """What the network was trained with and what it pools with, once if they are the same."""
+    return list(dict.fromkeys([task.training_p, task.p]))
+
+
 def descriptor_kinds(task: RetrievalTask, each: RetrievalSet) -> Iterator[DescriptorKind]:
     """Kinds of descriptor of a set's images, one after the other: pooled, whitened, reduced, at several scales, normalised."""
     config, net, p = task.config, task.net, task.p
-    ps = list(dict.fromkeys([task.training_p, p]))
-    features = task.features(each.images, size=config.size, ps=ps, name=each.name)
+    features = task.features(each.images, size=config.size, ps=own_exponents(task), name=each.name)
     name, rows = "GeM, training p", plain(features[0])
     yield DescriptorKind(name, task.training_p, rows)
     if p != task.training_p:
@@ -183,10 +215,12 @@ def descriptor_kinds(task: RetrievalTask, each: RetrievalSet) -> Iterator[Descri
 
 def at_scales(task: RetrievalTask, each: RetrievalSet) -> np.ndarray:
     """Descriptors from every scale of the config together, [N,D]."""
-    of_scales = []
-    for scale in task.config.scales:
-        of_scales.append(task.descriptors(each, size=round(scale * task.config.size)))
-    return multi_scale(of_scales)
+    return multi_scale([task.descriptors(each, size=size) for size in scaled_sizes(task.config)])
+
+
+def scaled_sizes(config: RetrievalConfig) -> list[int]:
+    """The sizes (px) of the multi-scale descriptor."""
+    return [round(scale * config.size) for scale in config.scales]
 
 
 def measured(
@@ -252,11 +286,7 @@ def resolution_curves(task: RetrievalTask) -> ResolutionCurves:
     Plain GeM embeddings, as in the figure. top-1 where data has classes that the network knows. results.json gets the curves.
     """
     sizes = task.config.resolutions
-    exponents = {f"training p = {task.training_p:g}": task.training_p}
-    learned = read_results(task.config.experiment, P_STAGE) or {"sizes": [], "p_star": []}
-    for size, p in zip(learned["sizes"], learned["p_star"], strict=True):
-        if size in sizes:
-            exponents[f"p* of {size} px = {p:.2f}"] = p
+    exponents = curve_exponents(task)
     ps = list(exponents.values())
     values, measures = {}, {}
 
@@ -264,24 +294,41 @@ def resolution_curves(task: RetrievalTask) -> ResolutionCurves:
         measures[name] = measure
         values.setdefault(name, np.full((len(sizes), len(ps)), np.nan))[s, j] = value
 
-    classes = class_images(task) if sizes else None
-    sets = [each.alone() for each in task.sets if each.measure != "none" and each.level is None]
+    classes, sets = curve_images(task)
     for s, size in enumerate(sizes):
         if classes is not None:
-            for j, features in enumerate(task.features(classes, size=size, ps=ps, name="validation images")):
+            for j, features in enumerate(task.features(classes, size=size, ps=ps, name="figure 4")):
                 put("top-1", "top-1", s, j, top1(task.net, features, classes.labels))
         for of_images in by_images(sets):
-            images, name = of_images[0].images, of_images[0].name
-            for j, features in enumerate(task.features(images, size=size, ps=ps, name=name)):
+            images = of_images[0].images
+            for j, features in enumerate(task.features(images, size=size, ps=ps, name="figure 4")):
                 readable = np.isfinite(features[:, 0])
                 rows = plain(features[readable])
                 for each in of_images:
                     put(each.name, each.measure, s, j, measured_value(each.only(readable), rows))
     curves = ResolutionCurves(sizes, exponents, values, measures)
-    add_results(task.config.experiment, "evaluate_retrieval", {"figure_4": {
+    add_results(task.config.experiment, STAGE, {"figure_4": {
         "sizes": sizes, "exponents": exponents, "values": {name: of_name.tolist() for name, of_name in values.items()},
     }})  # fmt: skip
     return curves
+
+
+def curve_exponents(task: RetrievalTask) -> dict[str, float]:
+    """The exponents of figure 4, by what they are called: of training, and each p* that 02 learned for its resolutions."""
+    exponents = {f"training p = {task.training_p:g}": task.training_p}
+    learned = read_results(task.config.experiment, P_STAGE) or {"sizes": [], "p_star": []}
+    for size, p in zip(learned["sizes"], learned["p_star"], strict=True):
+        if size in task.config.resolutions:
+            exponents[f"p* of {size} px = {p:.2f}"] = p
+    return exponents
+
+
+def curve_images(task: RetrievalTask) -> tuple[ImageList | None, list[RetrievalSet]]:
+    """What figure 4 is measured on: labelled images, if there are any, and the sets without distractors."""
+    if not task.config.resolutions:
+        return None, []
+    sets = [each.alone() for each in task.sets if each.measure != "none" and each.level is None]
+    return class_images(task), sets
 
 
 def class_images(task: RetrievalTask) -> ImageList | None:
@@ -291,8 +338,7 @@ def class_images(task: RetrievalTask) -> ImageList | None:
     if grouped or (not (root / "imagenet").is_dir() and any(is_there(root, name) for name in SET_NAMES)):
         return None
     try:
-        images = validation_images(root, val_fraction=task.config.val_fraction)
-        return in_classes_of(task.net, images)
+        return in_classes_of(task.net, validation_data(task.config))
     except (OSError, ValueError) as error:
         print(f"no top-1 in figure 4: {error}")
         return None

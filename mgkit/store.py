@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 from mgkit.datasets import ImageList, UnreadableImageError, UnreadableImages
-from mgkit.embed import pooled_batches
+from mgkit.distributed import everyones, is_main, of_main, wait_for_all
+from mgkit.embed import by_window, pooled_batches, rows_of_all
 from mgkit.experiment import provenance, stage_folder
 from mgkit.files import atomic_write, exclusive, move_into_place, remove_partial
 from mgkit.hardware import autocast
@@ -63,7 +64,8 @@ def stored_features(
     missing no image is opened. An array is reused for the same files (names below the root, sizes, times of change), turned and
     cut alike, the same backbone weights, size, crop, p and precision. A run that was cut off is continued, with the result,
     bit for bit, of one that was not, on the same machine with the same batch_size. Memory does not grow with N. Other options:
-    as for `embed.feature_maps`. A second process that wants the same array waits for the first.
+    as for `embed.feature_maps`. A second process that wants the same array waits for the first; those of `mgkit.distributed`
+    share the work, and the main one writes.
 
     Rows of images that `unreadable` skips are NaN; it is told of them again whenever the array is reused. Raises
     UnreadableImageError unless it says skip; ValueError for no images or a size, crop, p or precision that cannot be; OSError,
@@ -86,15 +88,17 @@ def stored_features(
     }
     arrays = {p: StoredArray(Path(folder), made_of | {"p": str(p)}) for p in exponents}
     unreadable = unreadable or UnreadableImages()
-    missing = {p: array for p, array in arrays.items() if not array.is_whole()}
+    missing = of_main([p for p, array in arrays.items() if not array.is_whole()] if is_main() else None)
     if missing:
         with ExitStack() as locks:
-            for array in sorted(missing.values(), key=lambda array: array.folder):  # one order: no deadlock
-                locks.enter_context(array.locked())
+            if is_main():
+                for p in sorted(missing, key=lambda p: arrays[p].folder):  # one order: no deadlock
+                    locks.enter_context(arrays[p].locked())
             write_missing(
-                net, images, missing, unreadable=unreadable, size=size, crop=crop, batch_size=batch_size,
-                workers=workers, precision=precision, description=description,
+                net, images, {p: arrays[p] for p in missing}, unreadable=unreadable, size=size, crop=crop,
+                batch_size=batch_size, workers=workers, precision=precision, description=description,
             )  # fmt: skip
+        wait_for_all()
     for array in arrays.values():
         tell(unreadable, images, array.manifest()["shards"])
     return [np.load(arrays[p].path, mmap_mode="r") for p in exponents]
@@ -326,8 +330,10 @@ def write_missing(
 ) -> None:
     """One backbone pass over every shard that any of the arrays {p: array} lacks; all are whole afterwards."""
     # While this process waited for its turn, another one may have written some.
-    arrays = {p: array for p, array in arrays.items() if not array.is_whole()}
-    there = {p: array.begin() for p, array in arrays.items()}  # {p: {shard: line}}
+    there = {p: array.begin() for p, array in arrays.items() if not array.is_whole()} if is_main() else None
+    there = of_main(there)  # {p: {shard: line}}
+    if not there:
+        return
     lines = [line for of_p in there.values() for line in of_p.values()]
     tell(unreadable, images, lines)  # before the work, where it raises
     parts = shards_of(len(images))
@@ -336,18 +342,26 @@ def write_missing(
         print(f"features: {len(parts) - len(lacking)} of {len(parts)} shards are on disk, the others follow")
     readable = any(len(line["skipped"]) < len(parts[line["shard"]]) for line in lines)
     skipping = UnreadableImages(unreadable.on_unreadable)
-    options |= {"ps": list(arrays), "unreadable": skipping, "others_readable": readable}
+    options |= {"ps": list(there), "unreadable": skipping}
     for shard, rows, skipped in pooled_shards(net, images, lacking, **options):
-        for of_p, (p, array) in zip(rows, arrays.items(), strict=True):
-            if shard not in there[p]:
-                there[p][shard] = array.write(shard, of_p, skipped)
-    now = identity_of_images(images)
-    if any(array.made_of["images"] != now for array in arrays.values()):
-        for array in arrays.values():
-            array.discard()  # nobody knows which shards show which state
-        raise OSError(f"images of {images.root} changed while they were being embedded: embed them again")
-    for p, array in arrays.items():
-        array.finish(there[p], images.root)
+        readable |= len(skipped) < len(parts[shard])
+        for of_p, (p, lines_of_p) in zip(rows, there.items(), strict=True):
+            if is_main() and shard not in lines_of_p:
+                lines_of_p[shard] = arrays[p].write(shard, of_p, skipped)
+    error = None if readable else skipping.none_readable()
+    if not is_main():
+        if error:
+            raise error
+        return
+    if error is None and any(arrays[p].made_of["images"] != identity_of_images(images) for p in there):
+        error = OSError(f"images of {images.root} changed while they were being embedded: embed them again")
+    for p, lines_of_p in there.items():
+        if error:
+            arrays[p].discard()  # nobody knows which shards show which state
+        else:
+            arrays[p].finish(lines_of_p, images.root)
+    if error:
+        raise error
 
 
 def pooled_shards(
@@ -357,12 +371,11 @@ def pooled_shards(
     *,
     ps: Sequence[float],
     unreadable: UnreadableImages,
-    others_readable: bool,
     **options,
 ) -> Iterator[tuple[int, np.ndarray, dict[int, str]]]:
-    """(shard, rows [P,n,C], {row: why it was skipped and is NaN}) of these shards, in one pass.
+    """(shard, rows [P,n,C], {row: why it was skipped and is NaN}) of these shards, in one pass, of all processes together.
 
-    others_readable: images of other shards could be read; then all of these may be skipped.
+    All images may be skipped.
     """
     if not shards:
         return
@@ -373,20 +386,21 @@ def pooled_shards(
         try:
             yield from pooled_batches(net, rest, ps=ps, window=SHARD, unreadable=unreadable, **options)
         except UnreadableImageError:
-            if unreadable.on_unreadable == "raise" or not others_readable:
+            if unreadable.on_unreadable == "raise":
                 raise
 
-    batches = pass_over_rest()
-    waiting = next(batches, None)
-    for place, shard in enumerate(shards):
+    windows = by_window(pass_over_rest(), SHARD, len(rest))
+    for place, (shard, batches) in enumerate(zip(shards, windows, strict=True)):
         rows = np.full((len(ps), len(parts[shard]), net.width), np.nan, dtype=np.float32)
-        while waiting is not None and waiting[1][0] // SHARD == place:  # windows come in order
-            of_batch, indices = waiting
+        for of_batch, indices in batches:
             rows[:, indices - place * SHARD] = of_batch
-            waiting = next(batches, None)
-        empty = [parts[shard][i] for i in np.flatnonzero(np.isnan(rows[0, :, 0]))]
-        reasons = {i: unreadable.reasons.get(images.paths[i]) for i in empty}
-        yield shard, rows, {i: reason for i, reason in reasons.items() if reason}
+        reasons = {i: unreadable.reasons.get(images.paths[i]) for i in parts[shard]}
+        mine = {i: reason for i, reason in reasons.items() if reason}
+        yield (
+            shard,
+            rows_of_all(rows),
+            dict(chain.from_iterable(of_rank.items() for of_rank in everyones(mine))),
+        )
 
 
 def tell(unreadable: UnreadableImages, images: ImageList, lines: Iterable[dict]) -> None:

@@ -8,25 +8,28 @@ import torch
 
 from mgkit.checkpoints import load_network
 from mgkit.config import NetworkConfig, TrainConfig, make
-from mgkit.datasets import ImageList, labelled_images
-from mgkit.distributed import is_main, of_main, wait_for_all
-from mgkit.experiment import NOTEBOOKS, data_root, is_mini, missing_stage, stage_folder
+from mgkit.distributed import is_main, of_main
+from mgkit.experiment import NOTEBOOKS, is_mini, missing_stage, stage_folder, training_data
 from mgkit.files import find_path
 from mgkit.hardware import pick_device, place
 from mgkit.launch import launch
 from mgkit.model import MultiGrain, get_multigrain
+from mgkit.rehearsal import rehearse, report
 from mgkit.resume import STAGE, is_finished, open_run
 from mgkit.training import Training
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig) -> Path | None:
     """Run a whole training in worker processes; returns the checkpoint it leaves, outputs/<experiment>/train/checkpoint.pth.
 
-    An unfinished training of the same config goes on at its last snapshot, a finished one is left as it is, unless
+    With `dry_run`, some steps are measured, what the whole would cost is printed, and None is returned. An unfinished training of the same config goes on at its last snapshot, a finished one is left as it is, unless
     `resume` is off. Raises what is wrong with config or data at once, and `mgkit.launch.WorkerError` for what fails later.
     """
     checkpoint = stage_folder(config.experiment, STAGE) / "checkpoint.pth"
     images = training_data(config)
+    if config.dry_run:
+        launch(STAGE, config)
+        return None
     if is_finished(config, images):
         print(
             f"{checkpoint} is that of a finished training with these parameters: nothing to do (resume=False trains anew)"
@@ -36,24 +39,20 @@ def train(config: TrainConfig) -> Path:
     return checkpoint
 
 
-def training_data(config: TrainConfig) -> tuple[ImageList, ImageList]:
-    """The (training, validation) images of `config.data`; other processes wait while the main one finds them."""
-    if not is_main():
-        wait_for_all()
-    train_images, val_images = labelled_images(data_root(config.data), val_fraction=config.val_fraction)
-    if is_main():
-        wait_for_all()
-    return train_images.with_exif(config.exif), val_images.with_exif(config.exif)
-
-
-def run_training(config: TrainConfig, *, asked_to_stop: Callable[[], bool] = lambda: False) -> Path:
+def run_training(config: TrainConfig, *, asked_to_stop: Callable[[], bool] = lambda: False) -> Path | None:
     """The training itself, in this process, or in each of those that are joined; returns the checkpoint.
 
     After every epoch: a line of metrics.jsonl and of the log, and a snapshot, which checkpoint.pth then is. Snapshots are also
     written every `checkpoint_minutes`. asked_to_stop: looked at before every step; where any process is asked to, all save
-    and raise StoppedError. Raises NonFiniteError, SnapshotError, UnreadableImageError, ValueError.
+    and raise StoppedError. With `dry_run`: see `train`. Raises NonFiniteError, SnapshotError, UnreadableImageError, ValueError.
     """
     images = training_data(config)
+    if config.dry_run:
+        net = first_network(config, images[0].classes)
+        estimate = rehearse(Training(config, net, images, None, None, asked_to_stop))
+        if is_main():
+            print(report(estimate))
+        return None
     with ExitStack() as stack:
         opened = open_run(config, images, stack) if is_main() else None
         content = of_main(opened.content if opened else None)

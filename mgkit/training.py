@@ -323,10 +323,8 @@ class Training:
     def finish(self) -> Path:
         """Report, write results.json and checkpoint.pth, whose path is returned."""
         checkpoint = stage_folder(self.config.experiment, STAGE) / "checkpoint.pth"
-        for reasons in everyones(self.unreadable.reasons):
-            self.unreadable.reasons |= reasons
+        self.unreadable.report()
         if self.opened:
-            self.unreadable.report()
             self.monitor.close()
             link_or_copy(self.opened.snapshots.files()[0], checkpoint)
             last = read_metrics(self.config.experiment, STAGE)[-1]
@@ -423,10 +421,14 @@ def validate(
         net, images, size=config.size, crop="square", batch_size=config.batch_size, workers=config.workers,
         precision=config.precision, unreadable=unreadable, description="validation",
     )  # fmt: skip
-    ranks = target_ranks(logits, labels)
-    cross_entropy = nn.functional.cross_entropy(logits, labels, reduction="sum")
-    sums = [(ranks < 1).sum(), (ranks < 5).sum(), cross_entropy, torch.tensor(len(labels))]
-    top1, top5, cross_entropy, samples = summed(torch.stack([x.double() for x in sums])).tolist()
+    sums = torch.zeros(4, dtype=torch.float64)
+    if len(labels):  # of few images some processes have none
+        ranks = target_ranks(logits, labels)
+        cross_entropy = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        sums += torch.stack([(ranks < 1).sum(), (ranks < 5).sum(), cross_entropy, torch.tensor(len(labels))])
+    top1, top5, cross_entropy, samples = summed(sums).tolist()
+    if not samples:
+        raise unreadable.none_readable()
     return {
         "val_top1": top1 / samples,
         "val_top5": top5 / samples,

@@ -8,19 +8,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgkit.checkpoints import save_checkpoint
+from mgkit.checkpoints import load_network, save_checkpoint
 from mgkit.config import NetworkConfig, WhitenConfig, make
-from mgkit.datasets import ImageList, UnreadableImages, labelled_images, plain_images, validation_images
+from mgkit.datasets import ImageList, UnreadableImages, plain_images
+from mgkit.distributed import is_main, main_first, wait_for_all
 from mgkit.embed import pooled
-from mgkit.experiment import Run, add_results, data_root
+from mgkit.experiment import Run, data_root, read_results, stage_folder, training_data, validation_data
 from mgkit.files import find_path
 from mgkit.finetune import in_classes_of, p_star, set_p
+from mgkit.hardware import pick_device, place
+from mgkit.launch import on_all_devices
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain, append_one
 from mgkit.store import features_folder, stored_features
 from mgkit.train import network_left_by, trained_network
 
 STAGE = "whiten"
+FOLDING = (
+    "top1_before",
+    "top1_after",
+    "same_class",
+    "relative_difference",
+    "val_images",
+)  # of `check_folding`
 
 
 def fit_pca_whitening(embeddings: np.ndarray | Tensor, *, shrinkage: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -91,20 +101,35 @@ def fold(weight: Tensor, bias: Tensor, mean: Tensor, projection: Tensor) -> tupl
 
 @dataclass(frozen=True)
 class Whitened:
-    """What 03 made: the networks before and after, size (px), crop, p, images used, the variances of the components [D]."""
+    """What 03 made: the whitened network, size (px), crop, p, images used, the variances of the components [D].
 
-    before: MultiGrain
-    after: MultiGrain
+    folding: of `check_folding`; empty where data has no labelled images.
+    """
+
+    net: MultiGrain
     size: int
     crop: str
     p: float
     images: int
     variances: np.ndarray
+    folding: dict
     checkpoint: Path
 
 
 def whiten_network(config: WhitenConfig) -> Whitened:
-    """Fit the whitening at the configured resolution and p, fold it in, and save outputs/<experiment>/whiten/checkpoint.pth."""
+    """Fit the whitening at the configured resolution and p, on all devices, fold it in and check that; raises as `on_all_devices`."""
+    on_all_devices(STAGE, config, run_whitening)
+    results = read_results(config.experiment, STAGE)
+    path = stage_folder(config.experiment, STAGE) / "checkpoint.pth"
+    net = place(load_network(path)[0], pick_device())
+    variances = np.array(results.pop("variances"))
+    folding = {key: results[key] for key in FOLDING if key in results}
+    kept = {key: results[key] for key in ("size", "crop", "p", "images")}
+    return Whitened(net=net, variances=variances, folding=folding, checkpoint=path, **kept)
+
+
+def run_whitening(config: WhitenConfig) -> None:
+    """The same in this process, or in each of those that are joined: outputs/<experiment>/whiten/checkpoint.pth, results.json."""
     net, checkpoint = trained_network(config)
     images = whitening_images(config)
     if len(images) > config.images:
@@ -112,7 +137,7 @@ def whiten_network(config: WhitenConfig) -> Whitened:
         images = images.subset(chosen.sort().values.tolist())
     training_p = net.pool.p.item()
     p = p_star(config, net, size=config.size, crop=config.crop) if config.p is None else config.p
-    run = Run(STAGE, config, checkpoint=net.source)
+    run = Run(STAGE, config, checkpoint=net.source) if is_main() else None
     set_p(net, p)
     unreadable = UnreadableImages(config.on_unreadable)
     [rows] = stored_features(
@@ -125,55 +150,61 @@ def whiten_network(config: WhitenConfig) -> Whitened:
     descriptors = append_one(rows)  # [N,C] -> [N,C+1]
     mean, projection = fit_pca_whitening(descriptors, shrinkage=config.shrinkage)
     after = whiten(net, mean, projection)
-    path = run.folder / "checkpoint.pth"
-    kept = {key: checkpoint[key] for key in ("extra", "classes") if key in checkpoint}
-    save_checkpoint(path, after, **kept, size=config.size, crop=config.crop, p=p, training_p=training_p)
-    variances = torch.linalg.eigvalsh(moments(descriptors)[1]).flip(0).clamp(min=0).numpy()
-    run.results(
-        {"size": config.size, "crop": config.crop, "p": p, "images": len(rows), "dimensions": len(mean)}
-    )
-    return Whitened(net, after, config.size, config.crop, p, len(rows), variances, path)
+    if run:
+        kept = {key: checkpoint[key] for key in ("extra", "classes") if key in checkpoint}
+        path = run.folder / "checkpoint.pth"
+        save_checkpoint(path, after, **kept, size=config.size, crop=config.crop, p=p, training_p=training_p)
+    folding = check_folding(config, net, after)
+    if run:
+        variances = torch.linalg.eigvalsh(moments(descriptors)[1]).flip(0).clamp(min=0)
+        run.results({
+            "size": config.size, "crop": config.crop, "p": p, "images": len(rows), "dimensions": len(mean),
+            "variances": variances.tolist(), **folding,
+        })  # fmt: skip
+    wait_for_all()
 
 
-def check_folding(config: WhitenConfig, whitened: Whitened) -> dict:
-    """Classify the validation images before and after whitening, from the same feature maps; results.json gets the outcome.
+def check_folding(config: WhitenConfig, before: MultiGrain, after: MultiGrain) -> dict:
+    """Classify the validation images by the network before and after whitening, from the same pooled features.
 
-    top1_before, top1_after, same_class in 0..1; relative_difference: of the logits, after the best factor for each image.
+    top1_before, top1_after, same_class in 0..1; relative_difference: of the logits, after the best factor for each image;
+    val_images. Empty, with a line that says why, where data has no images of the network's classes.
     """
-    images = validation_images(data_root(config.data), val_fraction=config.val_fraction)
-    images = in_classes_of(whitened.before, images.with_exif(config.exif))
+    try:
+        images = in_classes_of(before, validation_data(config))
+    except (OSError, ValueError) as error:
+        print(f"that folding leaves the classes as they were is not checked: {error}")
+        return {}
     rows = pooled(
-        whitened.before, images, size=whitened.size, crop=whitened.crop, ps=[whitened.p], batch_size=config.batch_size,
+        before, images, size=config.size, crop=config.crop, ps=[before.pool.p.item()], batch_size=config.batch_size,
         workers=config.workers, precision=config.precision, unreadable=UnreadableImages(config.on_unreadable),
+        description=f"folding, {config.crop} {config.size} px",
     )[0]  # fmt: skip
     readable = np.isfinite(rows[:, 0])
-    rows = torch.from_numpy(rows[readable]).to(whitened.before.classifier.weight.device)
+    rows = torch.from_numpy(rows[readable]).to(before.classifier.weight.device)
     labels = torch.from_numpy(images.labels[readable])
     with torch.no_grad():
-        before, after = (
-            net.head(rows)["classifier_output"].cpu() for net in (whitened.before, whitened.after)
-        )
+        before, after = (net.head(rows)["classifier_output"].cpu() for net in (before, after))
     factor = (before * after).sum(1, keepdim=True) / after.square().sum(1, keepdim=True)
-    check = {
+    return {
         "top1_before": topk_accuracy(before, labels, ks=(1,))[0],
         "top1_after": topk_accuracy(after, labels, ks=(1,))[0],
         "same_class": float((before.argmax(1) == after.argmax(1)).double().mean()),
         "relative_difference": float((factor * after - before).norm() / before.norm()),
         "val_images": len(labels),
     }
-    add_results(config.experiment, STAGE, check)
-    return check
 
 
 def whitening_images(config: WhitenConfig) -> ImageList:
     """The unlabelled images: `config.unlabelled`, or data's unlabelled/whiten, or data's training images without labels."""
     if config.unlabelled:
         return plain_images(find_path(config.unlabelled), purpose="unlabelled").with_exif(config.exif)
-    root = data_root(config.data)
+    with main_first():
+        root = data_root(config.data)
     beside = root / "unlabelled" / "whiten"
     if beside.is_dir():
         return plain_images(beside, purpose="unlabelled").with_exif(config.exif)
-    return labelled_images(root, val_fraction=config.val_fraction)[0].with_exif(config.exif)
+    return training_data(config)[0]
 
 
 def whitened_network(config: NetworkConfig) -> tuple[MultiGrain, dict]:
@@ -181,4 +212,4 @@ def whitened_network(config: NetworkConfig) -> tuple[MultiGrain, dict]:
 
     On the mini set a missing whitening is run first. Otherwise FileNotFoundError gives the command that makes it.
     """
-    return network_left_by(STAGE, config, run=lambda shared: whiten_network(make(WhitenConfig, shared)))
+    return network_left_by(STAGE, config, run=lambda shared: run_whitening(make(WhitenConfig, shared)))

@@ -13,19 +13,34 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from mgkit.config import TrainConfig, from_yaml
+from mgkit.config import (
+    ClassifyConfig,
+    FinetunePConfig,
+    RetrievalConfig,
+    TrainConfig,
+    WhitenConfig,
+    from_yaml,
+)
 from mgkit.distributed import joined
+from mgkit.evaluate import run_classification
+from mgkit.finetune import run_search
 from mgkit.launch import FOLDER, LAUNCHER, StoppedError, read_ending, write_ending
+from mgkit.retrieval import run_embedding
 from mgkit.train import run_training
 from mgkit.training import NonFiniteError
+from mgkit.whitening import run_whitening
 
 SECONDS_TO_STOP = 20  # once the launcher is gone
 
 
 class StopRequest:
-    """Whether this process has been asked to stop: by SIGTERM or SIGINT, or because its parent or its launcher is gone."""
+    """Whether this process has been asked to stop: by SIGTERM or SIGINT, or because its parent or its launcher is gone.
 
-    def __init__(self):
+    saves: the stage asks, saves and ends by itself. One that does not is ended at once: what it needs of its work is on disk.
+    """
+
+    def __init__(self, *, saves: bool = True):
+        self.saves = saves
         self.requested = False
         self.work_has_begun = False  # somebody has asked
         self.parents = {"parent": os.getppid(), "launcher": int(os.environ.get(LAUNCHER, 0))}
@@ -39,6 +54,8 @@ class StopRequest:
 
     def request(self, *_) -> None:
         self.requested = True
+        if not self.saves:
+            os._exit(1)
 
     def watch(self) -> None:
         """Ask to stop when there is nobody left to work for, and end at once if that takes long."""
@@ -83,11 +100,12 @@ class Unbreakable:
         return getattr(self.stream, name)
 
 
-def train(config_file: str, stop: StopRequest) -> None:
-    run_training(from_yaml(TrainConfig, config_file), asked_to_stop=stop)
-
-
-STAGES = {"train": train}
+STAGES = {  # but for training, which is told when to stop
+    "finetune_p": (FinetunePConfig, run_search),
+    "whiten": (WhitenConfig, run_whitening),
+    "evaluate_imagenet": (ClassifyConfig, run_classification),
+    "evaluate_retrieval": (RetrievalConfig, run_embedding),
+}
 
 
 @record
@@ -95,7 +113,11 @@ def run_stage(stage: str, config_file: str, stop: StopRequest) -> None:
     """Run a stage; the launcher is told of an ending that no restart would change."""
     try:
         with joined():
-            STAGES[stage](config_file, stop)
+            if stage == "train":
+                run_training(from_yaml(TrainConfig, config_file), asked_to_stop=stop)
+            else:
+                config_class, run = STAGES[stage]
+                run(from_yaml(config_class, config_file))
     except StoppedError as stopped:
         write_ending("stopped", str(stopped))
     except (OSError, NonFiniteError) as error:
@@ -120,9 +142,10 @@ def main() -> None:
     """Run the stage that the command line names, as one of the processes; exits with 0 unless a restart may help."""
     if FOLDER in os.environ and read_ending(Path(os.environ[FOLDER])):
         return  # a worker has failed in a way that no restart mends
-    stop = StopRequest()
-    sys.stdout = Unbreakable(sys.stdout)
     stage, config_file = sys.argv[1:]
+    stop = StopRequest(saves=stage == "train")
+    is_first = os.environ.get("RANK", "0") == "0"  # the main process prints, for all
+    sys.stdout = Unbreakable(sys.stdout if is_first else open(os.devnull, "w"))  # noqa: SIM115 - for good
     run_stage(stage, config_file, stop)
 
 

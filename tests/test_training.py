@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from mgkit import training as module
 from mgkit.config import TrainConfig, make
 from mgkit.datasets import Batch
+from mgkit.experiment import training_data
 from mgkit.losses import MarginLoss, sample_triplets
 from mgkit.model import get_multigrain
 from mgkit.samplers import share
-from mgkit.train import first_network, training_data
+from mgkit.train import first_network
 from mgkit.training import Training, is_enough, parts_of, seed_of
 
 
