@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from mgkit.config import NetworkConfig, StageConfig, different, to_yaml
 from mgkit.datasets import ImageList, list_hash
 from mgkit.download import file_hash
-from mgkit.files import atomic_write, find_path, project_root
+from mgkit.files import atomic_write, find_path, free_name, project_root
 from mgkit.hardware import describe, pick_device
 from mgkit.mini import make_mini
 
@@ -34,7 +34,8 @@ NOTEBOOKS = {  # stage: the notebook that runs it
 PACKAGES = (
     "mgkit", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "faiss-cpu", "safetensors", "tensorboard"
 )  # fmt: skip
-LEFT_BY_A_RUN = ("metrics.jsonl", "steps.jsonl", "results.json", "provenance*.yaml")
+# Results first: a run that was killed while it cleared away an earlier one is not to look like a finished one.
+LEFT_BY_A_RUN = ("results.json", "metrics.jsonl", "steps.jsonl", "provenance*.yaml")
 
 
 def data_root(data: str) -> Path:
@@ -221,15 +222,6 @@ def save_figure(figure: Figure, path: Path) -> Figure:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, bbox_inches="tight")
     return figure
-
-
-def free_name(path: Path) -> Path:
-    """The path itself if nothing is there, else the first that is free with a number before its suffix, from 1."""
-    free, number = path, 0
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.stem}.{number}{path.suffix}")
-    return free
 
 
 def describe_images(images: ImageList) -> dict:

@@ -4,6 +4,7 @@ It ends with its launcher, saves when a scheduler sends SIGTERM, and leaves word
 """
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -14,12 +15,14 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mgkit.config import TrainConfig, from_yaml
+from mgkit.datasets import UnreadableImageError
 from mgkit.distributed import joined
-from mgkit.launch import FOLDER, LAUNCHER, StoppedError, read_ending, write_ending
+from mgkit.launch import AGENT, FOLDER, LAUNCHER, StoppedError, read_ending, write_ending
+from mgkit.snapshots import SnapshotError
 from mgkit.train import run_training
 from mgkit.training import NonFiniteError
 
-SECONDS_TO_STOP = 20  # once the launcher is gone
+SECONDS_TO_STOP = 15  # once the launcher is gone
 
 
 class StopRequest:
@@ -28,7 +31,8 @@ class StopRequest:
     def __init__(self):
         self.requested = False
         self.work_has_begun = False  # somebody has asked
-        self.parents = {"parent": os.getppid(), "launcher": int(os.environ.get(LAUNCHER, 0))}
+        self.launcher = int(os.environ.get(LAUNCHER, 0))
+        self.parent = started_by() or os.getppid()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.request)
         threading.Thread(target=self.watch, daemon=True).start()
@@ -46,21 +50,42 @@ class StopRequest:
             time.sleep(0.3)
         self.request()
         time.sleep(SECONDS_TO_STOP)
+        self.tidy_up()
         os._exit(1)
 
     def is_orphan(self) -> bool:
-        return os.getppid() != self.parents["parent"] or not is_alive(self.parents["launcher"])
+        return os.getppid() != self.parent or not is_alive(self.launcher)
+
+    def tidy_up(self) -> None:
+        """Remove what the launcher would have, were it alive."""
+        if FOLDER in os.environ and not is_alive(self.launcher):
+            shutil.rmtree(os.environ[FOLDER], ignore_errors=True)
+
+
+def started_by() -> int:
+    """The process that the launcher started to start us, 0 where that is not known: it may be gone by now."""
+    try:
+        return int((Path(os.environ[FOLDER]) / AGENT).read_text(encoding="utf-8"))
+    except (KeyError, OSError, ValueError):
+        return 0
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process; 0 stands for none that is known, which counts as alive."""
+    """Whether there is such a process, not counting one that has ended and waits to be collected, which may be for ever.
+
+    0 stands for none that is known, which counts as alive.
+    """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:  # no Linux
+        return True
+    return state not in "ZX"
 
 
 class Unbreakable:
@@ -98,12 +123,10 @@ def run_stage(stage: str, config_file: str, stop: StopRequest) -> None:
             STAGES[stage](config_file, stop)
     except StoppedError as stopped:
         write_ending("stopped", str(stopped))
-    except (OSError, NonFiniteError) as error:
+    except (SnapshotError, UnreadableImageError, NonFiniteError) as error:
         fail_for_good(error)
-    except (
-        ValueError
-    ) as error:  # of parameters and files; in the midst of work it is as unforeseen as any other
-        if stop.work_has_begun:
+    except (OSError, ValueError) as error:
+        if stop.work_has_begun:  # no longer of parameters and files, but as unforeseen as any other
             raise
         fail_for_good(error)
 
@@ -118,12 +141,19 @@ def fail_for_good(error: Exception) -> None:
 
 def main() -> None:
     """Run the stage that the command line names, as one of the processes; exits with 0 unless a restart may help."""
-    if FOLDER in os.environ and read_ending(Path(os.environ[FOLDER])):
-        return  # a worker has failed in a way that no restart mends
     stop = StopRequest()
     sys.stdout = Unbreakable(sys.stdout)
     stage, config_file = sys.argv[1:]
-    run_stage(stage, config_file, stop)
+    try:
+        if not stop.is_orphan() and not has_ended():
+            run_stage(stage, config_file, stop)
+    finally:
+        stop.tidy_up()
+
+
+def has_ended() -> bool:
+    """Whether this is a restart that is of no use: a worker has left word that the run has ended."""
+    return FOLDER in os.environ and read_ending(Path(os.environ[FOLDER])) is not None
 
 
 if __name__ == "__main__":
