@@ -123,6 +123,8 @@ def worker_environment(folder: str, processes: int) -> dict[str, str]:
     environment.setdefault(
         "TORCH_CPP_LOG_LEVEL", "ERROR"
     )  # a warning of DistributedDataParallel is known; see training
+    # Else the store of the first attempt serves every restart, whose processes may read from it where the dead ones listened.
+    environment.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_STOP - 10)}
     return environment | patience | {FOLDER: folder, LAUNCHER: str(os.getpid()), FOR_RELAY: "1"}
 

@@ -204,7 +204,10 @@ def survives(folder, images, number, random, seconds, expected, processes) -> bo
         snapshots = sorted(run.snapshots.glob("step-*.pth"))
         last = int(snapshots[-1].stem[5:]) if snapshots else 0
         ended = run.seconds_to_end()
-        clean &= ended < LONGEST_END or victim not in ("parent", "agent")
+        clean &= ended < LONGEST_END or "rank" in victim
+        if "rank" in victim and run.process.returncode:
+            clean = False
+            print(run.log.read_text()[-3000:])
         partial = len(list(run.snapshots.glob(".*.partial")))
         print(
             f"{number:3d}  killed {victim:12s} {moment:8s} at step {last:2d}, {partial} half-written; exit code "
