@@ -157,10 +157,10 @@ def load_network(checkpoint: str | Path, *, backbone: str | None = None) -> tupl
     ValueError, naming the file, for the state of another backbone.
     """
     path = Path(checkpoint)
-    name = str(path).removesuffix(".pth")
-    if not path.exists() and name in RELEASED:
+    name = released_name(path)
+    if name:
         backbone = agreed_backbone(path, RELEASED[name][1], backbone)  # before a long download
-        path = fetch_released(name)
+        path = checkpoint_file(path)
     content = load_checkpoint(path)
     backbone = agreed_backbone(path, content.get("backbone"), backbone)
     state = content["model_state"]
@@ -175,6 +175,18 @@ def load_network(checkpoint: str | Path, *, backbone: str | None = None) -> tupl
         raise ValueError(f"{path}: {error}") from None
     net.classes, net.source = tuple(content.get("classes", ())), str(path)
     return net.eval(), content
+
+
+def released_name(path: Path) -> str:
+    """The name of the released checkpoint that a path stands for; empty where it stands for a file that is there."""
+    name = str(path).removesuffix(".pth")
+    return name if name in RELEASED and not path.exists() else ""
+
+
+def checkpoint_file(path: Path) -> Path:
+    """The file itself; for the name of a released one, that file, downloaded where it is missing."""
+    name = released_name(path)
+    return fetch_released(name) if name else path
 
 
 def agreed_backbone(path: Path, recorded: str | None, given: str | None) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import signal
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -435,8 +436,20 @@ def batch_loader(
 
 
 def leave_stopping_to_the_parent(worker: int) -> None:
-    """A scheduler's SIGTERM goes to every process: the one that trains needs its loaders until it has saved."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """A scheduler's SIGTERM goes to every process: the one that trains needs its loaders until it has saved.
+
+    Its own SIGTERM they follow: that is how torch and multiprocessing end those that do not end by themselves.
+    """
+    if hasattr(signal, "sigwaitinfo"):  # which tells the sender; macOS has none
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=end_when_the_parent_says, daemon=True).start()
+
+
+def end_when_the_parent_says() -> None:
+    """Wait for a SIGTERM of the parent's, and end this process."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 class UnreadableImages:

@@ -5,7 +5,7 @@ batch's B samples. Collectives on the CPU go through gloo, on GPUs through NCCL.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 Content = TypeVar("Content")
+Result = TypeVar("Result")
 LONGEST_WAIT = timedelta(minutes=60)  # of a process for the others: rank 0 may index millions of files first
 
 
@@ -58,16 +59,6 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
-@contextmanager
-def main_first() -> Iterator[None]:
-    """The block is run by the main process, then by the others: what it leaves on disk is made once."""
-    if not is_main():
-        wait_for_all()
-    yield
-    if is_main():
-        wait_for_all()
-
-
 def exchange(numbers: Sequence[int]) -> list[list[int]]:
     """A few integers of each process, known to all: W lists, by rank."""
     mine = torch.tensor(numbers, dtype=torch.int64)  # on the CPU: no GPU has to finish its work for it
@@ -94,6 +85,34 @@ def of_main(content: Content | None) -> Content:
     carrier = [content]
     dist.broadcast_object_list(carrier, src=0)
     return carrier[0]
+
+
+def together(work: Callable[[], Result], *, here: bool = True) -> Result | None:
+    """What `work` returns where it is done, None where not `here`. An OSError or ValueError in any process is raised by all.
+
+    So nobody waits for one who has failed, and every launcher, of many nodes too, hears the reason.
+    """
+    found, error = None, None
+    try:
+        found = work() if here else None
+    except (OSError, ValueError) as caught:
+        error = caught
+    raise_in_all(error)
+    return found
+
+
+def raise_in_all(error: Exception | None) -> None:
+    """Raise a process's own error, or else the first that another has; nothing where all have None."""
+    raised = [other for other in everyones(error) if other is not None]
+    if raised:
+        raise error or raised[0]
+
+
+def main_first(work: Callable[[], Result]) -> Result:
+    """What `work` returns, in the main process before the others, which find the files that it leaves; errors as `together`."""
+    first = together(work, here=is_main())
+    rest = together(work, here=not is_main())
+    return first if is_main() else rest
 
 
 def summed(x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from mgkit.config import NetworkConfig, StageConfig, different, to_yaml
 from mgkit.datasets import ImageList, labelled_images, list_hash, validation_images
 from mgkit.distributed import main_first
 from mgkit.download import file_hash
-from mgkit.files import atomic_write, find_path, project_root
+from mgkit.files import atomic_write, find_path, free_name, project_root
 from mgkit.hardware import describe, pick_device
 from mgkit.mini import make_mini
 
@@ -35,7 +35,8 @@ NOTEBOOKS = {  # stage: the notebook that runs it
 PACKAGES = (
     "mgkit", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "faiss-cpu", "safetensors", "tensorboard"
 )  # fmt: skip
-LEFT_BY_A_RUN = ("metrics.jsonl", "steps.jsonl", "results.json", "provenance*.yaml")
+# Results first: a run that was killed while it cleared away an earlier one is not to look like a finished one.
+LEFT_BY_A_RUN = ("results.json", "metrics.jsonl", "steps.jsonl", "provenance*.yaml")
 
 
 def data_root(data: str) -> Path:
@@ -54,15 +55,15 @@ def is_mini(data: str) -> bool:
 
 def training_data(config: StageConfig) -> tuple[ImageList, ImageList]:
     """The (training, validation) images of `config.data`, their rotation tags read as `config.exif` says."""
-    with main_first():  # an index of millions of files is made once
-        train_images, val_images = labelled_images(data_root(config.data), val_fraction=config.val_fraction)
+    train_images, val_images = main_first(  # an index of millions of files is made once
+        lambda: labelled_images(data_root(config.data), val_fraction=config.val_fraction)
+    )
     return train_images.with_exif(config.exif), val_images.with_exif(config.exif)
 
 
 def validation_data(config: StageConfig) -> ImageList:
     """The validation images of `config.data`, which need no training images beside them; see `validation_images`."""
-    with main_first():
-        images = validation_images(data_root(config.data), val_fraction=config.val_fraction)
+    images = main_first(lambda: validation_images(data_root(config.data), val_fraction=config.val_fraction))
     return images.with_exif(config.exif)
 
 
@@ -236,15 +237,6 @@ def save_figure(figure: Figure, path: Path) -> Figure:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, bbox_inches="tight")
     return figure
-
-
-def free_name(path: Path) -> Path:
-    """The path itself if nothing is there, else the first that is free with a number before its suffix, from 1."""
-    free, number = path, 0
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.stem}.{number}{path.suffix}")
-    return free
 
 
 def describe_images(images: ImageList) -> dict:

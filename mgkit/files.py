@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 try:
     import fcntl
@@ -67,6 +68,15 @@ def link_or_copy(source: Path, path: Path) -> None:
     temporary.unlink(missing_ok=True)  # two names of one file are not renamed into each other
 
 
+def free_name(path: Path) -> Path:
+    """The path itself if nothing is there, else the first that is free with a number before its suffix, from 1."""
+    free, number = path, 0
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}.{number}{path.suffix}")
+    return free
+
+
 def remove_partial(folder: Path) -> None:
     """Remove what an `atomic_write` that was killed has left in a folder."""
     for left_behind in folder.glob(".*.partial"):
@@ -80,21 +90,40 @@ def exclusive(path: Path, *, on_wait: Callable[[], None], patience: float = floa
     Raises TimeoutError past that, OSError where it cannot be made. The lock ends with the process, however that dies; some
     network drives lock nothing, which a line says.
     """
-    with open(path, "w") as file:
+    waited, start = False, time.monotonic()
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w") as file:
+            if is_locked(file):
+                if is_still_at(path, file):
+                    yield
+                    return
+                continue  # its folder was renamed while we waited: the lock is another file now
+        if not waited:
+            on_wait()
+        waited = True
+        if time.monotonic() - start > patience:
+            raise TimeoutError(f"{path} is held by another process")
+        time.sleep(0.2)
+
+
+def is_locked(file: IO) -> bool:
+    """Whether an open file is this process's now, as a lock; true where nothing can be locked."""
+    if not fcntl:
+        return True
+    try:
         # A POSIX lock: unlike one of flock, it does not live on in loader workers that survive their parent's kill.
-        waited, start = False, time.monotonic()
-        while fcntl:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except (BlockingIOError, PermissionError):
-                if not waited:
-                    on_wait()
-                waited = True
-                if time.monotonic() - start > patience:
-                    raise TimeoutError(f"{path} is held by another process") from None
-                time.sleep(0.2)
-            except OSError as error:
-                print(f"{path.parent} cannot be locked ({error.strerror}): let no other process write it")
-                break
-        yield
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        print(f"{Path(file.name).parent} cannot be locked ({error.strerror}): let no other process write it")
+    return True
+
+
+def is_still_at(path: Path, file: IO) -> bool:
+    """Whether the open file is the one that the path leads to."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -2,11 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,6 +21,7 @@ from mgkit.progress import FOR_RELAY, show_relayed
 
 FOLDER = "MGKIT_LAUNCH_FOLDER"  # environment of the workers: where they leave how it ended
 LAUNCHER = "MGKIT_LAUNCHER_PID"  # and the process whose death they do not outlive
+AGENT = "agent.pid"  # in that folder: torch.distributed.run, whose death they do not outlive either
 SECONDS_TO_STOP = 60  # for the step that is being made, and for saving
 
 
@@ -57,7 +61,7 @@ def launch(stage: str, config: StageConfig) -> None:
     told to stop and could save; WorkerError, with the message or the traceback of the worker, where it failed.
     """
     processes = processes_on_this_machine(config)
-    with tempfile.TemporaryDirectory(prefix="mgkit-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mgkit-", ignore_cleanup_errors=True) as folder:
         config_file = Path(folder) / "config.yaml"
         config_file.write_text(to_yaml(config), encoding="utf-8")
         process = subprocess.Popen(
@@ -66,13 +70,34 @@ def launch(stage: str, config: StageConfig) -> None:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
             start_new_session=True,  # an interrupt of the notebook reaches us alone: we tell the workers to save
         )  # fmt: skip
+        (Path(folder) / AGENT).write_text(str(process.pid), encoding="utf-8")
         try:
-            show_relayed(process.stdout)
+            with sigterm_passed_on(process) as asked_to_stop:
+                show_relayed(process.stdout)
+                code = process.wait()
         except BaseException:
-            stop(process)
+            stop(process, Path(folder))
             raise
-        code = process.wait()
-        raise_ending(Path(folder), code)
+        raise_ending(Path(folder), code, asked_to_stop=bool(asked_to_stop))
+
+
+@contextmanager
+def sigterm_passed_on(process: subprocess.Popen) -> Iterator[list]:
+    """A scheduler's notice to this process makes the workers save and end, and with them the block; it is listed then."""
+    asked = []
+    if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
+        yield asked
+        return
+
+    def pass_on(number: int, _) -> None:
+        asked.append(number)
+        process.terminate()
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def torchrun_command(stage: str, config: StageConfig, config_file: Path, processes: int) -> list[str]:
@@ -104,24 +129,31 @@ def worker_environment(folder: str, processes: int) -> dict[str, str]:
     environment = {key: value for key, value in os.environ.items() if key != "JPY_SESSION_NAME"}
     threads = max(1, len(os.sched_getaffinity(0)) // processes) if hasattr(os, "sched_getaffinity") else 1
     environment.setdefault("OMP_NUM_THREADS", str(threads))
-    environment.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin would take the cores from the readers
+    environment.setdefault(
+        "OMP_WAIT_POLICY", "passive"
+    )  # threads that spin would take the cores from the readers
     environment.setdefault(
         "TORCH_CPP_LOG_LEVEL", "ERROR"
     )  # a warning of DistributedDataParallel is known; see training
+    # Else the store of the first attempt serves every restart, whose processes may read from it where the dead ones listened.
+    environment.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_STOP - 10)}
     return environment | patience | {FOLDER: folder, LAUNCHER: str(os.getpid()), FOR_RELAY: "1"}
 
 
-def stop(process: subprocess.Popen) -> None:
-    """Have the workers save and end, as a scheduler would; kill what has not after a minute."""
+def stop(process: subprocess.Popen, folder: Path) -> None:
+    """Have the workers save and end, as a scheduler would, and show how they did; kill what has not after a minute."""
     process.terminate()
     try:
         process.communicate(timeout=SECONDS_TO_STOP)
     except subprocess.TimeoutExpired:
         process.kill()
+    ending = read_ending(folder)
+    if ending:
+        print(ending["message"])
 
 
-def raise_ending(folder: Path, code: int) -> None:
+def raise_ending(folder: Path, code: int, *, asked_to_stop: bool = False) -> None:
     """Raise what the workers' ending asks for: nothing if they ended well."""
     ending = read_ending(folder)
     if ending and ending["kind"] == "stopped":
@@ -130,12 +162,15 @@ def raise_ending(folder: Path, code: int) -> None:
         raise WorkerError(ending["message"])
     if code == 0:
         return
+    if asked_to_stop:
+        raise StoppedError("stopped as asked: run the same command again, it goes on at the last checkpoint")
     traceback = first_traceback(folder.glob("log/**/error.json"))
     if traceback:
         raise WorkerError(f"a worker process failed, and restarting it was of no use:\n{traceback}")
     raise WorkerError(
-        f"the worker processes were killed (exit code {code} of torch.distributed.run): run the same command again, "
-        "it goes on at the last checkpoint; if that repeats itself, look for a lack of memory"
+        f"the worker processes ended without a word (torch.distributed.run: exit code {code}): if their lines above do not "
+        "say why, they were killed; look for a lack of memory, and run the same command again, it goes on at the last "
+        "checkpoint"
     )
 
 

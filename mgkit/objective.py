@@ -59,35 +59,32 @@ class Objective(nn.Module):
 
 
 class Sums:
-    """Sums over samples of what the steps give, kept on the device until they are wanted: reading them waits for it."""
+    """Each step's sums over samples, kept on the device until they are wanted: reading them waits for it.
 
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.clear()
+    Steps stay apart, so that what is added up of them does not depend on when they were taken: at a snapshot, or not.
+    """
 
-    def clear(self) -> None:
-        self.total = torch.zeros(len(NAMES) + 3, dtype=torch.float64, device=self.device)
-        self.losses: dict[int, Tensor] = {}  # of every step, this process's part
+    def __init__(self):
+        self.of_step: dict[int, Tensor] = {}
 
     def add(self, step: int, found: dict[str, Tensor], samples: int) -> None:
         """Count what `Objective` found on so many samples of a step."""
         share = found.get(SHARE)
         values = [found[name].detach() for name in NAMES] + [torch.ones_like(found["loss"])]
         values += [share, torch.ones_like(share)] if share is not None else [torch.zeros_like(values[0])] * 2
-        self.total += samples * torch.stack(values).double()
-        loss = found["loss"].detach()
-        self.losses[step] = self.losses[step] + loss if step in self.losses else loss
+        sums = samples * torch.stack(values).double()
+        self.of_step[step] = self.of_step[step] + sums if step in self.of_step else sums
 
-    def take(self) -> tuple[dict[str, float], dict[int, float]]:
-        """({name: sum over the samples of all processes}, {step: its loss, or not a number}) since the last time."""
-        steps = list(self.losses)
-        losses = torch.stack([*self.losses.values()]).double() if steps else self.total[:0]
-        everything = summed(torch.cat([self.total, losses])).tolist()
-        self.clear()
+    def take(self) -> dict[int, dict[str, float]]:
+        """{step: {name: sum over the samples of all processes}} of the steps since the last time."""
+        if not self.of_step:
+            return {}
+        everything = summed(torch.stack([*self.of_step.values()])).tolist()  # [steps, names]
+        steps, self.of_step = list(self.of_step), {}
         names = (*NAMES, "samples", SHARE, f"samples of {SHARE}")
-        return dict(zip(names, everything, strict=False)), dict(
-            zip(steps, everything[len(names) :], strict=True)
-        )
+        return {
+            step: dict(zip(names, sums, strict=True)) for step, sums in zip(steps, everything, strict=True)
+        }
 
 
 def means_of(sums: dict[str, float]) -> dict[str, float]:

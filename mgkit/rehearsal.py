@@ -114,7 +114,7 @@ def endless(training: Training) -> Iterator[tuple[Batch, list[int]]]:
 def step(training: Training, batch: Batch, counts: list[int]) -> None:
     """A step of the training, its losses forgotten."""
     training.step(batch, parts_of(counts, training.config.accumulate))
-    training.recent.clear()
+    training.recent.of_step.clear()
 
 
 def timed(training: Training, make_step: Callable[[], None]) -> tuple[int, float]:

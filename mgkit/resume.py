@@ -4,11 +4,12 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mgkit.checkpoints import checkpoint_file
 from mgkit.config import TrainConfig, different
 from mgkit.datasets import ImageList, list_hash
 from mgkit.distributed import world_size
 from mgkit.experiment import Run, read_config, read_results, stage_folder
-from mgkit.files import exclusive
+from mgkit.files import exclusive, find_path, remove_partial
 from mgkit.snapshots import Snapshots
 
 STAGE = "train"
@@ -24,6 +25,8 @@ def is_finished(config: TrainConfig, images: tuple[ImageList, ImageList]) -> boo
     """Whether the experiment's training has been run to its end with this config on these images."""
     results = read_results(config.experiment, STAGE)
     if not config.resume or results is None or results.get("images_hash") != images_hash(images):
+        return False
+    if not (stage_folder(config.experiment, STAGE) / "checkpoint.pth").is_file():
         return False
     return not different(read_config(config.experiment, STAGE), asdict(config))
 
@@ -41,27 +44,51 @@ class OpenedRun:
 def open_run(config: TrainConfig, images: tuple[ImageList, ImageList], stack: ExitStack) -> OpenedRun:
     """Hold the run's folder, for as long as the stack, and find what there is to go on from.
 
-    Raises ValueError for a snapshot of other parameters or other images, TimeoutError where another process trains there.
+    Raises ValueError for a snapshot of other parameters or other images, TimeoutError where another process trains there,
+    SnapshotError where nothing can be written.
     """
     folder = stage_folder(config.experiment, STAGE)
-    hold(folder, stack)
-    found = images_hash(images)
     snapshots = Snapshots(folder / "snapshots", keep=config.keep_checkpoints)
+    try:
+        hold(folder, stack)
+        return open_held(config, images, folder, snapshots, stack)
+    except TimeoutError:
+        raise
+    except OSError as error:
+        path = Path(error.filename or folder)
+        if path not in (folder, *folder.parents) and folder not in path.parents:
+            raise  # such as init_from
+        raise snapshots.explained(error, path) from None
+
+
+def open_held(
+    config: TrainConfig,
+    images: tuple[ImageList, ImageList],
+    folder: Path,
+    snapshots: Snapshots,
+    stack: ExitStack,
+) -> OpenedRun:
+    """`open_run`, once its folder is held."""
+    found = images_hash(images)
+    remove_partial(folder)
     written = read_config(config.experiment, STAGE)
-    unfinished = bool(snapshots.files()) and read_results(config.experiment, STAGE) is None
-    goes_on = config.resume and unfinished and written is not None and not different(written, asdict(config))
-    newest = snapshots.newest() if goes_on else None
+    same = written is not None and not different(written, asdict(config))
+    is_whole = read_results(config.experiment, STAGE) is not None and (folder / "checkpoint.pth").is_file()
+    unfinished = bool(snapshots.files()) and not is_whole
+    newest = snapshots.newest() if config.resume and unfinished and same else None
     if newest is not None:
         check_snapshot(*newest, config, found)
         print(f"going on at {newest[0]}")
-    run = Run(
-        STAGE, config, checkpoint=config.init_from, images=images, fresh=newest is None, keep=unfinished
-    )
-    if newest is None:
-        hold(folder, stack)  # it may be another folder now, the earlier one being set aside
+        return OpenedRun(Run(STAGE, config, images=images, fresh=False), snapshots, newest[1], found)
+    if (
+        same and not unfinished
+    ):  # this run takes the place of a finished one, whose snapshots nobody may go on from
         for old in snapshots.files():
             old.unlink()
-    return OpenedRun(run, snapshots, newest[1] if newest else None, found)
+    first_weights = str(checkpoint_file(find_path(config.init_from))) if config.init_from else ""
+    run = Run(STAGE, config, checkpoint=first_weights, images=images, keep=unfinished)
+    hold(folder, stack)  # it may be another folder now, the earlier one being set aside
+    return OpenedRun(run, snapshots, None, found)
 
 
 def hold(folder: Path, stack: ExitStack) -> None:

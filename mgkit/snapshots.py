@@ -2,15 +2,33 @@
 
 import re
 from pathlib import Path
+from typing import IO
 
 import torch
 
 from mgkit.checkpoints import load_checkpoint
-from mgkit.files import atomic_write, remove_partial
+from mgkit.files import atomic_write, free_name, remove_partial
 
 
 class SnapshotError(OSError):
-    """A snapshot that cannot be written; the message says what is kept and what to do."""
+    """A snapshot, or another file of a run, that cannot be written; the message says what is kept and what to do."""
+
+
+class Remembering:
+    """A file to write to that remembers the error of a write: torch.save tells what it failed at, not why."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.error = file, None
+
+    def write(self, data) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 class Snapshots:
@@ -35,31 +53,36 @@ class Snapshots:
         path = self.folder / f"step-{step:09d}.pth"
         try:
             with atomic_write(path) as temporary, open(temporary, "wb") as file:
-                torch.save(content, file)
-        except (OSError, RuntimeError) as error:  # torch wraps what it meets while it writes
-            raise SnapshotError(self.explain(path, error)) from None
-        for old in self.files()[self.keep :]:
-            old.unlink()
+                saved = Remembering(file)
+                try:
+                    torch.save(content, saved)
+                except RuntimeError:  # torch raises its own for what it meets while it writes
+                    raise saved.error or OSError("torch.save failed") from None
+            for old in self.files()[self.keep :]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            raise self.explained(error, path) from None
         return path
 
-    def explain(self, path: Path, error: Exception) -> str:
-        """Why a snapshot could not be written, what is kept, and what to do, in a line."""
-        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+    def explained(self, error: OSError, path: Path) -> SnapshotError:
+        """The error for a file of the run that cannot be written: why, what is kept, and what to do, in a line."""
         kept = self.files()
-        kept = f"the last good one, {kept[0]}, is kept" if kept else "there is none yet"
-        return (
-            f"the checkpoint {path} cannot be written ({reason}); {kept}: "
+        kept = f"the last good checkpoint, {kept[0]}, is kept" if kept else "there is no checkpoint yet"
+        return SnapshotError(
+            f"{path} cannot be written ({error.strerror or error}); {kept}: "
             "make room or make the folder writable, then run the same command again"
         )
 
     def newest(self) -> tuple[Path, dict] | None:
-        """The newest snapshot that can be read, and its content; None if there is none. A line names every damaged one."""
+        """The newest snapshot that can be read, and its content; None if there is none. Damaged ones are named, and renamed."""
         remove_partial(self.folder)
         for path in self.files():
             try:
                 return path, load_checkpoint(path)
             except ValueError as error:
-                print(f"{error}: going on at the one before it")
+                # Under its name it would count as the newest of those that are kept.
+                aside = path.replace(free_name(path.with_name(f"{path.name}.damaged")))
+                print(f"{error}: kept as {aside.name}, trying the one before it")
         return None
 
 

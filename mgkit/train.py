@@ -8,7 +8,7 @@ import torch
 
 from mgkit.checkpoints import load_network
 from mgkit.config import NetworkConfig, TrainConfig, make
-from mgkit.distributed import is_main, of_main
+from mgkit.distributed import is_main, of_main, together
 from mgkit.experiment import NOTEBOOKS, is_mini, missing_stage, stage_folder, training_data
 from mgkit.files import find_path
 from mgkit.hardware import pick_device, place
@@ -54,25 +54,27 @@ def run_training(config: TrainConfig, *, asked_to_stop: Callable[[], bool] = lam
             print(report(estimate))
         return None
     with ExitStack() as stack:
-        opened = open_run(config, images, stack) if is_main() else None
+        opened = together(lambda: open_run(config, images, stack), here=is_main())
         content = of_main(opened.content if opened else None)
-        net = first_network(config, images[0].classes)
+        net = first_network(config, images[0].classes, goes_on=content is not None)
         training = Training(config, net, images, content, opened, asked_to_stop)
         for epoch in range(training.position.epoch, config.epochs):
             training.epoch(epoch)
         return training.finish()
 
 
-def first_network(config: TrainConfig, classes: tuple[str, ...]) -> MultiGrain:
+def first_network(config: TrainConfig, classes: tuple[str, ...], *, goes_on: bool = False) -> MultiGrain:
     """The network before its first step: random, published, or with the weights of `config.init_from`.
 
+    goes_on: its weights are about to come from a snapshot, so that the files of the first ones need not be there any more.
     Its p is the config's; a classifier is taken over where it has the very classes. Raises ValueError for a whitened network.
     """
     torch.manual_seed(config.seed)
     net = get_multigrain(
-        config.backbone, p=config.p, num_classes=len(classes), pretrained_backbone=config.pretrained_backbone
-    )
-    if not config.init_from:
+        config.backbone, p=config.p, num_classes=len(classes),
+        pretrained_backbone=config.pretrained_backbone and not goes_on,
+    )  # fmt: skip
+    if not config.init_from or goes_on:
         return net
     path = find_path(config.init_from)
     if stage_folder(config.experiment, STAGE).resolve() in path.resolve().parents:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,13 +29,13 @@ from mgkit.datasets import (
 )
 from mgkit.distributed import (
     copy_buffers_of_main,
-    everyones,
     exchange,
     is_joined,
     is_main,
+    raise_in_all,
     rank,
     summed,
-    wait_for_all,
+    together,
     with_synchronised_batch_norm,
     world_size,
 )
@@ -54,6 +55,8 @@ from mgkit.samplers import RepeatedAugmentationSampler, share
 from mgkit.snapshots import SnapshotError, Snapshots
 from mgkit.transforms import train_transform
 
+Result = TypeVar("Result")
+
 
 class NonFiniteError(ArithmeticError):
     """The loss or the weights are no longer numbers; the message names the step and the last good checkpoint."""
@@ -61,12 +64,16 @@ class NonFiniteError(ArithmeticError):
 
 @dataclass
 class Position:
-    """Where a training is: steps so far, the 0-based epoch, its batches so far, and its sums of losses over samples."""
+    """Where a training is: steps so far, the 0-based epoch, its batches so far, and sums over samples of what steps gave.
+
+    sums: of the epoch. line: since the last line of steps.jsonl.
+    """
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    line: dict[str, float] = field(default_factory=dict)
 
 
 class Training:
@@ -108,8 +115,8 @@ class Training:
         self.loader = batch_loader(dataset, self.batches, workers=config.workers, device=self.device)
         self.unreadable = UnreadableImages(config.on_unreadable)
         self.pace = Pace(self.device)
-        self.recent = Sums(self.device)
-        self.since_log: dict[str, float] = {}
+        self.recent = Sums()
+        self.images = 0  # of all processes, since the last line of steps.jsonl
         self.last_save = time.monotonic()
         self.monitor = None
         if opened:
@@ -162,13 +169,12 @@ class Training:
             "lr": self.optimizer.param_groups[0]["lr"],
         }
         metrics |= validate(self.net, self.val_images, config, self.unreadable)
-        if self.monitor:
-            self.monitor.epoch(epoch + 1, position.step, metrics)
-            print(summary(epoch + 1, metrics))
-        self.position = Position(step=position.step, epoch=epoch + 1)
-        saved = self.save()
+        self.by_main(lambda: self.monitor.epoch(epoch + 1, position.step, metrics))
         if self.opened:
-            link_or_copy(saved, self.opened.run.folder / "checkpoint.pth")
+            print(summary(epoch + 1, metrics))
+        self.position = Position(step=position.step, epoch=epoch + 1, line=position.line)
+        saved = self.save()
+        self.by_main(lambda: link_or_copy(saved, self.opened.run.folder / "checkpoint.pth"))
 
     def train_mode(self) -> None:
         """Dropout on, batch norm as the config says."""
@@ -203,8 +209,7 @@ class Training:
             )
             counts, ended, failed, stops, saves = (list(column) for column in zip(*told, strict=True))
             if any(failed):
-                reason = next(filter(None, everyones(str(error) if error else "")))
-                raise error or OSError(reason)
+                raise_in_all(error)
             if any(stops):
                 raise StoppedError(
                     f"stopped as asked; saved at {self.save()}: run the same command again to go on"
@@ -244,6 +249,7 @@ class Training:
             self.recent.add(step + 1, found, counts[rank()])
         self.optimizer.step()
         self.position.step += 1
+        self.images += total
 
     def on_device(self, batch: Batch, piece: slice) -> tuple[Tensor, Tensor, Tensor]:
         """images [b,3,H,W], label [b], instance [b] of a piece of the batch."""
@@ -254,24 +260,23 @@ class Training:
 
     def flush(self) -> None:
         """Add what the latest steps gave to the sums of the epoch and of the line to come. Raises NonFiniteError."""
-        sums, losses = self.recent.take()
-        for step, loss in losses.items():
-            if not math.isfinite(loss):
+        for step, sums in self.recent.take().items():
+            if not math.isfinite(sums["loss"]):
                 raise NonFiniteError(self.explain_non_finite(f"the loss of step {step}"))
-        for into in (self.position.sums, self.since_log):
-            for name, value in sums.items():
-                into[name] = into.get(name, 0.0) + value
+            for into in (self.position.sums, self.position.line):
+                for name, value in sums.items():
+                    into[name] = into.get(name, 0.0) + value
 
     def log(self) -> None:
         """A line of steps.jsonl."""
         self.flush()
-        if self.monitor:
-            values = means_of(self.since_log) | {
-                "beta": self.beta.item(),
-                "lr": self.optimizer.param_groups[0]["lr"],
-            }
-            self.monitor.step(self.position.step, values | self.pace.take(round(self.since_log["samples"])))
-        self.since_log = {}
+        values = means_of(self.position.line) | {
+            "beta": self.beta.item(),
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+        values |= self.pace.take(self.images)
+        self.by_main(lambda: self.monitor.step(self.position.step, values))
+        self.position.line, self.images = {}, 0
 
     def explain_non_finite(self, what: str) -> str:
         """The message for losses or weights that are no numbers: where, what there is to go back to, what to change."""
@@ -290,17 +295,23 @@ class Training:
         self.flush()
         if not all(torch.isfinite(weight).all() for weight in self.objective.parameters()):
             raise NonFiniteError(self.explain_non_finite(f"a weight after step {self.position.step}"))
-        path, error = None, None
-        if self.opened:
-            try:
-                path = self.opened.snapshots.save(self.position.step, self.content())
-            except SnapshotError as caught:
-                error = caught
-        [reason, *_] = everyones(str(error) if error else "")
-        if reason:
-            raise error or SnapshotError(reason)
+        path = self.by_main(lambda: self.opened.snapshots.save(self.position.step, self.content()))
         self.last_save = time.monotonic()
         return path
+
+    def by_main(self, write: Callable[[], Result]) -> Result | None:
+        """What `write` returns in the main process, None in the others. Raises SnapshotError in all where it cannot."""
+
+        def explained() -> Result:
+            try:
+                return write()
+            except SnapshotError:
+                raise
+            except OSError as error:
+                path = error.filename2 or error.filename or self.opened.run.folder
+                raise self.opened.snapshots.explained(error, path) from None
+
+        return together(explained, here=self.opened is not None)
 
     def content(self) -> dict:
         """All that a training needs to go on, and a network to be used."""
@@ -324,15 +335,17 @@ class Training:
         """Report, write results.json and checkpoint.pth, whose path is returned."""
         checkpoint = stage_folder(self.config.experiment, STAGE) / "checkpoint.pth"
         self.unreadable.report()
-        if self.opened:
-            self.monitor.close()
-            link_or_copy(self.opened.snapshots.files()[0], checkpoint)
-            last = read_metrics(self.config.experiment, STAGE)[-1]
-            self.opened.run.results(
-                {"top1": last["val_top1"], "top5": last["val_top5"], "beta": last["beta"], "images_hash": self.opened.images_hash}
-            )  # fmt: skip
-        wait_for_all()
+        self.by_main(lambda: self.leave(checkpoint))
         return checkpoint
+
+    def leave(self, checkpoint: Path) -> None:
+        """The checkpoint and the results of a training that has ended; results come last, for they tell that it has."""
+        self.monitor.close()
+        link_or_copy(self.opened.snapshots.files()[0], checkpoint)
+        last = read_metrics(self.config.experiment, STAGE)[-1]
+        self.opened.run.results(
+            {"top1": last["val_top1"], "top5": last["val_top5"], "beta": last["beta"], "images_hash": self.opened.images_hash}
+        )  # fmt: skip
 
 
 def parts_of(counts: list[int], accumulate: int) -> list[list[int]]:

@@ -199,8 +199,7 @@ def whitening_images(config: WhitenConfig) -> ImageList:
     """The unlabelled images: `config.unlabelled`, or data's unlabelled/whiten, or data's training images without labels."""
     if config.unlabelled:
         return plain_images(find_path(config.unlabelled), purpose="unlabelled").with_exif(config.exif)
-    with main_first():
-        root = data_root(config.data)
+    root = main_first(lambda: data_root(config.data))
     beside = root / "unlabelled" / "whiten"
     if beside.is_dir():
         return plain_images(beside, purpose="unlabelled").with_exif(config.exif)

@@ -4,6 +4,7 @@ It ends with its launcher, saves when a scheduler sends SIGTERM, and leaves word
 """
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -21,16 +22,18 @@ from mgkit.config import (
     WhitenConfig,
     from_yaml,
 )
+from mgkit.datasets import UnreadableImageError
 from mgkit.distributed import joined
 from mgkit.evaluate import run_classification
 from mgkit.finetune import run_search
-from mgkit.launch import FOLDER, LAUNCHER, StoppedError, read_ending, write_ending
+from mgkit.launch import AGENT, FOLDER, LAUNCHER, StoppedError, read_ending, write_ending
 from mgkit.retrieval import run_embedding
+from mgkit.snapshots import SnapshotError
 from mgkit.train import run_training
 from mgkit.training import NonFiniteError
 from mgkit.whitening import run_whitening
 
-SECONDS_TO_STOP = 20  # once the launcher is gone
+SECONDS_TO_STOP = 15  # once the launcher is gone
 
 
 class StopRequest:
@@ -43,7 +46,8 @@ class StopRequest:
         self.saves = saves
         self.requested = False
         self.work_has_begun = False  # somebody has asked
-        self.parents = {"parent": os.getppid(), "launcher": int(os.environ.get(LAUNCHER, 0))}
+        self.launcher = int(os.environ.get(LAUNCHER, 0))
+        self.parent = started_by() or os.getppid()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.request)
         threading.Thread(target=self.watch, daemon=True).start()
@@ -55,6 +59,7 @@ class StopRequest:
     def request(self, *_) -> None:
         self.requested = True
         if not self.saves:
+            self.tidy_up()
             os._exit(1)
 
     def watch(self) -> None:
@@ -63,21 +68,42 @@ class StopRequest:
             time.sleep(0.3)
         self.request()
         time.sleep(SECONDS_TO_STOP)
+        self.tidy_up()
         os._exit(1)
 
     def is_orphan(self) -> bool:
-        return os.getppid() != self.parents["parent"] or not is_alive(self.parents["launcher"])
+        return os.getppid() != self.parent or not is_alive(self.launcher)
+
+    def tidy_up(self) -> None:
+        """Remove what the launcher would have, were it alive."""
+        if FOLDER in os.environ and not is_alive(self.launcher):
+            shutil.rmtree(os.environ[FOLDER], ignore_errors=True)
+
+
+def started_by() -> int:
+    """The process that the launcher started to start us, 0 where that is not known: it may be gone by now."""
+    try:
+        return int((Path(os.environ[FOLDER]) / AGENT).read_text(encoding="utf-8"))
+    except (KeyError, OSError, ValueError):
+        return 0
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process; 0 stands for none that is known, which counts as alive."""
+    """Whether there is such a process, not counting one that has ended and waits to be collected, which may be for ever.
+
+    0 stands for none that is known, which counts as alive.
+    """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:  # no Linux
+        return True
+    return state not in "ZX"
 
 
 class Unbreakable:
@@ -120,12 +146,10 @@ def run_stage(stage: str, config_file: str, stop: StopRequest) -> None:
                 run(from_yaml(config_class, config_file))
     except StoppedError as stopped:
         write_ending("stopped", str(stopped))
-    except (OSError, NonFiniteError) as error:
+    except (SnapshotError, UnreadableImageError, NonFiniteError) as error:
         fail_for_good(error)
-    except (
-        ValueError
-    ) as error:  # of parameters and files; in the midst of work it is as unforeseen as any other
-        if stop.work_has_begun:
+    except (OSError, ValueError) as error:
+        if stop.work_has_begun:  # no longer of parameters and files, but as unforeseen as any other
             raise
         fail_for_good(error)
 
@@ -140,13 +164,20 @@ def fail_for_good(error: Exception) -> None:
 
 def main() -> None:
     """Run the stage that the command line names, as one of the processes; exits with 0 unless a restart may help."""
-    if FOLDER in os.environ and read_ending(Path(os.environ[FOLDER])):
-        return  # a worker has failed in a way that no restart mends
     stage, config_file = sys.argv[1:]
     stop = StopRequest(saves=stage == "train")
     is_first = os.environ.get("RANK", "0") == "0"  # the main process prints, for all
     sys.stdout = Unbreakable(sys.stdout if is_first else open(os.devnull, "w"))  # noqa: SIM115 - for good
-    run_stage(stage, config_file, stop)
+    try:
+        if not stop.is_orphan() and not has_ended():
+            run_stage(stage, config_file, stop)
+    finally:
+        stop.tidy_up()
+
+
+def has_ended() -> bool:
+    """Whether this is a restart that is of no use: a worker has left word that the run has ended."""
+    return FOLDER in os.environ and read_ending(Path(os.environ[FOLDER])) is not None
 
 
 if __name__ == "__main__":

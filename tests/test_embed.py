@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from support import one_line_error, write_picture
+from support import in_processes, one_line_error, write_picture
 
 from mgkit.datasets import UnreadableImageError, UnreadableImages, class_folders, load_image
-from mgkit.embed import classify, embed, feature_maps, pooled
+from mgkit.embed import by_window, classify, embed, feature_maps, pooled
 from mgkit.model import get_multigrain
 from mgkit.transforms import eval_transform
 from mgkit.whitening import whiten
@@ -141,3 +141,31 @@ def test_bf16_stays_close_to_float32(net, images):
     rounded = embed(net, images, **OPTIONS | {"precision": "bf16"})
     assert rounded.dtype == np.float32
     assert (exact * rounded).sum(axis=1).min() > 0.99
+
+
+# --- Several processes
+
+
+def shared_passes(net, images):
+    """Pooled rows, which all get, and the logits and labels of this process's share."""
+    options = dict(size=32, batch_size=2, precision="float32")
+    rows = pooled(net, images, ps=[1.0, 3.0], **options)
+    return rows, *(x.numpy() for x in classify(net, images, crop="rect", **options))
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_the_images(tiny_net, uneven_images, processes):
+    few = uneven_images.subset(range(7))
+    rows, logits, labels = shared_passes(tiny_net, few)
+    found = in_processes(processes, shared_passes, tiny_net, few)
+    for of_rank in found:
+        np.testing.assert_array_equal(of_rank[0], rows)
+    shared = np.concatenate([of_rank[1] for of_rank in found])
+    assert sorted(np.concatenate([of_rank[2] for of_rank in found])) == sorted(labels)
+    np.testing.assert_allclose(np.sort(shared, axis=0), np.sort(logits, axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_every_window_comes_also_where_a_process_has_nothing_of_it():
+    batches = iter([("a", [0, 2]), ("b", [1]), ("c", [7])])
+    assert list(by_window(batches, 3, 10)) == [[("a", [0, 2]), ("b", [1])], [], [("c", [7])], []]
+    assert list(by_window(iter([]), 4, 4)) == [[]]

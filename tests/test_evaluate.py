@@ -1,13 +1,20 @@
 """Classification from end to end, and the chain of stages that an evaluation starts where none was run."""
 
 import json
+import os
+import shutil
 
-from support import flat_name, write_devkit
+import numpy as np
+import pytest
+from support import flat_name, in_processes, write_devkit
 
-from mgkit.config import ClassifyConfig, make
+from mgkit.config import ClassifyConfig, FinetunePConfig, RetrievalConfig, WhitenConfig, make
 from mgkit.datasets import labelled_images
 from mgkit.evaluate import evaluate_classification
-from mgkit.whitening import whitened_network
+from mgkit.finetune import find_p
+from mgkit.retrieval import embed_sets, evaluate_retrieval, resolution_curves, retrieval_task
+from mgkit.whitening import whiten_network, whitened_network
+from mgkit.worker import STAGES
 
 
 def test_missing_stages_are_run_first_each_with_a_line(chain):
@@ -60,3 +67,58 @@ def test_flat_validation_images_alone_give_the_same_accuracy(after_chain, mini_r
         }
         rows.append(evaluate_classification(make(ClassifyConfig, values)))
     assert rows[0] == rows[1]
+
+
+STAGE_CONFIGS = {
+    "finetune_p": (FinetunePConfig, {"sizes": [32, 48], "ps": [1.0, 3.0], "images_per_class": 2}),
+    "whiten": (WhitenConfig, {"size": 48}),
+    "evaluate_imagenet": (ClassifyConfig, {"sizes": [32, 48]}),
+    "evaluate_retrieval": (
+        RetrievalConfig,
+        {"size": 48, "resolutions": [32, 48], "indices": [], "dims": None},
+    ),
+}
+
+
+def run_stages(folder, configs):
+    """All later stages, one after the other, in this process of several."""
+    os.chdir(folder)
+    for name, config in configs.items():
+        STAGES[name][1](config)
+
+
+def what_stages_find(configs):
+    """The results of all stages as numbers, read through what the notebooks call."""
+    search = find_p(configs["finetune_p"])
+    whitened = whiten_network(configs["whiten"])
+    rows = evaluate_classification(configs["evaluate_imagenet"])
+    task = retrieval_task(configs["evaluate_retrieval"])
+    embed_sets(task)
+    return {
+        "p*": [*search.p_star, *np.concatenate(search.paths).ravel()],
+        "sweep": [*search.top1.ravel(), *search.top5.ravel(), *search.top1_at_p_star],
+        "whitening": [whitened.p, whitened.images, *whitened.variances[:20], *whitened.folding.values()],
+        "classes": [value for row in rows for value in (row.top1, row.top5, row.p)],
+        "retrieval": [r.result.value for r in evaluate_retrieval(task)],
+        "figure 4": [x for of_set in resolution_curves(task).values.values() for x in of_set.ravel()],
+    }
+
+
+def test_every_stage_on_two_processes_finds_what_one_finds(chain, mini_root, tmp_path, monkeypatch):
+    shared = {"experiment": "t", "data": str(mini_root), "workers": 0, "precision": "float32"}
+    configs = {name: make(kind, values | shared) for name, (kind, values) in STAGE_CONFIGS.items()}
+    for place in ("one", "two"):
+        shutil.copytree(chain.folder / "outputs/t/train", tmp_path / place / "outputs/t/train")
+    monkeypatch.chdir(tmp_path / "one")
+    alone = what_stages_find(configs)
+    in_processes(2, run_stages, tmp_path / "two", configs)
+    monkeypatch.chdir(tmp_path / "two")
+    # What two processes left is read again, and no image is embedded any more.
+    monkeypatch.setattr("mgkit.launch.is_joined", lambda: True)
+    for module in ("finetune", "whitening", "evaluate"):
+        monkeypatch.setattr(f"mgkit.{module}.on_all_devices", lambda *_: None)
+    monkeypatch.setattr("mgkit.embed.image_shapes", lambda images: pytest.fail("an image was opened"))
+    together = what_stages_find(configs)
+    assert together.keys() == alone.keys()
+    for name, values in alone.items():
+        np.testing.assert_allclose(together[name], values, rtol=1e-4, atol=1e-6, err_msg=name)

@@ -6,9 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from support import in_processes
 from torch.nn import functional as F
 
-from mgkit.datasets import load_image
+from mgkit.datasets import UnreadableImageError, UnreadableImages, load_image
 from mgkit.embed import classify
 from mgkit.finetune import SMALLEST_P, descend_p, feature_windows, finetune_p, in_classes_of, set_p, sweep_p
 from mgkit.metrics import topk_accuracy
@@ -225,3 +226,63 @@ def test_max_pooling_has_no_p_to_learn(tiny_net, image_folders):
         tiny_net.pool.p.fill_(float("inf"))
     with pytest.raises(ValueError, match="p = inf"):
         finetune_p(tiny_net, image_folders([(20, 20)]), size=16)
+
+
+# --- Several processes
+
+
+def shared_descent(net, images, options):
+    """The path of finetune_p in this process of several, and what p was left at."""
+    net, skipping = (
+        copy.deepcopy(net),
+        UnreadableImages("skip"),
+    )  # processes share the memory of what they are given
+    path = finetune_p(net, images, size=32, lr=0.1, seed=3, unreadable=skipping, **FLOAT32, **options)
+    return path, net.pool.p.item()
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("options", [dict(batch_size=3), dict(step_size=1), dict(crop="square")])
+def test_p_star_does_not_depend_on_the_number_of_processes(tiny_net, uneven_images, processes, options):
+    many = uneven_images.subset([*range(24)] * 3)  # several windows
+    alone, _ = shared_descent(tiny_net, many, options)
+    assert abs(alone[-1, 1] - 3) > 1e-3
+    for path, p in in_processes(processes, shared_descent, tiny_net, many, options):
+        np.testing.assert_allclose(path, alone, rtol=1e-5)
+        assert p == pytest.approx(path[-1, 1])
+
+
+def shared_sweep(net, images, options):
+    unreadable = UnreadableImages("skip")
+    found = sweep_p(
+        net, images, sizes=[24, 32], ps=PS, ks=(1, 2), unreadable=unreadable, **FLOAT32, **options
+    )
+    unreadable.report()
+    return found, sorted(unreadable.reasons)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_the_sweep_counts_the_images_of_all_processes(tiny_net, image_folders, processes):
+    images = image_folders([(40, 30), (30, 40), (33, 33), (40, 30), (20, 20)])
+    broken = images.paths[7]
+    with open(broken, "wb"):
+        pass
+    alone, reasons = shared_sweep(tiny_net, images, {"batch_size": 2})
+    assert reasons == [broken]
+    for found, of_rank in in_processes(processes, shared_sweep, tiny_net, images, {"batch_size": 2}):
+        np.testing.assert_array_equal(found, alone)
+        assert of_rank == [broken]  # whoever met it
+
+
+def nothing_readable(net, images):
+    with pytest.raises(UnreadableImageError, match="none of 3 images is readable"):
+        sweep_p(net, images, sizes=[24], ps=PS, unreadable=UnreadableImages("skip"))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_sweep_over_nothing_readable_is_refused_by_all(tiny_net, image_folders, processes):
+    images = image_folders([(20, 20)])
+    for path in images.paths:
+        with open(path, "wb"):
+            pass
+    in_processes(processes, nothing_readable, tiny_net, images)

@@ -68,4 +68,5 @@ def test_placing_changes_the_layout_and_no_output(tiny_net):
 @pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "float32")])
 def test_describe_says_what_auto_means(monkeypatch, fast, precision):
     monkeypatch.setattr(hardware, "has_fast_bf16", lambda device: fast)
-    assert describe(CPU) == f"CPU, {torch.get_num_threads()} threads, {precision}"
+    threads = torch.get_num_threads()
+    assert describe(CPU) == f"CPU, {threads} thread{'s' if threads > 1 else ''}, {precision}"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import one_line_error, write_picture
+from support import in_processes, one_line_error, write_picture
 from torch import nn
 
 from mgkit import datasets, files, store
@@ -724,3 +724,50 @@ def test_two_processes_at_once_make_one_array(start, many, undisturbed, tmp_path
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0]
     assert contents(tmp_path) == files
+
+
+# --- Several processes that share the work
+
+
+def shared_work(net, images, folder, on_unreadable):
+    """Rows that this process of several reads in the end, and the paths of what it was told is unreadable."""
+    store.SHARD = 5
+    unreadable = UnreadableImages(on_unreadable)
+    arrays = stored_features(net, images, ps=PS, folder=folder, unreadable=unreadable, **OPTIONS)
+    return [np.array(array) for array in arrays], sorted(unreadable.reasons)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_together_write_the_bytes_of_one(tiny_net, images, keep, tmp_path, processes, broken):
+    alone = keep(ps=PS, unreadable=UnreadableImages("skip"))
+    folder = tmp_path / "shared"
+    for rows, reasons in in_processes(processes, shared_work, tiny_net, images, folder, "skip"):
+        np.testing.assert_array_equal(rows, alone)
+        assert reasons == sorted(broken)
+    for one, other in zip(array_folders(tmp_path / "store"), array_folders(folder), strict=True):
+        assert (one / "features.npy").read_bytes() == (other / "features.npy").read_bytes()
+        assert sorted(p.name for p in other.iterdir()) == ["features.npy", "lock", "manifest.json"]
+
+
+def test_processes_go_on_with_what_one_began(tiny_net, images, keep, tmp_path, monkeypatch):
+    restore = cut_after(monkeypatch, 2)
+    with pytest.raises(Cut):
+        keep(ps=PS)
+    restore()
+    found = in_processes(2, shared_work, tiny_net, images, tmp_path / "store", "raise")
+    (tmp_path / "store").rename(tmp_path / "shared")
+    for rows, _ in found:
+        np.testing.assert_array_equal(rows, keep(ps=PS))
+
+
+def nothing_readable(net, images, folder):
+    with pytest.raises(UnreadableImageError, match="none of 13 images is readable"):
+        shared_work(net, images, folder, "skip")
+
+
+def test_processes_that_can_read_nothing_keep_nothing(tiny_net, images, tmp_path):
+    for path in images.paths:
+        Path(path).write_bytes(b"no image")
+    in_processes(2, nothing_readable, tiny_net, images, tmp_path / "shared")
+    left = {path.name for folder in array_folders(tmp_path / "shared") for path in folder.iterdir()}
+    assert left == {"lock"}

@@ -59,7 +59,7 @@ def steps(config, count, kind=Training):
         parts = parts_of(counts, config.accumulate)
         assert is_enough(parts, config.batch_norm)
         training.step(batch, parts)
-        sums, _ = training.recent.take()
+        [sums] = training.recent.take().values()
         losses.append(sums["loss"] / sums["samples"])
     return losses, as_arrays(training)
 
@@ -232,7 +232,7 @@ def test_the_gradient_share_is_noted_at_the_chosen_steps(mini_root):
     shares = []
     for batch, _ in zip(training.loader, range(4), strict=False):
         training.step(batch, [[len(batch.label)]])
-        sums, _ = training.recent.take()
+        [sums] = training.recent.take().values()
         shares.append(module.means_of(sums).get("gradient_share"))
     assert shares[1] is None and shares[3] is None
     assert 0 < shares[0] < 1 and 0 < shares[2] < 1
@@ -254,7 +254,8 @@ def test_dropout_is_drawn_anew_at_each_step_and_the_same_again(mini_root):
         batch = next(iter(training.loader))
         training.position.step = step
         training.step(batch, [[len(batch.label)]])
-        return training.recent.take()[0]["loss"]
+        [sums] = training.recent.take().values()
+        return sums["loss"]
 
     assert drawn(3) == drawn(3) != drawn(4)
 
