@@ -370,7 +370,8 @@ class ImageDataset(Dataset):
                 if isinstance(decoded, UnreadableImageError):
                     samples.append((self.images.paths[index], str(decoded)))
                     continue
-                torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for accelerators, 0.1 ms every time
+                # torch.manual_seed would look for accelerators too, a tenth of a millisecond each time.
+                torch.default_generator.manual_seed(seed)
                 samples.append((self.transform(decoded), int(self.images.labels[index]), index))
         return samples
 

@@ -85,7 +85,8 @@ def adjust_saturation(levels: Tensor, factor: float) -> None:
     whole(levels.sub_(base).mul_(factor).add_(base))
 
 
-STEPS = (adjust_brightness, adjust_contrast, adjust_saturation)  # in the order of their numbers in torchvision
+# As torchvision numbers them.
+STEPS = (adjust_brightness, adjust_contrast, adjust_saturation)
 
 
 def grey(levels: Tensor) -> Tensor:
@@ -131,7 +132,8 @@ def train_transform(
     """PIL image (RGB) -> augmented float tensor [3,size,size] (section 4.1, table C.1).
 
     size: pixels. kind: `torch` (crop and flip), `full` (and colour 0.3, lighting 0.1), `senet` (colour 0.2), `AA`
-    (AutoAugment's ImageNet policy). crop_scale: smallest share of the image's area in the crop. Raises ValueError for any other kind or size < 1.
+    (AutoAugment's ImageNet policy). Random numbers come from torch's global generator, and are those that torchvision's own
+    transforms would draw; pixels are theirs on PIL images to a few levels (see `CropAndResize`). crop_scale: smallest share of the image's area in the crop. Raises ValueError for any other kind or size < 1.
     """
     check_size(size)
     crop = [
@@ -145,7 +147,8 @@ def train_transform(
     elif kind == "senet":
         colour = [to_levels, ColorJitter(0.2), to_unit, Lighting(0.1, inplace=True)]
     elif kind == "AA":
-        colour = [v2.ToPILImage(), v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=128), v2.PILToTensor(), to_levels, to_unit]
+        policy = v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=128)
+        colour = [v2.ToPILImage(), policy, v2.PILToTensor(), to_levels, to_unit]
     else:
         raise ValueError(f"augmentation {kind!r} is unknown; one of {', '.join(TRAIN_KINDS)}")
     return v2.Compose([*crop, *colour, v2.Normalize(mean, std, inplace=True)])
