@@ -14,8 +14,9 @@ demo: $(READY)  ## the notebooks 00-05 on the embedded dataset, then the claims 
 test: $(READY)  ## the whole test suite
 	$(BIN)/python -m pytest
 
-bench: $(READY)  ## search beside faiss's flat index, to outputs/bench/
+bench: $(READY)  ## search beside faiss's flat index, the training loader beside a plain one, to outputs/bench/
 	$(BIN)/python tests/bench/bench_search.py
+	$(BIN)/python tests/bench/bench_loader.py
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -673,6 +673,16 @@ def test_copies_side_by_side_are_decoded_once(images, monkeypatch):
     assert decoded == [images.paths[2], images.paths[0]]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_copy_is_what_its_seed_alone_draws_from_a_fresh_decoding(images, workers):
+    transform, batches = train_transform(16, "full"), SeededBatches(BATCHES)
+    pairs = [pair for batch in batches for pair in batch]
+    loader = batch_loader(ImageDataset(images, transform), batches, workers=workers)
+    for view, (index, seed) in zip(torch.cat([batch.image for batch in loader]), pairs, strict=True):
+        torch.manual_seed(seed)
+        assert torch.equal(view, transform(images.load(index)))
+
+
 def test_an_item_is_image_label_and_instance(images):
     image, label, instance = ImageDataset(images, eval_transform(16))[3]
     assert (tuple(image.shape), label, instance) == ((3, 16, 16), 1, 3)

@@ -3,13 +3,25 @@
 import numpy as np
 import pytest
 import torch
+from bench.bench_loader import plain_transform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.stats import ks_2samp
+from torchvision.transforms import v2
 
 from mgkit.backbones import IMAGENET_MEAN, IMAGENET_STD
 from mgkit.datasets import load_image
-from mgkit.transforms import TRAIN_KINDS, Lighting, eval_transform, fitted_shape, train_transform
+from mgkit.transforms import (
+    TRAIN_KINDS,
+    ColorJitter,
+    CropAndResize,
+    Lighting,
+    eval_transform,
+    fitted_shape,
+    to_levels,
+    train_transform,
+)
 
 
 def noise(width, height, seed=0):
@@ -150,3 +162,142 @@ def test_unknown_names_and_sizes_are_rejected(make):
     for size in (0, -3):
         with pytest.raises(ValueError, match="size must be at least 1"):
             make(size)
+
+
+# --- Against torchvision on PIL images
+
+
+def grey(width, height):
+    return noise(width, height).convert("L").convert("RGB")
+
+
+def smooth(width, height, low=0, high=256, seed=0):
+    """Slow changes of colour, as in a photo; the levels run from low to high."""
+    coarse = np.random.default_rng(seed).integers(low, high, (5, 4, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+PICTURES = {
+    "noise": noise(90, 61),
+    "grey": grey(61, 90),
+    "smooth": smooth(120, 100),
+    "dark": smooth(70, 70, high=40),
+    "bright": smooth(70, 50, low=190),
+    "two levels": Image.fromarray(np.asarray(noise(40, 50)) // 128 * 255),
+    "narrow": noise(150, 4),
+    "one pixel": noise(1, 1),
+}
+
+
+def seeded(seed, transform, image):
+    torch.default_generator.manual_seed(seed)
+    return transform(image)
+
+
+def levels_apart(ours, theirs):
+    """The largest and the mean difference of two normalised views, in levels of 0..255."""
+    apart = (ours - theirs).abs() * torch.tensor(IMAGENET_STD)[:, None, None] * 255
+    return apart.max().item(), apart.mean().item()
+
+
+@pytest.mark.parametrize("strength", [0.2, 0.3, 1.0, 4.0])
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_colour_jitter_is_torchvision_s_on_pil_images(name, strength):
+    """Same seed, same pixels; strong factors clamp nearly everything. A C compiler that fuses multiply-adds may move a level."""
+    own, plain = ColorJitter(strength), v2.ColorJitter(strength, strength, strength)
+    levels = to_levels(v2.functional.pil_to_tensor(PICTURES[name]))
+    for seed in range(25):
+        expected = v2.functional.pil_to_tensor(seeded(seed, plain, PICTURES[name]))
+        apart = (seeded(seed, own, levels.clone()) - expected).abs()
+        assert apart.max() <= 1 and apart.mean() < 1e-3, seed
+
+
+@pytest.mark.parametrize("size", [7, 32, 97])
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_crop_is_torchvision_s_on_pil_images_to_one_level(name, size):
+    limits = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
+    own, plain = CropAndResize(size, **limits), v2.RandomResizedCrop(size, **limits)
+    for seed in range(25):
+        view = seeded(seed, own, PICTURES[name])
+        expected = v2.functional.pil_to_tensor(seeded(seed, plain, PICTURES[name]))
+        assert view.dtype == torch.uint8 and view.shape == (3, size, size)
+        apart = (view.float() - expected.float()).abs()
+        assert apart.max() <= 1 and apart.mean() < 0.3, seed  # halves of noise are the worst case
+
+
+@pytest.mark.parametrize("crop_scale", [0.08, 0.5])
+@pytest.mark.parametrize("kind", ["torch", "full", "senet"])
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_view_is_that_of_the_plain_pipeline(name, kind, crop_scale):
+    own, plain = (make(48, kind, crop_scale=crop_scale) for make in (train_transform, plain_transform))
+    for seed in range(25):
+        most, mean = levels_apart(*(seeded(seed, transform, PICTURES[name]) for transform in (own, plain)))
+        assert most < 4.1 and mean < 0.5, seed
+
+
+def test_views_of_photos_are_those_of_the_plain_pipeline(photos):
+    """AutoAugment may part neighbouring levels, so there only the mean counts."""
+    found = {kind: [] for kind in TRAIN_KINDS}
+    for seed, path in enumerate(sorted(photos.glob("train/*/*"))[::3]):
+        image = load_image(path)
+        for kind in TRAIN_KINDS:
+            views = [seeded(seed, make(224, kind), image) for make in (train_transform, plain_transform)]
+            found[kind].append(levels_apart(*views))
+    for kind, differences in found.items():
+        most, mean = zip(*differences, strict=True)
+        assert max(mean) < 0.6 and np.mean(mean) < 0.1, kind
+        assert kind == "AA" or max(most) < 4.1, kind
+
+
+def box_and_flip(view):
+    """What a view of `ramp` shows: left, right, top and bottom edge of the box in levels, and whether it is flipped."""
+    across, down = view[0].mean(0), view[1].mean(1)
+    left, right = sorted((across[0].item(), across[-1].item()))
+    return left, right, down[0].item(), down[-1].item(), float(across[0] > across[-1])
+
+
+def ramp(width, height):
+    """Red rises from left to right and green from top to bottom, each by its whole range."""
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, np.zeros_like(x)], -1).round().astype(np.uint8))
+
+
+def colours(view):
+    """Means and spreads of the channels, and of their differences: brightness, contrast, saturation and lighting move them."""
+    r, g, b = view
+    return [f(x).item() for f in (torch.mean, torch.std) for x in (r, g, b, r - g, g - b)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "image", "measure"),
+    [
+        ("torch", ramp(150, 100), box_and_flip),
+        ("torch", ramp(60, 200), box_and_flip),
+        ("full", smooth(40, 40), colours),
+        ("senet", smooth(40, 40, seed=3), colours),
+    ],
+)
+def test_views_of_other_seeds_have_the_distribution_of_the_plain_pipeline(kind, image, measure):
+    """Kolmogorov-Smirnov on 3,000 views of each, drawn independently: shares that differ by 5 in 100 are found."""
+    own, plain = train_transform(12, kind), plain_transform(12, kind)
+    ours = np.array([measure(seeded(seed, own, image)) for seed in range(3000)])
+    theirs = np.array([measure(seeded(seed, plain, image)) for seed in range(50_000, 53_000)])
+    for k in range(ours.shape[1]):
+        # Many crops touch an edge: rounding makes equals of those.
+        assert ks_2samp(ours[:, k].round(1), theirs[:, k].round(1)).statistic < 0.05, k  # p = 0.001
+
+
+def test_a_view_leaves_the_image_as_it_was():
+    """Copies share one decoded image, and much is done in place."""
+    for kind in TRAIN_KINDS:
+        image = noise(40, 30)
+        for seed in range(5):
+            seeded(seed, train_transform(24, kind), image)
+        assert image == noise(40, 30), kind
+
+
+def test_lighting_changes_the_tensor_itself_only_when_asked():
+    grey = torch.full((3, 4, 4), 0.5)
+    shifted = seeded(1, Lighting(0.1), grey)
+    assert torch.equal(grey, torch.full((3, 4, 4), 0.5))
+    assert seeded(1, Lighting(0.1, inplace=True), grey) is grey and torch.equal(grey, shifted)
