@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import one_line_error
+from support import in_processes, one_line_error
 
 from mgkit import launch as module
 from mgkit.checkpoints import load_checkpoint
@@ -30,7 +30,7 @@ from mgkit.launch import (
     write_ending,
 )
 from mgkit.progress import FOR_RELAY
-from mgkit.train import train
+from mgkit.train import run_training, train
 
 SECONDS_TO_END = 30  # until nothing is left of a run whose parent was killed
 
@@ -158,7 +158,8 @@ def undisturbed(mini_root, tmp_path_factory):
     config = make(TrainConfig, VALUES | {"data": str(mini_root), "max_restarts": 1})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("undisturbed"))
-        return config, load_checkpoint(train(config))["model_state"]
+        in_processes(2, run_training, config)
+        return config, load_checkpoint("outputs/t/train/checkpoint.pth")["model_state"]
 
 
 @pytest.fixture
