@@ -5,6 +5,7 @@ batch's B samples. Collectives on the CPU go through gloo, on GPUs through NCCL.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,6 +26,8 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=let_collectives_end)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group(
@@ -32,6 +35,14 @@ def joined() -> Iterator[None]:
     )
     yield
     dist.destroy_process_group()  # after an error it might wait for the others, who are gone
+
+
+def let_collectives_end() -> None:
+    """Called before a loader's process is forked: give the threads of the last collective the time to let go of Python.
+
+    A fork at the moment that one of them registers with the interpreter hangs the child for ever, up to Python 3.11.
+    """
+    time.sleep(0.02)
 
 
 def is_joined() -> bool:

@@ -32,6 +32,7 @@ from mgkit.distributed import (
     exchange,
     is_joined,
     is_main,
+    of_main,
     raise_in_all,
     rank,
     summed,
@@ -118,9 +119,10 @@ class Training:
         self.recent = Sums()
         self.images = 0  # of all processes, since the last line of steps.jsonl
         self.last_save = time.monotonic()
-        self.monitor = None
+        self.monitor = self.by_main(
+            lambda: Monitor(opened.run.folder, step=self.position.step, epoch=self.position.epoch)
+        )
         if opened:
-            self.monitor = Monitor(opened.run.folder, step=self.position.step, epoch=self.position.epoch)
             print(
                 f"{config.backbone}: {len(self.train_images)} images, {len(self.train_images.classes)} classes, "
                 f"{len(self.batches)} batches an epoch, {world_size()} x {self.device.type}"
@@ -211,9 +213,8 @@ class Training:
             if any(failed):
                 raise_in_all(error)
             if any(stops):
-                raise StoppedError(
-                    f"stopped as asked; saved at {self.save()}: run the same command again to go on"
-                )
+                saved = of_main(self.save())
+                raise StoppedError(f"stopped as asked; saved at {saved}: run the same command again to go on")
             if any(ended):
                 return
             if any(saves):

@@ -140,3 +140,16 @@ def be_joined(rank: int, count: int, port: int, results, work, arguments) -> Non
             results.put((rank, work(*arguments), None))
     except BaseException:
         results.put((rank, None, traceback.format_exc()))
+
+
+@contextmanager
+def alive_in_another_process(work):
+    """For the block `work(started, end)` runs in a process of its own, which sets the one event and awaits the other."""
+    context = multiprocessing.get_context("fork")
+    started, end = context.Event(), context.Event()
+    process = context.Process(target=work, args=(started, end), daemon=True)
+    process.start()
+    assert started.wait(30)
+    yield
+    end.set()
+    process.join()

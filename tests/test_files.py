@@ -2,7 +2,8 @@
 
 import pytest
 
-from mgkit.files import atomic_write, find_path, project_root
+from mgkit import files as module
+from mgkit.files import atomic_write, exclusive, find_path, project_root
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +47,23 @@ def test_a_write_that_ends_well_replaces_the_file(tmp_path):
             assert not path.exists() or path.read_text() == "old"
     assert path.read_text() == "new"
     assert list(path.parent.iterdir()) == [path]
+
+
+def never():
+    pytest.fail("nobody else has it")
+
+
+def test_a_lock_whose_folder_was_renamed_while_one_waited_is_taken_anew(tmp_path, monkeypatch):
+    """The holder sets the folder aside and makes another: who waited is to hold that one, not the one set aside."""
+    (tmp_path / "run").mkdir()
+    real, tries = module.is_locked, []
+
+    def renamed_first(file):
+        if not tries:
+            (tmp_path / "run").rename(tmp_path / "run.1")
+        tries.append(file.name)
+        return real(file)
+
+    monkeypatch.setattr(module, "is_locked", renamed_first)
+    with exclusive(tmp_path / "run" / "lock", on_wait=never):
+        assert len(tries) == 2 and (tmp_path / "run" / "lock").is_file()

@@ -1,0 +1,261 @@
+"""From here to worker processes and back: the command, the environment, how it ended; restarts, kills and signals for real."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from support import in_processes, one_line_error
+
+from mgkit import launch as module
+from mgkit.checkpoints import load_checkpoint
+from mgkit.config import TrainConfig, from_yaml, make
+from mgkit.experiment import read_metrics
+from mgkit.launch import (
+    FOLDER,
+    LAUNCHER,
+    StoppedError,
+    WorkerError,
+    first_traceback,
+    processes_on_this_machine,
+    raise_ending,
+    read_ending,
+    torchrun_command,
+    worker_environment,
+    write_ending,
+)
+from mgkit.progress import FOR_RELAY
+from mgkit.train import run_training, train
+
+SECONDS_TO_END = 30  # until nothing is left of a run whose parent was killed
+
+
+def config_of(**values):
+    return make(TrainConfig, {"experiment": "t", **values})
+
+
+def test_processes_are_one_a_gpu_and_on_cpus_as_many_as_asked(monkeypatch):
+    for available, auto in [(0, 1), (1, 1), (4, 4)]:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda available=available: available)
+        assert processes_on_this_machine(config_of()) == auto
+        assert processes_on_this_machine(config_of(gpus=1)) == 1
+    with one_line_error(ValueError, "gpus", 5, 4):
+        processes_on_this_machine(config_of(gpus=5))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert processes_on_this_machine(config_of(gpus=5)) == 5
+
+
+def test_the_command_starts_the_workers_of_this_machine_alone(tmp_path):
+    command = torchrun_command("train", config_of(max_restarts=7), tmp_path / "config.yaml", 3)
+    assert command[:3] == [sys.executable, "-m", "torch.distributed.run"]
+    assert command[-4:] == ["-m", "mgkit.worker", "train", str(tmp_path / "config.yaml")]
+    assert {"--nproc-per-node=3", "--max-restarts=7", "--nnodes=1", "--rdzv-endpoint=localhost:0"} <= {
+        *command
+    }
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_commands_of_many_machines_meet_at_the_first(tmp_path, rank):
+    config = config_of(nnodes=2, node_rank=rank, rdzv_endpoint="first:29400")
+    command = {*torchrun_command("train", config, tmp_path / "config.yaml", 8)}
+    assert {"--nnodes=2", "--rdzv-endpoint=first:29400", "--rdzv-id=t-train"} <= command
+    assert f"--rdzv-conf=is_host={int(rank == 0)}" in command
+
+
+def test_workers_share_the_cores_and_know_whom_to_tell(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("JPY_SESSION_NAME", "a notebook")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    environment = worker_environment("folder", 2)
+    assert environment["OMP_NUM_THREADS"] == str(max(1, cores // 2))
+    assert environment[FOLDER] == "folder" and environment[LAUNCHER] == str(os.getpid())
+    assert environment[FOR_RELAY] and "JPY_SESSION_NAME" not in environment
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert worker_environment("folder", 2)["OMP_NUM_THREADS"] == "5"
+
+
+def test_a_good_end_raises_nothing(tmp_path):
+    raise_ending(tmp_path, 0)
+
+
+def test_the_first_ending_counts_and_is_raised_whatever_the_exit_code(tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    write_ending("failed", "SnapshotError: disk full")
+    write_ending("stopped", "saved")
+    for code in (0, 1):
+        with one_line_error(WorkerError, "SnapshotError: disk full"):
+            raise_ending(tmp_path, code)
+    (tmp_path / "ending.json").unlink()
+    write_ending("stopped", "saved at step 3")
+    with one_line_error(StoppedError, "saved at step 3"):
+        raise_ending(tmp_path, 1)
+
+
+def test_a_launcher_that_is_gone_is_told_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER, str(tmp_path / "gone"))
+    write_ending("stopped", "saved")
+    assert not (tmp_path / "gone").exists() and read_ending(tmp_path) is None
+
+
+def test_an_end_without_a_word_says_so_and_what_to_do(tmp_path):
+    with one_line_error(WorkerError, "exit code 9", "memory", "run the same command again"):
+        raise_ending(tmp_path, 9)
+    with one_line_error(StoppedError, "run the same command again"):
+        raise_ending(tmp_path, 9, asked_to_stop=True)
+
+
+def test_the_traceback_is_that_of_the_first_to_fail_in_the_last_attempt(tmp_path):
+    for moment, (attempt, rank) in enumerate([(0, 1), (10, 2), (10, 0), (9, 0)]):
+        path = tmp_path / "log" / "id" / f"attempt_{attempt}" / str(rank) / "error.json"
+        path.parent.mkdir(parents=True)
+        told = {"message": "short", "extraInfo": {"py_callstack": f"of {attempt}, {rank}"}}
+        path.write_text(json.dumps({"message": told}))
+        os.utime(path, (moment, moment))
+    assert first_traceback(tmp_path.glob("log/**/error.json")) == "of 10, 2"
+    with pytest.raises(WorkerError, match="of 10, 2"):
+        raise_ending(tmp_path, 1)
+
+
+# --- Real processes, some ten seconds each
+
+FAILING = """
+import os
+from mgkit import worker
+from mgkit.distributed import rank
+from mgkit.training import Training
+
+step = Training.step
+
+def failing(training, batch, parts):
+    first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    if training.position.step == 4 and rank() == 1 and (first or os.environ["FAILS"] == "always"):
+        raise KeyError("injected")
+    step(training, batch, parts)
+
+Training.step = failing
+worker.main()
+"""
+
+VALUES = {
+    "experiment": "t",
+    "size": 32,
+    "batch_size": 12,
+    "workers": 1,
+    "epochs": 2,
+    "len_factor": 0.5,
+    "gpus": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(mini_root, tmp_path_factory):
+    """The config of a training in two processes, and the weights that it leaves."""
+    config = make(TrainConfig, VALUES | {"data": str(mini_root), "max_restarts": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("undisturbed"))
+        in_processes(2, run_training, config)
+        return config, load_checkpoint("outputs/t/train/checkpoint.pth")["model_state"]
+
+
+@pytest.fixture
+def failing(tmp_path, monkeypatch):
+    """Has the workers of the test fail in rank 1 at step 4: once or always."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "failing_worker.py").write_text(FAILING)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    command = module.torchrun_command
+    monkeypatch.setattr(
+        module,
+        "torchrun_command",
+        lambda *given: ["failing_worker" if word == "mgkit.worker" else word for word in command(*given)],
+    )
+    return lambda times: monkeypatch.setenv("FAILS", times)
+
+
+def same_bits(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_worker_that_fails_is_restarted_and_the_run_ends_the_same(undisturbed, failing, capfd):
+    config, weights = undisturbed
+    failing("once")
+    assert same_bits(load_checkpoint(train(config))["model_state"], weights)
+    assert [line["epoch"] for line in read_metrics("t", "train")] == [1, 2]
+    assert "going on at" in capfd.readouterr().out
+
+
+def test_restarts_that_are_of_no_use_end_in_the_worker_s_own_traceback(undisturbed, failing, capfd):
+    config, _ = undisturbed
+    failing("always")
+    with pytest.raises(WorkerError) as caught:
+        train(make(TrainConfig, {**VALUES, "data": config.data, "max_restarts": 0}))
+    assert str(caught.value).rstrip().endswith("KeyError: 'injected'") and "in failing" in str(caught.value)
+
+
+PARENT = """
+import sys
+from mgkit.config import TrainConfig, from_yaml
+from mgkit.train import train
+train(from_yaml(TrainConfig, sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def started(undisturbed, tmp_path, monkeypatch):
+    """A training of many epochs in a process of its own, which has made its first snapshot."""
+    monkeypatch.chdir(tmp_path)
+    config = make(TrainConfig, {**VALUES, "data": undisturbed[0].data, "epochs": 500})
+    Path("config.yaml").write_text(module.to_yaml(config))
+    environment = os.environ | {"TMPDIR": str(tmp_path), "MGKIT_TESTED": str(tmp_path)}
+    with open("log", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", PARENT, "config.yaml"], stdout=log, stderr=log, env=environment
+        )
+    while not list(tmp_path.glob("outputs/t/train/snapshots/step-*.pth")):
+        assert process.poll() is None, Path("log").read_text()
+        time.sleep(0.05)
+    yield process
+    process.kill()
+
+
+def left_alive(folder):
+    """The processes that have the folder in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"MGKIT_TESTED={folder}".encode() in (path / "environ").read_bytes():
+                found.append(path.name)
+        except OSError:
+            continue
+    return found
+
+
+def wait_until_all_ended(folder):
+    began = time.monotonic()
+    while left_alive(folder):
+        assert time.monotonic() - began < SECONDS_TO_END
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
+def test_nothing_is_left_running_of_a_parent_that_was_killed(started, tmp_path):
+    assert len(left_alive(tmp_path)) >= 4
+    started.kill()
+    started.wait()
+    wait_until_all_ended(tmp_path)
+    assert not list(tmp_path.glob("mgkit-*"))  # nor in the folder of temporary files
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
+def test_a_parent_that_is_told_to_stop_has_the_workers_save_and_says_so(started, tmp_path):
+    started.send_signal(signal.SIGTERM)
+    assert started.wait(SECONDS_TO_END) == 1
+    last = Path("log").read_text().splitlines()[-1]
+    assert last.startswith("mgkit.launch.StoppedError: stopped as asked; saved at ") and "step-" in last
+    wait_until_all_ended(tmp_path)
+    assert from_yaml(TrainConfig, tmp_path / "outputs/t/train/config.yaml").epochs == 500
