@@ -23,13 +23,20 @@ The modules in the order in which the method reads:
     losses          distance-weighted triplets, margin loss, joint loss
     hardware        device, precision, memory layout
     progress        bars in a browser, lines in a log
+    distributed     several processes as one: ranks, sums, gathered rows, synchronised batch norm
     experiment      a run's folder under outputs/
-    monitor         what a training leaves to watch it by
+    launch          from a notebook to worker processes and back
     download        files from the network: resumed, checked, whole
     archives        extracted safely: whole, with hashes, nothing overwritten
     benchmarks      the published sets: fetched, checked for what is missing
     checkpoints     safe load, atomic save; the released files by name
-    train           the joint training                                  (01)
+    objective       what a step of training minimises and tells, alone or as one of several
+    monitor         what a training leaves to watch it by
+    snapshots       its checkpoints on disk, the last good ones kept
+    resume          where it starts: anew, or from its last snapshot
+    training        its epochs and steps
+    rehearsal       a dry run: what a training would cost
+    train           the joint training, started and found again         (01)
     embed           images -> feature maps -> descriptors, in one pass
     store           pooled features on disk: made once, continued after a kill, reused
     finetune        p* by SGD, and accuracy as a function of p          (02)
@@ -43,6 +50,7 @@ The modules in the order in which the method reads:
     evaluate        top-1/top-5                                         (04)
     retrieval       every set with every kind of descriptor; figure 4   (05)
     tables          its results as text
+    worker          what each of several processes runs, for every stage
     plots           every figure of the notebooks
     board           the paper's figures beside those of the runs so far
     demo            runs the notebooks and checks the method's claims

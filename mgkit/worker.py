@@ -166,13 +166,22 @@ def main() -> None:
     """Run the stage that the command line names, as one of the processes; exits with 0 unless a restart may help."""
     stage, config_file = sys.argv[1:]
     stop = StopRequest(saves=stage == "train")
-    is_first = os.environ.get("RANK", "0") == "0"  # the main process prints, for all
-    sys.stdout = Unbreakable(sys.stdout if is_first else open(os.devnull, "w"))  # noqa: SIM115 - for good
+    sys.stdout = Unbreakable(sys.stdout)
+    leave_printing_to_main()
     try:
         if not stop.is_orphan() and not has_ended():
             run_stage(stage, config_file, stop)
     finally:
         stop.tidy_up()
+
+
+def leave_printing_to_main() -> None:
+    """From here on, only the main process prints; on a machine without it, one line says where that is."""
+    if os.environ.get("RANK", "0") == "0":
+        return
+    if os.environ.get("LOCAL_RANK") == "0":
+        print(f"how it goes is shown on the machine of rank 0, {os.environ.get('MASTER_ADDR')}", flush=True)
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for good
 
 
 def has_ended() -> bool:
