@@ -5,6 +5,7 @@ steps.jsonl has a line every few optimizer steps, metrics.jsonl one an epoch, te
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import TypeVar
@@ -95,11 +96,17 @@ class Pace:
             yield batch
             asked = perf_counter()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time of the block, such as a validation, does not count."""
+        began = perf_counter()
+        yield
+        self.since += perf_counter() - began
+
     def take(self, images: int) -> dict[str, float]:
         """images_per_second and data_wait (0..1, the share of the time) since the last take, in which `images` passed.
 
-        On a GPU also gpu_memory_gib, the peak of what was allocated. After a pause that should not count, such as a
-        validation, take(0) begins anew.
+        On a GPU also gpu_memory_gib, the peak of what was allocated.
         """
         now = perf_counter()
         elapsed = now - self.since

@@ -112,7 +112,7 @@ def training_curves(metrics: Sequence[dict]) -> Figure:
         style(axis, panel.title, "epoch", panel.unit)
         axis.set_ylim(0, 1.15 * max(axis.get_ylim()[1], 1e-3))  # room for the legend
         whole_numbers(axis)
-        axis.legend(fontsize=8, frameon=False)
+        line_legend(axis, panel)
     return figure
 
 
@@ -125,8 +125,7 @@ def training_steps(steps: Sequence[dict]) -> Figure:
         style(axis, panel.title, "optimizer step", panel.unit)
         axis.set_ylim(0, 104 if panel.scale == 100 else 1.15 * max(axis.get_ylim()[1], 1e-3))
         whole_numbers(axis)
-        if len(panel.names) > 1:
-            axis.legend(fontsize=8, frameon=False, ncols=3)
+        line_legend(axis, panel)
     return figure
 
 
@@ -194,6 +193,14 @@ def draw_line(axes: Axes, lines: Sequence[dict], *, x: str, y: str, scale: float
         axes.plot(
             *zip(*points, strict=True), color=COLOURS[k % len(COLOURS)], marker=MARKERS[turn(k) % len(MARKERS)],
             markersize=4, markevery=-(-len(points) // 20), **options,
+        )  # fmt: skip
+
+
+def line_legend(axes: Axes, panel: Panel) -> None:
+    """The names of a panel's lines in one row above them, if there are several."""
+    if len(panel.names) > 1:
+        axes.legend(
+            fontsize=8, frameon=False, ncols=len(panel.names), loc="upper center", columnspacing=1, handlelength=1.6
         )  # fmt: skip
 
 

@@ -147,7 +147,7 @@ class Training:
     # --- An epoch
 
     def epoch(self, epoch: int) -> None:
-        """Train on the rest of an epoch, validate, leave metrics and a snapshot."""
+        """Train on the rest of an epoch, then `conclude` it."""
         config, position = self.config, self.position
         position.epoch = epoch
         set_learning_rate(self.optimizer, config, epoch)
@@ -165,16 +165,22 @@ class Training:
             raise UnreadableImageError(
                 "an epoch without a single batch to train on: too few readable images in this data"
             )
+        with self.pace.paused():
+            self.conclude()
+
+    def conclude(self) -> None:
+        """Validate after an epoch, leave its metrics and a snapshot."""
         self.save()  # a validation may take long
+        position, epochs = self.position, self.position.epoch + 1
         metrics = means_of(position.sums) | {
             "beta": self.beta.item(),
             "lr": self.optimizer.param_groups[0]["lr"],
         }
-        metrics |= validate(self.net, self.val_images, config, self.unreadable)
-        self.by_main(lambda: self.monitor.epoch(epoch + 1, position.step, metrics))
+        metrics |= validate(self.net, self.val_images, self.config, self.unreadable)
+        self.by_main(lambda: self.monitor.epoch(epochs, position.step, metrics))
         if self.opened:
-            print(summary(epoch + 1, metrics))
-        self.position = Position(step=position.step, epoch=epoch + 1, line=position.line)
+            print(summary(epochs, metrics))
+        self.position = Position(step=position.step, epoch=epochs, line=position.line)
         saved = self.save()
         self.by_main(lambda: link_or_copy(saved, self.opened.run.folder / "checkpoint.pth"))
 

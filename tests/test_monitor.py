@@ -217,9 +217,10 @@ def test_each_take_begins_anew(clock):
         {"images_per_second": pytest.approx(10 / 5), "data_wait": pytest.approx(3 / 5)},
         {"images_per_second": pytest.approx(10 / 3), "data_wait": pytest.approx(1 / 3)},
     ]
-    clock.now += 1000  # a validation
-    pace.take(0)
-    clock.now += 4
+    clock.now += 1
+    with pace.paused():
+        clock.now += 1000  # a validation
+    clock.now += 3
     assert pace.take(8) == {"images_per_second": 2, "data_wait": 0}
 
 
