@@ -18,16 +18,15 @@ EIGENVECTORS = torch.tensor(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 )
 
-
 # How much of red, green and blue is in a pixel's grey, as PIL counts it, in parts of 2^16.
 GREY = torch.tensor([19595.0, 38470.0, 7471.0])
 
 
 class CropAndResize(v2.Transform):
-    """torchvision's RandomResizedCrop of a PIL image (RGB) -> uint8 [3,size,size], in a third of the time.
+    """torchvision's RandomResizedCrop of a PIL image (RGB) -> uint8 [3,size,size], in half the time.
 
-    The boxes are those that torchvision draws. A pixel differs from PIL's by one level at most, and one in fifty does: torch
-    resizes with coarser weights, by vector instructions.
+    The boxes are those that torchvision draws. A pixel differs from PIL's by one level at most, in photos one in fifty does:
+    torch resizes with coarser weights, by vector instructions.
     """
 
     def __init__(self, size: int, scale: tuple[float, float], ratio: tuple[float, float]):
@@ -51,8 +50,9 @@ def to_unit(levels: Tensor) -> Tensor:
 
 
 class ColorJitter(v2.Transform):
-    """torchvision's ColorJitter of a PIL image, to the bit, in half the time: on the levels of `to_levels`, changed in place.
+    """torchvision's ColorJitter of a PIL image, in half the time: on the levels of `to_levels`, changed in place.
 
+    Equal to the bit, unless PIL was compiled to fuse multiply-adds, which may move a rare pixel by one level.
     strength: each factor is drawn uniformly from 1 ± strength. The random numbers are those that torchvision's draws.
     """
 
