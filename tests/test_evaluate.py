@@ -6,12 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
-from support import flat_name, in_processes, write_devkit
+from support import flat_name, in_processes, one_line_error, write_devkit
 
 from mgkit.config import ClassifyConfig, FinetunePConfig, RetrievalConfig, WhitenConfig, make
 from mgkit.datasets import labelled_images
 from mgkit.evaluate import evaluate_classification
 from mgkit.finetune import find_p
+from mgkit.launch import WorkerError
 from mgkit.retrieval import embed_sets, evaluate_retrieval, resolution_curves, retrieval_task
 from mgkit.whitening import whiten_network, whitened_network
 from mgkit.worker import STAGES
@@ -67,6 +68,18 @@ def test_flat_validation_images_alone_give_the_same_accuracy(after_chain, mini_r
         }
         rows.append(evaluate_classification(make(ClassifyConfig, values)))
     assert rows[0] == rows[1]
+
+
+def test_worker_processes_leave_the_same_accuracies(after_chain, mini_root):
+    values = {"sizes": [32], "data": str(mini_root), "experiment": "t", "workers": 0, "precision": "float32"}
+    alone, together = (evaluate_classification(make(ClassifyConfig, values | {"gpus": n})) for n in (1, 2))
+    assert together == alone
+
+
+def test_what_a_worker_refuses_is_told_in_one_line(after_chain, mini_root, tmp_path):
+    values = {"data": str(mini_root), "experiment": "t", "checkpoint": str(tmp_path / "lost.pth"), "gpus": 2}
+    with one_line_error(WorkerError, "FileNotFoundError", "lost.pth"):
+        evaluate_classification(make(ClassifyConfig, values))
 
 
 STAGE_CONFIGS = {

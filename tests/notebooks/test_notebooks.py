@@ -183,6 +183,26 @@ def test_the_last_notebook_runs_alone_and_makes_what_it_needs(project, run):
     assert (project / "outputs/t/evaluate_retrieval/results.json").is_file()
 
 
+@pytest.mark.parametrize("cwd", [".", "notebooks"])
+def test_training_in_two_processes(project, run, cwd):
+    values = QUICK["01_train"] | {"gpus": 2, "workers": 1, "log_every": 2, "gradient_share_every": 2}
+    text = run("01_train", cwd=cwd, **values)
+    assert "2 x cpu" in text and "epoch 1: loss" in text and "one run so far" in text
+    assert figures(project / "executed_01_train.ipynb") == 2
+    folder = project / "outputs" / "t" / "train"
+    assert {"checkpoint.pth", "snapshots", "steps.jsonl", "tensorboard"} <= {p.name for p in folder.iterdir()}
+    steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    assert steps and all(0 < line["gradient_share"] < 1 for line in steps)
+    again = run("01_train", cwd=cwd, **values)
+    assert "nothing to do" in again and figures(project / "executed_01_train.ipynb") == 2
+
+
+def test_a_dry_run_tells_what_a_training_would_cost_and_writes_nothing(project, run):
+    text = run("01_train", **QUICK["01_train"], dry_run=True)
+    assert "whole training" in text and "images/s" in text
+    assert not (project / "outputs").exists()
+
+
 def test_retrieval_in_a_plain_folder(project, run, mini_root):
     text = run(
         "05_evaluate_retrieval", data=str(mini_root / "unlabelled" / "distractors" / "00"), size=48,

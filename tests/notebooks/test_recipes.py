@@ -1,6 +1,8 @@
 """The recipes: parameters that their notebooks know, commands that run, the figures that the paper prints."""
 
+import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import papermill
@@ -96,6 +98,15 @@ def test_papermill_takes_the_command_as_it_stands(name, tmp_path, monkeypatch):
     result = CliRunner().invoke(papermill_command, [*words, "--prepare-only"])
     assert result.exit_code == 0, result.output
     assert "experiment" in (tmp_path / "prepared.ipynb").read_text()
+
+
+def test_the_job_for_slurm_gives_parameters_that_the_training_knows():
+    job = RECIPES / "train.slurm"
+    assert subprocess.run(["bash", "-n", job]).returncode == 0
+    [command] = re.findall(r"papermill --log-output .*?'", job.read_text().replace("\\\n", " "), re.DOTALL)
+    known = papermill.inspect_notebook(str(NOTEBOOKS / "01_train.ipynb"))
+    given = re.findall(r"-p (\w+)", command)
+    assert set(given) == {"workers", "nnodes", "node_rank", "rdzv_endpoint"} and set(given) <= set(known)
 
 
 @every_recipe
