@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import signal
-import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from mgkit.imagenet import SPLIT_FOLDERS, devkit_wnids, split_folder, validation
 from mgkit.index import FolderIndex, image_files, image_index
 
 UNLABELLED = -1
+SECONDS_TO_SAVE = 30  # that a loader's process goes on after SIGTERM
 
 OnUnreadable = Literal["raise", "skip"]
 
@@ -439,18 +439,21 @@ def batch_loader(
 def leave_stopping_to_the_parent(worker: int) -> None:
     """A scheduler's SIGTERM goes to every process: the one that trains needs its loaders until it has saved.
 
-    Its own SIGTERM they follow: that is how torch and multiprocessing end those that do not end by themselves.
+    They end a while later, and not never: torch and multiprocessing send it to those that do not end by themselves.
     """
-    if hasattr(signal, "sigwaitinfo"):  # which tells the sender; macOS has none
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=end_when_the_parent_says, daemon=True).start()
+    if hasattr(signal, "alarm"):  # which ends the process
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_SAVE))
 
 
-def end_when_the_parent_says() -> None:
-    """Wait for a SIGTERM of the parent's, and end this process."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
+def end_workers(loader: DataLoader) -> None:
+    """End a loader's processes now.
+
+    If they are left to the garbage collector, in a cycle such as an error's traceback makes, torch closes their queues before
+    it tells them to end, and then waits five seconds for each.
+    """
+    end = getattr(getattr(loader, "_iterator", None), "_shutdown_workers", None)  # there is no public name
+    if end is not None:
+        end()
 
 
 class UnreadableImages:

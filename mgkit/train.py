@@ -8,6 +8,7 @@ import torch
 
 from mgkit.checkpoints import load_network
 from mgkit.config import NetworkConfig, TrainConfig, make
+from mgkit.datasets import end_workers
 from mgkit.distributed import is_main, of_main, together
 from mgkit.experiment import NOTEBOOKS, is_mini, missing_stage, stage_folder, training_data
 from mgkit.files import find_path
@@ -58,6 +59,7 @@ def run_training(config: TrainConfig, *, asked_to_stop: Callable[[], bool] = lam
         content = of_main(opened.content if opened else None)
         net = first_network(config, images[0].classes, goes_on=content is not None)
         training = Training(config, net, images, content, opened, asked_to_stop)
+        stack.callback(end_workers, training.loader)
         for epoch in range(training.position.epoch, config.epochs):
             training.epoch(epoch)
         return training.finish()

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import time
 import zlib
 from dataclasses import replace
@@ -33,6 +34,7 @@ from mgkit.datasets import (
     View,
     batch_loader,
     class_folders,
+    end_workers,
     hold_out,
     image_shapes,
     labelled_images,
@@ -800,3 +802,32 @@ def test_the_hash_of_imagenet_s_list_takes_no_time_and_no_file(tmp_path):
     started = time.process_time()
     list_hash(images)
     assert time.process_time() - started < 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "alarm"), reason="needs an alarm")
+def test_a_loader_goes_on_after_sigterm_and_ends_in_the_end(uneven_images, monkeypatch):
+    monkeypatch.setattr(datasets, "SECONDS_TO_SAVE", 2)
+    dataset = ImageDataset(uneven_images, train_transform(16, "full"))
+    loader = batch_loader(dataset, SeededBatches([[i] for i in range(24)]), workers=1)
+    batches = iter(loader)
+    next(batches)
+    [worker] = loader._iterator._workers
+    worker.terminate()
+    assert len(list(batches)) == 23 and worker.is_alive()
+    time.sleep(1)
+    assert worker.is_alive()
+    with pytest.raises(RuntimeError, match="Alarm clock"):  # torch watches over loaders that are still needed
+        worker.join(10)
+    worker.join()
+
+
+def test_the_processes_of_a_loader_can_be_ended_in_the_midst_of_its_work(uneven_images):
+    dataset = ImageDataset(uneven_images, train_transform(16, "full"))
+    loader = batch_loader(dataset, SeededBatches([[i] for i in range(24)]), workers=2)
+    batches = iter(loader)
+    next(batches)
+    workers = loader._iterator._workers
+    began = time.monotonic()
+    end_workers(loader)
+    assert time.monotonic() - began < 4 and not any(worker.is_alive() for worker in workers)
+    end_workers(batch_loader(dataset, SeededBatches([[0]])))  # one that has none

@@ -1,5 +1,7 @@
 """Several processes against the same on one: gathered rows, sums, batch norm; and nothing of it in a process alone."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -12,9 +14,11 @@ from mgkit.distributed import (
     exchange,
     gathered_rows,
     is_main,
+    main_first,
     of_main,
     rank,
     summed,
+    together,
     with_synchronised_batch_norm,
     world_size,
 )
@@ -74,8 +78,8 @@ def gathered(counts):
 def test_gathered_rows_are_in_rank_order_and_gradients_flow_back_from_all(count):
     everything = rows_of(count)[0]
     found = in_processes(count, gathered, COUNTS[:count])
-    for together, _ in found:
-        assert np.array_equal(together, everything.numpy())
+    for rows, _ in found:
+        assert np.array_equal(rows, everything.numpy())
     weights = sum(range(1, count + 1))
     gradients = np.concatenate([gradient for _, gradient in found])
     assert gradients == pytest.approx(2 * weights * everything.numpy(), abs=1e-12)
@@ -108,3 +112,46 @@ def test_a_process_alone_has_nobody_to_ask():
     assert (rank(), world_size(), is_main()) == (0, 1, True)
     assert exchange([4, 5]) == [[4, 5]] and everyones("x") == ["x"] and of_main("x") == "x"
     assert summed(rows) is rows and gathered_rows(rows, [2]) is rows
+
+
+def raised_together(failing):
+    """What each process raises where some fail, and where the main one alone works and fails."""
+    caught = []
+    for here in (True, is_main()):
+
+        def work():
+            if rank() in failing:
+                raise FileNotFoundError(f"of {rank()}")
+            return rank()
+
+        try:
+            caught.append(together(work, here=here))
+        except OSError as error:
+            caught.append(f"{type(error).__name__} {error}")
+    return caught
+
+
+def test_an_error_in_one_process_is_raised_by_all_and_nobody_waits():
+    assert in_processes(3, raised_together, [1, 2]) == [
+        ["FileNotFoundError of 1", 0],
+        ["FileNotFoundError of 1", None],
+        ["FileNotFoundError of 2", None],
+    ]
+    assert in_processes(2, raised_together, [0]) == [["FileNotFoundError of 0"] * 2] * 2
+
+
+def written_first(path):
+    """The main process leaves a file that the others find."""
+
+    def work():
+        if is_main():
+            time.sleep(0.2)
+            path.write_text("found")
+        return path.read_text(), rank()
+
+    return main_first(work)
+
+
+def test_the_main_process_is_the_first_where_it_leaves_files_for_the_others(tmp_path):
+    assert in_processes(2, written_first, tmp_path / "file") == [("found", 0), ("found", 1)]
+    assert main_first(lambda: "alone") == "alone"
