@@ -14,9 +14,10 @@ demo: $(READY)  ## the notebooks 00-05 on the embedded dataset, then the claims 
 test: $(READY)  ## the whole test suite
 	$(BIN)/python -m pytest
 
-bench: $(READY)  ## search beside faiss's flat index, the training loader beside a plain one, to outputs/bench/
+bench: $(READY)  ## search, the training's input and its step, each beside a plain one, to outputs/bench/
 	$(BIN)/python tests/bench/bench_search.py
 	$(BIN)/python tests/bench/bench_loader.py
+	$(BIN)/python tests/bench/bench_step.py
 
 lint: $(READY)
 	$(BIN)/ruff check

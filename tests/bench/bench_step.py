@@ -1,0 +1,134 @@
+"""A step of the training beside the bare step of its network: images a second, by turns, on made-up images in memory.
+
+    python tests/bench/bench_step.py                                                  # two cores: ResNet-18, 112 px, batch 96
+    python tests/bench/bench_step.py --backbone resnet50 --size 224 --batch 512 --precisions bf16          # a GPU
+
+Run by `make bench`; writes outputs/bench/step.json. The bare step is the same network of torchvision's, average pooling,
+cross-entropy and SGD, in the same precision and memory layout: no triplets, no margin loss, no GeM, no sums for a log.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import torch
+import torchvision
+from torch.nn import functional as F
+
+from mgkit.config import TrainConfig, make
+from mgkit.datasets import Batch, ImageList
+from mgkit.files import atomic_write, project_root
+from mgkit.hardware import autocast, describe, pick_device, place
+from mgkit.model import get_multigrain
+from mgkit.training import Training
+
+CLASSES, REPETITIONS = 1000, 3
+WANTED = 0.95  # of the bare step's images a second
+
+
+def made_up_batch(size: int, batch: int, device: torch.device) -> Batch:
+    """Copies of an image side by side, on the device."""
+    random = torch.Generator().manual_seed(0)
+    instance = torch.arange(batch) // REPETITIONS
+    image = torch.randn(batch, 3, size, size, generator=random).to(device, memory_format=torch.channels_last)
+    label = torch.randint(CLASSES, (batch,), generator=random)
+    return Batch(image, label[instance].to(device), instance.to(device), [])
+
+
+def our_step(options: argparse.Namespace, precision: str, batch: Batch) -> Callable[[], None]:
+    """The step of `mgkit.training.Training`, its losses taken for a line of the log every 20th time, as in a run."""
+    config = make(TrainConfig, {
+        "backbone": options.backbone, "size": options.size, "batch_size": options.batch, "precision": precision,
+        "repetitions": REPETITIONS, "lambda_": 0.5, "workers": 0, "lr": 0.01, "compile": options.compile,
+    })  # fmt: skip
+    classes = tuple(map(str, range(CLASSES)))
+    nothing = ImageList(
+        Path("made up"), ("nothing",) * options.batch, np.zeros(options.batch, np.int64), classes
+    )
+    torch.manual_seed(0)
+    net = get_multigrain(options.backbone, num_classes=CLASSES)
+    training = Training(config, net, (nothing, nothing), None, None, lambda: False)
+    training.train_mode()
+
+    def step() -> None:
+        training.step(batch, [[options.batch]])
+        if training.position.step % config.log_every == 0:
+            training.flush()
+
+    return step
+
+
+def bare_step(options: argparse.Namespace, precision: str, batch: Batch) -> Callable[[], None]:
+    """Network, cross-entropy, SGD, as anyone would write them."""
+    device = batch.image.device
+    torch.manual_seed(0)
+    net = place(torchvision.models.get_model(options.backbone, num_classes=CLASSES), device).train()
+    if options.compile:
+        net.compile()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with autocast(device, precision):
+            loss = F.cross_entropy(net(batch.image), batch.label)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def seconds(step: Callable[[], None], steps: int, device: torch.device) -> float:
+    """Seconds of so many steps."""
+    start = perf_counter()
+    for _ in range(steps):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return perf_counter() - start
+
+
+def by_turns(options: argparse.Namespace, precision: str) -> dict:
+    """Images a second of both, rounds by turns, and the median of the rounds' ratios."""
+    device = pick_device()
+    batch = made_up_batch(options.size, options.batch, device)
+    steps = [make_step(options, precision, batch) for make_step in (our_step, bare_step)]
+    for step in steps:
+        seconds(step, 3, device)
+    taken = [[seconds(step, options.steps, device) for step in steps] for _ in range(options.rounds)]
+    ours, bare = ([options.steps * options.batch / t for t in column] for column in zip(*taken, strict=True))
+    ratio = median(a / b for a, b in zip(ours, bare, strict=True))
+    return {"images_per_second": ours, "bare_images_per_second": bare, "ratio": ratio, "wanted": WANTED}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--backbone", default="resnet18", help="one of torchvision's")
+    parser.add_argument("--size", type=int, default=112, help="px")
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bf16"])
+    parser.add_argument("--steps", type=int, default=4, help="of a round")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--compile", action="store_true", help="both networks")
+    options = parser.parse_args()
+    torch.backends.cudnn.benchmark = True
+    device = describe(pick_device())
+    print(
+        f"{options.backbone}, {options.size} px, batches of {options.batch}, N={REPETITIONS}, λ=0.5; {device}"
+    )
+    print("           images/s    bare   ratio  wanted")
+    found = {}
+    for precision in options.precisions:
+        row = found[precision] = by_turns(options, precision)
+        ours, bare = (median(row[name]) for name in ("images_per_second", "bare_images_per_second"))
+        print(f"{precision:8} {ours:10.1f} {bare:7.1f} {row['ratio']:7.3f} {row['wanted']:7.2f}")
+    result = {"machine": device, **vars(options), "compared": found}
+    with atomic_write(project_root() / "outputs" / "bench" / "step.json") as path:
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
