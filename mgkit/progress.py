@@ -82,9 +82,12 @@ def show_relayed(lines: Iterable[str]) -> None:
                 bars[name] = progress(
                     None, name, total=state["total"], unit=state["unit"], initial=state["initial"]
                 )
-            bars[name].update(state["n"] - bars[name].n)
             if state["closed"]:
-                bars.pop(name).close()
+                bar = bars.pop(name)
+                bar.n = state["n"]  # without a line of its own: closing has one
+                bar.close()
+            else:
+                bars[name].update(state["n"] - bars[name].n)
     finally:
         for bar in bars.values():
             bar.close()

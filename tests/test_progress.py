@@ -7,7 +7,7 @@ import time
 import pytest
 
 from mgkit import progress as module
-from mgkit.progress import progress
+from mgkit.progress import progress, show_relayed
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +89,52 @@ def test_a_loop_of_unknown_length_says_how_far_it_came(capsys, monkeypatch):
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.01)
     _, lines = printed(capsys, iter("abc"), seconds=0.02, unit="steps")
     assert re.match(r"working: 3 steps, \S+ passed, ", lines[-1])
+
+
+# --- Bars of another process
+
+
+def relayed_lines(monkeypatch, capsys, seconds=0.0, **options):
+    """What a process whose lines are relayed prints around and in a loop of five."""
+    with monkeypatch.context() as there:
+        there.setenv(module.FOR_RELAY, "1")
+        print("before")
+        for _ in progress(range(5), "reading", **options):
+            time.sleep(seconds)
+        print("after")
+    return list(io.StringIO(capsys.readouterr().out))
+
+
+def test_lines_of_another_process_come_as_they_are_and_its_bars_as_bars(monkeypatch, capsys):
+    lines = relayed_lines(monkeypatch, capsys)
+    assert lines[0] == "before\n" and lines[-1] == "after\n" and len(lines) > 2
+    states = [module.bar_state(line) for line in lines[1:-1]]
+    assert states[-1]["n"] == 5 and states[-1]["closed"] and all(s["total"] == 5 for s in states)
+    show_relayed(lines)
+    assert capsys.readouterr().out == "before\nafter\n"  # a short loop has no line
+
+
+def test_a_long_loop_of_another_process_ends_with_one_line(monkeypatch, capsys):
+    lines = relayed_lines(monkeypatch, capsys, initial=2, total=7)
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.0)
+
+    def slowly():
+        for line in lines:
+            time.sleep(0.01)
+            yield line
+
+    show_relayed(slowly())
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "before" and shown[-1] == "after"
+    assert [line for line in shown if "7/7 batch" in line] == [shown[-2]]
+
+
+def test_a_line_that_was_cut_off_is_shown_as_text(capsys):
+    show_relayed([module.MARK + '{"description": "rea', "done\n"])
+    assert capsys.readouterr().out.endswith("done\n")
+
+
+def test_bars_that_another_process_left_open_are_closed_with_its_end(monkeypatch, capsys):
+    lines = relayed_lines(monkeypatch, capsys)[:-2]  # as after a kill
+    show_relayed(lines)
+    assert capsys.readouterr().out == "before\n"
