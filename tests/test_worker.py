@@ -10,6 +10,7 @@ from support import one_line_error
 
 from mgkit import worker as module
 from mgkit.datasets import UnreadableImageError
+from mgkit.experiment import NOTEBOOKS
 from mgkit.launch import AGENT, FOLDER, LAUNCHER, StoppedError, read_ending, write_ending
 from mgkit.snapshots import SnapshotError
 from mgkit.training import NonFiniteError
@@ -109,10 +110,11 @@ def test_what_is_written_for_nobody_is_lost_and_nothing_else():
 
 
 def stage_that_raises(monkeypatch, error):
-    def work(config_file, stop):
+    def work(config, asked_to_stop):
         raise error
 
-    monkeypatch.setitem(module.STAGES, "train", work)
+    monkeypatch.setattr(module, "from_yaml", lambda *_: None)
+    monkeypatch.setattr(module, "run_training", work)
 
 
 @pytest.mark.parametrize(
@@ -169,3 +171,29 @@ def test_a_worker_whose_launcher_is_gone_begins_nothing(folder, monkeypatch):
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     module.main()
     assert not folder.exists()
+
+
+def test_a_stage_that_does_not_save_is_ended_at_once(folder, monkeypatch):
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    stop = StopRequest(saves=False)
+    stop.request()
+    assert codes == [1] and folder.exists()  # the launcher is there to tidy up
+
+
+def test_every_stage_of_the_notebooks_can_be_run_by_workers():
+    assert {"train", *module.STAGES} == set(NOTEBOOKS)
+
+
+@pytest.mark.parametrize(
+    ("rank", "local_rank", "said"), [("0", "0", "heard"), ("2", "0", "rank 0, host-a"), ("1", "1", "")]
+)
+def test_the_main_process_prints_for_all(monkeypatch, capsys, rank, local_rank, said):
+    for name, value in {"RANK": rank, "LOCAL_RANK": local_rank, "MASTER_ADDR": "host-a"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    module.leave_printing_to_main()
+    print("heard")
+    monkeypatch.undo()
+    printed = capsys.readouterr().out
+    assert said in printed and ("heard" in printed) == (rank == "0")
