@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,7 @@ MARK = "MGKIT_KILLED_RUN"  # environment of all processes of a run
 SPEED = {"images_per_second", "data_wait"}  # of steps.jsonl: no two runs have the same
 LONGEST_END = 30  # seconds until nothing may be left of a run that was killed
 MOMENTS = ("starting", "training", "writing", "writing")
-VICTIMS = ("rank 0", "another rank", "agent", "parent")
+VICTIMS = ("rank 0", "rank 0", "another rank", "agent", "parent")
 
 
 def main() -> None:
@@ -93,17 +94,24 @@ class Started:
         of_rank = {rank_of(pid): pid for pid in workers}
         return of_rank.get(0) if victim == "rank 0" else of_rank.get(max(of_rank, default=0))
 
-    def await_moment(self, moment: str, random: np.random.Generator, seconds: float) -> None:
-        """Sleep until the moment has come; at the latest until the run has ended."""
-        delay = random.uniform(0, seconds)
+    def kill(self, victim: str, moment: str, random: np.random.Generator, seconds: float) -> int | None:
+        """SIGKILL the victim when the moment has come; how many files it leaves half-written, None if it was not there."""
         if moment == "starting":
-            self.sleep_until(lambda: time.monotonic() > self.began + delay)
-            return
-        self.sleep_until(lambda: any(self.snapshots.glob("step-*.pth")))
-        began, delay = time.monotonic(), random.uniform(0, 2.0)
-        self.sleep_until(lambda: time.monotonic() > began + delay)
+            delay = random.uniform(0, seconds / 2)
+            self.sleep_until(lambda: time.monotonic() > self.began + delay and self.find(victim) is not None)
+        else:
+            self.sleep_until(lambda: any(self.snapshots.glob("step-*.pth")))
+            came, delay = time.monotonic(), random.uniform(0, 1.0)
+            self.sleep_until(lambda: time.monotonic() > came + delay)
+        pid = self.find(victim)  # takes longer than a snapshot's write
         if moment == "writing":
             self.sleep_until(lambda: any(self.snapshots.glob(".*.partial")))
+        if pid is None or self.process.poll() is not None:
+            return None
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+        return len(list(self.snapshots.glob(".*.partial")))
 
     def sleep_until(self, come) -> None:
         while not come() and self.process.poll() is None:
@@ -191,29 +199,34 @@ def started_in(folder: Path, images: Path, processes: int) -> Started:
 
 def survives(folder, images, number, random, seconds, expected, processes) -> bool:
     """Whether a run that is killed once or twice, and continued, is equal to the undisturbed one and leaves no process."""
-    kills, clean = 1 + int(random.random() < 0.3), True
-    for _ in range(kills):
+    wanted, clean = 1 + int(random.random() < 0.3), True
+    for _ in range(10):
         victim, moment = (str(random.choice(kinds)) for kinds in (VICTIMS, MOMENTS))
         run = started_in(folder, images, processes)
-        run.await_moment(moment, random, seconds)
-        pid = run.find(victim)
-        if pid is None or run.process.poll() is not None:
-            victim = "nobody"
-        else:
-            os.kill(pid, signal.SIGKILL)
+        partial = run.kill(victim, moment, random, seconds)
         snapshots = sorted(run.snapshots.glob("step-*.pth"))
         last = int(snapshots[-1].stem[5:]) if snapshots else 0
         ended = run.seconds_to_end()
-        clean &= ended < LONGEST_END or "rank" in victim
-        if "rank" in victim and run.process.returncode:
-            clean = False
+        if "rank" in victim:  # the others are to go on by themselves
+            clean &= run.process.returncode == 0
+        else:
+            clean &= ended < LONGEST_END
+        if not clean:
             print(run.log.read_text()[-3000:])
-        partial = len(list(run.snapshots.glob(".*.partial")))
         print(
-            f"{number:3d}  killed {victim:12s} {moment:8s} at step {last:2d}, {partial} half-written; exit code "
-            f"{run.process.returncode:3d}, all ended after {ended:4.1f} s; by itself went on at {run.went_on_at() or '-'}",
+            f"{number:3d}  {victim:12s} {moment:8s} "
+            + (
+                f"killed at step {last:2d}, {partial} half-written"
+                if partial is not None
+                else "not there    "
+            )
+            + f"; exit code {run.process.returncode:3d}, all ended after {ended:4.1f} s"
+            + (f", by itself from {', '.join(run.went_on_at())}" if run.went_on_at() else ""),
             flush=True,
         )
+        wanted -= partial is not None
+        if wanted == 0 or (folder / "outputs/killed/train/results.json").is_file():
+            break
     for _ in range(2):
         run = started_in(folder, images, processes)
         if run.finish() == 0:
