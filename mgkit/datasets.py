@@ -23,6 +23,9 @@ from mgkit.imagenet import SPLIT_FOLDERS, devkit_wnids, split_folder, validation
 from mgkit.index import FolderIndex, image_files, image_index
 
 UNLABELLED = -1
+SECONDS_FOR_A_BATCH = (
+    900  # after which a reading process counts as hung: an error, which has a training start again
+)
 SECONDS_TO_SAVE = 30  # that a loader's process goes on after SIGTERM
 
 OnUnreadable = Literal["raise", "skip"]
@@ -432,6 +435,7 @@ def batch_loader(
         num_workers=workers,
         pin_memory=device is not None and device.type == "cuda",
         persistent_workers=workers > 0,
+        timeout=SECONDS_FOR_A_BATCH if workers else 0,
         worker_init_fn=leave_stopping_to_the_parent,
     )
 

@@ -166,7 +166,9 @@ def raise_ending(folder: Path, code: int, *, asked_to_stop: bool = False) -> Non
         raise StoppedError("stopped as asked: run the same command again, it goes on at the last checkpoint")
     traceback = first_traceback(folder.glob("log/**/error.json"))
     if traceback:
-        raise WorkerError(f"a worker process failed, and restarting it was of no use:\n{traceback}")
+        lost = any(word in traceback for word in ("closed by peer", "reset by peer"))
+        hint = " (it lost another, which may have been killed for want of memory)" if lost else ""
+        raise WorkerError(f"a worker process failed{hint}, and restarting it was of no use:\n{traceback}")
     raise WorkerError(
         f"the worker processes ended without a word (torch.distributed.run: exit code {code}): if their lines above do not "
         "say why, they were killed; look for a lack of memory, and run the same command again, it goes on at the last "

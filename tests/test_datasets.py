@@ -1,6 +1,7 @@
 """Image lists of every layout, odd image files, and samples that depend on nothing but their index and seed."""
 
 import hashlib
+import multiprocessing
 import os
 import shutil
 import signal
@@ -833,3 +834,16 @@ def test_the_processes_of_a_loader_can_be_ended_in_the_midst_of_its_work(uneven_
     end_workers(loader)
     assert time.monotonic() - began < 4 and not any(worker.is_alive() for worker in workers)
     end_workers(batch_loader(dataset, SeededBatches([[0]])))  # one that has none
+
+
+def slowly(image):
+    time.sleep(30)
+
+
+def test_a_reading_process_that_hangs_is_an_error(uneven_images, monkeypatch):
+    monkeypatch.setattr(datasets, "SECONDS_FOR_A_BATCH", 1)
+    loader = batch_loader(ImageDataset(uneven_images, slowly), SeededBatches([[0]]), workers=1)
+    with pytest.raises(RuntimeError, match="timed out"):
+        next(iter(loader))
+    for process in multiprocessing.active_children():
+        process.kill()

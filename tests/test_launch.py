@@ -120,6 +120,11 @@ def test_the_traceback_is_that_of_the_first_to_fail_in_the_last_attempt(tmp_path
     assert first_traceback(tmp_path.glob("log/**/error.json")) == "of 10, 2"
     with pytest.raises(WorkerError, match="of 10, 2"):
         raise_ending(tmp_path, 1)
+    path = tmp_path / "log" / "id" / "attempt_10" / "2" / "error.json"
+    path.write_text(json.dumps({"message": {"extraInfo": {"py_callstack": "Connection closed by peer"}}}))
+    os.utime(path, (1, 1))
+    with pytest.raises(WorkerError, match="want of memory.*\\n.*closed by peer"):
+        raise_ending(tmp_path, 1)
 
 
 # --- Real processes, some ten seconds each
