@@ -6,7 +6,7 @@ READY := $(VENV)/.installed
 # Threads that wait should sleep, not spin: beside other work on the same cores, spinning costs a multiple of the time.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test bench lint format lab clean
+.PHONY: demo test bench kill lint format lab clean
 
 demo: $(READY)  ## the notebooks 00-05 on the embedded dataset, then the claims table
 	$(BIN)/python -m mgkit.demo
@@ -18,6 +18,9 @@ bench: $(READY)  ## search, the training's input and its step, each beside a pla
 	$(BIN)/python tests/bench/bench_search.py
 	$(BIN)/python tests/bench/bench_loader.py
 	$(BIN)/python tests/bench/bench_step.py
+
+kill: $(READY)  ## trainings that are killed at random moments and go on: the same weights, bit for bit?
+	$(BIN)/python tests/bench/kill_training.py --runs 20
 
 lint: $(READY)
 	$(BIN)/ruff check

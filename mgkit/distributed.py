@@ -26,7 +26,7 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
-    if hasattr(os, "register_at_fork"):
+    if hasattr(os, "register_at_fork"):  # it stays registered, and does nothing once this process is alone
         os.register_at_fork(before=let_collectives_end)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -42,7 +42,8 @@ def let_collectives_end() -> None:
 
     A fork at the moment that one of them registers with the interpreter hangs the child for ever, up to Python 3.11.
     """
-    time.sleep(0.02)
+    if is_joined():
+        time.sleep(0.02)
 
 
 def is_joined() -> bool:
@@ -204,7 +205,16 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def with_synchronised_batch_norm(net: nn.Module, device: torch.device) -> nn.Module:
-    """The network with every batch norm taking its statistics over all processes; parameters and names stay."""
+    """The network with every batch norm taking its statistics over all processes; parameters and names stay.
+
+    Raises ValueError for a network with batch norms of its own kind, as timm's with an activation in them.
+    """
+    kinds = {type(module) for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+    if kinds - {nn.BatchNorm2d}:
+        raise ValueError(
+            f"batch_norm sync: this backbone has {(kinds - {nn.BatchNorm2d}).pop().__name__}, which cannot be "
+            "synchronised; choose local or frozen"
+        )
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(net)
     for module in net.modules():

@@ -222,7 +222,7 @@ class Run:
             file.write(json.dumps(metrics) + "\n")
 
     def results(self, values: dict) -> dict:
-        """Write results.json, with the seconds since the run began; returns the values."""
+        """Write results.json, with the seconds since this start of the run; returns the values."""
         values = values | {"seconds": round(time.perf_counter() - self.started, 1)}
         self.write("results.json", json.dumps(values, indent=1))
         return values

@@ -7,7 +7,7 @@ PRECISIONS = ("auto", "bf16", "float32")
 
 
 def pick_device() -> torch.device:
-    """The first GPU if there is one, else the CPU."""
+    """This process's GPU, the first one unless `mgkit.distributed` chose another; without any, the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -108,7 +108,7 @@ def torchrun_command(stage: str, config: StageConfig, config_file: Path, process
     ]  # fmt: skip
     nodes = config.nnodes if isinstance(config, TrainConfig) else 1
     if isinstance(config, TrainConfig):
-        command.append(f"--max-restarts={config.max_restarts}")
+        command.append(f"--max-restarts={0 if config.dry_run else config.max_restarts}")
     if nodes > 1:
         command += [
             f"--nnodes={nodes}", f"--rdzv-id={config.experiment}-{stage}", f"--rdzv-endpoint={config.rdzv_endpoint}",

@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from mgkit.config import TrainConfig
-from mgkit.datasets import Batch
+from mgkit.datasets import Batch, UnreadableImageError
 from mgkit.distributed import everyones, exchange, world_size
 from mgkit.experiment import gib
 from mgkit.hardware import describe
@@ -59,9 +59,9 @@ class Estimate:
 
     @property
     def disk(self) -> int:
-        """Bytes at most: the snapshots that are kept and the one being written, lines and curves."""
+        """Bytes at most: the snapshots that are kept, the one being written, checkpoint.pth, lines and curves."""
         lines = self.config.epochs * self.steps_an_epoch // self.config.log_every
-        return (self.config.keep_checkpoints + 1) * self.snapshot + lines * BYTES_A_LINE
+        return (self.config.keep_checkpoints + 2) * self.snapshot + lines * BYTES_A_LINE
 
 
 def rehearse(training: Training) -> Estimate:
@@ -104,11 +104,15 @@ def endless(training: Training) -> Iterator[tuple[Batch, list[int]]]:
     whole = min(training.config.batch_size, training.batches.batches.samples)
     for epoch in count():
         training.batches.set_epoch(epoch)
+        found = False
         for batch, counts in training.shares(training.pace.watch(training.loader)):
             if sum(counts) == whole and is_enough(
                 parts_of(counts, training.config.accumulate), training.config.batch_norm
             ):
+                found = True
                 yield batch, counts
+        if not found:
+            raise UnreadableImageError("no whole batch in an epoch: every one has an unreadable image in it")
 
 
 def step(training: Training, batch: Batch, counts: list[int]) -> None:

@@ -80,13 +80,9 @@ def open_held(
         check_snapshot(*newest, config, found)
         print(f"going on at {newest[0]}")
         return OpenedRun(Run(STAGE, config, images=images, fresh=False), snapshots, newest[1], found)
-    if (
-        same and not unfinished
-    ):  # this run takes the place of a finished one, whose snapshots nobody may go on from
-        for old in snapshots.files():
-            old.unlink()
+    trained = unfinished or read_results(config.experiment, STAGE) is not None
     first_weights = str(checkpoint_file(find_path(config.init_from))) if config.init_from else ""
-    run = Run(STAGE, config, checkpoint=first_weights, images=images, keep=unfinished)
+    run = Run(STAGE, config, checkpoint=first_weights, images=images, keep=trained)
     hold(folder, stack)  # it may be another folder now, the earlier one being set aside
     return OpenedRun(run, snapshots, None, found)
 

@@ -9,7 +9,7 @@ import torch
 from mgkit.checkpoints import load_network
 from mgkit.config import NetworkConfig, TrainConfig, make
 from mgkit.datasets import end_workers
-from mgkit.distributed import is_main, of_main, together
+from mgkit.distributed import is_main, main_first, of_main, together
 from mgkit.experiment import NOTEBOOKS, is_mini, missing_stage, stage_folder, training_data
 from mgkit.files import find_path
 from mgkit.hardware import pick_device, place
@@ -48,18 +48,28 @@ def run_training(config: TrainConfig, *, asked_to_stop: Callable[[], bool] = lam
     and raise StoppedError. With `dry_run`: see `train`. Raises NonFiniteError, SnapshotError, UnreadableImageError, ValueError.
     """
     images = training_data(config)
-    if config.dry_run:
-        net = first_network(config, images[0].classes)
-        estimate = rehearse(Training(config, net, images, None, None, asked_to_stop))
-        if is_main():
-            print(report(estimate))
-        return None
+    classes = images[0].classes
     with ExitStack() as stack:
+        stack.enter_context(
+            torch.backends.cudnn.flags(enabled=True, benchmark=True)
+        )  # batches have one shape
+        if config.dry_run:
+            net = main_first(lambda: first_network(config, classes))
+            training = Training(config, net, images, None, None, asked_to_stop)
+            stack.callback(end_workers, training.loader)
+            estimate = rehearse(training)
+            if is_main():
+                print(report(estimate))
+            return None
         opened = together(lambda: open_run(config, images, stack), here=is_main())
         content = of_main(opened.content if opened else None)
-        net = first_network(config, images[0].classes, goes_on=content is not None)
+        # The main process first: a file that has to be downloaded is so once.
+        net = main_first(lambda: first_network(config, classes, goes_on=content is not None))
         training = Training(config, net, images, content, opened, asked_to_stop)
         stack.callback(end_workers, training.loader)
+        content = None  # as large as the network and its momenta, which have it now
+        if opened:
+            opened.content = None
         for epoch in range(training.position.epoch, config.epochs):
             training.epoch(epoch)
         return training.finish()
@@ -119,7 +129,7 @@ def network_left_by(
     stage's checkpoint is missing. Otherwise that raises FileNotFoundError with the command that makes it.
     """
     if config.pretrained_backbone:  # published networks pool by averaging: p = 1
-        net = get_multigrain(config.backbone, p=1.0, pretrained_backbone=True)
+        net = main_first(lambda: get_multigrain(config.backbone, p=1.0, pretrained_backbone=True))
         return place(net.eval(), pick_device()), {}
     own = stage_folder(config.experiment, stage) / "checkpoint.pth"
     if not config.checkpoint and not own.is_file():
@@ -128,5 +138,5 @@ def network_left_by(
         print(f"{own} does not exist: running {NOTEBOOKS[stage]} first, with its defaults")
         run({"experiment": config.experiment, "data": config.data, "workers": config.workers})
     path = find_path(config.checkpoint) if config.checkpoint else own
-    net, checkpoint = load_network(path, backbone=config.backbone or None)
+    net, checkpoint = main_first(lambda: load_network(path, backbone=config.backbone or None))
     return place(net, pick_device()), checkpoint

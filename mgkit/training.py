@@ -92,6 +92,7 @@ class Training:
         opened: OpenedRun | None,
         asked_to_stop: Callable[[], bool],
     ):
+        check_batch(config)
         self.config, self.opened, self.asked_to_stop = config, opened, asked_to_stop
         self.train_images, self.val_images = images
         self.device = pick_device()
@@ -132,16 +133,15 @@ class Training:
         """The objective as it is called: compiled if that is wanted, its gradients averaged over the processes."""
         if self.config.compile:
             self.net.features.compile()
-        if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # all batches have one shape
         if not is_joined():
             return objective
         return DistributedDataParallel(
             objective,
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
             gradient_as_bucket_view=True,
-            # Else gradients are laid out anew after the first step, and sums of three or more depend on where one starts.
-            find_unused_parameters=self.device.type == "cpu",
+            # On a CPU gradients would else be laid out anew after the first step, and sums of three or more depend on where one
+            # starts. Some networks of timm have parameters that no feature map depends on.
+            find_unused_parameters=self.device.type == "cpu" or self.config.backbone.startswith("timm/"),
         )
 
     # --- An epoch
@@ -220,7 +220,8 @@ class Training:
                 raise_in_all(error)
             if any(stops):
                 saved = of_main(self.save())
-                raise StoppedError(f"stopped as asked; saved at {saved}: run the same command again to go on")
+                how = f"; saved at {saved}: run the same command again to go on" if saved else ""
+                raise StoppedError(f"stopped as asked{how}")
             if any(ended):
                 return
             if any(saves):
@@ -250,7 +251,7 @@ class Training:
             with nullcontext() if last or not is_joined() else self.objective.no_sync():
                 found = self.objective(
                     *self.on_device(batch, piece), counts=counts, total=total, watched=watched,
-                    generator=torch.Generator().manual_seed(seed_of(config.seed, step, drawn_in)),
+                    generator=torch.Generator(self.device).manual_seed(seed_of(config.seed, step, drawn_in)),
                 )  # fmt: skip
                 found["objective"].backward()
             self.recent.add(step + 1, found, counts[rank()])
@@ -292,7 +293,8 @@ class Training:
         good = Snapshots(folder).files()
         kept = f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint yet"
         return (
-            f"{what} is not finite (epoch {position.epoch + 1}, batch {position.batch + 1}, lr {config.lr:g}, "
+            f"{what} is not finite (epoch {position.epoch + 1}, batch {position.batch + 1}, "
+            f"lr {self.optimizer.param_groups[0]['lr']:g}, "
             f"precision {config.precision}); {kept}: start another experiment from it with init_from, a lower lr or "
             "precision=float32"
         )
@@ -361,6 +363,17 @@ def parts_of(counts: list[int], accumulate: int) -> list[list[int]]:
     Each process's share is cut into contiguous pieces: `accumulate` parts on one process are as many processes.
     """
     return [[len(range(n)[share(n, k, accumulate)]) for n in counts] for k in range(accumulate)]
+
+
+def check_batch(config: TrainConfig) -> None:
+    """Raise ValueError where not even a whole batch gives every process and part enough samples."""
+    processes = world_size()
+    counts = [len(range(config.batch_size)[share(config.batch_size, k, processes)]) for k in range(processes)]
+    if not is_enough(parts_of(counts, config.accumulate), config.batch_norm):
+        raise ValueError(
+            f"batch_size {config.batch_size} for {processes} processes, each in {config.accumulate} parts (accumulate), "
+            "leaves too few samples in a part: two at least, or one with batch_norm=sync"
+        )
 
 
 def is_enough(parts: list[list[int]], batch_norm: str) -> bool:
@@ -437,10 +450,10 @@ def validate(
 ) -> dict[str, float]:
     """val_top1, val_top5 in 0..1 and val_cross_entropy, at the training resolution, square; by all processes together."""
     copy_buffers_of_main(net)
-    logits, labels = classify(
+    logits, labels = together(lambda: classify(
         net, images, size=config.size, crop="square", batch_size=config.batch_size, workers=config.workers,
         precision=config.precision, unreadable=unreadable, description="validation",
-    )  # fmt: skip
+    ))  # fmt: skip
     sums = torch.zeros(4, dtype=torch.float64)
     if len(labels):  # of few images some processes have none
         ranks = target_ranks(logits, labels)

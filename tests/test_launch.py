@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -265,3 +268,36 @@ def test_a_parent_that_is_told_to_stop_has_the_workers_save_and_says_so(started,
     assert last.startswith("mgkit.launch.StoppedError: stopped as asked; saved at ") and "step-" in last
     wait_until_all_ended(tmp_path)
     assert from_yaml(TrainConfig, tmp_path / "outputs/t/train/config.yaml").epochs == 500
+
+
+def on_two_machines(config):
+    """What train returns or raises on each of two machines with one process each, here two launchers on this one."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        endpoint = f"localhost:{free.getsockname()[1]}"
+    machines = [replace(config, gpus=1, nnodes=2, node_rank=k, rdzv_endpoint=endpoint) for k in (0, 1)]
+    with ThreadPoolExecutor() as threads:
+        begun = [threads.submit(train, machine) for machine in machines]
+        return [each.exception(90) or each.result() for each in begun]
+
+
+def test_two_machines_train_as_two_processes_of_one(undisturbed, tmp_path, monkeypatch, capfd):
+    config, weights = undisturbed
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as each of two processes has on two cores
+    paths = on_two_machines(config)
+    assert [same_bits(load_checkpoint(path)["model_state"], weights) for path in paths] == [True, True]
+    printed = capfd.readouterr().out
+    assert printed.count("epoch 2: loss") == 1 and "on the machine of rank 0" in printed
+
+
+def test_what_fails_on_one_machine_ends_both_with_its_reason(
+    undisturbed, mini_root, tmp_path, monkeypatch, capfd
+):
+    config, _ = undisturbed
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(mini_root / "imagenet", tmp_path / "data")
+    broken = next((tmp_path / "data" / "val").glob("*/*"))
+    broken.write_bytes(b"no image")
+    for error in on_two_machines(replace(config, data=str(tmp_path / "data"), max_restarts=0)):
+        assert isinstance(error, WorkerError) and str(broken) in str(error) and "\n" not in str(error)

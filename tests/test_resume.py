@@ -127,8 +127,20 @@ def test_resume_off_trains_anew_and_keeps_an_unfinished_run(config, here, capsys
     assert "going on at" not in capsys.readouterr().out
     [kept] = here.glob("outputs/t/train.1/snapshots/*")
     assert kept.read_bytes() == snapshot and [line["epoch"] for line in read_metrics("t", "train")] == [1, 2]
-    run_training(config(resume=False))  # the finished one is replaced, as by every stage
-    assert not Path("outputs/t/train.2").exists()
+    run_training(config(resume=False))
+    assert Path("outputs/t/train.2/results.json").exists() and Path("outputs/t/train/results.json").exists()
+
+
+def test_a_finished_run_is_kept_where_its_images_have_changed(config, mini_root, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(mini_root / "imagenet", data)
+    run_training(config(data=str(data)))
+    before = CHECKPOINT.read_bytes()
+    one = next((data / "train").glob("*/*"))
+    shutil.copy(one, one.with_name(f"more_{one.name}"))
+    run_training(config(data=str(data)))
+    assert Path("outputs/t/train.1/checkpoint.pth").read_bytes() == before
+    assert Path("outputs/t/train.1/results.json").exists() and CHECKPOINT.read_bytes() != before
 
 
 class Killed(BaseException):

@@ -1,6 +1,8 @@
 """Steps of training: one process, several, and accumulated parts are the same training; snapshots go on bit for bit."""
 
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from torch.nn import functional as F
 
 from mgkit import training as module
 from mgkit.config import TrainConfig, make
-from mgkit.datasets import Batch
+from mgkit.datasets import Batch, UnreadableImageError
+from mgkit.distributed import is_main, wait_for_all
 from mgkit.experiment import training_data
 from mgkit.losses import MarginLoss, sample_triplets
 from mgkit.model import get_multigrain
@@ -264,3 +267,42 @@ def test_resnets_with_synchronised_statistics_keep_their_names():
     net = get_multigrain("resnet8", num_classes=3)
     names = list(net.state_dict())
     assert list(module.with_synchronised_batch_norm(net, torch.device("cpu")).state_dict()) == names
+
+
+def test_a_batch_too_small_for_its_processes_and_parts_is_refused(mini_root):
+    with one_line_error(ValueError, "batch_size 3", "2 parts"):
+        made(config_of(mini_root, batch_size=3, accumulate=2))
+    made(config_of(mini_root, batch_size=3, accumulate=3, batch_norm="sync"))
+
+
+def test_synchronised_statistics_are_refused_where_they_cannot_be(mini_root):
+    with one_line_error(ValueError, "batch_norm sync", "BatchNormAct2d", "frozen"):
+        made(config_of(mini_root, backbone="timm/efficientnet_b0", batch_norm="sync"))
+
+
+def failing_validation(config):
+    training = made(config)
+    training.train_mode()
+    training.step(*next((batch, parts_of(counts, 1)) for batch, counts in training.shares(training.loader)))
+    training.flush()
+    if is_main():
+        Path(training.val_images.paths[0]).write_bytes(b"no image")
+    wait_for_all()
+    with pytest.raises(UnreadableImageError, match="cannot read the image"):
+        training.conclude()
+
+
+def test_what_fails_in_the_validation_of_one_process_is_raised_by_all(mini_root, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(mini_root / "imagenet", data)
+    in_processes(2, failing_validation, config_of(data, batch_size=12))
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_makes_the_same_steps(mini_root):
+    values = {"batch_norm": "frozen", "lr": 0.0002}
+    (losses, weights), (compiled_losses, compiled_weights) = (
+        steps(config_of(mini_root, compile=compiled, **values), 3) for compiled in (False, True)
+    )
+    assert compiled_losses == pytest.approx(losses, abs=1e-4)
+    assert difference(compiled_weights, weights) < 1e-4

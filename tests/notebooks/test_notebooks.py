@@ -6,10 +6,15 @@ import json
 import os
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
 import papermill
+import psutil
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -195,6 +200,79 @@ def test_training_in_two_processes(project, run, cwd):
     assert steps and all(0 < line["gradient_share"] < 1 for line in steps)
     again = run("01_train", cwd=cwd, **values)
     assert "nothing to do" in again and figures(project / "executed_01_train.ipynb") == 2
+
+
+@pytest.fixture
+def started(project, mini_root):
+    """A function that starts a long training by papermill from the shell, on two processes; ended with the test."""
+    papermill_script = Path(sys.executable).with_name("papermill")
+    values = {
+        "experiment": "t",
+        "data": mini_root,
+        "gpus": 2,
+        "workers": 1,
+        "size": 32,
+        "batch_size": 12,
+        "len_factor": 4,
+    }
+    options = [str(word) for item in values.items() for word in ("-p", *item)]
+    begun = []
+
+    def start(*, epochs):
+        command = shlex.join(
+            [
+                str(papermill_script),
+                "notebooks/01_train.ipynb",
+                "out.ipynb",
+                *options,
+                "-p",
+                "epochs",
+                str(epochs),
+            ]
+        )
+        # As in a job of SLURM's, whose SIGTERM papermill is to leave to the others.
+        process = subprocess.Popen(
+            ["bash", "-c", f"trap '' TERM; exec {command}"], cwd=project, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
+        )  # fmt: skip
+        begun.append(process)
+        return process
+
+    yield start
+    for process in begun:
+        process.kill()
+
+
+@pytest.mark.parametrize("how", ["papermill is killed", "all are told to stop"])
+def test_a_training_whose_papermill_ends_leaves_no_process_and_goes_on(project, started, how):
+    snapshots = project / "outputs" / "t" / "train" / "snapshots"
+    process = started(epochs=500)
+    wait_until(lambda: list(snapshots.glob("step-*.pth")), seconds=120)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 4  # kernel, agent, two workers, their readers
+    if how == "papermill is killed":
+        process.kill()
+    else:
+        for each in [process, *family]:
+            each.send_signal(signal.SIGTERM)
+    wait_until(lambda: not any(each.is_running() for each in family), seconds=40)
+    assert process.wait(20) != 0
+    if how == "all are told to stop":
+        assert "StoppedError: stopped as asked; saved at" in process.stderr.read()
+    reached = max(snapshots.glob("step-*.pth"))
+    again = started(epochs=500)
+    wait_until(lambda: any(path > reached for path in snapshots.glob("step-*.pth")), seconds=120)
+    again.kill()
+    provenance = sorted(path.name for path in snapshots.parent.glob("provenance*.yaml"))
+    assert provenance == ["provenance.1.yaml", "provenance.yaml"]  # the same run, started twice
+
+
+def wait_until(is_so, *, seconds):
+    """Wait for it; the test fails if it takes longer."""
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.2)
 
 
 def test_a_dry_run_tells_what_a_training_would_cost_and_writes_nothing(project, run):
