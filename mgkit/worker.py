@@ -3,6 +3,7 @@
 It ends with its launcher, saves when a scheduler sends SIGTERM, and leaves word of how it ended for `mgkit.launch`.
 """
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -172,6 +173,10 @@ def main() -> None:
         if not stop.is_orphan() and not has_ended():
             run_stage(stage, config_file, stop)
     finally:
+        for (
+            reader
+        ) in multiprocessing.active_children():  # of what an error broke off: they are in no hurry to end
+            reader.kill()
         stop.tidy_up()
 
 
