@@ -6,7 +6,7 @@ import torch
 from measuring import Row, compared
 from torch.nn import functional as F
 
-from mgkit.losses import MarginLoss, sample_triplets
+from mgkit.losses import JointLoss
 
 BATCH, COPIES, DIM = 510, 3, 2048
 
@@ -22,12 +22,12 @@ def embeddings() -> tuple[torch.Tensor, torch.Tensor]:
 
 def rows(rounds: int = 31) -> list[Row]:
     e, target = embeddings()
-    loss = MarginLoss()
+    joint, no_classes = JointLoss(lambda_=0.0), torch.zeros(BATCH, 1)  # their cross-entropy takes no time
 
     def ours() -> None:
         e.grad = None
-        anchor, positive, negative = sample_triplets(e, target)
-        loss(e[anchor], e[positive], e[negative]).backward()
+        output = {"normalized_embedding": e, "classifier_output": no_classes}
+        joint(output, torch.zeros_like(target), target)["loss"].backward()
 
     def product() -> None:
         e.grad = None

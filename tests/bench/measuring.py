@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from os import environ
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from unittest.mock import patch
 
 import numpy as np
@@ -53,7 +53,11 @@ class Row:
         sign = "<=" if self.at_most else ">="
         value = f"{self.value:.3g}" + ("" if self.of == "ratio" else f" {self.of}")
         met = "yes" if self.met else "NO"
-        return [self.stage, f"{self.measured:.4g} {self.unit}", floor, value, f"{sign} {self.wanted:g}", met]
+        cpu = self.raw.get("cpu_ratio")
+        return [
+            self.stage, f"{self.measured:.4g} {self.unit}", floor, value, "" if cpu is None else f"{cpu:.3g}",
+            f"{sign} {self.wanted:g}", met,
+        ]  # fmt: skip
 
     def plain(self) -> dict:
         return asdict(self) | {"met": self.met}
@@ -61,7 +65,7 @@ class Row:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as text."""
-    lines = [["stage", "measured", "floor", "ratio", "wanted", "met"], *(row.cells() for row in rows)]
+    lines = [["stage", "measured", "floor", "ratio", "of CPU time", "wanted", "met"], *(row.cells() for row in rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)  # fmt: skip
 
@@ -78,13 +82,25 @@ def seconds(call: Callable[[], object]) -> float:
     return perf_counter() - start
 
 
-def by_turns(ours: Callable, floor: Callable, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of both calls in so many rounds, the first of a round changing, after a round that is not counted."""
-    taken = ([], [])
+def by_turns(ours: Callable, floor: Callable, rounds: int) -> dict[str, list[float]]:
+    """Seconds of both calls in so many rounds, the first of a round changing, after a round that is not counted.
+
+    On the clock, and of the processor: where other work has the cores too, the latter tells more.
+    """
+    taken = {"seconds": [], "floor_seconds": [], "cpu_seconds": [], "floor_cpu_seconds": []}
     for k in range(rounds + 1):
-        for which in (0, 1) if k % 2 else (1, 0):
-            taken[which].append(seconds((ours, floor)[which]))
-    return taken[0][1:], taken[1][1:]
+        for name, call in (("", ours), ("floor_", floor))[:: 1 if k % 2 else -1]:
+            began = process_time()
+            on_the_clock = seconds(call)
+            if k:
+                taken[f"{name}seconds"].append(on_the_clock)
+                taken[f"{name}cpu_seconds"].append(process_time() - began)
+    return taken
+
+
+def ratio(taken: dict[str, list[float]], of: str = "seconds") -> float:
+    """The median of the rounds' ratios."""
+    return median(a / b for a, b in zip(taken[of], taken[f"floor_{of}"], strict=True))
 
 
 def compared(
@@ -92,14 +108,15 @@ def compared(
     floor_work: float | None = None, unit: str = "images/s",
 ) -> Row:  # fmt: skip
     """Both by turns. Without `work`, ratio of seconds, to be at most wanted; with it, of rates (work a second), at least."""
-    a, b = by_turns(ours, floor, rounds)
-    raw = {"seconds": a, "floor_seconds": b}
-    ratios = [x / y for x, y in zip(a, b, strict=True)]
+    taken = by_turns(ours, floor, rounds)
+    a, b = median(taken["seconds"]), median(taken["floor_seconds"])
     if work is None:
-        return Row(stage, median(a), median(b), "s", median(ratios), wanted, True, raw=raw)
+        raw = taken | {"cpu_ratio": ratio(taken, "cpu_seconds")}
+        return Row(stage, a, b, "s", ratio(taken), wanted, True, raw=raw)
     floor_work = work if floor_work is None else floor_work
-    ratio = work / floor_work / median(ratios)
-    return Row(stage, work / median(a), floor_work / median(b), unit, ratio, wanted, False, raw=raw)
+    more = work / floor_work
+    raw = taken | {"cpu_ratio": more / ratio(taken, "cpu_seconds")}
+    return Row(stage, work / a, floor_work / b, unit, more / ratio(taken), wanted, False, raw=raw)
 
 
 def extra_memory(call: Callable) -> int | None:
