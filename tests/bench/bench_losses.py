@@ -47,13 +47,5 @@ def rows(rounds: int = 31) -> list[Row]:
         e.grad = None
         their_loss(e, target, miner(e, target)).backward()
 
-    found.append(
-        compared(f"{stage}: pytorch-metric-learning", ours, theirs, rounds=rounds // 2, wanted=1.0)
-    )
+    found.append(compared(f"{stage}: pytorch-metric-learning", ours, theirs, rounds=rounds // 2, wanted=1.0))
     return found
-
-
-if __name__ == "__main__":
-    from measuring import table
-
-    print(table(rows()))

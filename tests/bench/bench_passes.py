@@ -142,9 +142,3 @@ def rows(rounds: int = 3) -> list[Row]:
         found += sweep_rows(net, precision, rounds)
         found.append(store_row(net, precision, rounds))
     return found
-
-
-if __name__ == "__main__":
-    from measuring import table
-
-    print(table(rows()))

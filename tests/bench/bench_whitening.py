@@ -28,9 +28,3 @@ def rows(rounds: int = 3) -> list[Row]:
         grown / x.nbytes, 1.5, True, of="of the data",
     )  # fmt: skip
     return [found, memory]
-
-
-if __name__ == "__main__":
-    from measuring import table
-
-    print(table(rows()))

@@ -65,7 +65,10 @@ class Row:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as text."""
-    lines = [["stage", "measured", "floor", "ratio", "of CPU time", "wanted", "met"], *(row.cells() for row in rows)]
+    lines = [
+        ["stage", "measured", "floor", "ratio", "of CPU time", "wanted", "met"],
+        *(row.cells() for row in rows),
+    ]
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)  # fmt: skip
 
@@ -162,9 +165,7 @@ def photos(count: int) -> Photos:
     """
     of_disk = class_folders(str(photo_folder()))
     whole = [of_disk.load(i) for i in range(len(of_disk))]
-    frequent = {
-        p.size for p in whole if sum(q.size == p.size for q in whole) > max(2, len(whole) // 25)
-    }
+    frequent = {p.size for p in whole if sum(q.size == p.size for q in whole) > max(2, len(whole) // 25)}
     pictures = {}
     for k in range(count):
         picture, copy = whole[k % len(whole)], k // len(whole)
