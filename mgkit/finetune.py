@@ -22,7 +22,7 @@ from mgkit.progress import progress
 from mgkit.train import trained_network
 
 STAGE = "finetune_p"
-BYTES_A_WINDOW = 2**27  # of feature maps: 1,300 images of 224 px by a ResNet-18, 64 of 500 px by a ResNet-50
+BYTES_A_WINDOW = 2**27  # of feature maps: 334 images of 224 px by a ResNet-50, or 64 of 500 px
 SMALLEST_P = 0.1  # SGD never steps to an exponent that GeM does not have
 
 
@@ -107,7 +107,9 @@ def images_a_window(width: int, size: int, batch_size: int) -> int:
     at_least = max(32, batch_size) * (
         2 * world_size() if is_joined() else 1
     )  # enough batches for all processes
-    return max(at_least, BYTES_A_WINDOW // bytes_a_map)
+    return max(
+        at_least, min(BYTES_A_WINDOW // bytes_a_map, 1024)
+    )  # beyond, batches hardly grow, but steps wait
 
 
 def descend_p(

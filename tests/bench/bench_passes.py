@@ -75,8 +75,8 @@ def p_star_row(net: MultiGrain, precision: str, rounds: int) -> Row:
 
 
 def rect_row(net: MultiGrain, precision: str, rounds: int) -> Row:
-    given, size = photos(75), 500
-    batches = square_batches(given.first(40), size)
+    given, size = photos(60), 500
+    batches = square_batches(given.first(32), size)
     with in_memory(given, [(size, "rect")]):
         return compared(
             f"evaluation, rect {size} px, {precision}", sweep(net, given, [size], [3.0], precision),
@@ -95,14 +95,14 @@ def sweep(
 
 
 def sweep_rows(net: MultiGrain, precision: str, rounds: int) -> list[Row]:
-    given, size = photos(192), 224
+    given, size = photos(128), 224
     with in_memory(given, [(size, "square")]):
         single = compared(
             f"sweep of {len(PS)} p, {size} px, {precision}: evaluation with one p",
             sweep(net, given, [size], PS, precision, "square"), sweep(net, given, [size], [3.0], precision, "square"),
             rounds=rounds, wanted=1.15,
         )  # fmt: skip
-    given, batches = photos(75), []
+    given, batches = photos(48), []
     for size in SWEPT:
         shapes = [fitted_shape(*given.pictures[p].size, size, longest=True) for p in given.images.paths]
         transform = eval_transform(size, "rect")
@@ -118,7 +118,7 @@ def sweep_rows(net: MultiGrain, precision: str, rounds: int) -> list[Row]:
 
 
 def store_row(net: MultiGrain, precision: str, rounds: int) -> Row:
-    given, size = photos(640), 224
+    given, size = photos(512), 224
     batches = square_batches(given, size)
     with in_memory(given, [(size, "square")]), tempfile.TemporaryDirectory() as folder:
         number = count()
