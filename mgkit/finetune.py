@@ -17,7 +17,7 @@ from mgkit.experiment import Run, is_mini, read_results, training_data
 from mgkit.launch import on_all_devices
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
-from mgkit.pooling import gem
+from mgkit.pooling import gem_for_each
 from mgkit.progress import progress
 from mgkit.train import trained_network
 
@@ -160,8 +160,8 @@ def sweep_p(
         for maps, labels, _ in feature_maps(net, images, size=size, **options):
             seen += len(labels)
             with torch.no_grad():
-                for j, p in enumerate(ps):
-                    ranks = target_ranks(net.head(gem(maps, p))["classifier_output"], labels)
+                for j, pooled in enumerate(gem_for_each(maps, ps)):
+                    ranks = target_ranks(net.head(pooled)["classifier_output"], labels)
                     right[j] += torch.tensor([(ranks < k).sum().item() for k in ks])
         right, seen = summed(right), summed(seen)
         if not seen:
