@@ -14,10 +14,8 @@ demo: $(READY)  ## the notebooks 00-05 on the embedded dataset, then the claims 
 test: $(READY)  ## the whole test suite
 	$(BIN)/python -m pytest
 
-bench: $(READY)  ## search, the training's input and its step, each beside a plain one, to outputs/bench/
-	$(BIN)/python tests/bench/bench_search.py
-	$(BIN)/python tests/bench/bench_loader.py
-	$(BIN)/python tests/bench/bench_step.py
+bench: $(READY)  ## every stage beside its floor: a table, and bench.json and bench.png in outputs/bench/
+	$(BIN)/python tests/bench/run.py
 
 kill: $(READY)  ## trainings that are killed at random moments and go on: the same weights, bit for bit?
 	$(BIN)/python tests/bench/kill_training.py --runs 20

@@ -17,11 +17,12 @@ from mgkit.experiment import Run, is_mini, read_results, training_data
 from mgkit.launch import on_all_devices
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
-from mgkit.pooling import gem
+from mgkit.pooling import gem_for_each
 from mgkit.progress import progress
 from mgkit.train import trained_network
 
 STAGE = "finetune_p"
+BYTES_A_WINDOW = 2**27  # of feature maps: 334 images of 224 px by a ResNet-50, or 64 of 500 px
 SMALLEST_P = 0.1  # SGD never steps to an exponent that GeM does not have
 
 
@@ -84,9 +85,7 @@ def feature_windows(
     The backbone sees a window of many steps at once, so that whole images of one shape can share a forward pass. Of several
     processes, each has its share of a step, perhaps nothing.
     """
-    window = step_size * max(8, batch_size // step_size)
-    if is_joined():
-        window *= 2 * world_size()  # enough batches for all of them
+    window = step_size * max(1, images_a_window(net.width, options["size"], batch_size) // step_size)
     batches = feature_maps(net, images, batch_size=batch_size, window=window, description=None, **options)
     for of_window in by_window(batches, window, len(images)):
         samples = {
@@ -97,6 +96,20 @@ def feature_windows(
         for start in range(0, len(readable), step_size):
             mine = [samples[i] for i in readable[start : start + step_size] if i in samples]
             yield [x for x, _ in mine], torch.tensor([label for _, label in mine], dtype=torch.int64)
+
+
+def images_a_window(width: int, size: int, batch_size: int) -> int:
+    """Of how many images the feature maps [width,h,w] are held at once.
+
+    Rare shapes make small batches, which cost more an image: the smaller the images, the more.
+    """
+    bytes_a_map = 4 * width * math.ceil(size / 32) ** 2
+    at_least = max(32, batch_size) * (
+        2 * world_size() if is_joined() else 1
+    )  # enough batches for all processes
+    return max(
+        at_least, min(BYTES_A_WINDOW // bytes_a_map, 1024)
+    )  # beyond, batches hardly grow, but steps wait
 
 
 def descend_p(
@@ -147,8 +160,8 @@ def sweep_p(
         for maps, labels, _ in feature_maps(net, images, size=size, **options):
             seen += len(labels)
             with torch.no_grad():
-                for j, p in enumerate(ps):
-                    ranks = target_ranks(net.head(gem(maps, p))["classifier_output"], labels)
+                for j, pooled in enumerate(gem_for_each(maps, ps)):
+                    ranks = target_ranks(net.head(pooled)["classifier_output"], labels)
                     right[j] += torch.tensor([(ranks < k).sum().item() for k in ks])
         right, seen = summed(right), summed(seen)
         if not seen:

@@ -67,7 +67,7 @@ def sample_triplets(
     # In float64: the smallest float32 probability arrives late, but before what is never to be drawn.
     rate = probability.double()
     arrival = torch.where(rate > 0, noise.double().clamp(min=1e-30) / rate, math.inf)
-    order = arrival.argsort(dim=1)[:, :most]  # [B,most]
+    order = arrival.topk(most, dim=1, largest=False).indices  # [B,most], by arrival
     scarce = (probability > 0).sum(1) < draws  # then draw with replacement
     if scarce.any():
         rows = probability[scarce].to(device)
@@ -136,8 +136,9 @@ class JointLoss(nn.Module):
             e = output["normalized_embedding"]
             if gather is not None:
                 e, instance = gather(e), gather(instance)
-            anchor, positive, negative = sample_triplets(e, instance, generator=generator)
-            margin = self.margin_loss(e[anchor], e[positive], e[negative])
+            triplets = sample_triplets(e, instance, generator=generator)
+            # e[index], but a CPU sums the gradients of an embedding's rows on all its threads.
+            margin = self.margin_loss(*(F.embedding(index, e) for index in triplets))  # [T,D] each
         loss = self.lambda_ * cross_entropy + (1 - self.lambda_) * margin
         return {"loss": loss, "cross_entropy": cross_entropy, "margin": margin}
 

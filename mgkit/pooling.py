@@ -1,6 +1,7 @@
 """GeM pooling and L2 normalisation: from a feature map to one vector an image."""
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,21 @@ def gem(x: Tensor, p: float | Tensor) -> Tensor:
     top = x.detach().amax(dim=(-2, -1), keepdim=True)
     pooled = (x / top).pow(p).mean(dim=(-2, -1)).pow(1.0 / p)
     return pooled * top.flatten(1)
+
+
+def gem_for_each(x: Tensor, ps: Sequence[float]) -> Iterator[Tensor]:
+    """`gem` of [B,C,h,w] for every exponent, [B,C] each, to float32's rounding; without gradient.
+
+    The logarithm that a power takes is taken once: x^p = exp(p log x).
+    """
+    x = x.detach().clamp(min=FLOOR).float()
+    top = x.amax(dim=(-2, -1), keepdim=True)
+    logarithm = (x / top).log_()  # <= 0, so that no power overflows
+    for p in ps:
+        if math.isinf(check_exponent(p)):
+            yield top.flatten(1)
+        else:
+            yield (logarithm * p).exp_().mean(dim=(-2, -1)).pow_(1.0 / p).mul_(top.flatten(1))
 
 
 def check_exponent(p: float | Tensor) -> float:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,7 +12,16 @@ from torch.nn import functional as F
 
 from mgkit.datasets import UnreadableImageError, UnreadableImages, load_image
 from mgkit.embed import classify
-from mgkit.finetune import SMALLEST_P, descend_p, feature_windows, finetune_p, in_classes_of, set_p, sweep_p
+from mgkit.finetune import (
+    SMALLEST_P,
+    descend_p,
+    feature_windows,
+    finetune_p,
+    images_a_window,
+    in_classes_of,
+    set_p,
+    sweep_p,
+)
 from mgkit.metrics import topk_accuracy
 from mgkit.pooling import FLOOR
 from mgkit.transforms import eval_transform
@@ -123,13 +133,41 @@ def test_p_star_depends_neither_on_the_batch_size_nor_on_workers(tiny_net, uneve
     np.testing.assert_allclose(path(**options), path(), rtol=1e-5)
 
 
-def test_gradients_stay_on_between_windows(tiny_net, uneven_images):
-    windows = feature_windows(tiny_net, uneven_images, step_size=1, batch_size=4, size=24)
+@pytest.fixture
+def small_windows(monkeypatch):
+    """Windows of 32 images, whatever room there is."""
+    monkeypatch.setattr("mgkit.finetune.BYTES_A_WINDOW", 0)
+
+
+def test_p_star_does_not_depend_on_the_windows(tiny_net, uneven_images, monkeypatch):
+    many = uneven_images.subset([*range(24)] * 3)
+
+    def passes_and_path(room):
+        monkeypatch.setattr("mgkit.finetune.BYTES_A_WINDOW", room)
+        net = copy.deepcopy(tiny_net)
+        passes = count_images(net)
+        return passes, finetune_p(net, many, size=32, lr=0.1, **FLOAT32)
+
+    small_passes, small = passes_and_path(0)
+    large_passes, large = passes_and_path(2**27)
+    assert sum(small_passes) == sum(large_passes) == 72 and len(large_passes) < len(small_passes)
+    np.testing.assert_allclose(small, large, rtol=1e-5)
+
+
+def test_a_window_has_the_images_whose_maps_fit():
+    assert images_a_window(2048, 500, 32) == 2**27 // (4 * 2048 * 16**2)
+    assert images_a_window(4320, 2000, 32) == 32  # but whole batches
+    assert images_a_window(512, 32, 32) == 1024
+
+
+def test_gradients_stay_on_between_windows(tiny_net, uneven_images, small_windows):
+    many = uneven_images.subset([*range(24)] * 2)
+    windows = feature_windows(tiny_net, many, step_size=1, batch_size=4, size=24)
     assert all(torch.is_grad_enabled() and not maps[0].requires_grad for maps, _ in windows)
 
 
 @pytest.mark.parametrize("step_size", [1, 4, 7])
-def test_windows_give_the_images_in_order(tiny_net, uneven_images, step_size):
+def test_windows_give_the_images_in_order(tiny_net, uneven_images, step_size, small_windows):
     many = uneven_images.subset([*range(24), *range(23, -1, -1), *range(5)])  # more than a window
     windows = list(feature_windows(tiny_net, many, step_size=step_size, batch_size=4, size=24, **FLOAT32))
     assert torch.cat([labels for _, labels in windows]).tolist() == many.labels.tolist()
@@ -233,18 +271,16 @@ def test_max_pooling_has_no_p_to_learn(tiny_net, image_folders):
 
 def shared_descent(net, images, options):
     """The path of finetune_p in this process of several, and what p was left at."""
-    net, skipping = (
-        copy.deepcopy(net),
-        UnreadableImages("skip"),
-    )  # processes share the memory of what they are given
-    path = finetune_p(net, images, size=32, lr=0.1, seed=3, unreadable=skipping, **FLOAT32, **options)
+    net, skipping = copy.deepcopy(net), UnreadableImages("skip")  # processes share what they are given
+    with patch("mgkit.finetune.BYTES_A_WINDOW", 0):  # several windows
+        path = finetune_p(net, images, size=32, lr=0.1, seed=3, unreadable=skipping, **FLOAT32, **options)
     return path, net.pool.p.item()
 
 
 @pytest.mark.parametrize("processes", [2, 3])
 @pytest.mark.parametrize("options", [dict(batch_size=3), dict(step_size=1), dict(crop="square")])
 def test_p_star_does_not_depend_on_the_number_of_processes(tiny_net, uneven_images, processes, options):
-    many = uneven_images.subset([*range(24)] * 3)  # several windows
+    many = uneven_images.subset([*range(24)] * 3)
     alone, _ = shared_descent(tiny_net, many, options)
     assert abs(alone[-1, 1] - 3) > 1e-3
     for path, p in in_processes(processes, shared_descent, tiny_net, many, options):

@@ -201,6 +201,15 @@ def test_negatives_are_drawn_as_often_as_their_probability_says():
     np.testing.assert_allclose(frequency, expected, atol=4 * 0.5 / math.sqrt(draws))
 
 
+def test_negatives_are_the_first_of_a_sorted_race():
+    e, target = unit_rows(60, 8), torch.arange(15).repeat_interleave(4)
+    rate = distance_weighted_probabilities(e, target).double()
+    noise = torch.empty(60, 60).exponential_(generator=torch.Generator().manual_seed(5))
+    arrival = torch.where(rate > 0, noise.double() / rate, math.inf)
+    _, _, negative = sample_triplets(e, target, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(negative.view(60, 3), arrival.argsort(dim=1)[:, :3])
+
+
 def test_an_image_alone_gives_no_triplet():
     anchor, positive, _ = sample_triplets(unit_rows(3, 8), torch.tensor([0, 0, 1]))
     assert anchor.tolist() == [0, 1] and positive.tolist() == [1, 0]
@@ -308,6 +317,23 @@ def test_joint_loss_mixes_its_two_parts(lambda_):
     margin = margin_by_triplets(*(e[index] for index in triplets), 1.2, 0.2)
     assert parts["cross_entropy"].item() == pytest.approx(entropy, abs=1e-5)
     assert parts["loss"].item() == pytest.approx(lambda_ * entropy + (1 - lambda_) * margin, abs=1e-5)
+
+
+def test_joint_loss_and_its_gradient_are_those_of_indexed_rows():
+    """Exactly: the same rows, and their gradients summed in the same order."""
+    target, gradients = torch.arange(20).repeat_interleave(3), []
+    for plain in (True, False):
+        e = unit_rows(60, 16).requires_grad_()
+        generator = torch.Generator().manual_seed(2)
+        if plain:
+            triplets = sample_triplets(e, target, generator=generator)
+            loss = MarginLoss()(*(e[index] for index in triplets))
+        else:
+            loss = JointLoss(0.0)(output_of(e), torch.zeros_like(target), target, generator=generator)[
+                "margin"
+            ]
+        gradients.append((loss.detach(), *torch.autograd.grad(loss, e)))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_lambda_one_never_samples(monkeypatch):

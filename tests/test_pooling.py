@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgkit.pooling import FLOOR, GeM, gem, l2_normalize
+from mgkit.pooling import FLOOR, GeM, gem, gem_for_each, l2_normalize
 
 
 def gem_by_loops(x, p):
@@ -72,6 +72,19 @@ def test_gradients_match_finite_differences():
     x = maps(3, (1, 2, 2, 3)).double() + 0.1
     p = torch.tensor(2.7, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(gem, (x.requires_grad_(), p))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-4, 1.0, 1e4, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pooling_for_each_exponent_is_gem_to_rounding(scale, dtype):
+    x, ps = (maps(6).double() * scale).to(dtype), [0.5, 1.0, 2.5, 3.0, 8.0, 100.0, math.inf]
+    for p, pooled in zip(ps, gem_for_each(x, ps), strict=True):
+        torch.testing.assert_close(pooled, gem(x, p), rtol=1e-5, atol=0)
+
+
+def test_pooling_for_each_exponent_rejects_what_gem_rejects():
+    with pytest.raises(ValueError, match="p must be one number > 0"):
+        list(gem_for_each(maps(0), [1.0, 0.0]))
 
 
 @pytest.mark.parametrize("p", [1.0, 3.0, math.inf])

@@ -2,12 +2,11 @@
 
     python tests/bench/bench_loader.py --data FOLDER
 
-Run by `make bench`; writes outputs/bench/loader.json. The plain loader is an ImageFolder, decoded anew for every copy, and
+Part of `make bench` (`rows`). By itself it writes outputs/bench/loader.json. The plain loader is an ImageFolder, decoded anew for every copy, and
 torchvision's transforms on PIL images; both go through the same batches with as many workers.
 """
 
 import argparse
-import json
 import os
 import platform
 from collections.abc import Iterable
@@ -15,15 +14,13 @@ from statistics import median
 from time import perf_counter
 
 import torch
+from measuring import Row, compared, photo_folder, table, write_json
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from mgkit.backbones import IMAGENET_MEAN, IMAGENET_STD
-from mgkit.datasets import ImageDataset, SeededBatches, batch_loader, class_folders, dataset_root
-from mgkit.experiment import data_root
-from mgkit.files import atomic_write, project_root
-from mgkit.imagenet import split_folder
+from mgkit.datasets import ImageDataset, SeededBatches, batch_loader, class_folders
 from mgkit.samplers import RepeatedAugmentationSampler
 from mgkit.transforms import EIGENVALUES, EIGENVECTORS, train_transform
 
@@ -78,42 +75,37 @@ def plain_loader(folder: str, kind: str, repetitions: int, workers: int) -> Data
     return DataLoader(images, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0)
 
 
-def by_turns(folder: str, kind: str, repetitions: int, workers: int, rounds: int) -> dict:
-    """Rates of both loaders over so many passes each, one after the other, the workers being up; the median of their ratios."""
-    loaders = [make(folder, kind, repetitions, workers) for make in (own_loader, plain_loader)]
-    for loader in loaders:
-        rate(loader)  # starts the workers, and reads the files into memory
-    rates = [[rate(loader) for loader in loaders] for _ in range(rounds)]
-    own, plain = zip(*rates, strict=True)
-    return {
-        "images_per_second": own,
-        "plain_images_per_second": plain,
-        "ratio": median(a / b for a, b in rates),
-    }
+def row(folder: str, kind: str, repetitions: int, wanted: float, *, workers: int, rounds: int) -> Row:
+    """Images a second of both loaders, passes by turns, the workers being up and the files in memory."""
+    own, plain = (make(folder, kind, repetitions, workers) for make in (own_loader, plain_loader))
+    samples = sum(map(len, sampled(len(class_folders(folder)), repetitions)))
+    found = compared(
+        f"training input, {SIZE} px, {kind}, N={repetitions}", lambda: rate(own), lambda: rate(plain),
+        rounds=rounds, wanted=wanted, work=samples,
+    )  # fmt: skip
+    del found.raw["cpu_ratio"]  # it is the workers who work
+    return found
+
+
+def rows(data: str = "", *, workers: int = 2, rounds: int = 5) -> list[Row]:
+    folder = str(photo_folder(data))
+    return [row(folder, *setting, workers=workers, rounds=rounds) for setting in SETTINGS]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "--data",
-        default=os.environ.get("MGKIT_PHOTOS") or "mini",
+        default="",
         help="a folder of class folders, or of train/ with them; default: MGKIT_PHOTOS, else the embedded set",
     )
     parser.add_argument("--workers", type=int, default=2, help="of each loader")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    root = dataset_root(data_root(options.data))
-    folder, cores = str(split_folder(root, "train") or root), os.cpu_count() or 1
-    print(
-        f"{len(class_folders(folder))} images, {SIZE} px, batches of {BATCH}, {options.workers} workers each"
-    )
-    print("                images/s   plain   ratio  wanted")
-    found = {}
-    for kind, repetitions, wanted in SETTINGS:
-        row = by_turns(folder, kind, repetitions, options.workers, options.rounds) | {"wanted": wanted}
-        own, plain = (median(row[name]) for name in ("images_per_second", "plain_images_per_second"))
-        found[f"{kind}, N={repetitions}"] = row
-        print(f"{kind:5} N={repetitions}       {own:8.0f} {plain:7.0f} {row['ratio']:7.2f} {wanted:7.1f}")
+    folder, cores = str(photo_folder(options.data)), os.cpu_count() or 1
+    print(f"{len(class_folders(folder))} images, batches of {BATCH}, {options.workers} workers each")
+    found = rows(options.data, workers=options.workers, rounds=options.rounds)
+    print(table(found))
     loader = own_loader(folder, "full", 3, cores)
     rate(loader)
     all_cores = median(rate(loader) for _ in range(options.rounds))
@@ -123,11 +115,10 @@ def main() -> None:
         "data": options.data,
         "size": SIZE,
         "workers": options.workers,
-        "compared": found,
+        "rows": [each.plain() for each in found],
         "all_cores_images_per_second": all_cores,
     }
-    with atomic_write(project_root() / "outputs" / "bench" / "loader.json") as path:
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json("loader.json", result)
 
 
 if __name__ == "__main__":

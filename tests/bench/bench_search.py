@@ -1,22 +1,20 @@
 """Exact search beside faiss's flat index, a compressed index beside both, and what 100 M images need at these rates.
 
-Run by `make bench`; writes outputs/bench/search.json. The descriptors are `mgkit.scale.made_up`: 200,000 in 2,000 clusters.
+Part of `make bench` (`rows`). By itself it writes outputs/bench/search.json. The descriptors are `mgkit.scale.made_up`: 200,000 in 2,000 clusters.
 """
 
-import json
 import platform
-from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import faiss
 import numpy as np
 import torch
+from measuring import Row, compared, extra_memory, table, write_json
 
 from mgkit import get_multigrain
-from mgkit.ann import compare, size, table
-from mgkit.files import atomic_write, project_root
+from mgkit.ann import compare, size
+from mgkit.ann import table as ann_table
 from mgkit.hardware import describe
 from mgkit.scale import made_up, plan, rates_of
 from mgkit.scale import table as scale_table
@@ -41,22 +39,7 @@ def float64_reference(queries: np.ndarray, database: np.ndarray, k: int) -> np.n
     return np.array(found)
 
 
-def extra_memory(call: Callable) -> int | None:
-    """Bytes by which the process grows at most during a call; None where the system does not say (it is Linux that does)."""
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not reset.exists():
-        return None
-
-    def read(field: str) -> int:
-        return sum(1024 * int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))  # fmt: skip
-
-    reset.write_text("5")  # the peak is counted from here
-    before = read("VmRSS")
-    call()
-    return read("VmHWM") - before
-
-
-def exact_against_flat(queries: np.ndarray, database: np.ndarray, repeats: int = 7) -> dict:
+def exact_against_flat(queries: np.ndarray, database: np.ndarray, repeats: int = 7) -> Row:
     """Seconds of `top_k` and of faiss's flat index by turns; whether `top_k` is right; the memory that it takes."""
     top_k(queries[:8], database[:4096], k=K, device=CPU)  # what the libraries allocate once
     memory = extra_memory(lambda: top_k(queries, database, k=K, device=CPU))
@@ -64,23 +47,28 @@ def exact_against_flat(queries: np.ndarray, database: np.ndarray, repeats: int =
     flat.add(database)
     flat.search(queries, K)
     _, found = top_k(queries, database, k=K, device=CPU)
-    own, theirs = [], []
-    for _ in range(repeats):
-        for times, call in [
-            (own, lambda: top_k(queries, database, k=K, device=CPU)),
-            (theirs, lambda: flat.search(queries, K)),
-        ]:
-            start = perf_counter()
-            call()
-            times.append(perf_counter() - start)
-    return {
-        "top_k_seconds": own,
-        "faiss_flat_seconds": theirs,
-        "ratio": median(a / b for a, b in zip(own, theirs, strict=True)),
-        "equal_to_float64": bool((found == float64_reference(queries, database, K)).all()),
-        "extra_memory_bytes": memory,
-        "faiss_flat_bytes": size(flat),
-    }
+    row = compared(
+        f"search, {COUNT:,} × {DIM}, {QUERIES:,} queries, k={K}: faiss flat",
+        lambda: top_k(queries, database, k=K, device=CPU), lambda: flat.search(queries, K), rounds=repeats, wanted=1.2,
+    )  # fmt: skip
+    right = bool((found == float64_reference(queries, database, K)).all())
+    row.raw.update(equal_to_float64=right, extra_memory_bytes=memory, faiss_flat_bytes=size(flat))
+    return row
+
+
+def growth(queries: np.ndarray, database: np.ndarray, repeats: int) -> Row:
+    """Seconds of all vectors beside those of a quarter, which should be four times as many."""
+    few = database[: COUNT // 4]
+    return compared(
+        "search: 4 × the vectors", lambda: top_k(queries, database, k=K, device=CPU),
+        lambda: top_k(queries, few, k=K, device=CPU), rounds=repeats, wanted=4.6,
+    )  # fmt: skip
+
+
+def rows(repeats: int = 3) -> list[Row]:
+    """The exact search; the compressed index is `main`'s."""
+    database, queries = made_up(COUNT, DIM, queries=QUERIES)
+    return [exact_against_flat(queries, database, repeats), growth(queries, database, repeats)]
 
 
 def embedding_rate(repeats: int = 3) -> float:
@@ -99,31 +87,24 @@ def embedding_rate(repeats: int = 3) -> float:
 def main() -> None:
     database, queries = made_up(COUNT, DIM, queries=QUERIES)
     exact = exact_against_flat(queries, database)
-    print(f"{COUNT:,} vectors of {DIM}, {QUERIES:,} queries, k = {K}; {describe(CPU)}")
-    memory = exact["extra_memory_bytes"]
-    beside = "memory not measured" if memory is None else f"{memory / 2**20:.0f} MiB beside the data"
-    print(f"top_k           {median(exact['top_k_seconds']):6.2f} s, {beside}")
-    print(
-        f"faiss flat      {median(exact['faiss_flat_seconds']):6.2f} s, {exact['faiss_flat_bytes'] / 2**20:.0f} MiB of index"
-    )
-    print(
-        f"ratio           {exact['ratio']:6.2f} (median of {len(exact['top_k_seconds'])} by turns; at most 1.2 is wanted)"
-    )
-    print(f"indices equal to float64: {exact['equal_to_float64']}\n")
-    rows = compare(FACTORIES, database, queries, k=10, nprobe=16, repeats=1)
-    print(table(rows), "\n")
-    rates = rates_of(rows[-1], images_per_second=embedding_rate())
+    print(f"{describe(CPU)}\n{table([exact])}")
+    memory = exact.raw["extra_memory_bytes"]
+    beside = "not measured" if memory is None else f"{memory / 2**20:.0f} MiB beside the data"
+    print(f"memory: {beside}; faiss's flat index has {exact.raw['faiss_flat_bytes'] / 2**20:.0f} MiB")
+    print(f"indices equal to float64: {exact.raw['equal_to_float64']}\n")
+    indices = compare(FACTORIES, database, queries, k=10, nprobe=16, repeats=1)
+    print(ann_table(indices), "\n")
+    rates = rates_of(indices[-1], images_per_second=embedding_rate())
     planned = plan(rates)
     print(scale_table(rates, planned))
     result = {
         "machine": f"{platform.machine()}, {describe(CPU)}",
-        "exact": exact,
-        "compared": [vars(row) for row in rows],
+        "exact": exact.plain(),
+        "compared": [vars(row) for row in indices],
         "rates": vars(rates),
         "plan": vars(planned),
     }
-    with atomic_write(project_root() / "outputs" / "bench" / "search.json") as path:
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json("search.json", result)
 
 
 if __name__ == "__main__":

@@ -3,25 +3,22 @@
     python tests/bench/bench_step.py                                                  # two cores: ResNet-18, 112 px, batch 96
     python tests/bench/bench_step.py --backbone resnet50 --size 224 --batch 512 --precisions bf16          # a GPU
 
-Run by `make bench`; writes outputs/bench/step.json. The bare step is the same network of torchvision's, average pooling,
+Part of `make bench` (`rows`). By itself it writes outputs/bench/step.json. The bare step is the same network of torchvision's, average pooling,
 cross-entropy and SGD, in the same precision and memory layout: no triplets, no margin loss, no GeM, no sums for a log.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 
 import numpy as np
 import torch
 import torchvision
+from measuring import Row, compared, table, write_json
 from torch.nn import functional as F
 
 from mgkit.config import TrainConfig, make
 from mgkit.datasets import Batch, ImageList
-from mgkit.files import atomic_write, project_root
 from mgkit.hardware import autocast, describe, pick_device, place
 from mgkit.model import get_multigrain
 from mgkit.training import Training
@@ -81,30 +78,33 @@ def bare_step(options: argparse.Namespace, precision: str, batch: Batch) -> Call
     return step
 
 
-def seconds(step: Callable[[], None], steps: int, device: torch.device) -> float:
-    """Seconds of so many steps."""
-    start = perf_counter()
-    for _ in range(steps):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return perf_counter() - start
-
-
-def by_turns(options: argparse.Namespace, precision: str) -> dict:
-    """Images a second of both, rounds by turns, and the median of the rounds' ratios."""
+def row(options: argparse.Namespace, precision: str) -> Row:
+    """Images a second of both, rounds of some steps by turns."""
     device = pick_device()
     batch = made_up_batch(options.size, options.batch, device)
-    steps = [make_step(options, precision, batch) for make_step in (our_step, bare_step)]
-    for step in steps:
-        seconds(step, 3, device)
-    taken = [[seconds(step, options.steps, device) for step in steps] for _ in range(options.rounds)]
-    ours, bare = ([options.steps * options.batch / t for t in column] for column in zip(*taken, strict=True))
-    ratio = median(a / b for a, b in zip(ours, bare, strict=True))
-    return {"images_per_second": ours, "bare_images_per_second": bare, "ratio": ratio, "wanted": WANTED}
+
+    def steps(step: Callable[[], None]) -> Callable[[], None]:
+        def call() -> None:
+            for _ in range(options.steps):
+                step()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        return call
+
+    ours, bare = (steps(make_step(options, precision, batch)) for make_step in (our_step, bare_step))
+    stage = f"training step, {options.backbone} {options.size} px, batch {options.batch}, {precision}"
+    images = options.steps * options.batch
+    return compared(stage, ours, bare, rounds=options.rounds, wanted=WANTED, work=images)
 
 
-def main() -> None:
+def rows() -> list[Row]:
+    """The rows of `make bench`."""
+    options = settings(["--steps", "2", "--rounds", "7"])
+    return [row(options, precision) for precision in options.precisions]
+
+
+def settings(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--backbone", default="resnet18", help="one of torchvision's")
     parser.add_argument("--size", type=int, default=112, help="px")
@@ -113,21 +113,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="of a round")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--compile", action="store_true", help="both networks")
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    options = settings()
     torch.backends.cudnn.benchmark = True
     device = describe(pick_device())
-    print(
-        f"{options.backbone}, {options.size} px, batches of {options.batch}, N={REPETITIONS}, λ=0.5; {device}"
-    )
-    print("           images/s    bare   ratio  wanted")
-    found = {}
-    for precision in options.precisions:
-        row = found[precision] = by_turns(options, precision)
-        ours, bare = (median(row[name]) for name in ("images_per_second", "bare_images_per_second"))
-        print(f"{precision:8} {ours:10.1f} {bare:7.1f} {row['ratio']:7.3f} {row['wanted']:7.2f}")
-    result = {"machine": device, **vars(options), "compared": found}
-    with atomic_write(project_root() / "outputs" / "bench" / "step.json") as path:
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"N={REPETITIONS}, λ=0.5; {device}")
+    found = [row(options, precision) for precision in options.precisions]
+    print(table(found))
+    write_json("step.json", {"machine": device, **vars(options), "rows": [each.plain() for each in found]})
 
 
 if __name__ == "__main__":

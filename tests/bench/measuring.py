@@ -1,0 +1,193 @@
+"""What the benchmarks share: two calls by turns, memory at its peak, a row of the table, photos held in memory."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from os import environ
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+from unittest.mock import patch
+
+import numpy as np
+from PIL import Image
+
+from mgkit.datasets import ImageDataset, ImageList, class_folders, dataset_root
+from mgkit.experiment import data_root
+from mgkit.files import atomic_write, project_root
+from mgkit.imagenet import split_folder
+from mgkit.transforms import eval_transform
+
+OUTPUT = project_root() / "outputs" / "bench"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table. measured, floor: medians, in `unit`; floor is None where nothing is beside it.
+
+    value: what is compared with `wanted`, by default a ratio; it is to be at most, or at least, that. raw: every measurement.
+    """
+
+    stage: str
+    measured: float
+    floor: float | None
+    unit: str
+    value: float
+    wanted: float
+    at_most: bool
+    of: str = "ratio"
+    raw: dict = field(default_factory=dict)
+
+    @property
+    def met(self) -> bool:
+        return self.value <= self.wanted if self.at_most else self.value >= self.wanted
+
+    @property
+    def margin(self) -> float:
+        """How good it is relative to what is wanted: 1 and more is met."""
+        return self.wanted / max(self.value, 1e-9) if self.at_most else self.value / self.wanted
+
+    def cells(self) -> list[str]:
+        floor = "-" if self.floor is None else f"{self.floor:.4g}"
+        sign = "<=" if self.at_most else ">="
+        value = f"{self.value:.3g}" + ("" if self.of == "ratio" else f" {self.of}")
+        met = "yes" if self.met else "NO"
+        cpu = self.raw.get("cpu_ratio")
+        return [
+            self.stage, f"{self.measured:.4g} {self.unit}", floor, value, "" if cpu is None else f"{cpu:.3g}",
+            f"{sign} {self.wanted:g}", met,
+        ]  # fmt: skip
+
+    def plain(self) -> dict:
+        return asdict(self) | {"met": self.met}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text."""
+    lines = [
+        ["stage", "measured", "floor", "ratio", "of CPU time", "wanted", "met"],
+        *(row.cells() for row in rows),
+    ]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)  # fmt: skip
+
+
+def write_json(name: str, content: dict) -> None:
+    """Write outputs/bench/<name>."""
+    with atomic_write(OUTPUT / name) as path:
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = perf_counter()
+    call()
+    return perf_counter() - start
+
+
+def by_turns(ours: Callable, floor: Callable, rounds: int) -> dict[str, list[float]]:
+    """Seconds of both calls in so many rounds, the first of a round changing, after a round that is not counted.
+
+    On the clock, and of the processor: where other work has the cores too, the latter tells more.
+    """
+    taken = {"seconds": [], "floor_seconds": [], "cpu_seconds": [], "floor_cpu_seconds": []}
+    for k in range(rounds + 1):
+        for name, call in (("", ours), ("floor_", floor))[:: 1 if k % 2 else -1]:
+            began = process_time()
+            on_the_clock = seconds(call)
+            if k:
+                taken[f"{name}seconds"].append(on_the_clock)
+                taken[f"{name}cpu_seconds"].append(process_time() - began)
+    return taken
+
+
+def ratio(taken: dict[str, list[float]], of: str = "seconds") -> float:
+    """The median of the rounds' ratios."""
+    return median(a / b for a, b in zip(taken[of], taken[f"floor_{of}"], strict=True))
+
+
+def compared(
+    stage: str, ours: Callable, floor: Callable, *, rounds: int, wanted: float, work: float | None = None,
+    floor_work: float | None = None, unit: str = "images/s",
+) -> Row:  # fmt: skip
+    """Both by turns. Without `work`, ratio of seconds, to be at most wanted; with it, of rates (work a second), at least."""
+    taken = by_turns(ours, floor, rounds)
+    a, b = median(taken["seconds"]), median(taken["floor_seconds"])
+    if work is None:
+        raw = taken | {"cpu_ratio": ratio(taken, "cpu_seconds")}
+        return Row(stage, a, b, "s", ratio(taken), wanted, True, raw=raw)
+    floor_work = work if floor_work is None else floor_work
+    more = work / floor_work
+    raw = taken | {"cpu_ratio": more / ratio(taken, "cpu_seconds")}
+    return Row(stage, work / a, floor_work / b, unit, more / ratio(taken), wanted, False, raw=raw)
+
+
+def extra_memory(call: Callable) -> int | None:
+    """Bytes by which the process grows at most during a call; None where the system does not say (it is Linux that does)."""
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
+    reset.write_text("5")  # the peak is counted from here
+    before = memory("VmRSS")
+    call()
+    return memory("VmHWM") - before
+
+
+def memory(of: str) -> int:
+    """A line of the process's status in bytes: VmRSS, what it has; VmHWM, what it had at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(of))
+
+
+# --- Photos in memory
+
+
+def photo_folder(data: str = "") -> Path:
+    """A folder of class folders: of data, else of MGKIT_PHOTOS, else of the embedded set."""
+    root = dataset_root(data_root(data or environ.get("MGKIT_PHOTOS") or "mini"))
+    return split_folder(root, "train") or root
+
+
+@dataclass(frozen=True)
+class Photos:
+    """A list of images that are not on disk but in memory, as PIL decodes them."""
+
+    images: ImageList
+    pictures: dict[str, Image.Image]
+
+    def first(self, count: int) -> "Photos":
+        return Photos(self.images.subset(range(count)), self.pictures)
+
+
+def photos(count: int) -> Photos:
+    """So many photos, in random order, of as many shapes as there would be: a copy of a photo has fewer rows than the photo,
+    unless its shape is a frequent one.
+    """
+    of_disk = class_folders(str(photo_folder()))
+    whole = [of_disk.load(i) for i in range(len(of_disk))]
+    frequent = {p.size for p in whole if sum(q.size == p.size for q in whole) > max(2, len(whole) // 25)}
+    pictures = {}
+    for k in range(count):
+        picture, copy = whole[k % len(whole)], k // len(whole)
+        if copy and picture.size not in frequent:
+            picture = picture.crop((0, 0, picture.width, picture.height - 2 * copy))
+        pictures[f"/made up/{k:05d}.jpg"] = picture
+    order = np.random.default_rng(0).permutation(count)
+    paths = tuple(list(pictures)[k] for k in order)
+    labels = np.arange(count) % 10
+    return Photos(ImageList(Path("/made up"), paths, labels, tuple("0123456789")), pictures)
+
+
+@contextmanager
+def in_memory(given: Photos, settings: Sequence[tuple[int, str]]) -> Iterator[None]:
+    """In the block, stages get these photos' tensors for (size, crop) without decoding or transforming; all else is theirs."""
+    tensors = {}
+    for size, crop in settings:
+        transform = eval_transform(size, crop)
+        tensors[size, crop] = {path: transform(given.pictures[path]) for path in given.images.paths}
+    with (
+        patch.object(ImageDataset, "decode", lambda dataset, index: dataset.images.paths[index]),
+        patch("mgkit.embed.eval_transform", lambda size, crop, **_: tensors[size, crop].__getitem__),
+        patch("mgkit.embed.image_shapes", lambda images: [given.pictures[p].size for p in images.paths]),
+    ):
+        yield

@@ -1,0 +1,91 @@
+"""Every stage beside its floor: one table, outputs/bench/bench.json and bench.png.
+
+    python tests/bench/run.py                      # all, in about a quarter of an hour on two cores
+    python tests/bench/run.py --only losses start  # some; --full: the index on as many files as ImageNet has
+
+Run by `make bench`. A floor is what the stage's network, or its arithmetic, needs alone, as a plain loop in this folder; both run
+by turns in this process on made-up images or photos in memory, and a ratio is the median of the rounds' ratios. `of CPU time`
+is the same ratio by the processor's time, which tells more than the clock where other work has the cores too.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from functools import partial
+from time import perf_counter
+
+import bench_growth
+import bench_loader
+import bench_losses
+import bench_passes
+import bench_search
+import bench_start
+import bench_step
+import bench_whitening
+import matplotlib.pyplot as plt
+import torch
+from measuring import OUTPUT, Row, table, write_json
+
+from mgkit.files import atomic_write
+from mgkit.hardware import describe
+
+SUBJECTS = {
+    "step": bench_step.rows,
+    "losses": bench_losses.rows,
+    "passes": bench_passes.rows,
+    "whitening": bench_whitening.rows,
+    "loader": bench_loader.rows,
+    "start": bench_start.rows,
+    "growth": bench_growth.rows,
+    "search": bench_search.rows,
+}
+MET, MISSED = "#0072B2", "#D55E00"  # told apart by every kind of colour vision
+LONGEST = 4.0  # of a bar: what is better yet, is cut
+
+
+def figure(rows: Sequence[Row]) -> plt.Figure:
+    """A bar a row: how good it is relative to what is wanted, 1 and more being met."""
+    drawn, axes = plt.subplots(figsize=(11, 1.2 + 0.3 * len(rows)), layout="constrained")
+    labels = [row.stage for row in rows]
+    lengths = [min(max(row.margin, 0.0), LONGEST) for row in rows]
+    bars = axes.barh(labels, lengths, color=[MET if row.met else MISSED for row in rows])
+    values = [f"{row.cells()[3]} (wanted {row.cells()[5]})" for row in rows]
+    axes.bar_label(bars, values, padding=4, fontsize=8)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.invert_yaxis()
+    axes.set_xlim(0, LONGEST * 1.35)
+    axes.set_xlabel(
+        f"relative to what is wanted (1 = just met, blue = met, orange = missed; cut at {LONGEST:g})"
+    )
+    axes.set_ylabel("stage")
+    axes.tick_params(axis="y", labelsize=8)
+    return drawn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
+    parser.add_argument(
+        "--full", action="store_true", help="the index on 1,281,167 files: minutes to make them"
+    )
+    options = parser.parse_args()
+    subjects = SUBJECTS | {"start": partial(bench_start.rows, full=options.full)}
+    machine = describe(torch.device("cpu"))
+    began, rows, load = perf_counter(), [], [os.getloadavg()]
+    for name in options.only:
+        print(f"{name} ...", flush=True)
+        found = subjects[name]()
+        print(table(found), flush=True)
+        rows += found
+        load.append(os.getloadavg())
+    minutes = (perf_counter() - began) / 60
+    print(f"\n{table(rows)}")
+    print(f"\n{sum(row.met for row in rows)} of {len(rows)} as wanted; {machine}; {minutes:.1f} minutes; load {load[0][0]:.1f} to {load[-1][0]:.1f}")  # fmt: skip
+    write_json("bench.json", {"machine": machine, "load": load, "minutes": minutes, "rows": [row.plain() for row in rows]})  # fmt: skip
+    drawn = figure(rows)
+    with atomic_write(OUTPUT / "bench.png") as path:
+        drawn.savefig(path, dpi=120, format="png")
+
+
+if __name__ == "__main__":
+    main()
