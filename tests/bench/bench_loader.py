@@ -2,8 +2,8 @@
 
     python tests/bench/bench_loader.py --data FOLDER
 
-Part of `make bench` (`rows`). By itself it writes outputs/bench/loader.json. The plain loader is an ImageFolder, decoded anew for every copy, and
-torchvision's transforms on PIL images; both go through the same batches with as many workers.
+Part of `make bench` (`rows`). By itself it writes outputs/bench/loader.json. The plain loader is an ImageFolder, decoded
+anew for every copy, and torchvision's transforms on PIL images; both go through the same batches with as many workers.
 """
 
 import argparse
