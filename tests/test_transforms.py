@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from bench.bench_loader import plain_transform
+from bench_loader import plain_transform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
