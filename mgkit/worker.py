@@ -173,10 +173,7 @@ def main() -> None:
         if not stop.is_orphan() and not has_ended():
             run_stage(stage, config_file, stop)
     finally:
-        for (
-            reader
-        ) in multiprocessing.active_children():  # of what an error broke off: they are in no hurry to end
-            reader.kill()
+        end_readers()
         stop.tidy_up()
 
 
@@ -187,6 +184,14 @@ def leave_printing_to_main() -> None:
     if os.environ.get("LOCAL_RANK") == "0":
         print(f"how it goes is shown on the machine of rank 0, {os.environ.get('MASTER_ADDR')}", flush=True)
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for good
+
+
+def end_readers() -> None:
+    """Kill the readers of what an error broke off: by themselves they are in no hurry to end."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise that they were killed
+    for reader in multiprocessing.active_children():
+        reader.kill()
 
 
 def has_ended() -> bool:

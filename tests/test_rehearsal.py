@@ -1,14 +1,14 @@
 """The dry run: it measures what a training does, writes nothing, and its arithmetic is that of the whole run."""
 
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from support import in_processes
+from support import in_processes, training_config
 
 from mgkit import rehearsal
-from mgkit.config import TrainConfig, make
 from mgkit.experiment import training_data
 from mgkit.rehearsal import Estimate, bottleneck, duration, rehearse, report
 from mgkit.snapshots import Snapshots
@@ -23,9 +23,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def config_of(mini_root, **values):
-    small = {"size": 32, "batch_size": 12, "workers": 0, "precision": "float32"}
-    return make(TrainConfig, {"experiment": "t", "data": str(mini_root), "dry_run": True, **small, **values})
+config_of = partial(training_config, precision="float32", dry_run=True)
 
 
 def estimated(config):

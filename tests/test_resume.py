@@ -2,15 +2,15 @@
 
 import shutil
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from support import alive_in_another_process, one_line_error
+from support import alive_in_another_process, one_line_error, training_config
 
 from mgkit import resume as module
 from mgkit.checkpoints import load_checkpoint
-from mgkit.config import TrainConfig, make
 from mgkit.experiment import read_metrics, read_steps
 from mgkit.launch import StoppedError
 from mgkit.resume import is_finished, open_run
@@ -31,12 +31,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def config(mini_root):
     """A function that makes a config of two epochs of three batches, but for the values given."""
-    short = {"epochs": 2, "size": 32, "batch_size": 12, "workers": 0, "len_factor": 0.5, "log_every": 2}
-
-    def with_values(**values):
-        return make(TrainConfig, {"experiment": "t", "data": str(mini_root), **short, **values})
-
-    return with_values
+    return partial(training_config, mini_root, epochs=2, len_factor=0.5, log_every=2)
 
 
 def stopped_after(steps):

@@ -2,16 +2,17 @@
 
 import copy
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from support import one_line_error
+from support import one_line_error, training_config
 
 from mgkit import train as module
 from mgkit.checkpoints import load_checkpoint, load_network
-from mgkit.config import NetworkConfig, TrainConfig, make
+from mgkit.config import NetworkConfig, make
 from mgkit.datasets import UnreadableImageError
 from mgkit.experiment import read_metrics, read_results
 from mgkit.losses import JointLoss
@@ -31,12 +32,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def config(mini_root):
     """A function that makes a config of three batches, but for the values given."""
-    short = {"epochs": 1, "size": 32, "batch_size": 12, "workers": 0, "len_factor": 0.5}
-
-    def with_values(**values):
-        return make(TrainConfig, {"experiment": "t", "data": str(mini_root), **short, **values})
-
-    return with_values
+    return partial(training_config, mini_root, epochs=1, len_factor=0.5)
 
 
 def same_bits(a, b):

@@ -2,17 +2,17 @@
 
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from support import in_processes, one_line_error
+from support import in_processes, one_line_error, training_config
 from torch import nn
 from torch.nn import functional as F
 
 from mgkit import training as module
-from mgkit.config import TrainConfig, make
 from mgkit.datasets import Batch, UnreadableImageError
 from mgkit.distributed import is_main, wait_for_all
 from mgkit.experiment import training_data
@@ -29,10 +29,8 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def config_of(mini_root, **values):
-    """27 steps an epoch of 12 samples, the last of 6."""
-    few = {"size": 32, "batch_size": 12, "workers": 0, "precision": "float32", "len_factor": 4.5, "lr": 0.02}
-    return make(TrainConfig, {"experiment": "t", "data": str(mini_root), **few, **values})
+# 27 steps an epoch of 12 samples, the last of 6.
+config_of = partial(training_config, precision="float32", len_factor=4.5, lr=0.02)
 
 
 class InFloat64(Training):

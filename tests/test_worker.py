@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from support import one_line_error
@@ -197,3 +198,26 @@ def test_the_main_process_prints_for_all(monkeypatch, capsys, rank, local_rank, 
     monkeypatch.undo()
     printed = capsys.readouterr().out
     assert said in printed and ("heard" in printed) == (rank == "0")
+
+
+READING = """
+import time
+from torch.utils.data import DataLoader
+from mgkit.worker import end_readers
+
+class Slow(list):
+    def __getitem__(self, index):
+        time.sleep(60)
+
+loader = DataLoader(Slow([0]), num_workers=1)
+batches = iter(loader)
+end_readers()
+time.sleep(0.5)
+print("no error")
+"""
+
+
+def test_readers_are_ended_without_an_error_about_it():
+    begun = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", READING], capture_output=True, text=True)
+    assert ended.stdout == "no error\n" and time.monotonic() - begun < 40
