@@ -85,7 +85,9 @@ class Started:
         if victim == "parent":
             return self.process.pid
         commands = {pid: command_of(pid) for pid in marked(self.folder)}
-        [agent] = [pid for pid, command in commands.items() if "torch.distributed.run" in command] or [None]
+        # A process that the agent has just forked has its command line for a moment.
+        agents = [pid for pid, command in commands.items() if "torch.distributed.run" in command]
+        agent = min(agents, key=lambda pid: (parent_of(pid) in agents, pid), default=None)
         if victim == "agent" or agent is None:
             return agent
         workers = [
