@@ -209,12 +209,12 @@ def with_synchronised_batch_norm(net: nn.Module, device: torch.device) -> nn.Mod
 
     Raises ValueError for a network with batch norms of its own kind, as timm's with an activation in them.
     """
-    kinds = {type(module) for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
-    if kinds - {nn.BatchNorm2d}:
-        raise ValueError(
-            f"batch_norm sync: this backbone has {(kinds - {nn.BatchNorm2d}).pop().__name__}, which cannot be "
-            "synchronised; choose local or frozen"
-        )
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) is not nn.BatchNorm2d:
+            raise ValueError(
+                f"batch_norm sync: this backbone has {type(module).__name__}, which cannot be synchronised; choose "
+                "local or frozen"
+            )
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(net)
     for module in net.modules():

@@ -104,12 +104,11 @@ def images_a_window(width: int, size: int, batch_size: int) -> int:
     Rare shapes make small batches, which cost more an image: the smaller the images, the more.
     """
     bytes_a_map = 4 * width * math.ceil(size / 32) ** 2
-    at_least = max(32, batch_size) * (
-        2 * world_size() if is_joined() else 1
-    )  # enough batches for all processes
-    return max(
-        at_least, min(BYTES_A_WINDOW // bytes_a_map, 1024)
-    )  # beyond, batches hardly grow, but steps wait
+    at_least = max(32, batch_size)
+    if is_joined():
+        at_least *= 2 * world_size()  # enough batches for all processes
+    at_most = 1024  # beyond, batches hardly grow, but steps wait
+    return max(at_least, min(BYTES_A_WINDOW // bytes_a_map, at_most))
 
 
 def descend_p(

@@ -73,23 +73,21 @@ def open_held(
     remove_partial(folder)
     written = read_config(config.experiment, STAGE)
     same = written is not None and not different(written, asdict(config))
-    is_whole = read_results(config.experiment, STAGE) is not None and (folder / "checkpoint.pth").is_file()
-    unfinished = bool(snapshots.files()) and not is_whole
+    has_results = read_results(config.experiment, STAGE) is not None
+    unfinished = bool(snapshots.files()) and not (has_results and (folder / "checkpoint.pth").is_file())
     newest = snapshots.newest() if config.resume and unfinished and same else None
     if newest is not None:
         check_snapshot(*newest, config, found)
         print(f"going on at {newest[0]}")
         return OpenedRun(Run(STAGE, config, images=images, fresh=False), snapshots, newest[1], found)
-    trained = unfinished or read_results(config.experiment, STAGE) is not None
     first_weights = str(checkpoint_file(find_path(config.init_from))) if config.init_from else ""
-    run = Run(STAGE, config, checkpoint=first_weights, images=images, keep=trained)
+    run = Run(STAGE, config, checkpoint=first_weights, images=images, keep=unfinished or has_results)
     hold(folder, stack)  # it may be another folder now, the earlier one being set aside
     return OpenedRun(run, snapshots, None, found)
 
 
 def hold(folder: Path, stack: ExitStack) -> None:
     """Be the only process that writes in the folder, until the stack is left."""
-    folder.mkdir(parents=True, exist_ok=True)
 
     def say() -> None:
         print(f"waiting for another process, which is training in {folder}")

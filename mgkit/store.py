@@ -353,7 +353,8 @@ def write_missing(
         if error:
             raise error
         return
-    if error is None and any(arrays[p].made_of["images"] != identity_of_images(images) for p in there):
+    now = identity_of_images(images)
+    if error is None and any(arrays[p].made_of["images"] != now for p in there):
         error = OSError(f"images of {images.root} changed while they were being embedded: embed them again")
     for p, lines_of_p in there.items():
         if error:

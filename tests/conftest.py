@@ -85,6 +85,13 @@ def relative():
 
 
 @pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder, which is the working directory and the project's root."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def bare_project(tmp_path, monkeypatch):
     """A project without content, whose notebooks/ is the working directory."""
     for name in ("notebooks", "mgkit"):

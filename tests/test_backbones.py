@@ -165,13 +165,6 @@ def files(monkeypatch):
 
 
 @pytest.fixture
-def here(monkeypatch, tmp_path):
-    """An empty folder as working directory and project root."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def pretrained_timm(monkeypatch):
     """timm as with a network: what it would fetch is random, and the same every time."""
     create = timm.create_model

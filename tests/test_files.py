@@ -5,11 +5,7 @@ import pytest
 from mgkit import files as module
 from mgkit.files import atomic_write, exclusive, find_path, project_root
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def test_outside_a_project_the_root_is_the_working_directory(here):

@@ -22,10 +22,7 @@ FOLDER = Path("outputs/t/train")
 CHECKPOINT = FOLDER / "checkpoint.pth"
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture

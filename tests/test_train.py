@@ -23,10 +23,7 @@ from mgkit.training import Training, build_optimizer, learning_rate, set_learnin
 ONCE = {"len_factor": 1.0, "lambda_": 1.0, "repetitions": 1}  # an epoch sees every image, once
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture

@@ -22,11 +22,7 @@ from mgkit.samplers import share
 from mgkit.train import first_network
 from mgkit.training import Training, is_enough, parts_of, seed_of
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 # 27 steps an epoch of 12 samples, the last of 6.
