@@ -143,7 +143,7 @@ def training_curves(metrics: Sequence[dict]) -> Figure:
 
 def training_steps(steps: Sequence[dict]) -> Figure:
     """Losses, speed, waiting and gradient share by optimizer step, from the lines of a run's steps.jsonl."""
-    figure, axes = panel_grid(STEP_PANELS, steps, columns=2, width=4.6, nothing="no step was noted")
+    figure, axes = panel_grid(STEP_PANELS, steps, columns=3, nothing="no step was noted")
     for axis, panel in axes.items():
         for k, (key, label) in enumerate(panel.names.items()):
             draw_line(axis, steps, x="step", y=key, scale=panel.scale, k=k, label=label, linewidth=1)
@@ -195,17 +195,20 @@ def gradient_shares(shares: Mapping[float, Sequence[tuple[float, float]]]) -> Fi
 
 
 def panel_grid(
-    panels: Sequence[Panel], lines: Sequence[dict], *, columns: int, nothing: str, width: float = 3.4
+    panels: Sequence[Panel], lines: Sequence[dict], *, columns: int, nothing: str
 ) -> tuple[Figure, dict[Axes, Panel]]:
-    """A figure with axes for the panels of which the lines hold something; without any, one that says `nothing`."""
+    """A figure with axes for the panels of which the lines hold something; without any, one that says `nothing`.
+
+    columns: at most so many.
+    """
     there = [panel for panel in panels if any(key in line for line in lines for key in panel.names)]
     if not there:
         figure, [[axis]] = axes_grid(1, 1)
         nothing_measured(axis, nothing)
         axis.axis("off")
         return figure, {}
-    columns = min(columns, len(there))
-    figure, axes = axes_grid(-(-len(there) // columns), columns, width=width)
+    rows = -(-len(there) // columns)
+    figure, axes = axes_grid(rows, -(-len(there) // rows))  # as few empty places as so many rows allow
     for axis in axes.flat[len(there) :]:
         axis.axis("off")
     return figure, dict(zip(axes.flat, there, strict=False))
