@@ -555,7 +555,10 @@ def repeated_batch(
     """A training batch as the network sees it: a row an image, its augmented copies side by side."""
     pictures = [undo_normalization(sample[0], mean, std) for sample in dataset.__getitems__(batch)]
     rows = [pictures[start : start + repetitions] for start in range(0, len(pictures), repetitions)]
-    return image_grid(rows, row_titles=[f"image {index} " for index, _ in batch[::repetitions]])
+    figure = image_grid(rows, row_titles=[f"image {index} " for index, _ in batch[::repetitions]])
+    for k, axes in enumerate(figure.axes[: len(rows[0])]):
+        axes.set_title(f"copy {k + 1}", fontsize=9)
+    return figure
 
 
 def samplings(runs: ToyRuns) -> Figure:
