@@ -20,7 +20,7 @@ Shares = dict[float, list[tuple[int, float]]]  # {λ: [(optimizer step, share in
 def shares_by_lambda(config: TrainConfig) -> Shares:
     """Shares of the classification gradient against λ, in the order of time, from trainings like `config` (figure 5).
 
-    On the embedded set: of an epoch at half the size for each of LAMBDAS, kept as outputs/<experiment>-lambda<λ>/. Else: of
+    On the embedded set: of half an epoch at half the size for each of LAMBDAS, kept as outputs/<experiment>-lambda<λ>/. Else: of
     the experiment's own runs, train, train.1, …, as far as they were noted.
     """
     if not is_mini(config.data):
@@ -35,10 +35,10 @@ def shares_by_lambda(config: TrainConfig) -> Shares:
 
 
 def short_training(config: TrainConfig, lambda_: float) -> TrainConfig:
-    """One epoch at half the size, from the same first weights, with a line of steps.jsonl every few steps."""
+    """Half an epoch at half the size, from the same first weights, with a line of steps.jsonl every few steps."""
     return replace(
         config, experiment=f"{config.experiment}-lambda{lambda_:g}", lambda_=lambda_, size=max(config.size // 2, 32),
-        epochs=1, len_factor=1.0, repetitions=max(config.repetitions, 2), log_every=3, gradient_share_every=1,
+        epochs=1, len_factor=0.5, repetitions=max(config.repetitions, 2), log_every=2, gradient_share_every=1,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from mgkit.experiment import stage_folder
 
 
 def test_short_trainings_of_the_embedded_set_are_made_once(here, mini_root, monkeypatch):
-    config = training_config(mini_root)
+    config = training_config(mini_root, batch_size=6)
     shares = shares_by_lambda(config)
     assert list(shares) == list(balance.LAMBDAS)
     for lambda_, noted in shares.items():
