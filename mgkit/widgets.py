@@ -381,7 +381,9 @@ def toy_batch(toys: ToyBatches, *, copies: int = 3, lambda_: float = 0.5) -> Exp
 class ToyBatchExplorer(Explorer):
     def __init__(self, toys: ToyBatches, copies: int, lambda_: float):
         self.toys, self.number = toys, 0
-        self.drawn = lru_cache(maxsize=len(COPIES))(toys.draw)  # by N and number
+        self.drawn = lru_cache(maxsize=64)(toys.draw)  # by N and number
+        for each in COPIES:
+            self.drawn(each, number=self.number)  # one forward pass each, so that moving N needs none
         self.copies = ipywidgets.SelectionSlider(
             options=COPIES, value=copies, description="N, copies", style=WIDE, layout={"width": "32em"}
         )
