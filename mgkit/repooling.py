@@ -1,22 +1,31 @@
 """Feature maps held in memory and pooled anew: accuracy, neighbours and matching regions for any p, no forward pass."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mgkit.datasets import ImageList
+from mgkit.config import FinetunePConfig
+from mgkit.datasets import ImageList, UnreadableImages
 from mgkit.embed import feature_maps
+from mgkit.experiment import data_root, validation_data
+from mgkit.finetune import in_classes_of
 from mgkit.ground_truth import RetrievalSet
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem_of_logarithm, l2_normalize, relative_logarithm
 from mgkit.protocols import failures_first, measured_value, nearest, retrieve, shown_value
+from mgkit.retrieval import RetrievalTask
+from mgkit.retrieval_sets import find_sets
 
 CACHE_BYTES = 2**26  # of feature maps that an explorer holds: two cores pool them anew in a tenth of a second
+
+FAMILY = 5  # a query and its answers, as far as they come first where not all of a set is held
+ENOUGH = 64  # images to look at
 
 
 class CachedMaps:
@@ -76,20 +85,27 @@ def images_held(net: MultiGrain, size: int, memory: int) -> int:
     return max(2, memory // of_one)
 
 
+def size_to_hold(net: MultiGrain, sizes: Sequence[int]) -> int:
+    """The largest of the sizes (px) at which enough images to look at can be held; the smallest, where none is small enough."""
+    return max(
+        (size for size in sizes if images_held(net, size, CACHE_BYTES // 2) >= ENOUGH), default=min(sizes)
+    )
+
+
 def spread(images: ImageList, count: int) -> ImageList:
     """`count` of the images, evenly spread over the list; all, where it has no more."""
     return images.subset(np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)))
 
 
 def part_of(each: RetrievalSet, count: int) -> RetrievalSet:
-    """At most `count` images of a set: queries with their answers first, then the rest of its database."""
+    """At most `count` images of a set: queries spread over it with some of their answers, then all that still fits."""
     each = each.alone()
-    asked = chain.from_iterable(
-        [q, *positives] for q, positives in zip(each.queries, each.positives, strict=True)
-    )
-    wanted = list(dict.fromkeys(chain(asked, each.database)))[:count]
+    families = [[q, *positives] for q, positives in zip(each.queries, each.positives, strict=True)]
+    chosen = np.unique(np.linspace(0, len(families) - 1, -(-count // FAMILY)).astype(int))
+    first = (families[q][:FAMILY] for q in chosen)
+    wanted = dict.fromkeys(chain.from_iterable([*first, *families, each.database]))
     kept = np.zeros(len(each.images), dtype=bool)
-    kept[wanted] = True
+    kept[list(wanted)[:count]] = True
     return each.only(kept)
 
 
@@ -172,6 +188,30 @@ class Repooling:
             return line
         value = shown_value(searched.measure, measured_value(searched, descriptors))
         return f"{line}; {searched.name} {searched.measure} {value}"
+
+
+def held_for(config: FinetunePConfig, net: MultiGrain) -> Repooling:
+    """What 02 holds: validation images, and the first retrieval set below data, or else the images grouped by class.
+
+    At the largest of the config's sizes that leaves room for enough of them.
+    """
+    return Repooling(
+        net, in_classes_of(net, validation_data(config)), find_sets(data_root(config.data))[0],
+        size=size_to_hold(net, config.sizes), crop=config.crop, workers=config.workers, precision=config.precision,
+        unreadable=UnreadableImages(config.on_unreadable),
+    )  # fmt: skip
+
+
+def set_maps(task: RetrievalTask, name: str) -> SetMaps:
+    """What 05 holds of the set of that name, at its own size. Raises ValueError for a set that is not there."""
+    by_name = {each.name: each for each in task.sets}
+    if name not in by_name:
+        raise ValueError(f"the set {name!r} is not among {', '.join(by_name)}")
+    config, each = task.config, by_name[name]
+    return SetMaps(
+        task.net, replace(each, images=each.images.with_exif(config.exif)), size=config.size, crop=config.crop,
+        workers=config.workers, precision=config.precision, unreadable=task.unreadable, description=name,
+    )  # fmt: skip
 
 
 def exponents(among: float) -> list[float]:

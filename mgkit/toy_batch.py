@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mgkit.checkpoints import load_network
+from mgkit.config import TrainConfig
 from mgkit.datasets import ImageDataset, ImageList, SeededBatches
+from mgkit.experiment import training_data
+from mgkit.finetune import in_classes_of
 from mgkit.losses import JointLoss, gradient_share
 from mgkit.model import MultiGrain
 from mgkit.samplers import RepeatedAugmentationSampler
@@ -85,7 +90,7 @@ class ToyBatches:
         )
         sampler.set_epoch(number)
         samples = self.dataset.__getitems__(next(iter(SeededBatches(sampler, seed=self.seed + number))))
-        return self.measured(copies, samples)
+        return self.measured(copies, [sample for sample in samples if len(sample) == 3])  # the readable ones
 
     def measured(self, copies: int, samples: Sequence[tuple[Tensor, int, int]]) -> ToyBatch:
         """The losses on (image, label, instance) samples; gradients reach back to the embedding and no further."""
@@ -104,3 +109,13 @@ class ToyBatches:
         return ToyBatch(
             copies, pictures, instance.tolist(), same // 2, same, output["embedding"], found["cross_entropy"], found["margin"]
         )  # fmt: skip
+
+
+def trained_toys(config: TrainConfig, checkpoint: Path, *, beta: float) -> ToyBatches:
+    """Batches of a training's images and augmentations, for the network and the β that it left."""
+    net = load_network(checkpoint)[0]
+    images = in_classes_of(net, training_data(config)[0])
+    return ToyBatches(
+        net, images, size=config.size, augmentation=config.augmentation, crop_scale=config.crop_scale, beta=beta,
+        margin=config.margin, seed=config.seed,
+    )  # fmt: skip
