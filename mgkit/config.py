@@ -194,7 +194,7 @@ class PhotosConfig(NetworkConfig):
     p: Exponent | None = None  # None: the network's own
     whitening: Literal["auto", "photos", "network", "none"] = "auto"
     threshold: Annotated[float, Field(gt=0, le=1)] | None = None  # cosine; None: calibrated
-    false_rate: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
+    false_rate: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
     index: str = ""  # a faiss string; empty: exact search, or HNSW for a large collection
     queries: Annotated[int, Field(ge=0)] = 12  # of the report
     k: Count = 8

@@ -8,7 +8,7 @@ than half of the images have one, the threshold comes out too strict rather than
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -113,7 +113,7 @@ class Threshold:
 
 
 def calibrated(
-    copies: np.ndarray, nearest: np.ndarray, *, false_rate: float = 0.01, given: float | None = None
+    copies: np.ndarray, nearest: np.ndarray, *, false_rate: float = 0.02, given: float | None = None
 ) -> Threshold:
     """The threshold that the nearest stranger of a share `false_rate` of the images exceeds.
 
@@ -125,9 +125,15 @@ def calibrated(
     if given is not None:
         value, how = given, "as given"
     elif known:
-        value, how = stranger_quantile(nearest, 1 - false_rate), f"the nearest stranger of {100 * false_rate:g} % of the images exceeds it"
+        value, how = (
+            stranger_quantile(nearest, 1 - false_rate),
+            f"the nearest stranger of {100 * false_rate:g} % of the images exceeds it",
+        )
     elif copies.size:
-        value, how = float(np.quantile(copies, 1 - KEPT_COPIES)), f"too few images to know strangers by, so what {100 * KEPT_COPIES:.0f} % of the edited copies reach"
+        value, how = (
+            float(np.quantile(copies, 1 - KEPT_COPIES)),
+            f"too few images to know strangers by, so what {100 * KEPT_COPIES:.0f} % of the edited copies reach",
+        )
     else:
         raise ValueError("a threshold needs edited copies, or 20 images")
     value = min(value, MOST)
@@ -200,8 +206,3 @@ def near_duplicates(scores: np.ndarray, indices: np.ndarray, threshold: float) -
         by_label.setdefault(int(label[image]), []).append(image)
     groups = [Group(tuple(of), tuple(float(min(best[m], 1.0)) for m in of)) for of in by_label.values()]
     return sorted(groups, key=lambda group: (-group.strongest, group.members)), len(pairs)
-
-
-def most_pixels_first(group: Group, pixels: Sequence[int]) -> list[int]:
-    """Positions in the group, the member with most pixels first: the one to keep, mostly."""
-    return sorted(range(len(group.members)), key=lambda m: -pixels[m])

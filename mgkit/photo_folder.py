@@ -12,7 +12,15 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mgkit.browse import FORMATS
-from mgkit.datasets import UNLABELLED, WHOLE, ImageList, UnreadableImageError, check_folder, image_shape, to_rgb
+from mgkit.datasets import (
+    UNLABELLED,
+    WHOLE,
+    ImageList,
+    UnreadableImageError,
+    check_folder,
+    image_shape,
+    to_rgb,
+)
 from mgkit.index import walk
 from mgkit.progress import progress
 from mgkit.transforms import fitted_shape
@@ -122,7 +130,9 @@ def no_pictures(root: str, left_out: dict[str, str], others: Counter) -> str:
     if others:
         parts.append("; ".join(f"{n} files of kind {shown_name(kind)}" for kind, n in others.most_common(3)))
     if left_out:
-        parts.append(f"{len(left_out)} folders that cannot be read, the first {shown_name(next(iter(left_out)))}")
+        parts.append(
+            f"{len(left_out)} folders that cannot be read, the first {shown_name(next(iter(left_out)))}"
+        )
     return parts[0] + (f" ({'; '.join(parts[1:])})" if parts[1:] else "")
 
 
@@ -212,4 +222,3 @@ def large_ones_allowed() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield
-
