@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from mgkit import ann
 from mgkit.browse import Classes, Collection, Describe
 from mgkit.config import PhotosConfig
 from mgkit.datasets import ImageList, UnreadableImageError, UnreadableImages
-from mgkit.descriptors import ROWS, in_blocks
+from mgkit.descriptors import ROWS, in_blocks, plain
 from mgkit.distributed import main_first
 from mgkit.duplicates import (  # fmt: skip
     EDITS,
@@ -51,8 +52,11 @@ SAMPLED = 200  # photos whose edited copies the threshold is learned from
 NEIGHBOURS = 32  # of each photo that are looked at for near-duplicates
 MOST_EXACT = 50_000  # photos that are compared each with each
 LARGE_INDEX = "HNSW32"
-CHECKED_CLASSES = 500  # validation images that the photos' probabilities are held against
-AS_SURE, FITTING = 0.05, 0.8  # quantile of those; share of the photos that must reach it
+CHECKED_CLASSES = 500  # validation images that the photos are held against
+FARTHEST, FITTING = (
+    0.05,
+    0.7,
+)  # quantile of their distances to each other; share of the photos that must be as near
 BEST_CLASSES = 5
 
 
@@ -121,13 +125,31 @@ class FoundPhotos:
             for k, p in zip(self.labels[i], self.probabilities[i], strict=True)
         ]
 
+    def by_class(self, *, classes: int, each: int) -> list[tuple[str, int, list[int]]]:
+        """(name, number of pictures, indices of the surest) of the classes that most pictures are taken for."""
+        if not self.class_names:
+            return []
+        best = self.labels[self.readable, 0]
+        found = []
+        for label, count in Counter(best.tolist()).most_common(classes):
+            members = self.readable[best == label]
+            order = np.argsort(-self.probabilities[members, 0], kind="stable")[:each]
+            found.append((self.class_names[label], count, members[order].tolist()))
+        return found
+
     def collection(self, queries: Sequence[int] | None = None) -> Collection:
         """The pictures to look through; queries: indices, None for all."""
-        near = {i for group in self.groups for i in group.members}
-        titles = dict.fromkeys(near, "(has near-duplicates)")
         return Collection(
-            self.images, self.descriptors, queries=queries, classes=self.classes if self.class_names else None, titles=titles
+            self.images, self.descriptors, queries=queries, titles=self.titles(), classes=self.classes if self.class_names else None
         )  # fmt: skip
+
+    def titles(self) -> dict[int, str]:
+        """What to say beside the name of a picture that is in a group."""
+        return {
+            i: f"(of near-duplicates {number})"
+            for number, group in enumerate(self.groups, 1)
+            for i in group.members
+        }
 
     def sample(self, count: int) -> list[int]:
         """Indices of so many readable pictures, evenly spread over the folders."""
@@ -219,7 +241,7 @@ def search_photos(task: PhotoTask) -> FoundPhotos:
     groups, pairs = near_duplicates(scores, indices, threshold.value)
     groups = [Group(tuple(readable[list(group.members)].tolist()), group.similarities) for group in groups]
     labels, probabilities = likely(task.net, rows)
-    names, fit = fitting_classes(task, probabilities[readable, 0])
+    names, fit = fitting_classes(task, rows[readable])
     left_out = task.folder.left_out | {
         path: plain_reason(path, why) for path, why in task.unreadable.reasons.items()
     }
@@ -403,11 +425,12 @@ def class_names(config: PhotosConfig, net: MultiGrain) -> tuple[str, ...]:
     return net.classes
 
 
-def fitting_classes(task: PhotoTask, best: np.ndarray) -> tuple[tuple[str, ...], str]:
-    """Class names if the network's classes fit the pictures, and a sentence about that; best [n]: highest probabilities.
+def fitting_classes(task: PhotoTask, rows: np.ndarray) -> tuple[tuple[str, ...], str]:
+    """Class names if the network's classes fit the pictures, and a sentence about that; rows [n,C]: pooled features of them.
 
-    They fit if most pictures are as surely of some class as all but the least sure of the data's validation images are. Without
-    such images nothing can be said, and the names are given.
+    How sure a network is says little about pictures unlike all that it has seen. Here the pictures are held against the data's
+    validation images: they fit if most are as near to one of those as those are to each other (a nearest-neighbour test of
+    out-of-distribution images, Sun et al. 2022). Without such images nothing can be said, and the names are given.
     """
     names = class_names(task.config, task.net)
     if not names:
@@ -415,32 +438,31 @@ def fitting_classes(task: PhotoTask, best: np.ndarray) -> tuple[tuple[str, ...],
             (),
             f"the checkpoint does not name its {task.net.classifier.out_features} classes: none are shown",
         )
-    sure = validation_probabilities(task)
-    if sure is None:
+    known = known_images(task)
+    if len(known) < 2:
         return (
             names,
             f"whether the {len(names)} classes fit is not known: data has no validation images of them",
         )
-    border = float(np.quantile(sure, AS_SURE))
-    share = float((best >= border).mean())
-    verdict = (
-        "so the classes are shown" if share >= FITTING else "so these classes do not fit, and none are shown"
-    )
+    near = top_k(known, known, k=2)
+    border = float(np.quantile(neighbours_without_self(*near)[0], FARTHEST))
+    share = float((top_k(plain(rows), known, k=1)[0] >= border).mean())
+    verdict = "the classes are shown" if share >= FITTING else "the classes do not fit, and none are shown"
     sentence = (
-        f"{100 * share:.0f} % of the pictures are as surely of one of the {len(names)} classes (probability {100 * border:.0f} %) "
-        f"as {100 * (1 - AS_SURE):.0f} % of the validation images: {verdict}"
+        f"{100 * share:.0f} % of the pictures are as near to an image of the {len(names)} known classes as {100 * (1 - FARTHEST):.0f} % "
+        f"of those are to each other (at least {100 * FITTING:.0f} % should be): {verdict}"
     )
     return (names if share >= FITTING else ()), sentence
 
 
-def validation_probabilities(task: PhotoTask) -> np.ndarray | None:
-    """Probabilities [n] of the best class of validation images, at most 500; None where data has none of the network's classes."""
+def known_images(task: PhotoTask) -> np.ndarray:
+    """L2-normalised embeddings [n,C] of validation images, at most 500; none where data has none of the network's classes."""
     try:
         images = validation_data(task.config)
     except (OSError, ValueError):
-        return None
-    if not set(images.classes) <= set(task.net.classes):
-        return None
+        images = None
+    if images is None or not set(images.classes) <= set(task.net.classes):
+        return np.empty((0, task.net.width), np.float32)
     images = images.subset(evenly(np.arange(len(images)), CHECKED_CLASSES))
-    best = likely(task.net, task.features(images, "validation images"))[1][:, 0]
-    return best[np.isfinite(best)]
+    rows = task.features(images, "validation images")
+    return plain(rows[np.isfinite(rows[:, 0])])

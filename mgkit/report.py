@@ -6,7 +6,6 @@ neighbours, 500 names of files left out. The csv files beside it are complete.
 
 import base64
 import os
-from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -25,7 +24,7 @@ MOST_GROUPS, MOST_MEMBERS = 40, 12
 MOST_CLASSES, MOST_OF_A_CLASS = 12, 8
 MOST_QUERIES, MOST_NEIGHBOURS = 50, 8
 MOST_LEFT_OUT = 500
-SIDE = 144  # of a thumbnail, px
+SIDE = 128  # of a thumbnail, px
 QUALITY = 75  # of its JPEG
 CLASS_SHOWN = 0.05  # probability
 
@@ -140,17 +139,18 @@ class Report:
         found = self.found
         if not found.class_names:
             return Section("Classes", f"{found.fit[:1].upper()}{found.fit[1:]}.", [])
-        counts = Counter(found.labels[found.readable, 0].tolist())
+        everything = len(np.unique(found.labels[found.readable, 0]))
         text = (
             "What the network takes the pictures for, the surest first in each row; it knows no other classes, so a picture of "
-            f"something else is taken for one of them all the same. {shown_of(len(counts), MOST_CLASSES, 'classes', '')}"
+            f"something else is taken for one of them all the same. {shown_of(everything, MOST_CLASSES, 'classes', '')}"
         )
-        rows = []
-        for label, count in counts.most_common(MOST_CLASSES):
-            members = found.readable[found.labels[found.readable, 0] == label]
-            surest = members[np.argsort(-found.probabilities[members, 0], kind="stable")][:MOST_OF_A_CLASS]
-            pictures = [self.picture(i, f"{100 * found.probabilities[i, 0]:.0f} %") for i in surest.tolist()]
-            rows.append(Row(f"{found.class_names[label]}: {count:,} pictures", pictures))
+        rows = [
+            Row(
+                f"{name}: {count:,} pictures",
+                [self.picture(i, f"{100 * found.probabilities[i, 0]:.0f} %") for i in surest],
+            )
+            for name, count, surest in found.by_class(classes=MOST_CLASSES, each=MOST_OF_A_CLASS)
+        ]
         return Section("Classes", text, rows)
 
     def picture(self, i: int, *lines: str) -> Picture:
