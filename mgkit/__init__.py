@@ -56,6 +56,7 @@ The modules in the order in which the method reads:
     report          what was found as one HTML file
     worker          what each of several processes runs, for every stage
     plots           every figure of the notebooks
+    photo_plots     the figures of 06
     board           the paper's figures beside those of the runs so far
     demo            runs the notebooks and checks the method's claims
 """

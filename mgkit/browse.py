@@ -19,22 +19,12 @@ from mgkit.search import top_k
 from mgkit.transforms import eval_transform
 
 MOST_PIXELS = 50_000_000  # of a picture that is brought along: 200 MB once it is decoded
-FORMATS = (
-    "AVIF",
-    "BMP",
-    "GIF",
-    "JPEG",
-    "MPO",
-    "PNG",
-    "PPM",
-    "TIFF",
-    "WEBP",
-)  # none that runs another program
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none of which runs another program
 OWN_DESCRIPTORS = (
     "GeM, training p",
     "GeM, p*",
     "GeM, p*, whitened",
-)  # the last of them is what a network gives as it is
+)  # the last is what a network gives as it is
 
 Classes = list[tuple[str, float]]  # names and probabilities, the most probable first
 Describe = Callable[[Image.Image], tuple[np.ndarray, Classes]]  # of a picture: descriptor [D], classes
@@ -139,9 +129,14 @@ def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -
 
 
 def likely_classes(net: MultiGrain, pooled: Tensor, *, count: int = 5) -> Classes:
-    """The network's most probable classes of one image, from its pooled features [C]; numbers where it has no names."""
+    """The network's most probable classes of one image, from its pooled features [C]; numbers where it has no names.
+
+    The logits of a whitened network are those before, over ‖[e;1]‖, which probabilities need back.
+    """
     with torch.no_grad():
         logits = net.head(pooled[None].to(net.classifier.weight.device))["classifier_output"][0]
+        if net.whitening is not None:
+            logits = logits * (1 + pooled.square().sum()).sqrt().to(logits)
         best = logits.softmax(0).topk(min(count, len(logits)))
     return [
         (net.classes[label] if net.classes else f"class {label}", probability)
@@ -167,28 +162,33 @@ def describe_with(net: MultiGrain, *, size: int, crop: str = "rect", p: float | 
 def read_picture(name: str, content: bytes) -> Image.Image:
     """A picture that a person brings along, as RGB, turned as the camera says.
 
-    Raises UnreadableImageError, one line that names it, for what is no picture, cut off or empty, and for more than 50 megapixels:
-    of these no pixel is decoded.
+    Raises UnreadableImageError, one line that names it, for what is no picture, cut off or empty, and for more than 50
+    megapixels, of which none is decoded.
     """
     if not content:
         raise UnreadableImageError(f"{name} is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a lower limit is kept here
-            image = Image.open(BytesIO(content), formats=FORMATS)
-        if image.width * image.height > MOST_PIXELS:
-            raise UnreadableImageError(
-                f"{name} has {image.width * image.height / 1e6:.0f} megapixels ({image.width} × {image.height}): "
-                f"at most {MOST_PIXELS / 1e6:.0f} are read, make it smaller"
-            )
+        image = open_picture(content)
+    except Image.DecompressionBombError:  # of PIL, which says no size
+        raise UnreadableImageError(too_large(name, f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels")) from None  # fmt: skip
+    except (OSError, ValueError, SyntaxError):
+        kinds = ", ".join(FORMATS)
+        raise UnreadableImageError(f"{name} is not a picture, or of none of the kinds {kinds}") from None
+    pixels = image.width * image.height
+    if pixels > MOST_PIXELS:
+        raise UnreadableImageError(too_large(name, f"{pixels / 1e6:.0f} megapixels ({image.width} × {image.height})"))  # fmt: skip
+    try:
         return to_rgb(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError:
-        raise UnreadableImageError(
-            f"{name} has more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels: at most {MOST_PIXELS / 1e6:.0f} are read, make it smaller"
-        ) from None
-    except Image.UnidentifiedImageError:
-        raise UnreadableImageError(
-            f"{name} is not a picture, or of a kind that is not read ({', '.join(FORMATS)})"
-        ) from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise UnreadableImageError(f"{name} cannot be read: {error}") from None
+
+
+def open_picture(content: bytes) -> Image.Image:
+    """The picture, its header read and no pixel; raises as PIL."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a lower limit is kept here
+        return Image.open(BytesIO(content), formats=FORMATS)
+
+
+def too_large(name: str, size: str) -> str:
+    return f"{name} has {size}: at most {MOST_PIXELS / 1e6:.0f} are read, make it smaller"

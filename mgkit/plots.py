@@ -1,6 +1,5 @@
 """Every figure of the notebooks. Colours are told apart by colour-blind readers; right and wrong also by shape."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,23 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
 
-from mgkit.browse import Classes, Collection
 from mgkit.datasets import ImageDataset, ImageList
-from mgkit.duplicates import Threshold
 from mgkit.evaluate import Accuracy
 from mgkit.finetune import PSearch
 from mgkit.ground_truth import RetrievalSet
-from mgkit.photos import FoundPhotos
 from mgkit.protocols import failures_first, shown
-from mgkit.repooling import Repooling, SetMaps, match
 from mgkit.retrieval import ResolutionCurves, Retrieval
-from mgkit.toy_batch import ToyBatch
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 MARKERS = "osD^vP*"
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 RIGHT, WRONG = COLOURS[2], COLOURS[1]
-HEAT = plt.get_cmap("inferno")
 
 
 def axes_grid(
@@ -534,200 +527,3 @@ def repeated_batch(
     pictures = [undo_normalization(sample[0], mean, std) for sample in dataset.__getitems__(batch)]
     rows = [pictures[start : start + repetitions] for start in range(0, len(pictures), repetitions)]
     return image_grid(rows, row_titles=[f"image {index} " for index, _ in batch[::repetitions]])
-
-
-# --- What the explorers show (mgkit.widgets), where no kernel runs
-
-
-def repooled(repooling: Repooling, *, ps: Sequence[float] = (), k: int = 7) -> Figure:
-    """One query's neighbours for several exponents, a row each, with top-1 and the set's measure at the left.
-
-    ps: by default 1, the training exponent, 10 and max pooling. The query is the one whose number of right neighbours
-    changes most with p.
-    """
-    ps = ps or list(dict.fromkeys([1.0, repooling.training_p, 10.0, math.inf]))
-    held = repooling.searched
-    descriptors = [held.descriptors(p) for p in ps]
-    queries = list(held.titles(repooling.training_p))
-    found = {q: [held.neighbours(q, rows, k) for rows in descriptors] for q in queries}
-
-    def change(q: int) -> int:
-        right = [sum(bool(of_image) for _, _, of_image in of_p) for of_p in found[q]]
-        return max(right) - min(right)
-
-    q = max(queries, key=change)
-    figure, axes = axes_grid(len(ps), k + 1, width=1.15, height=1.3)
-    for row, p, rows, of_p in zip(axes, ps, descriptors, found[q], strict=True):
-        show_found(row, held.set.images, held.set.queries[q], of_p, judged=held.set.measure != "none")
-        text = repooling.summary(p, rows).replace(": ", "\n", 1).replace("; ", "\n")
-        row[0].set_ylabel(text, rotation=0, ha="right", va="center", fontsize=8)
-    return figure
-
-
-def query_answers(collection: Collection, *, queries: int = 3, k: int = 6) -> Figure:
-    """The first queries of a collection, a row each: their classes with probabilities, the nearest images with scores."""
-    chosen = collection.queries[:queries].tolist()
-    figure = plt.figure(figsize=(3.0 + 1.15 * (k + 1), 1.5 * len(chosen)), layout="constrained")
-    plt.close(figure)
-    grid = figure.add_gridspec(len(chosen), k + 2, width_ratios=[2.6, *[1] * (k + 1)])
-    for r, query in enumerate(chosen):
-        answers = collection.answers(query, k)
-        classes, *row = (figure.add_subplot(grid[r, c]) for c in range(k + 2))
-        found = zip(answers.neighbours, answers.scores, answers.right, strict=True)
-        title = f"query {collection.titles.get(query, '')}".strip()
-        show_found(row, collection.images, query, found, judged=collection.truth is not None, title=title)
-        class_bars(classes, answers.classes)
-        if r == len(chosen) - 1:
-            classes.set_xlabel("probability (%)", fontsize=8)
-    return figure
-
-
-def class_bars(axes: Axes, classes: Classes) -> None:
-    """Bars of probabilities in %, the most probable on top; nothing where there is no classifier."""
-    if not classes:
-        axes.axis("off")
-        return
-    names, values = zip(*classes, strict=True)
-    bars = axes.barh(range(len(names)), [100 * value for value in values], color=COLOURS[0])
-    axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=7)
-    axes.set_yticks(range(len(names)), [shortened(name) for name in names], fontsize=7)
-    axes.set(xlim=(0, 118), xticks=(0, 50, 100))
-    axes.tick_params(axis="x", labelsize=7)
-    axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def shortened(name: str, length: int = 18) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
-
-
-def heat_overlay(picture: Image.Image, heat: np.ndarray, top: float) -> np.ndarray:
-    """A picture in grey with heat [h,w] on it, as [H,W,3] in 0..1: dark violet for none, yellow for `top`."""
-    grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
-    smooth = Image.fromarray(heat.astype(np.float32) / top).resize(picture.size, Image.Resampling.BILINEAR)
-    colours = HEAT(np.asarray(smooth).clip(0, 1))[..., :3]
-    return 0.4 * grey + 0.6 * colours
-
-
-def matching_regions(held: SetMaps, *, ps: Sequence[float] = (1.0, 3.0, 10.0), pairs: int = 2) -> Figure:
-    """Queries and their first neighbours, and which regions make them alike for several exponents (see `repooling.Match`).
-
-    The first query is the worst, the last one the best of those that `titles` lists.
-    """
-    own = held.maps.net.pool.p.item()
-    descriptors, titles = held.descriptors(own), held.titles(own)
-    chosen = [list(titles)[i] for i in np.unique(np.linspace(0, len(titles) - 1, pairs).astype(int))]
-    figure, axes = axes_grid(len(chosen), 2 * (1 + len(ps)), width=1.25, height=1.5)
-    judged = held.set.measure != "none"
-    for row, q in zip(axes, chosen, strict=True):
-        [(neighbour, _, right)] = held.neighbours(q, descriptors, 1)
-        pair = (int(held.set.queries[q]), neighbour)
-        mark, colour, line = mark_of(right, judged)
-        show_image(row[0], thumbnail(held.set.images, pair[0]), "query")
-        show_image(
-            row[1 + len(ps)], thumbnail(held.set.images, neighbour), f"{mark} nearest".strip(), color=colour
-        )
-        frame(row[1 + len(ps)], colour, line)
-        for j, p in enumerate(ps):
-            found = match(*(held.maps.map(index) for index in pair), p)
-            top = max(found.first.max(), found.second.max())
-            for side, heat in enumerate((found.first, found.second)):
-                picture = thumbnail(held.set.images, pair[side], 192)
-                title = f"p = {p:g}: {found.similarity:.2f}" if side == 0 else f"p = {p:g}"
-                show_image(row[side * (1 + len(ps)) + 1 + j], heat_overlay(picture, heat, top), title)
-    scale = plt.cm.ScalarMappable(cmap=HEAT)
-    bar = figure.colorbar(scale, ax=axes, ticks=(0, 1), shrink=0.8)
-    bar.ax.set_yticklabels(["0", "most"])
-    bar.set_label("share of the similarity", fontsize=8)
-    return figure
-
-
-def toy_batches(batches: Sequence[ToyBatch]) -> Figure:
-    """Batches of different N as pictures, a row an image; the classes' share of the gradient on the embedding against λ (figure 5)."""
-    side = max(len(batch.pictures) // batch.copies for batch in batches)
-    ratios = [*[max(batch.copies, 1.5) / side for batch in batches], 1.1]
-    figure, [axes] = plt.subplots(
-        1, len(batches) + 1, figsize=(3.6 * sum(ratios) + 1, 3.6), width_ratios=ratios, squeeze=False, layout="constrained"
-    )  # fmt: skip
-    plt.close(figure)
-    lambdas = np.linspace(0, 1, 21)
-    for k, (panel, batch) in enumerate(zip(axes, batches, strict=False)):
-        show_image(panel, side_by_side(batch), f"N = {batch.copies}\n{batch.pairs} positive pairs\n{batch.triplets} triplets")  # fmt: skip
-        panel.set_anchor("N")
-        axes[-1].plot(
-            lambdas, [100 * batch.share(value) for value in lambdas], color=COLOURS[k], linestyle=LINES[k], marker=MARKERS[k],
-            markevery=5, label=f"N = {batch.copies}",
-        )  # fmt: skip
-    style(
-        axes[-1],
-        "Pull of the classes on the embedding",
-        "λ, weight of cross-entropy",
-        "share of the gradient (%)",
-    )
-    axes[-1].legend(fontsize=8, frameon=False)
-    return figure
-
-
-def side_by_side(batch: ToyBatch, gap: int = 4) -> np.ndarray:
-    """The pictures of a batch as one, [H,W,3] in 0..1: a row an image, its copies side by side, white between."""
-    height, width, _ = batch.pictures[0].shape
-    rows = len(batch.pictures) // batch.copies
-    whole = np.ones((rows * (height + gap) - gap, batch.copies * (width + gap) - gap, 3))
-    for i, picture in enumerate(batch.pictures):
-        top, left = (i // batch.copies) * (height + gap), (i % batch.copies) * (width + gap)
-        whole[top : top + height, left : left + width] = picture
-    return whole
-
-
-# --- A person's own pictures (06)
-
-
-def threshold_figure(threshold: Threshold) -> Figure:
-    """How similar every image's nearest other one is, and edited copies to their originals; the threshold between them."""
-    figure, [[panel]] = axes_grid(1, 1, width=6.0, height=2.8)
-    groups = {
-        "nearest other image": (threshold.nearest, COLOURS[0], "-"),
-        "edited copy and original": (threshold.copies.ravel(), COLOURS[1], "--"),
-    }
-    lowest = min((values.min() for values, _, _ in groups.values() if values.size), default=0.0)
-    bins = np.linspace(min(lowest, threshold.value) - 0.02, 1.0, 41)
-    for name, (values, colour, line) in groups.items():
-        if values.size:
-            share = np.full(values.size, 100 / values.size)
-            panel.hist(
-                values.clip(max=1), bins, weights=share, histtype="step", linewidth=1.8, color=colour, linestyle=line, label=name
-            )  # fmt: skip
-    panel.axvline(threshold.value, color="black", linestyle=":", label=f"threshold {threshold.value:.2f}")
-    style(panel, "Strangers and copies", "cosine similarity", "share (%)")
-    panel.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
-
-
-def duplicate_groups(found: FoundPhotos, *, groups: int = 6, k: int = 7) -> Figure:
-    """Groups of near-duplicates, a row each, the strongest first; over each picture its similarity to the nearest of the group."""
-    chosen = found.groups[:groups]
-    columns = min(k, max(len(group.members) for group in chosen))
-    figure, axes = axes_grid(len(chosen), max(columns, 2), width=1.15, height=1.25)
-    for row, group in zip(axes, chosen, strict=True):
-        for panel in row:
-            panel.axis("off")
-        for panel, i, similarity in zip(row, group.members, group.similarities, strict=False):
-            panel.axis("on")
-            show_image(panel, thumbnail(found.images, i), f"{similarity:.2f}")
-        row[0].set_ylabel(f"{len(group.members)} pictures ", rotation=0, ha="right", va="center", fontsize=9)
-    return figure
-
-
-def classes_of_photos(found: FoundPhotos, *, classes: int = 6, each: int = 7) -> Figure:
-    """The classes that most pictures are taken for, a row each, the surest first, with probabilities."""
-    rows = found.by_class(classes=classes, each=each)
-    figure, axes = axes_grid(len(rows), each, width=1.15, height=1.25)
-    for row, (name, count, surest) in zip(axes, rows, strict=True):
-        for panel in row:
-            panel.axis("off")
-        for panel, i in zip(row, surest, strict=False):
-            panel.axis("on")
-            show_image(panel, thumbnail(found.images, i), f"{100 * found.probabilities[i, 0]:.0f} %")
-        label = f"{shortened(name)}\n{count:,} pictures "
-        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
-    return figure

@@ -1,6 +1,6 @@
 """Explorers for the notebooks, of ordinary ipywidgets: p, queries, matching regions, λ and N, live.
 
-Each has a figure in `mgkit.plots` that shows the same where no kernel runs. All can be worked by keyboard, and each says what it
+Each has a figure in `mgkit.stills` that shows the same where no kernel runs. All can be worked by keyboard, and each says what it
 shows in a line of text (class `mgkit-line`), which a screen reader announces. Nothing leaves the machine.
 """
 
@@ -17,8 +17,9 @@ from PIL import Image
 
 from mgkit.browse import Classes, Collection, Describe, read_picture
 from mgkit.datasets import ImageList, UnreadableImageError
-from mgkit.plots import RIGHT, WRONG, heat_overlay, thumbnail
+from mgkit.plots import RIGHT, WRONG, thumbnail
 from mgkit.repooling import Repooling, SetMaps, exponents, match, positions_for_half, shown_exponent
+from mgkit.stills import heat_overlay
 from mgkit.toy_batch import COPIES, ToyBatches
 
 SIDE = 96  # px of a thumbnail
@@ -357,7 +358,6 @@ class HeatMaps(Explorer):
         pair = (int(self.held.set.queries[self.query.value]), self.neighbour.value)
         found = match(self.held.maps.map(pair[0]), self.held.maps.map(pair[1]), p)
         heats = (found.first, found.second)
-        top = max(heat.max() for heat in heats)
         self.say(
             f"{shown_exponent(p)}: similarity {found.similarity:.3f}; half of it comes from {positions_for_half(heats[0])} of the "
             f"{heats[0].size} positions of the query and {positions_for_half(heats[1])} of {heats[1].size} of the neighbour."
@@ -365,7 +365,7 @@ class HeatMaps(Explorer):
         tiles = []
         for index, heat, role in zip(pair, heats, ("query", "neighbour"), strict=True):
             picture, name = self.picture(index), name_of(images, index)
-            hot = Image.fromarray((255 * heat_overlay(picture, heat, top)).astype(np.uint8))
+            hot = Image.fromarray((255 * heat_overlay(picture, heat)).astype(np.uint8))
             tiles += [tile(data_uri(picture), name, role), tile(data_uri(hot), f"{name}, heat", f"up to {100 * heat.max():.1f} % at a position")]  # fmt: skip
         self.page.value = row(tiles)
 
