@@ -48,7 +48,7 @@ class PhotoList(ImageList):
             return load_photo(path, least=least, exif=self.exif)
         # From twice the resolution; then of the very shape that `embed.feature_maps` expects from the file's header.
         picture = load_photo(path, least=2 * self.side, exif=self.exif)
-        with large_ones_allowed():
+        with without_warnings():
             width, height = image_shape(path, self.exif, WHOLE)
         height, width = fitted_shape(width, height, self.side, longest=True)
         return picture.resize((width, height), Image.Resampling.BILINEAR)
@@ -175,7 +175,7 @@ def load_photo(path: str, *, least: int, exif: bool = True) -> Image.Image:
     megapixels.
     """
     try:
-        with large_ones_allowed(), Image.open(path, formats=FORMATS) as image:
+        with without_warnings(), Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise too_large(path, f"{image.width * image.height / 1e6:.0f}")
             turned = image.getexif().get(ORIENTATION, 1) if exif else 1
@@ -217,8 +217,8 @@ def reduced(image: Image.Image, factor: int) -> Image.Image:
 
 
 @contextmanager
-def large_ones_allowed() -> Iterator[None]:
-    """No warning of pictures past PIL's limit: here another one holds."""
+def without_warnings() -> Iterator[None]:
+    """PIL warns of large pictures, for which another limit holds here, and of damaged ones, which are read or listed."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore")
         yield

@@ -33,7 +33,7 @@ from mgkit.experiment import Run, data_root, is_mini, stage_folder, validation_d
 from mgkit.files import find_path
 from mgkit.launch import on_all_devices
 from mgkit.model import MultiGrain, Whitening, append_one
-from mgkit.photo_folder import PhotoFolder, find_photos, large_ones_allowed, shown_name
+from mgkit.photo_folder import PhotoFolder, find_photos, shown_name, without_warnings
 from mgkit.pooling import gem, l2_normalize
 from mgkit.search import top_k
 from mgkit.store import features_folder, stored_features
@@ -42,7 +42,13 @@ from mgkit.transforms import eval_transform
 from mgkit.whitening import fit_pca_whitening, whitened_network
 
 STAGE = "search_photos"
-MINI_FOLDERS = ("holidays/jpg", "copydays/original", "copydays/strong", "unlabelled/distractors")
+MINI_FOLDERS = (
+    "holidays/jpg",
+    "copydays/original",
+    "copydays/strong",
+    "copydays/jpegqual/20",
+    "unlabelled/whiten",
+)
 IMAGES_A_DIMENSION = 10  # from which on a whitening learned on the photos needs no shrinkage
 FEWEST_TO_WHITEN, SHRINKAGE = (
     100,
@@ -74,7 +80,7 @@ class PhotoTask:
         """Pooled features [N,C], from disk where an earlier run left them; the row of an unreadable image is NaN."""
         config = self.config
         try:
-            with large_ones_allowed():
+            with without_warnings():
                 [rows] = stored_features(
                     self.net, images, size=config.size, ps=[self.p], folder=features_folder(config.experiment),
                     batch_size=config.batch_size, workers=config.workers, precision=config.precision,

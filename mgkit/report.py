@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mgkit.datasets import WHOLE, UnreadableImageError, image_shape
 from mgkit.duplicates import Group
 from mgkit.files import atomic_write
-from mgkit.photo_folder import large_ones_allowed, shown_name
+from mgkit.photo_folder import shown_name, without_warnings
 from mgkit.photos import FoundPhotos
 
 MOST_GROUPS, MOST_MEMBERS = 40, 12
@@ -169,7 +169,7 @@ class Report:
 
     def size(self, i: int) -> tuple[int, int]:
         """(width, height) of a picture, px."""
-        with large_ones_allowed():
+        with without_warnings():
             return image_shape(self.found.images.paths[i], self.found.images.exif, WHOLE)
 
 
