@@ -104,7 +104,7 @@ class Threshold:
     def describe(self) -> str:
         """Two sentences: what the threshold is and rests on; what it costs and finds."""
         expected = (
-            f"strangers are expected above it for {self.false_images:.1f} of {len(self.nearest):,} images"
+            f"strangers are expected above it for about {self.false_images:.1f} of {len(self.nearest):,} images"
             if math.isfinite(self.false_images)
             else "how many strangers lie above it is not known"
         )
@@ -136,7 +136,9 @@ def calibrated(
         )
     else:
         raise ValueError("a threshold needs edited copies, or 20 images")
-    value = min(value, MOST)
+    if value > MOST:
+        value, known = MOST, False
+        how = "most pictures have a near-duplicate, so what strangers are like is not seen, and only the very same count"
     false_images = len(nearest) * stranger_rate(nearest, value) if known else math.nan
     found = dict(zip(EDITS, (copies >= value).mean(0).tolist(), strict=True)) if copies.size else {}
     return Threshold(value, false_images, found, copies, nearest, how)
@@ -159,7 +161,7 @@ def stranger_quantile(nearest: np.ndarray, share: float) -> float:
 def stranger_rate(nearest: np.ndarray, value: float) -> float:
     """The share of the images, 0..1, whose nearest stranger lies above a similarity."""
     location, scale = gumbel(nearest)
-    return -math.expm1(-math.exp(-(value - location) / scale))
+    return -math.expm1(-math.exp(min((location - value) / scale, 700.0)))
 
 
 # --- Groups

@@ -44,12 +44,13 @@ NO_COPIES = np.empty((0, len(EDITS)))
 # --- The threshold
 
 
-def test_strangers_exceed_it_about_as_often_as_stated():
+def test_strangers_exceed_it_no_more_often_than_stated():
     nearest = neighbours(collection(4000))[0][:, 0]
     for rate in (0.01, 0.02, 0.1):
         threshold = calibrated(NO_COPIES, nearest, false_rate=rate)
         assert threshold.false_images == pytest.approx(rate * 4000)
-        assert 0.3 * rate < (nearest >= threshold.value).mean() < 2 * rate
+        assert (nearest >= threshold.value).mean() < 1.5 * rate
+    assert (nearest >= threshold.value).mean() > 0.03  # of the last, 0.1
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.45])
@@ -95,7 +96,7 @@ def test_few_images_leave_the_threshold_to_the_edited_copies():
 
 def test_identical_images_are_above_any_threshold():
     threshold = calibrated(NO_COPIES, np.ones(50, np.float32))
-    assert threshold.value == MOST
+    assert threshold.value == MOST and "very same" in threshold.how and math.isnan(threshold.false_images)
     scores, indices = neighbours(np.tile(unit(np.ones((1, 16))), (50, 1)))
     [group], _ = near_duplicates(scores, indices, threshold.value)
     assert group.members == tuple(range(50)) and group.strongest == pytest.approx(1)
