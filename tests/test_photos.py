@@ -85,14 +85,10 @@ def state(folder):
 def test_copies_are_found_and_what_cannot_be_read_is_listed(album, config, after_chain, capsys):
     found = searched(config(album))
     assert (len(found.images), len(found.readable)) == (36, 33)
-    pairs = {
-        frozenset(Path(found.images.paths[i]).name[-13:-4].strip() for i in group.members)
-        for group in found.groups
-    }
     assert len(found.groups) >= 3 and found.pairs >= 3
     grouped = [sorted(found.name(i) for i in group.members) for group in found.groups]
     for i in range(3):
-        assert [f"a/{i:02}.png", f"b/copy of {i:02} <b>'\"🏖.jpg"] in grouped, pairs
+        assert [f"a/{i:02}.png", f"b/copy of {i:02} <b>'\"🏖.jpg"] in grouped
     why = {Path(path).name: reason for path, reason in found.left_out.items()}
     assert why.keys() == {"empty.jpg", "text.png", "cut.jpg"}
     assert (why["empty.jpg"], why["text.png"]) == ("the file is empty", "not an image")
@@ -104,7 +100,7 @@ def test_copies_are_found_and_what_cannot_be_read_is_listed(album, config, after
     assert {row["file"] for row in rows} == {name for names in grouped for name in names}
     with open(folder / "left_out.csv", newline="", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 3
-    assert "3 near-dup" in found.titles().popitem()[1] or found.titles()
+    assert found.titles()[found.groups[0].members[0]] == "(of near-duplicates 1)"
 
 
 def test_nothing_is_written_beside_the_pictures_and_a_read_only_folder_will_do(album, config):
@@ -120,14 +116,17 @@ def test_nothing_is_written_beside_the_pictures_and_a_read_only_folder_will_do(a
 
 
 def test_files_are_opened_for_reading_only(album, config, monkeypatch):
-    opened = []
-    monkeypatch.setattr(Image.builtins, "open", lambda path, mode="r", *a, **k: opened.append((str(path), mode)) or OPEN(path, mode, *a, **k))  # fmt: skip
+    modes = set()
+
+    def watched(path, mode="r", *arguments, **options):
+        if str(path).startswith(str(album)):
+            modes.add(mode)
+        return plain_open(path, mode, *arguments, **options)
+
+    plain_open = open
+    monkeypatch.setattr("builtins.open", watched)
     searched(config(album))
-    of_album = [mode for path, mode in opened if path.startswith(str(album))]
-    assert of_album and set(of_album) <= {"rb", "r"}
-
-
-OPEN = open
+    assert modes == {"rb"}
 
 
 def test_a_second_search_opens_no_picture_for_its_features(album, config, monkeypatch):
@@ -149,18 +148,18 @@ def test_only_unreadable_pictures_are_one_clear_line(tmp_path, config):
         searched(config(tmp_path / "x"))
 
 
-def test_thousands_of_files_of_which_some_are_broken(tmp_path, config):
+def test_more_than_a_thousand_files_of_which_some_are_broken(tmp_path, config):
     picture(0, (32, 24)).save(tmp_path / "0.jpg")
     whole = (tmp_path / "0.jpg").read_bytes()
     folder = tmp_path / "many"
     folder.mkdir()
-    for i in range(2000):
+    for i in range(1500):
         content = {0: b"", 1: whole[: len(whole) // 2], 2: b"text"}.get(i % 50, whole)
         (folder / f"{i:04}.jpg").write_bytes(content)
     found = searched(config(folder, size=16))
-    assert len(found.left_out) == 120 and len(found.readable) == 1880
+    assert len(found.left_out) == 90 and len(found.readable) == 1410
     [group] = found.groups
-    assert len(group.members) == 1880
+    assert len(group.members) == 1410
 
 
 def test_one_picture_and_identical_ones(tmp_path, config):
@@ -296,12 +295,14 @@ def test_names_of_classes(tiny_net, config, after_chain):
     assert class_names(config(), tiny_net)[:2] == ("tench", "goldfish")
 
 
-def test_classes_are_shown_for_pictures_like_the_known_ones_only(config, album, mini_root):
+def test_classes_are_shown_for_pictures_like_the_known_ones_only(config, tmp_path, mini_root):
     known = searched(config(mini_root / "imagenet" / "train"))
     assert "the classes are shown" in known.fit and known.class_names
     assert sum(count for _, count, _ in known.by_class(classes=99, each=3)) == len(known.readable)
     assert all(0 < probability <= 1 for _, probability in known.classes(0))
-    strange = searched(config(album))
+    for i in range(20):
+        write_picture(tmp_path / "snow" / f"{i}.png", seed=i, size=(96, 96))
+    strange = searched(config(tmp_path / "snow"))
     assert "do not fit" in strange.fit and not strange.class_names
     assert strange.classes(0) == [] and strange.by_class(classes=3, each=3) == []
 
@@ -322,7 +323,8 @@ def test_a_network_without_names_has_no_classes_to_show(config, album, after_cha
 def test_a_picture_from_elsewhere_is_described_as_those_of_the_folder(album, config):
     found = searched(config(album))
     descriptor, classes = describe_with(found)(picture(5))
-    assert descriptor @ found.descriptors[5] > 0.98 and classes == []
+    assert descriptor @ found.descriptors[5] > 0.98
+    assert [name for name, _ in classes[:1]] == [name for name, _ in found.classes(5)[:1]]
     neighbours, scores = found.collection().similar(descriptor, 3)
     assert neighbours[0] == 5 and scores[0] > 0.98
 
