@@ -186,16 +186,16 @@ class Page:
 
     def screenshot(self, what: str = "") -> None:
         """The whole notebook, on a screen as tall as it is."""
-        height = self.page.evaluate(
-            "document.querySelector('.jp-NotebookPanel .jp-WindowedPanel-inner').scrollHeight"
-        )
-        self.page.set_viewport_size({"width": WIDTH, "height": min(height + 150, 16000)})
+        height = self.page.evaluate(f"{SCROLLED}.scrollHeight")
+        self.page.set_viewport_size({"width": WIDTH, "height": min(height + 150, TALLEST)})
+        self.page.evaluate(f"{SCROLLED}.scrollTop = 0")
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{self.name}{what}.png", animations="disabled")
         self.page.set_viewport_size({"width": WIDTH, "height": 900})
 
 
-WIDTH = 1400
+WIDTH, TALLEST = 1400, 16000  # px
+SCROLLED = "document.querySelector('.jp-NotebookPanel .jp-WindowedPanel-outer')"
 ALL_RAN_OR_ONE_FAILED = """() => {
     const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(prompt => prompt.innerText);
     const failed = document.querySelector("[data-mime-type='application/vnd.jupyter.error']");
@@ -234,4 +234,3 @@ def test_a_notebook_runs_in_the_browser(open_notebook, name):
         notebook.screenshot()
     assert not notebook.errors()
     assert notebook.figures() >= 1
-    print(name, notebook.figures(), notebook.printed()[:300], notebook.bars())
