@@ -16,6 +16,7 @@ The modules in the order in which the method reads:
     retrieval_sets  those that a folder holds, or else the user's own images
     transforms      training augmentations; evaluation crops
     samplers        repeated augmentation; batches of one shape
+    toy_svm         what it does to SGD, on points of a plane; figure A.3 (00)
     nasnet          NASNet-A-Mobile and PNASNet-5-Large, as tables of cells
     backbones       a name -> a network up to its last feature map
     pooling         GeM, L2 normalisation
@@ -37,6 +38,7 @@ The modules in the order in which the method reads:
     training        its epochs and steps
     rehearsal       a dry run: what a training would cost
     train           the joint training, started and found again         (01)
+    balance         which loss pulls the embedding, for several λ; figure 5
     embed           images -> feature maps -> descriptors, in one pass
     store           pooled features on disk: made once, continued after a kill, reused
     finetune        p* by SGD, and accuracy as a function of p          (02)

@@ -1,9 +1,10 @@
 """Every figure of the notebooks. Colours are told apart by colour-blind readers; right and wrong also by shape."""
 
+import io
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,22 +17,46 @@ from mgkit.finetune import PSearch
 from mgkit.ground_truth import RetrievalSet
 from mgkit.protocols import failures_first, shown
 from mgkit.retrieval import ResolutionCurves, Retrieval
+from mgkit.toy_svm import ToyRuns
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 MARKERS = "osD^vP*"
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 RIGHT, WRONG = COLOURS[2], COLOURS[1]
+TINT = "#DCEBF5"
+
+
+class NotebookFigure(Figure):
+    """A figure that notebooks show in few bytes: as a JPEG or as a PNG of up to 256 colours, whichever is smaller.
+
+    Curves are smaller, and exact, as a PNG; photographs as a JPEG. Files that are saved are whole PNGs as ever.
+    """
+
+    INLINE_DPI, JPEG_QUALITY = 90, 80
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, bytes]:
+        """What IPython shows of the figure, by its type."""
+        drawn = io.BytesIO()
+        self.savefig(drawn, format="png", dpi=self.INLINE_DPI, bbox_inches="tight")
+        picture = Image.open(drawn).convert("RGB")
+        palette = encoded(picture.quantize(256, dither=Image.Dither.NONE), "png", optimize=True)
+        photo = encoded(picture, "jpeg", quality=self.JPEG_QUALITY, optimize=True)
+        return {"image/png": palette} if len(palette) <= len(photo) else {"image/jpeg": photo}
+
+
+def encoded(picture: Image.Image, kind: str, **options) -> bytes:
+    """The picture as a file of that kind."""
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
 
 
 def axes_grid(
     rows: int, columns: int, *, width: float = 3.4, height: float = 2.6
 ) -> tuple[Figure, np.ndarray]:
-    """A figure of rows × columns axes, each width × height inches, without a pyplot window left open."""
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
-    )
-    plt.close(figure)  # the notebook shows the returned figure, once
-    return figure, axes
+    """A figure of rows × columns axes, each width × height inches, of which pyplot does not know."""
+    figure = NotebookFigure(figsize=(width * columns, height * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def style(axes: Axes, title: str, x: str, y: str) -> None:
@@ -259,6 +284,16 @@ def p_search(found: PSearch) -> Figure:
     return figure
 
 
+def search_by_resolution(found: PSearch) -> Figure:
+    """Accuracy against resolution, a line a whole exponent of the sweep: the half of figure 4 that is about classes."""
+    whole = [j for j, p in enumerate(found.ps) if float(p).is_integer()] or range(len(found.ps))
+    exponents = {f"p = {found.ps[j]:g}": found.ps[j] for j in whole}
+    name = f"Accuracy, {found.crop}"
+    return resolution_figure(
+        ResolutionCurves(found.sizes, exponents, {name: found.top1[:, whole]}, {name: "validation top-1"})
+    )
+
+
 def p_paths(found: PSearch) -> Figure:
     """p after each step of SGD, for each resolution."""
     figure, axes = axes_grid(1, 1, width=5.6, height=3.0)
@@ -423,7 +458,7 @@ def resolution_figure(curves: ResolutionCurves) -> Figure:
         for j, label in enumerate(curves.exponents):
             panel.plot(
                 curves.sizes, scale * curves.values[name][:, j], color=COLOURS[j % len(COLOURS)],
-                marker=MARKERS[j % len(MARKERS)], linestyle=LINES[j % len(LINES)], markersize=4, label=label,
+                marker=MARKERS[turn(j) % len(MARKERS)], linestyle=LINES[turn(j) % len(LINES)], markersize=4, label=label,
             )  # fmt: skip
         unit = "score (of 4)" if scale == 1 else f"{curves.measures[name]} (%)"
         style(panel, name, "resolution (px)", unit)
@@ -507,6 +542,8 @@ def group_grid(retrieval_set: RetrievalSet, *, groups: int = 3) -> Figure:
     chosen = np.unique(np.linspace(0, len(retrieval_set.queries) - 1, groups).astype(int))
     rows = [[retrieval_set.queries[q], *retrieval_set.positives[q][:7]] for q in chosen]
     figure = image_grid([[thumbnail(retrieval_set.images, i) for i in row] for row in rows])
+    figure.axes[0].set_title("query", fontsize=9)
+    figure.axes[1].set_title("answers", fontsize=9)
     figure.suptitle(f"{retrieval_set.name}: a query and its answers in each row", fontsize=10)
     return figure
 
@@ -518,3 +555,76 @@ def repeated_batch(
     pictures = [undo_normalization(sample[0], mean, std) for sample in dataset.__getitems__(batch)]
     rows = [pictures[start : start + repetitions] for start in range(0, len(pictures), repetitions)]
     return image_grid(rows, row_titles=[f"image {index} " for index, _ in batch[::repetitions]])
+
+
+def samplings(runs: ToyRuns) -> Figure:
+    """Accuracy after each step of SGD, mean of the runs with twice its standard error, a line a sampling (figure A.3)."""
+    figure, [[panel]] = axes_grid(1, 1, width=5.6, height=3.4)
+    for k, (sampling, accuracy) in enumerate(runs.accuracy.items()):  # [runs, steps]
+        steps = np.arange(1, accuracy.shape[1] + 1)
+        mean = 100 * accuracy.mean(axis=0)
+        error = 100 * accuracy.std(axis=0) / len(accuracy) ** 0.5
+        panel.fill_between(
+            steps, mean - 2 * error, mean + 2 * error, color=COLOURS[k], alpha=0.25, linewidth=0
+        )
+        panel.plot(
+            steps, mean, color=COLOURS[k], linestyle=LINES[k], marker=MARKERS[k], markersize=4,
+            markevery=-(-len(steps) // 20), label=sampling,
+        )  # fmt: skip
+    panel.axhline(100 * runs.limit, color="grey", linestyle=":", label="SVM fitted to all at once")
+    count = len(next(iter(runs.accuracy.values())))
+    style(panel, f"A linear SVM by SGD, mean of {count} runs", "step (batches of two)", "accuracy (%)")
+    figure_legend(figure, panel)
+    return figure
+
+
+def toy_batches(points: np.ndarray, labels: np.ndarray, batches: Mapping[str, np.ndarray]) -> Figure:
+    """Points [n,2] of two classes, -1 and 1, and a batch [2,2] of them of each kind, a panel a kind."""
+    figure, axes = axes_grid(1, len(batches), width=3.4, height=2.8)
+    for panel, (name, batch) in zip(axes[0], batches.items(), strict=True):
+        for k, label in enumerate((-1, 1)):
+            panel.plot(
+                *points[labels == label].T, MARKERS[k], color=COLOURS[k], markersize=3, alpha=0.5,
+                label=f"class {label:+d}",
+            )  # fmt: skip
+        panel.plot(
+            *batch.T, "o", markersize=11, markerfacecolor="none", markeredgecolor="black", markeredgewidth=2, label="batch"
+        )  # fmt: skip
+        panel.axvline(0, color="grey", linestyle=":", linewidth=1)
+        style(panel, name, "first coordinate (mirrored)", "second coordinate")
+    figure_legend(figure, axes[0, 0])
+    return figure
+
+
+def architecture(name: str, p: float, shapes: Mapping[str, Sequence[int]]) -> Figure:
+    """The network as a diagram: layers on a tint, and what is between them with its shape in one forward pass.
+
+    shapes: of `image`, `feature map`, `embedding`, `classifier_output` and `normalized_embedding`.
+    """
+    figure, [[axes]] = axes_grid(1, 1, width=9.6, height=2.3)
+    axes.set(xlim=(0, 9.6), ylim=(0, 2.3))
+    axes.axis("off")
+    upper, middle, lower = 1.8, 1.15, 0.5
+    chain = ["image", f"backbone\n{name}", "feature map", f"GeM\np = {p:g}", "embedding"]
+    branches = {upper: ["classifier", "classifier_output"], lower: ["L2", "normalized_embedding"]}
+    places = {text: (0.65 + 1.3 * k, middle) for k, text in enumerate(chain)}
+    places |= {text: (7.2 + 1.55 * k, y) for y, texts in branches.items() for k, text in enumerate(texts)}
+    meanings = {
+        "classifier_output": "logits: which class?",
+        "normalized_embedding": "descriptor: which thing,\nwhich picture?",
+    }
+    boxes = {}
+    for text, (x, y) in places.items():
+        words = f"{meanings.get(text, text)}\n{'×'.join(map(str, shapes[text]))}" if text in shapes else text
+        look = {
+            "facecolor": "white" if text in shapes else TINT,
+            "edgecolor": "grey" if text in shapes else COLOURS[0],
+        }
+        boxes[text] = axes.text(
+            x, y, words, ha="center", va="center", fontsize=8.5, linespacing=1.4, bbox={"boxstyle": "round,pad=0.4"} | look,
+        ).get_bbox_patch()  # fmt: skip
+    for texts in (chain, ["embedding", *branches[upper]], ["embedding", *branches[lower]]):
+        for start, end in pairwise(texts):
+            between = {"patchA": boxes[start], "patchB": boxes[end], "shrinkA": 0, "shrinkB": 2}
+            axes.annotate("", xy=places[end], xytext=places[start], arrowprops={"arrowstyle": "->"} | between)
+    return figure

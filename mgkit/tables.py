@@ -2,7 +2,9 @@
 
 from itertools import groupby
 
-from mgkit.protocols import shown, shown_difference, shown_interval
+import numpy as np
+
+from mgkit.protocols import shown, shown_difference, shown_interval, shown_value
 from mgkit.retrieval import Retrieval
 
 
@@ -52,3 +54,47 @@ def level_lines(of_edit: list[Retrieval], width: int) -> list[str]:
     for kind in dict.fromkeys(r.descriptor for r in of_edit):
         lines.append(f"  {kind:{width}}" + "".join(f"{value[kind, level]:7.1f}" for level in levels))
     return lines
+
+
+def precision_at_half_recall(best: dict[str, Retrieval]) -> str:
+    """A sentence a set: how many wrong images stand above half of the answers. best: of `best_of_each_set`."""
+    lines = []
+    for name, r in best.items():
+        if len(r.result.recall):
+            precision = 100 * np.interp(0.5, r.result.recall, r.result.precision)
+            lines.append(
+                f"{name}: when half of the answers are found, {precision:.0f} % of what was shown is right."
+            )
+    return "\n".join(lines)
+
+
+def perfect_queries(best: dict[str, Retrieval]) -> str:
+    """A sentence a set: how many queries find all their answers before anything else. best: of `best_of_each_set`."""
+    lines = []
+    for name, r in best.items():
+        values = r.result.per_query[np.isfinite(r.result.per_query)]
+        if r.result.measure != "none" and len(values):
+            perfect = int((values >= (4 if r.result.measure == "score" else 1)).sum())
+            unit = "score" if r.result.measure == "score" else "mAP"
+            lines.append(
+                f"{name}, {r.descriptor}: {perfect} of {len(values)} queries find all their answers first; "
+                f"the worst has {shown_value(unit, values.min())}."
+            )
+    return "\n".join(lines)
+
+
+def weakest_and_strongest_copies(found: list[Retrieval]) -> str:
+    """A sentence for each edit of Copydays: its weakest and its strongest, with the kind of descriptor that does best overall."""
+    lines = []
+    for edit, words, harder in (("crops", "{} % cut away", 1), ("jpegqual", "JPEG quality {}", -1)):
+        of_edit = [r for r in found if r.retrieval_set.level and r.retrieval_set.level[0] == edit]
+        of_edit.sort(key=lambda r: harder * r.retrieval_set.level[1])
+        kinds = {r.descriptor: [of for of in of_edit if of.descriptor == r.descriptor] for r in of_edit}
+        if kinds:
+            best = max(kinds.values(), key=lambda rs: np.mean([r.result.value for r in rs]))
+            ends = [
+                f"{100 * r.result.value:.1f} % with {words.format(r.retrieval_set.level[1])}"
+                for r in (best[0], best[-1])
+            ]
+            lines.append(f"{best[0].descriptor}: mAP {', '.join(ends)}.")
+    return "\n".join(lines)

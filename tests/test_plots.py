@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from support import noise
 
 from mgkit import plots
@@ -19,6 +20,7 @@ from mgkit.mini import CROPS, QUALITIES
 from mgkit.protocols import retrieve
 from mgkit.retrieval import ResolutionCurves, Retrieval
 from mgkit.retrieval_sets import find_sets
+from mgkit.toy_svm import ToyRuns
 from mgkit.transforms import train_transform
 
 
@@ -143,6 +145,14 @@ def test_figure_5_has_the_shares_at_both_ends_of_the_training():
 def test_figure_5_without_a_measurement_says_so():
     [axes] = saved(plots.gradient_shares, {0.5: []}).axes
     assert axes.texts[0].get_text() == "no gradient was measured"
+
+
+def test_the_classes_half_of_figure_4_has_a_line_a_whole_exponent():
+    [axes] = saved(plots.search_by_resolution, search(ps=(1.0, 1.5, 3.0, float("inf")))).axes
+    assert [line.get_label() for line in axes.lines] == ["p = 1", "p = 3"]
+    assert axes.lines[1].get_ydata().tolist() == (100 * search(ps=(1.0, 1.5, 3.0, 4.0)).top1[:, 2]).tolist()
+    [axes] = saved(plots.search_by_resolution, search(ps=(1.5, 2.5))).axes
+    assert len(axes.lines) == 2  # without a whole one: all
 
 
 @pytest.mark.parametrize("draw", [plots.p_search, plots.p_paths])
@@ -339,3 +349,62 @@ def test_a_folder_without_ground_truth_is_shown_without_verdicts(mini_root):
     for draw in (plots.retrieval_bars, plots.precision_recall):
         [axes] = saved(draw, [without]).axes
         assert not axes.patches and "no ground truth" in axes.texts[0].get_text()
+
+
+# --- Figures of 00
+
+
+def test_the_samplings_of_figure_a3():
+    accuracy = {kind: np.full((4, 30), value) for kind, value in (("uniform", 0.8), ("paired", 0.9))}
+    figure = saved(plots.samplings, ToyRuns(accuracy, 0.95))
+    assert_labelled(figure)
+    uniform, paired, limit = figure.axes[0].lines
+    assert uniform.get_xydata()[0].tolist() == [1, 80] and paired.get_xydata()[-1].tolist() == [30, 90]
+    assert set(limit.get_ydata()) == {95}
+    assert "mean of 4 runs" in figure.axes[0].get_title() and len(figure.legends[0].get_texts()) == 3
+
+
+def test_toy_batches_are_marked_among_the_points():
+    points, labels = np.arange(8.0).reshape(4, 2), np.array([1, 1, -1, 1])
+    figure = saved(plots.toy_batches, points, labels, {"uniform": points[:2], "paired": points[2:]})
+    assert_labelled(figure)
+    assert [axes.get_title() for axes in figure.axes] == ["uniform", "paired"]
+    below, above, batch, _ = figure.axes[1].lines
+    assert (len(below.get_xdata()), len(above.get_xdata())) == (1, 3)
+    assert batch.get_xydata().tolist() == points[2:].tolist()
+    assert below.get_marker() != above.get_marker()
+
+
+def test_the_architecture_bears_the_shapes_of_the_run():
+    names = ("image", "feature map", "embedding", "classifier_output", "normalized_embedding")
+    shapes = {name: [k, 7] for k, name in enumerate(names)}
+    figure = saved(plots.architecture, "resnet8", 2.5, shapes)
+    words = " ".join(text.get_text() for text in figure.axes[0].texts)
+    assert "resnet8" in words and "p = 2.5" in words
+    assert all(f"{k}×7" in words for k in range(5))
+
+
+# --- In a notebook
+
+
+def shown_in_notebook(figure):
+    """The one picture that a notebook shows of the figure, its type and its bytes."""
+    [(kind, content)] = figure._repr_mimebundle_().items()
+    return Image.open(io.BytesIO(content)), kind, len(content)
+
+
+def test_notebooks_show_curves_exactly_and_photographs_in_few_bytes():
+    figure = plots.samplings(ToyRuns({"uniform": np.linspace(0, 1, 60).reshape(2, 30)}, 0.9))
+    picture, kind, size = shown_in_notebook(figure)
+    assert kind == "image/png" and picture.format == "PNG" and picture.mode == "P" and size < 20_000
+    assert {(0, 0x72, 0xB2), (255, 255, 255)} <= {colour for _, colour in picture.convert("RGB").getcolors()}
+    figure = plots.image_grid([[noise(k, (128, 96)) for k in range(6)]] * 3)
+    picture, kind, size = shown_in_notebook(figure)
+    whole = io.BytesIO()
+    figure.savefig(whole, format="png", dpi=120, bbox_inches="tight")
+    assert kind == "image/jpeg" and picture.format == "JPEG" and size < len(whole.getvalue()) / 3
+
+
+def test_every_figure_is_of_the_kind_that_notebooks_show_so():
+    for figure, _ in (plots.axes_grid(1, 1), plots.axes_grid(2, 3)):
+        assert isinstance(figure, plots.NotebookFigure)

@@ -1,8 +1,14 @@
 """The tables have a line for every measurement."""
 
-from mgkit.mini import QUALITIES
+import re
+from dataclasses import replace
+
+import numpy as np
+
+from mgkit.mini import CROPS, QUALITIES
 from mgkit.protocols import shown
-from mgkit.tables import table
+from mgkit.retrieval import best_of_each_set
+from mgkit.tables import perfect_queries, precision_at_half_recall, table, weakest_and_strongest_copies
 
 
 def test_the_table_has_a_line_for_every_measurement(retrieved):
@@ -20,3 +26,35 @@ def test_the_table_has_a_line_for_every_measurement(retrieved):
         if r.retrieval_set.level == ("jpegqual", QUALITIES[0]) and r.descriptor == "GeM, training p"
     ]
     assert quality[2].split()[-9] == f"{100 * first.result.value:.1f}"
+
+
+def with_result(r, **values):
+    return replace(r, result=replace(r.result, **values))
+
+
+def test_precision_is_read_at_half_of_the_recall(retrieved):
+    [(name, r), *_] = best_of_each_set(retrieved[1]).items()
+    curve = {"recall": np.array([0.0, 0.4, 0.6, 1.0]), "precision": np.array([1.0, 0.8, 0.6, 0.2])}
+    text = precision_at_half_recall(
+        {name: with_result(r, **curve), "plain": with_result(r, recall=np.array([]))}
+    )
+    assert text.startswith(f"{name}: ") and "70 %" in text and text.count("\n") == 0
+
+
+def test_perfect_queries_are_counted_by_the_measure_of_the_set(retrieved):
+    [r, *_] = retrieved[1]
+    average = with_result(r, measure="mAP", per_query=np.array([1.0, 0.25, np.nan, 1.0]))
+    score = with_result(r, measure="score", per_query=np.array([4.0, 1.0, 3.0]))
+    text = perfect_queries({"a": average, "b": score, "c": with_result(r, measure="none")}).splitlines()
+    assert len(text) == 2
+    assert "2 of 3 queries" in text[0] and text[0].endswith("25.0 %.")
+    assert "1 of 3 queries" in text[1] and text[1].endswith("1.00 of 4.")
+
+
+def test_the_weakest_and_the_strongest_copies_are_told(retrieved):
+    crops, qualities = weakest_and_strongest_copies(retrieved[1]).splitlines()
+    assert re.search(rf"with {min(CROPS)} % cut away, .* with {max(CROPS)} % cut away", crops)
+    assert re.search(
+        rf"with JPEG quality {max(QUALITIES)}, .* with JPEG quality {min(QUALITIES)}\.", qualities
+    )
+    assert weakest_and_strongest_copies([r for r in retrieved[1] if not r.retrieval_set.level]) == ""
