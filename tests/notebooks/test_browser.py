@@ -172,7 +172,9 @@ class Page:
         return wrong.all_inner_texts()
 
     def printed(self) -> str:
-        return "\n".join(self.page.locator("[data-mime-type='application/vnd.jupyter.stdout']").all_inner_texts())
+        return "\n".join(
+            self.page.locator("[data-mime-type='application/vnd.jupyter.stdout']").all_inner_texts()
+        )
 
     def figures(self) -> int:
         """How many pictures of outputs are there and loaded."""
