@@ -143,7 +143,7 @@ def training_curves(metrics: Sequence[dict]) -> Figure:
 
 def training_steps(steps: Sequence[dict]) -> Figure:
     """Losses, speed, waiting and gradient share by optimizer step, from the lines of a run's steps.jsonl."""
-    figure, axes = panel_grid(STEP_PANELS, steps, columns=2, width=4.6, nothing="no step was noted")
+    figure, axes = panel_grid(STEP_PANELS, steps, columns=3, nothing="no step was noted")
     for axis, panel in axes.items():
         for k, (key, label) in enumerate(panel.names.items()):
             draw_line(axis, steps, x="step", y=key, scale=panel.scale, k=k, label=label, linewidth=1)
@@ -195,17 +195,20 @@ def gradient_shares(shares: Mapping[float, Sequence[tuple[float, float]]]) -> Fi
 
 
 def panel_grid(
-    panels: Sequence[Panel], lines: Sequence[dict], *, columns: int, nothing: str, width: float = 3.4
+    panels: Sequence[Panel], lines: Sequence[dict], *, columns: int, nothing: str
 ) -> tuple[Figure, dict[Axes, Panel]]:
-    """A figure with axes for the panels of which the lines hold something; without any, one that says `nothing`."""
+    """A figure with axes for the panels of which the lines hold something; without any, one that says `nothing`.
+
+    columns: at most so many.
+    """
     there = [panel for panel in panels if any(key in line for line in lines for key in panel.names)]
     if not there:
         figure, [[axis]] = axes_grid(1, 1)
         nothing_measured(axis, nothing)
         axis.axis("off")
         return figure, {}
-    columns = min(columns, len(there))
-    figure, axes = axes_grid(-(-len(there) // columns), columns, width=width)
+    rows = -(-len(there) // columns)
+    figure, axes = axes_grid(rows, -(-len(there) // rows))  # as few empty places as so many rows allow
     for axis in axes.flat[len(there) :]:
         axis.axis("off")
     return figure, dict(zip(axes.flat, there, strict=False))
@@ -267,7 +270,7 @@ def p_search(found: PSearch) -> Figure:
         color=COLOURS[0],
         marker="*",
         markersize=12,
-        label="p* by SGD on training images",
+        label="p* by SGD,\ntraining images",
     )
     right.plot(
         found.sizes,
@@ -275,12 +278,12 @@ def p_search(found: PSearch) -> Figure:
         color=COLOURS[1],
         marker="o",
         linestyle="--",
-        label="best p of the sweep, validation",
+        label="best p of the\nsweep, validation",
     )
     right.axhline(found.training_p, color="grey", linestyle=":", label="training p")
     style(right, "p* against resolution", "evaluation size (px)", "p*")
     right.set_xticks(found.sizes)
-    right.legend(fontsize=8, frameon=False)
+    right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
@@ -299,13 +302,11 @@ def p_paths(found: PSearch) -> Figure:
     figure, axes = axes_grid(1, 1, width=5.6, height=3.0)
     for s, (size, path) in enumerate(zip(found.sizes, found.paths, strict=True)):
         axes[0, 0].plot(
-            np.arange(1, len(path) + 1), path[:, 1], color=COLOURS[s % len(COLOURS)], label=f"{size} px"
-        )
-        axes[0, 0].plot(
-            len(path), path[-1, 1], marker=MARKERS[s % len(MARKERS)], color=COLOURS[s % len(COLOURS)]
-        )
+            np.arange(1, len(path) + 1), path[:, 1], color=COLOURS[s % len(COLOURS)], marker=MARKERS[turn(s) % len(MARKERS)],
+            markersize=4, markevery=-(-len(path) // 12), label=f"{size} px",
+        )  # fmt: skip
     style(axes[0, 0], "SGD on p alone", "step", "p")
-    axes[0, 0].legend(fontsize=8, frameon=False)
+    axes[0, 0].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
@@ -452,7 +453,7 @@ def resolution_figure(curves: ResolutionCurves) -> Figure:
         figure, [[panel]] = axes_grid(1, 1)
         nothing_measured(panel)
         return figure
-    figure, axes = axes_grid(-(-len(names) // 3), columns, width=3.6, height=3.0)
+    figure, axes = axes_grid(-(-len(names) // 3), columns, width=3.6 if columns > 1 else 5.6, height=3.0)
     for panel, name in zip(axes.flat, names, strict=False):
         scale = 1 if curves.measures[name] == "score" else 100
         for j, label in enumerate(curves.exponents):

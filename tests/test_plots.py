@@ -97,7 +97,7 @@ def test_training_steps_have_panels_for_what_is_there(count):
     lines = [{"step": 10 * (k + 1)} | STEP for k in range(count)]
     figure = saved(plots.training_steps, lines)
     assert panel_titles(figure) == ["Losses", "Speed", "Waiting for images"]
-    assert [len(axes.lines) for axes in figure.axes] == [3, 1, 1, 0]
+    assert [len(axes.lines) for axes in figure.axes] == [3, 1, 1]
     assert figure.axes[2].lines[0].get_ydata()[0] == 20  # per cent
     lines[-1] |= {"gradient_share": 0.75}
     figure = saved(plots.training_steps, lines)
@@ -151,8 +151,8 @@ def test_the_classes_half_of_figure_4_has_a_line_a_whole_exponent():
     [axes] = saved(plots.search_by_resolution, search(ps=(1.0, 1.5, 3.0, float("inf")))).axes
     assert [line.get_label() for line in axes.lines] == ["p = 1", "p = 3"]
     assert axes.lines[1].get_ydata().tolist() == (100 * search(ps=(1.0, 1.5, 3.0, 4.0)).top1[:, 2]).tolist()
-    [axes] = saved(plots.search_by_resolution, search(ps=(1.5, 2.5))).axes
-    assert len(axes.lines) == 2  # without a whole one: all
+    [axes] = saved(plots.search_by_resolution, search(ps=(1.5, 2.5, 3.5))).axes
+    assert len(axes.lines) == 3  # without a whole one: all
 
 
 @pytest.mark.parametrize("draw", [plots.p_search, plots.p_paths])
