@@ -6,6 +6,7 @@ go to outputs/screenshots/. Without a browser the tests are skipped; with MGKIT_
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from pathlib import Path
 import papermill
 import psutil
 import pytest
-from test_notebooks import CONFIGS, NOTEBOOKS, PACKAGE, QUICK
+from test_notebooks import CONFIGS, NOTEBOOKS, PACKAGE, QUICK, cells_of
 
 ROOT = NOTEBOOKS.parent
 SCREENSHOTS = ROOT / "outputs" / "screenshots"
@@ -153,38 +154,46 @@ def browser():
         chromium.close()
 
 
-class Page:
+class Notebook:
     """A notebook that is open in JupyterLab."""
 
     def __init__(self, page, name: str):
         self.page, self.name = page, name
-        self.cells = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell")
 
     def run_all(self) -> None:
-        """Run > Run All Cells, then wait until each has run, or one failed."""
+        """Run > Run All Cells; waits until each has run, or one failed, which fails the test."""
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        self.page.wait_for_function(ALL_RAN_OR_ONE_FAILED, timeout=1000 * SECONDS_TO_RUN, polling=500)
-
-    def errors(self) -> list[str]:
-        """Tracebacks, and widgets that could not be drawn."""
-        wrong = self.page.locator("[data-mime-type='application/vnd.jupyter.error'], .jupyter-widgets-error")
-        return wrong.all_inner_texts()
+        try:
+            self.page.wait_for_function(ALL_RAN_OR_ONE_FAILED, timeout=1000 * SECONDS_TO_RUN, polling=500)
+        finally:
+            self.screenshot()
+        wrong = self.page.locator(f"{ERROR}, .jupyter-widgets-error, [data-mime-type$='.stderr']")
+        assert not wrong.all_inner_texts()
+        assert not self.page.locator(".jp-Dialog, .Toastify__toast").all_inner_texts()  # nothing in the way
 
     def printed(self) -> str:
-        return "\n".join(
-            self.page.locator("[data-mime-type='application/vnd.jupyter.stdout']").all_inner_texts()
-        )
+        return "\n".join(self.page.locator("[data-mime-type$='.stdout']").all_inner_texts())
 
     def figures(self) -> int:
         """How many pictures of outputs are there and loaded."""
-        return self.page.evaluate(
-            "[...document.querySelectorAll('.jp-RenderedImage img')].filter(image => image.naturalWidth > 100).length"
-        )
+        return self.page.locator(".jp-RenderedImage img").evaluate_all(HOW_MANY_LOADED)
 
     def bars(self) -> list[str]:
         """What the progress bars say."""
-        return self.page.locator(".jupyter-widgets:has(> .widget-hprogress)").all_inner_texts()
+        texts = self.page.locator(".jupyter-widgets:has(> .widget-hprogress)").all_inner_texts()
+        return [" ".join(text.split()) for text in texts]
+
+    def headings(self) -> list[str]:
+        """The table of contents, opened at the left."""
+        self.page.locator("[data-id='table-of-contents']").click()
+        entries = self.page.locator(".jp-TableOfContents .jp-tocItem-content")
+        entries.first.wait_for()
+        return entries.all_inner_texts()
+
+    def explorer(self, control: str) -> "Explorer":
+        """The explorer that has a control of this class."""
+        return Explorer(self, self.page.locator(f".mgkit-explorer:has(.{control})").first)
 
     def screenshot(self, what: str = "") -> None:
         """The whole notebook, on a screen as tall as it is."""
@@ -196,13 +205,42 @@ class Page:
         self.page.set_viewport_size({"width": WIDTH, "height": 900})
 
 
+class Explorer:
+    """Controls, a line of text and tiles of pictures on a page."""
+
+    def __init__(self, notebook: Notebook, root):
+        self.notebook, self.root = notebook, root
+
+    def line(self) -> str:
+        return self.root.locator(".mgkit-line").inner_text()
+
+    def tiles(self) -> list[str]:
+        """Mark and score under each picture; all pictures are loaded."""
+        tiles, pictures = self.root.locator(".mgkit-tile"), self.root.locator(".mgkit-tile img")
+        assert pictures.evaluate_all(HOW_MANY_LOADED) == tiles.count() > 1
+        return [" ".join(text.split()) for text in tiles.all_inner_texts()]
+
+    def after(self, act) -> str:
+        """The line once it has changed, after `act()`; a picture of the explorer is kept."""
+        before = self.line()
+        act()
+        changed = "([line, before]) => line.innerText !== before"
+        line = self.root.locator(".mgkit-line").element_handle()
+        self.notebook.page.wait_for_function(changed, arg=[line, before], timeout=1000 * SECONDS_TO_ANSWER)
+        return self.line()
+
+    def screenshot(self, what: str) -> None:
+        self.root.screenshot(path=SCREENSHOTS / f"{self.notebook.name}_{what}.png")
+
+
 WIDTH, TALLEST = 1400, 16000  # px
 SCROLLED = "document.querySelector('.jp-NotebookPanel .jp-WindowedPanel-outer')"
-ALL_RAN_OR_ONE_FAILED = """() => {
+ERROR = "[data-mime-type='application/vnd.jupyter.error']"
+HOW_MANY_LOADED = "images => images.filter(image => image.complete && image.naturalWidth > 10).length"
+ALL_RAN_OR_ONE_FAILED = f"""() => {{
     const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(prompt => prompt.innerText);
-    const failed = document.querySelector("[data-mime-type='application/vnd.jupyter.error']");
-    return failed || prompts.length && prompts.every(prompt => /^\\[\\d+\\]:$/.test(prompt));
-}"""
+    return document.querySelector("{ERROR}") || prompts.every(prompt => /^\\[\\d+\\]:$/.test(prompt));
+}}"""
 
 
 @pytest.fixture
@@ -216,7 +254,7 @@ def open_notebook(lab, browser):
         page.goto(f"{lab}/lab/tree/{name}.ipynb?reset&token={TOKEN}", timeout=1000 * SECONDS_TO_START)
         # The kernel that the notebook names is the environment's: it starts without a question about it.
         page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=1000 * SECONDS_TO_START)
-        return Page(page, name)
+        return Notebook(page, name)
 
     yield go_to
     context.close()
@@ -224,15 +262,90 @@ def open_notebook(lab, browser):
         ask(lab, f"sessions/{session['id']}", "DELETE")
 
 
+@pytest.fixture
+def after_running(open_notebook):
+    """A function that opens a notebook and runs all of it."""
+
+    def run(name):
+        notebook = open_notebook(name)
+        notebook.run_all()
+        return notebook
+
+    return run
+
+
 # --- What the pages show
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_notebook_runs_in_the_browser(open_notebook, name):
-    notebook = open_notebook(name)
-    try:
-        notebook.run_all()
-    finally:
-        notebook.screenshot()
-    assert not notebook.errors()
-    assert notebook.figures() >= 1
+def test_00_has_a_table_of_contents_and_pictures(after_running):
+    notebook = after_running("00_start_here")
+    text = "\n".join(cell.source for cell in cells_of("00_start_here", "markdown"))
+    assert notebook.headings() == re.findall(r"^#+ (.+)$", text, re.M)
+    assert "72 training and 36 validation images of 12 classes" in notebook.printed()
+    assert notebook.figures() >= 5
+
+
+def test_01_shows_its_progress_as_bars_that_reach_the_end(after_running):
+    notebook = after_running("01_train")
+    epochs = [bar for bar in notebook.bars() if bar.startswith("epoch 1/1")]
+    assert epochs and all("100%" in bar and "12/12" in bar for bar in epochs)
+    assert notebook.page.locator(".widget-hprogress .progress-bar-success").count() >= 2
+    assert "epoch 1: loss" in notebook.printed() and notebook.figures() >= 2
+
+
+def test_02_pools_anew_as_the_slider_is_moved(after_running):
+    notebook = after_running("02_finetune_p")
+    assert notebook.figures() >= 3
+    explorer = notebook.explorer("mgkit-p")
+    size = max(QUICK["02_finetune_p"]["sizes"])
+    [top1] = re.findall(rf"^ *{size} px:.* top-1 ([\d.]+) % with p = 3", notebook.printed(), re.M)
+    assert explorer.line().startswith(f"p = 3.00: top-1 {top1} % on 36 images; ")
+    tiles = explorer.tiles()
+    handle = explorer.root.locator(".mgkit-p .noUi-handle")
+    line = explorer.after(lambda: handle.press("ArrowRight"))
+    shown = explorer.root.locator(".mgkit-p .widget-readout").inner_text()
+    assert shown != "p = 3.00" and line.startswith(f"{shown}: top-1 ")
+    explorer.after(lambda: handle.press("End"))
+    explorer.screenshot("largest_p")
+    assert explorer.tiles() != tiles
+
+
+def test_03_and_04_show_their_figures(after_running):
+    assert after_running("03_whiten").figures() >= 1
+    assert after_running("04_evaluate_imagenet").figures() >= 1
+
+
+def test_05_shows_what_a_query_finds(after_running, mini_root, tmp_path):
+    notebook = after_running("05_evaluate_retrieval")
+    assert notebook.figures() >= 5
+    explorer = notebook.explorer("mgkit-query")
+    chooser = explorer.root.locator(".mgkit-query select")
+    names = chooser.locator("option").all_inner_texts()
+    assert [name.split(".")[0] for name in names] == [str(number) for number in range(1, len(names) + 1)]
+    measures = [float(name.split()[-2]) for name in names]
+    assert measures == sorted(measures)  # failures first
+    line = explorer.after(lambda: chooser.select_option(label=names[1]))
+    explorer.screenshot("second_query")
+    assert line.startswith(names[1].partition(" ")[2])
+    check_marks(line, explorer.tiles())
+    upload = explorer.root.locator("input[type=file]")
+    picture = next((mini_root / "holidays").rglob("*.jpg"))
+    line = explorer.after(lambda: upload.set_input_files(picture))
+    assert line.startswith(f"{picture.name}, ")
+    assert explorer.tiles()[1].endswith("1.00")  # it is in the set, and finds itself
+    (tmp_path / "<b>no picture</b>.jpg").write_text("text")
+    assert "<b>no picture</b>.jpg" in explorer.after(
+        lambda: upload.set_input_files(tmp_path / "<b>no picture</b>.jpg")
+    )
+
+
+def check_marks(line: str, tiles: list[str]) -> None:
+    """The query, then its neighbours, the nearest first; as many are marked right as the line says."""
+    query, *found = tiles
+    assert "query" in query
+    scores = [float(tile.split()[-1]) for tile in found]
+    assert scores == sorted(scores, reverse=True)
+    [right, of_all] = re.search(r"(\d+) of the first (\d+) are right", line).groups()
+    assert int(of_all) == len(found)
+    assert int(right) == sum(tile.startswith("✓") for tile in found)
+    assert all(tile[0] in "✓✗–" for tile in found)
