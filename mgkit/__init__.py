@@ -23,6 +23,7 @@ The modules in the order in which the method reads:
     model           backbone -> GeM -> (whitening) -> embedding and logits
     losses          distance-weighted triplets, margin loss, joint loss
     hardware        device, precision, memory layout
+    frozen          a backbone for passes without gradient: the same maps, sooner
     progress        bars in a browser, lines in a log
     distributed     several processes as one: ranks, sums, gathered rows, synchronised batch norm
     experiment      a run's folder under outputs/

@@ -15,6 +15,7 @@ from mgkit.datasets import (
     image_shapes,
 )
 from mgkit.distributed import is_joined, is_main, rank, summed, world_size
+from mgkit.frozen import frozen
 from mgkit.hardware import autocast
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem
@@ -54,6 +55,7 @@ def feature_maps(
     else:
         shapes = [(size, size)] * len(images)
     at_most = max(1, min(batch_size, PIXELS_A_BATCH // size**2))
+    backbone = frozen(net.features, device, precision)
     batches = windowed_batches(shapes, at_most, window or len(images))[rank() :: world_size()]
     loader = batch_loader(dataset, SeededBatches(batches), workers=workers, device=device)
     if description is not None and is_main():
@@ -62,7 +64,7 @@ def feature_maps(
         inputs = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last)
         # Not around the yield: there it would switch off the gradients of whoever reads the maps.
         with torch.no_grad(), autocast(device, precision):
-            maps = net.features(inputs)  # [b,3,H,W] -> [b,C,h,w]
+            maps = backbone(inputs)  # [b,3,H,W] -> [b,C,h,w]
         yield maps.float(), batch.label.to(device), batch.instance
 
 

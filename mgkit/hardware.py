@@ -21,10 +21,16 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
     """The context in which networks run; `auto` is bf16 where the device is fast at it, else float32."""
+    dtype = compute_dtype(device, precision)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def compute_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
+    """What convolutions compute in; raises ValueError for an unknown precision."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is unknown; one of {', '.join(PRECISIONS)}")
-    enabled = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+    in_bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
+    return torch.bfloat16 if in_bf16 else torch.float32
 
 
 def place(net: nn.Module, device: torch.device) -> nn.Module:

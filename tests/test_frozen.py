@@ -1,0 +1,154 @@
+"""The backbone for passes without gradient: the same maps, nothing changed in the network it is a copy of."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from mgkit.backbones import build_backbone
+from mgkit.distributed import SyncBatchNorm2d
+from mgkit.frozen import folded, frozen
+from mgkit.hardware import autocast
+
+CPU = torch.device("cpu")
+
+
+def worn(features):
+    """The backbone in eval mode, its batch norms as after a training: none of them is the identity."""
+    generator = torch.Generator().manual_seed(1)
+    for module in features.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values, low, high in [
+                (module.running_mean, -0.2, 0.2), (module.running_var, 0.5, 2.0),
+                (module.weight.data, 0.5, 1.5), (module.bias.data, -0.2, 0.2),
+            ]:  # fmt: skip
+                values.uniform_(low, high, generator=generator)
+    return features.eval()
+
+
+def batch_norms(features):
+    return sum(isinstance(module, nn.BatchNorm2d) for module in features.modules())
+
+
+def maps(features, images, precision="float32"):
+    with torch.no_grad(), autocast(CPU, precision):
+        return features(images)
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 3, 48, 64, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "resnet50", "timm/efficientnet_b0", "nasnetamobile"])
+def test_the_maps_are_the_same_to_the_rounding_of_float32(name, images):
+    features = worn(build_backbone(name).features)
+    expected = maps(features, images)
+    difference = maps(frozen(features, CPU, "float32"), images) - expected
+    assert difference.norm() < 1e-5 * expected.norm()
+
+
+def test_in_float64_folding_is_exact_to_ten_digits(images):
+    features = worn(build_backbone("resnet18").features).double()
+    with torch.no_grad():
+        plain = features(images.double())
+        quick = folded(features)(images.double())
+    torch.testing.assert_close(quick, plain, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "timm/efficientnet_b0"])
+def test_in_bf16_the_maps_are_as_near_to_float32_as_those_of_plain_autocast(name, images):
+    features = worn(build_backbone(name).features)
+    exact = maps(features, images)
+    plain = (maps(features, images, "bf16").float() - exact).norm()
+    quick = (maps(frozen(features, CPU, "bf16"), images, "bf16").float() - exact).norm()
+    assert 0 < quick < 1.25 * plain
+
+
+def test_batch_norms_are_folded_and_weights_have_the_dtype_of_the_computation():
+    features = worn(build_backbone("resnet18").features)
+    for precision, dtype in [("float32", torch.float32), ("bf16", torch.bfloat16)]:
+        quick = frozen(features, CPU, precision)
+        assert batch_norms(quick) == 0
+        weights = [module.weight for module in quick.modules() if isinstance(module, nn.Conv2d)]
+        assert len(weights) == 20
+        assert {weight.dtype for weight in weights} == {dtype}
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+        assert not any(parameter.requires_grad for parameter in quick.parameters())
+
+
+def test_the_network_itself_stays_as_it_was(images):
+    features = worn(build_backbone("resnet8").features)
+    state, expected = deepcopy(features.state_dict()), maps(features, images)
+    quick = frozen(features, CPU, "bf16")
+    for parameter in quick.parameters():
+        parameter.data.zero_()
+    assert all(torch.equal(value, state[key]) for key, value in features.state_dict().items())
+    assert all(parameter.requires_grad for parameter in features.parameters())
+    assert torch.equal(maps(features, images), expected)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_forward_that_cannot_be_traced_is_run_as_it_is(images, sign):
+    class Moody(nn.Sequential):
+        __module__ = "torch.made_up"  # as if of a library
+
+        def forward(self, x):
+            return super().forward(x if x.mean() > 0 else -x)
+
+    features = worn(Moody(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    quick = frozen(features, CPU, "float32")
+    assert quick is not features and batch_norms(quick) == 1
+    torch.testing.assert_close(maps(quick, sign * images), maps(features, sign * images))
+
+
+class Counting(nn.Module):
+    """A module of somebody's own that does more than compute."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.calls = inner, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.inner(x)
+
+
+def test_what_somebody_has_put_into_a_backbone_runs(images):
+    calls = []
+    hooked, patched = (worn(build_backbone("resnet8").features) for _ in range(2))
+    hooked[0].register_forward_hook(lambda *_: calls.append("hook"))
+    original = patched.forward
+    patched.forward = lambda x: calls.append("forward") or original(x)
+    counting = worn(Counting(build_backbone("resnet8").features))
+    for features in (hooked, patched, counting):
+        expected = maps(features, images)
+        assert torch.equal(maps(frozen(features, CPU, "float32"), images), expected)
+    assert calls == ["hook", "hook", "forward", "forward"] and counting.calls == 2
+
+
+def test_a_synchronised_batch_norm_is_left_in_place(images):
+    features = worn(nn.Sequential(nn.Conv2d(3, 4, 3), SyncBatchNorm2d(4), nn.ReLU()))
+    torch.testing.assert_close(maps(frozen(features, CPU, "float32"), images), maps(features, images))
+
+
+def test_a_batch_norm_whose_convolution_is_read_elsewhere_too_is_left_in_place(images):
+    class Twice(nn.Module):
+        __module__ = "torch.made_up"  # as if of a library
+
+        def __init__(self):
+            super().__init__()
+            self.convolution, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            x = self.convolution(x)
+            return x + self.norm(x)
+
+    features = worn(Twice())
+    torch.testing.assert_close(maps(frozen(features, CPU, "float32"), images), maps(features, images))
+
+
+def test_an_unknown_precision_is_rejected():
+    with pytest.raises(ValueError, match="is unknown; one of auto, bf16, float32"):
+        frozen(nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), CPU, "fp16")
