@@ -54,7 +54,12 @@ The modules in the order in which the method reads:
     retrieval       every set with every kind of descriptor; figure 4   (05)
     tables          its results as text
     worker          what each of several processes runs, for every stage
-    plots           every figure of the notebooks
+    repooling       feature maps held in memory: any p at once; regions that match
+    browse          what a picture finds, also one that a person brings along
+    toy_batch       a small batch: its pairs, losses, and pulls for any N and λ
+    plots           every figure of the notebooks, but for
+    stills          what the explorers show, as figures
+    widgets         the explorers: p, queries, matching regions, λ and N, live
     board           the paper's figures beside those of the runs so far
     demo            runs the notebooks and checks the method's claims
 """

@@ -74,6 +74,12 @@ class RetrievalSet:
             used[indices] = True
         return self.only(used)
 
+    def right(self, q: int, image: int) -> bool | None:
+        """Whether an image answers query number q; None for junk, and where nothing says what is right."""
+        if self.measure == "none" or (self.junk and image in self.junk[q]):
+            return None
+        return bool(image in self.positives[q])
+
     def describe(self) -> str:
         """One line: how many queries, images and answers."""
         if self.measure == "none":

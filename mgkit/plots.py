@@ -1,7 +1,7 @@
 """Every figure of the notebooks. Colours are told apart by colour-blind readers; right and wrong also by shape."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -484,19 +484,12 @@ def retrieval_grid(retrieval: Retrieval, *, queries: int = 6, k: int = 6) -> Fig
     figure, axes = axes_grid(len(chosen), k + 1, width=1.15, height=1.3)
     for row, s in zip(axes, chosen, strict=True):
         q = result.shown[s]
+        found = [
+            (image, score, each.right(q, image))
+            for image, score in zip(result.neighbours[s].tolist(), result.scores[s], strict=True)
+        ]
         title = query_title(result.measure, result.per_query[q])
-        show_image(row[0], thumbnail(each.images, each.queries[q]), title)
-        frame(row[0], "black", "-")
-        for j in range(k):
-            index = result.neighbours[s, j]
-            mark, colour, line = verdict(each, q, index)
-            show_image(
-                row[j + 1],
-                thumbnail(each.images, index),
-                f"{mark} {result.scores[s, j]:.2f}".strip(),
-                color=colour,
-            )
-            frame(row[j + 1], colour, line)
+        show_found(row, each.images, each.queries[q], found, judged=each.measure != "none", title=title)
     measure = "" if result.measure == "none" else f"{result.measure} "
     figure.suptitle(f"{result.name}, {retrieval.descriptor}: {measure}{shown(result)}", fontsize=10)
     return figure
@@ -509,13 +502,29 @@ def query_title(measure: str, value: float) -> str:
     return f"query, score {value:.0f} of 4" if measure == "score" else f"query, AP {100 * value:.0f} %"
 
 
-def verdict(each: RetrievalSet, q: int, index: int) -> tuple[str, str, object]:
-    """Mark, colour and line of a neighbour's frame; without ground truth neither right nor wrong."""
-    if each.measure == "none":
+def mark_of(right: bool | None, judged: bool) -> tuple[str, str, object]:
+    """Mark, colour and line of an answer's frame; without anybody's judgement neither right nor wrong."""
+    if not judged:
         return "", "grey", "-"
-    if each.junk and index in each.junk[q]:
+    if right is None:
         return "–", "grey", ":"
-    return ("✓", RIGHT, "-") if index in each.positives[q] else ("✗", WRONG, (0, (3, 2)))
+    return ("✓", RIGHT, "-") if right else ("✗", WRONG, (0, (3, 2)))
+
+
+def show_found(
+    row: Sequence[Axes], images: ImageList, query: int, found: Iterable[tuple[int, float, bool | None]], *, judged: bool,
+    title: str = "query",
+) -> None:  # fmt: skip
+    """A query and what it found, (image, score, whether it is right), in a row of axes; what is left of the row is empty."""
+    show_image(row[0], thumbnail(images, query), title)
+    frame(row[0], "black", "-")
+    for axes in row[1:]:
+        axes.axis("off")
+    for axes, (image, score, right) in zip(row[1:], found, strict=False):
+        axes.axis("on")
+        mark, colour, line = mark_of(right, judged)
+        show_image(axes, thumbnail(images, image), f"{mark} {score:.2f}".strip(), color=colour)
+        frame(axes, colour, line)
 
 
 def frame(axes: Axes, colour: str, line) -> None:
@@ -525,7 +534,7 @@ def frame(axes: Axes, colour: str, line) -> None:
 
 def thumbnail(images: ImageList, index: int, side: int = 128) -> Image.Image:
     """The image with its longest side of at most `side` pixels."""
-    image = images.load(index)
+    image = images.load(index, least=2 * side)
     image.thumbnail((side, side))
     return image
 

@@ -32,14 +32,23 @@ def gem_for_each(x: Tensor, ps: Sequence[float]) -> Iterator[Tensor]:
 
     The logarithm that a power takes is taken once: x^p = exp(p log x).
     """
+    logarithm, top = relative_logarithm(x)
+    for p in ps:
+        yield gem_of_logarithm(logarithm, top, p)
+
+
+def relative_logarithm(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Feature maps [B,C,h,w] -> log(x / top) [B,C,h,w], at most 0, and the maximum `top` [B,C,1,1] of each channel."""
     x = x.detach().clamp(min=FLOOR).float()
     top = x.amax(dim=(-2, -1), keepdim=True)
-    logarithm = (x / top).log_()  # <= 0, so that no power overflows
-    for p in ps:
-        if math.isinf(check_exponent(p)):
-            yield top.flatten(1)
-        else:
-            yield (logarithm * p).exp_().mean(dim=(-2, -1)).pow_(1.0 / p).mul_(top.flatten(1))
+    return (x / top).log_(), top
+
+
+def gem_of_logarithm(logarithm: Tensor, top: Tensor, p: float) -> Tensor:
+    """`gem` from what `relative_logarithm` gave, [B,C]; no power overflows, all being of numbers <= 1."""
+    if math.isinf(check_exponent(p)):
+        return top.flatten(1)
+    return (logarithm * p).exp_().mean(dim=(-2, -1)).pow_(1.0 / p).mul_(top.flatten(1))
 
 
 def check_exponent(p: float | Tensor) -> float:

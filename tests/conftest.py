@@ -13,6 +13,7 @@ from torch import nn
 from mgkit.backbones import Backbone
 from mgkit.config import NetworkConfig, RetrievalConfig, make
 from mgkit.datasets import class_folders
+from mgkit.ground_truth import RetrievalSet
 from mgkit.mini import MiniSizes, make_mini
 from mgkit.model import MultiGrain
 from mgkit.retrieval import evaluate_retrieval, retrieval_task
@@ -140,6 +141,21 @@ def image_folders(tmp_path_factory):
 def uneven_images(image_folders):
     """24 images of three shapes, shapes mixed within each class."""
     return image_folders([(40, 30), (30, 40), (40, 30), (33, 33), (30, 40), (40, 30), (33, 33), (30, 40)])
+
+
+@pytest.fixture
+def searched_set(uneven_images):
+    """Two images of each class ask, the others of the class answer; the third's last image is junk."""
+    labels = uneven_images.labels
+    queries = np.concatenate([np.flatnonzero(labels == label)[:2] for label in range(3)])
+    same = [np.setdiff1d(np.flatnonzero(labels == labels[q]), [q]) for q in queries]
+    junk = [
+        of_query[-1:] if labels[q] == 2 else of_query[:0] for q, of_query in zip(queries, same, strict=True)
+    ]
+    positives = tuple(np.setdiff1d(*pair) for pair in zip(same, junk, strict=True))
+    return RetrievalSet(
+        "classes", uneven_images, queries, np.arange(len(uneven_images)), positives, junk=tuple(junk)
+    )
 
 
 class Chain:

@@ -549,6 +549,21 @@ def test_the_rotation_tag_comes_first_then_the_turn_then_the_box(tmp_path):
     assert np.array_equal(cropped, np.asarray(turned)[2:10, 14:24])
 
 
+def test_a_thumbnail_needs_no_whole_decoding(tmp_path):
+    path = write_picture(tmp_path / "large.jpg", size=(800, 480))
+    assert load_image(path).size == (800, 480)
+    assert load_image(path, least=100).size == (
+        200,
+        120,
+    )  # the smallest of 1/1, 1/2, 1/4, 1/8 with sides >= 100
+    assert load_image(path, least=500).size == (800, 480)
+    assert load_image(rotated_file(tmp_path / "red.jpg", 6), exif=True, least=1).size[0] > 0
+    boxed = View(box=(100, 0, 500, 400))
+    assert np.array_equal(load_image(path, view=boxed, least=50), load_image(path, view=boxed))
+    png = write_picture(tmp_path / "large.png", size=(800, 480))
+    assert load_image(png, least=50).size == (800, 480)
+
+
 def test_a_box_is_rounded_and_black_outside_the_image(tmp_path):
     path = write_picture(tmp_path / "noise.png")
     pixels = np.asarray(load_image(path))  # [16,24,3]

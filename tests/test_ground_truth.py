@@ -1,5 +1,6 @@
 """A retrieval set without some of its images, and its description, by file name."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,3 +63,11 @@ def test_distractors_stay_known(tmp_path):
     extra = plain_images(write_tree(tmp_path / "extra", "x.jpg", "y.jpg"))
     kept = without(copydays(tmp_path / "set", distractors=extra), "200000.jpg", "x.jpg")
     assert [file_name(kept, i) for i in kept.distractors] == ["y.jpg"]
+
+
+def test_what_is_right_what_is_wrong_and_what_is_neither(searched_set):
+    query, junk = searched_set.queries[5], searched_set.junk[5]
+    assert searched_set.right(5, searched_set.positives[5][0]) is True
+    assert searched_set.right(5, 0) is False and searched_set.right(5, query) is False
+    assert searched_set.right(5, junk[0]) is None
+    assert replace(searched_set, measure="none").right(5, 0) is None

@@ -22,6 +22,7 @@ import bench_search
 import bench_start
 import bench_step
 import bench_whitening
+import bench_widgets
 import matplotlib.pyplot as plt
 import torch
 from measuring import OUTPUT, Row, table, write_json
@@ -38,6 +39,7 @@ SUBJECTS = {
     "start": bench_start.rows,
     "growth": bench_growth.rows,
     "search": bench_search.rows,
+    "widgets": bench_widgets.rows,
 }
 MET, MISSED = "#0072B2", "#D55E00"  # told apart by every kind of colour vision
 LONGEST = 4.0  # of a bar: what is better yet, is cut

@@ -1,0 +1,194 @@
+"""Looking through images: what a picture finds, what it is taken for, and pictures that a person brings along."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from mgkit.datasets import ImageList, UnreadableImageError, to_rgb
+from mgkit.model import MultiGrain
+from mgkit.pooling import gem
+from mgkit.protocols import rows_of, shown_value
+from mgkit.retrieval import Retrieval, RetrievalTask
+from mgkit.search import top_k
+from mgkit.transforms import eval_transform
+
+MOST_PIXELS = 50_000_000  # of a picture that is brought along: 200 MB once it is decoded
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none of which runs another program
+OWN_DESCRIPTORS = (
+    "GeM, training p",
+    "GeM, p*",
+    "GeM, p*, whitened",
+)  # the last is what a network gives as it is
+
+Classes = list[tuple[str, float]]  # names and probabilities, the most probable first
+Describe = Callable[[Image.Image], tuple[np.ndarray, Classes]]  # of a picture: descriptor [D], classes
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a query finds: image indices and scores [k], best first; right: of each, None where it is neither; its classes."""
+
+    neighbours: list[int]
+    scores: list[float]
+    right: list[bool | None]
+    classes: Classes
+
+
+class Collection:
+    """N images with their descriptors [N,D], as a person looks through them.
+
+    queries: indices of the images that ask, failures first; None: all, in order. database: indices of those that answer;
+    None: all. truth: whether image j is right for query i, None where it is neither. titles: what to say of a query. classes:
+    of an image, by index. A row of descriptors that is NaN is an image that could not be read: it neither asks nor answers.
+    Raises ValueError for descriptors that do not fit, indices outside, or where nothing is left.
+    """
+
+    def __init__(
+        self,
+        images: ImageList,
+        descriptors: np.ndarray,
+        *,
+        queries: Sequence[int] | None = None,
+        database: Sequence[int] | None = None,
+        truth: Callable[[int, int], bool | None] | None = None,
+        titles: Mapping[int, str] | None = None,
+        classes: Callable[[int], Classes] | None = None,
+    ):
+        if len(descriptors) != len(images):
+            raise ValueError(f"descriptors: {len(descriptors)} rows for {len(images)} images")
+        readable = np.isfinite(descriptors[:, 0])
+        self.images, self.truth, self.titles, self.classes = images, truth, titles or {}, classes
+        self.queries = readable_indices(queries, readable, "queries")
+        self.database = readable_indices(database, readable, "database")
+        self.descriptors = descriptors
+        self.answering = rows_of(descriptors, self.database)
+
+    def answers(self, query: int, k: int) -> Answers:
+        """The k images most similar to image `query`, itself left out; fewer where there are no more."""
+        neighbours, scores = self.similar(self.descriptors[query], k + 1)
+        others = [pair for pair in zip(neighbours, scores, strict=True) if pair[0] != query][:k]
+        right = [self.truth(query, j) if self.truth else None for j, _ in others]
+        classes = self.classes(query) if self.classes else []
+        return Answers([j for j, _ in others], [score for _, score in others], right, classes)
+
+    def similar(self, descriptor: np.ndarray, k: int) -> tuple[list[int], list[float]]:
+        """(image indices, scores) of the k images most similar to a descriptor [D]."""
+        scores, rows = top_k(descriptor[None], self.answering, k=min(k, len(self.database)))
+        return self.database[rows[0]].tolist(), scores[0].tolist()
+
+
+def readable_indices(given: Sequence[int] | None, readable: np.ndarray, name: str) -> np.ndarray:
+    """The given indices, or all, without unreadable images; ValueError for one outside or if none is left."""
+    indices = np.arange(len(readable)) if given is None else np.asarray(given, dtype=np.int64)
+    outside = indices[(indices < 0) | (indices >= len(readable))]
+    if len(outside):
+        raise ValueError(f"{name}: must be indices of the {len(readable)} images, got {outside[0]}")
+    indices = indices[readable[indices]]
+    if not len(indices):
+        raise ValueError(f"{name}: none of {len(readable)} images is readable")
+    return indices
+
+
+def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -> Collection:
+    """A retrieval set of 05 with the network's own descriptors; its queries by what `found` measured with them, the worst first.
+
+    Raises ValueError for a set that was not measured.
+    """
+    measured = [r for r in found if r.result.name == name and r.descriptor in OWN_DESCRIPTORS]
+    if not measured:
+        known = dict.fromkeys(r.result.name for r in found)
+        raise ValueError(f"the set {name!r} is not among those measured: {', '.join(known)}")
+    [each] = [each for each in task.sets if each.name == name]
+    [pooled] = task.features(each.images, size=task.config.size, ps=[task.p], name=name)
+    descriptors = task.descriptors(each, size=task.config.size)
+
+    def classes(i: int) -> Classes:
+        return likely_classes(task.net, torch.from_numpy(np.array(pooled[i])))
+
+    if each.measure == "none":
+        return Collection(each.images, descriptors, database=each.database, classes=classes)
+    result, asked = measured[-1].result, measured[-1].retrieval_set.queries
+    asked = np.flatnonzero(np.isfinite(descriptors[:, 0]))[asked]  # indices of those read -> of all
+    order = np.argsort(result.per_query, kind="stable")
+    what = "score" if each.measure == "score" else "AP"
+    titles = {int(asked[q]): f"{what} {shown_value(each.measure, result.per_query[q])}" for q in order}
+    number = {int(image): q for q, image in enumerate(each.queries)}
+
+    def truth(i: int, j: int) -> bool | None:
+        return each.right(number[i], j)
+
+    return Collection(
+        each.images, descriptors, queries=asked[order], database=each.database, truth=truth, titles=titles, classes=classes
+    )  # fmt: skip
+
+
+def likely_classes(net: MultiGrain, pooled: Tensor, *, count: int = 5) -> Classes:
+    """The network's most probable classes of one image, from its pooled features [C]; numbers where it has no names.
+
+    The logits of a whitened network are those before, over ‖[e;1]‖, which probabilities need back.
+    """
+    with torch.no_grad():
+        logits = net.head(pooled[None].to(net.classifier.weight.device))["classifier_output"][0]
+        if net.whitening is not None:
+            logits = logits * (1 + pooled.square().sum()).sqrt().to(logits)
+        best = logits.softmax(0).topk(min(count, len(logits)))
+    return [
+        (net.classes[label] if net.classes else f"class {label}", probability)
+        for probability, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+def describe_with(net: MultiGrain, *, size: int, crop: str = "rect", p: float | None = None) -> Describe:
+    """A function: picture (RGB) -> descriptor [D] and classes, one forward pass. size: pixels. p: exponent, None for the network's own."""
+    transform = eval_transform(size, crop, mean=net.mean, std=net.std)
+    net.eval()
+
+    def describe(picture: Image.Image) -> tuple[np.ndarray, Classes]:
+        image = transform(picture)[None].to(net.classifier.weight.device)
+        with torch.no_grad():
+            pooled = gem(net.features(image).float(), net.pool.p if p is None else p)  # [1,3,H,W] -> [1,C]
+            descriptor = net.head(pooled)["normalized_embedding"][0]
+        return descriptor.cpu().numpy(), likely_classes(net, pooled[0])
+
+    return describe
+
+
+def read_picture(name: str, content: bytes) -> Image.Image:
+    """A picture that a person brings along, as RGB, turned as the camera says.
+
+    Raises UnreadableImageError, one line that names it, for what is no picture, cut off or empty, and for more than 50
+    megapixels, of which none is decoded.
+    """
+    if not content:
+        raise UnreadableImageError(f"{name} is empty")
+    try:
+        image = open_picture(content)
+    except Image.DecompressionBombError:  # of PIL, which says no size
+        raise UnreadableImageError(too_large(name, f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels")) from None  # fmt: skip
+    except (OSError, ValueError, SyntaxError):
+        kinds = ", ".join(FORMATS)
+        raise UnreadableImageError(f"{name} is not a picture, or of none of the kinds {kinds}") from None
+    pixels = image.width * image.height
+    if pixels > MOST_PIXELS:
+        raise UnreadableImageError(too_large(name, f"{pixels / 1e6:.0f} megapixels ({image.width} × {image.height})"))  # fmt: skip
+    try:
+        return to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise UnreadableImageError(f"{name} cannot be read: {error}") from None
+
+
+def open_picture(content: bytes) -> Image.Image:
+    """The picture, its header read and no pixel; raises as PIL."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a lower limit is kept here
+        return Image.open(BytesIO(content), formats=FORMATS)
+
+
+def too_large(name: str, size: str) -> str:
+    return f"{name} has {size}: at most {MOST_PIXELS / 1e6:.0f} are read, make it smaller"

@@ -1,0 +1,234 @@
+"""Feature maps held in memory and pooled anew: accuracy, neighbours and matching regions for any p, no forward pass."""
+
+import math
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mgkit.datasets import ImageList
+from mgkit.embed import feature_maps
+from mgkit.ground_truth import RetrievalSet
+from mgkit.metrics import topk_accuracy
+from mgkit.model import MultiGrain
+from mgkit.pooling import gem_of_logarithm, l2_normalize, relative_logarithm
+from mgkit.protocols import failures_first, measured_value, nearest, retrieve, shown_value
+
+CACHE_BYTES = 2**26  # of feature maps that an explorer holds: two cores pool them anew in a tenth of a second
+
+
+class CachedMaps:
+    """Feature maps of N images, held in memory: pooled for any exponent without another forward pass.
+
+    size: pixels. options: as for `embed.feature_maps`. Images that are skipped as unreadable are left out of `images`; `kept`
+    [N] says which those are not. Raises as `feature_maps`.
+    """
+
+    def __init__(self, net: MultiGrain, images: ImageList, *, size: int, **options):
+        self.net, self.size = net, size
+        self.kept = np.zeros(len(images), dtype=bool)
+        batches = []
+        for maps, _, indices in feature_maps(net, images, size=size, **options):
+            self.kept[indices.numpy()] = True
+            batches.append((*relative_logarithm(maps), indices.numpy()))
+        row = np.cumsum(self.kept) - 1  # index among all -> among those that were read
+        self.images = images.subset(np.flatnonzero(self.kept))
+        self.batches = [(logarithm, top, row[indices]) for logarithm, top, indices in batches]
+        self.place = {
+            int(i): (b, k) for b, (_, _, rows) in enumerate(self.batches) for k, i in enumerate(rows)
+        }
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the maps."""
+        return sum(logarithm.nbytes for logarithm, _, _ in self.batches)
+
+    @torch.no_grad()
+    def pooled(self, p: float) -> Tensor:
+        """GeM embeddings with exponent p (inf: the maximum), [N,C]."""
+        rows = torch.empty(len(self), self.net.width, device=self.net.classifier.weight.device)
+        for logarithm, top, indices in self.batches:
+            rows[indices] = gem_of_logarithm(logarithm, top, p)
+        return rows
+
+    def outputs(self, p: float) -> dict[str, Tensor]:
+        """What the network's head makes of the embeddings: descriptors [N,D], logits [N,K]."""
+        with torch.no_grad():
+            return self.net.head(self.pooled(p))
+
+    def map(self, index: int) -> tuple[Tensor, Tensor]:
+        """`relative_logarithm` of one image: [C,h,w], [C,1,1]."""
+        b, k = self.place[index]
+        logarithm, top, _ = self.batches[b]
+        return logarithm[k], top[k]
+
+
+def images_held(net: MultiGrain, size: int, memory: int) -> int:
+    """How many images' feature maps at a size (px) fit into so many bytes; at least 2."""
+    blank = torch.zeros(1, 3, size, size, device=net.classifier.weight.device)
+    with torch.no_grad():  # the whole image of any shape has no larger map than the square one
+        of_one = net.eval().features(blank).float().nbytes
+    return max(2, memory // of_one)
+
+
+def spread(images: ImageList, count: int) -> ImageList:
+    """`count` of the images, evenly spread over the list; all, where it has no more."""
+    return images.subset(np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)))
+
+
+def part_of(each: RetrievalSet, count: int) -> RetrievalSet:
+    """At most `count` images of a set: queries with their answers first, then the rest of its database."""
+    each = each.alone()
+    asked = chain.from_iterable(
+        [q, *positives] for q, positives in zip(each.queries, each.positives, strict=True)
+    )
+    wanted = list(dict.fromkeys(chain(asked, each.database)))[:count]
+    kept = np.zeros(len(each.images), dtype=bool)
+    kept[wanted] = True
+    return each.only(kept)
+
+
+class SetMaps:
+    """A retrieval set whose feature maps are held in memory, or as much of it as fits.
+
+    size: pixels. memory: bytes of maps that are held. options: as for `embed.feature_maps`. set: the part that is held.
+    """
+
+    def __init__(
+        self, net: MultiGrain, retrieval_set: RetrievalSet, *, size: int, memory: int = CACHE_BYTES, **options
+    ):
+        self.of_all = len(retrieval_set.alone().images)
+        part = part_of(retrieval_set, images_held(net, size, memory))
+        self.maps = CachedMaps(net, part.images, size=size, **options)
+        self.set = part.only(self.maps.kept)
+
+    def describe(self) -> str:
+        """What is held."""
+        return f"{len(self.maps)} of {self.of_all} images of {self.set.name}"
+
+    def descriptors(self, p: float) -> np.ndarray:
+        """Of the images that are held, with exponent p, [N,D]."""
+        return self.maps.outputs(p)["normalized_embedding"].cpu().numpy()
+
+    def neighbours(self, q: int, descriptors: np.ndarray, k: int) -> list[tuple[int, float, bool | None]]:
+        """(image, score, whether it is right) of the k best for the set's query number q; None for neither, and without ground truth."""
+        [found], [scores] = nearest(self.set, descriptors, self.set.queries[q : q + 1], k)
+        return [
+            (image, score, self.set.right(q, image))
+            for image, score in zip(found.tolist(), scores.tolist(), strict=True)
+        ]
+
+    def titles(self, p: float, count: int = 50) -> dict[int, str]:
+        """{number of a query: its measure with exponent p}, the worst half of `count` first."""
+        if self.set.measure == "none":
+            return dict.fromkeys(range(min(count, len(self.set.queries))), "")
+        per_query = retrieve(self.set, self.descriptors(p)).per_query
+        name = "score" if self.set.measure == "score" else "AP"
+        return {
+            int(q): f"{name} {shown_value(self.set.measure, per_query[q])}"
+            for q in failures_first(per_query, count)
+        }
+
+
+class Repooling:
+    """Accuracy and neighbours for any exponent, from maps of validation images and of a retrieval set (section 3.5).
+
+    images: labelled, in the network's classes. size: pixels. memory: bytes of maps that are held, half for each; of what does not
+    fit a part is taken, which `describe` says. options: as for `embed.feature_maps`.
+    """
+
+    def __init__(
+        self, net: MultiGrain, images: ImageList, retrieval_set: RetrievalSet, *, size: int, memory: int = CACHE_BYTES,
+        **options,
+    ):  # fmt: skip
+        self.size, self.training_p, self.of_all = size, net.pool.p.item(), len(images)
+        some = spread(images, images_held(net, size, memory // 2))
+        self.validation = CachedMaps(net, some, size=size, **options)
+        self.searched = SetMaps(net, retrieval_set, size=size, memory=memory // 2, **options)
+
+    def describe(self) -> str:
+        """One line: what is held in memory."""
+        held = (self.validation.nbytes + self.searched.maps.nbytes) / 2**20
+        return (
+            f"In memory: feature maps at {self.size} px of {len(self.validation)} of {self.of_all} validation images "
+            f"and of {self.searched.describe()}, {held:.0f} MiB."
+        )
+
+    def top1(self, p: float) -> float:
+        """Accuracy on the validation images that are held, 0..1."""
+        logits = self.validation.outputs(p)["classifier_output"].cpu()
+        return topk_accuracy(logits, torch.from_numpy(self.validation.images.labels), ks=(1,))[0]
+
+    def summary(self, p: float, descriptors: np.ndarray) -> str:
+        """One line: the exponent, top-1, and the set's measure with its descriptors for this exponent."""
+        line = f"{shown_exponent(p)}: top-1 {100 * self.top1(p):.1f} % on {len(self.validation)} images"
+        searched = self.searched.set
+        if searched.measure == "none":
+            return line
+        value = shown_value(searched.measure, measured_value(searched, descriptors))
+        return f"{line}; {searched.name} {searched.measure} {value}"
+
+
+def exponents(among: float) -> list[float]:
+    """What a slider of p offers: 1 to 10 in equal steps of log p, 10 % each or less, `among` itself in place of its nearest; then max pooling."""
+    grid = np.geomspace(1, 10, 31)
+    if not math.isinf(among):
+        grid[np.abs(np.log(grid / among)).argmin()] = among
+    return [*sorted(grid.tolist()), math.inf]
+
+
+def shown_exponent(p: float) -> str:
+    return "max pooling" if math.isinf(p) else f"p = {p:.2f}"
+
+
+# --- Which regions make two images match
+
+
+def position_shares(logarithm: Tensor, p: float) -> Tensor:
+    """How much of each channel's p-th power mean every position gives, [C,h,w] -> [C,h,w], sums of 1 over h,w.
+
+    x^p / Σ x^p, a softmax of p · log x: at p=1 by the activation itself, towards max pooling all by the strongest position
+    (several that are equal share it).
+    """
+    if math.isinf(p):
+        at_top = (logarithm == 0).float()
+        return at_top / at_top.sum(dim=(-2, -1), keepdim=True)
+    return (p * logarithm).flatten(1).softmax(1).view_as(logarithm)
+
+
+@dataclass(frozen=True)
+class Match:
+    """What makes two images alike: similarity, and the contribution of each position of either, [h,w] that sum to it.
+
+    The cosine similarity of two GeM embeddings is a sum over channels, Σ_c e_c f_c / (|e| |f|). A channel's e_c is the
+    p-th root of a mean of p-th powers, so a position's share of it is s_c(h,w) = x_c(h,w)^p / Σ x_c^p, which sums to 1. So
+
+        contribution(h,w) = Σ_c s_c(h,w) e_c f_c / (|e| |f|)
+
+    sums to the similarity over the positions of one image, exactly, whatever p. Contributions are >= 0. This is the
+    embedding before whitening, whose components mix all channels.
+    """
+
+    similarity: float
+    first: np.ndarray
+    second: np.ndarray
+
+
+def match(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], p: float) -> Match:
+    """`Match` of two images, given by `CachedMaps.map`, pooled with exponent p."""
+    with torch.no_grad():
+        e, f = (l2_normalize(gem_of_logarithm(x[None], top[None], p))[0] for x, top in (first, second))
+        products = e * f  # [C]
+        heats = [torch.einsum("c,chw->hw", products, position_shares(x, p)) for x, _ in (first, second)]
+    return Match(products.sum().item(), *(heat.cpu().numpy() for heat in heats))
+
+
+def positions_for_half(heat: np.ndarray) -> int:
+    """How many positions, the hottest first, make half of the sum of a heat map [h,w]."""
+    falling = np.sort(heat.ravel())[::-1].cumsum()
+    return int(np.searchsorted(falling, falling[-1] / 2)) + 1

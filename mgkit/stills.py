@@ -1,0 +1,139 @@
+"""What the explorers of `mgkit.widgets` show live, as figures: for runs without a browser, and for reading."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mgkit.browse import Classes, Collection
+from mgkit.plots import COLOURS, LINES, MARKERS, axes_grid, show_found, show_image, style, thumbnail
+from mgkit.repooling import Repooling, SetMaps, match
+from mgkit.toy_batch import ToyBatch
+
+HEAT = "inferno"  # a scale of colours that also rises in lightness
+
+
+def repooled(repooling: Repooling, *, ps: Sequence[float] = (), k: int = 7) -> Figure:
+    """One query's neighbours for several exponents, a row each, with top-1 and the set's measure at the left.
+
+    ps: by default 1, the training exponent, 10 and max pooling. The query is the one whose number of right neighbours
+    changes most with p.
+    """
+    ps = ps or list(dict.fromkeys([1.0, repooling.training_p, 10.0, math.inf]))
+    held = repooling.searched
+    descriptors = [held.descriptors(p) for p in ps]
+    queries = list(held.titles(repooling.training_p))
+    found = {q: [held.neighbours(q, rows, k) for rows in descriptors] for q in queries}
+
+    def change(q: int) -> int:
+        right = [sum(bool(of_image) for _, _, of_image in of_p) for of_p in found[q]]
+        return max(right) - min(right)
+
+    q = max(queries, key=change)
+    figure, axes = axes_grid(len(ps), k + 1, width=1.15, height=1.3)
+    for row, p, rows, of_p in zip(axes, ps, descriptors, found[q], strict=True):
+        show_found(row, held.set.images, held.set.queries[q], of_p, judged=held.set.measure != "none")
+        text = repooling.summary(p, rows).replace(": ", "\n", 1).replace("; ", "\n")
+        row[0].set_ylabel(text, rotation=0, ha="right", va="center", fontsize=8)
+    return figure
+
+
+def query_answers(collection: Collection, *, queries: int = 3, k: int = 6) -> Figure:
+    """The first queries of a collection, a row each: their classes with probabilities, the nearest images with scores."""
+    chosen = collection.queries[:queries].tolist()
+    figure, axes = axes_grid(len(chosen), k + 2, width=1.2, height=1.4)
+    for (classes, *row), query in zip(axes, chosen, strict=True):
+        answers = collection.answers(query, k)
+        found = zip(answers.neighbours, answers.scores, answers.right, strict=True)
+        title = f"query {collection.titles.get(query, '')}".strip()
+        show_found(row, collection.images, query, found, judged=collection.truth is not None, title=title)
+        class_bars(classes, answers.classes)
+    return figure
+
+
+def class_bars(axes: Axes, classes: Classes) -> None:
+    """Bars of probabilities in %, the most probable on top; nothing where there is no classifier."""
+    if not classes:
+        axes.axis("off")
+        return
+    names, values = zip(*classes, strict=True)
+    bars = axes.barh(range(len(names)), [100 * value for value in values], color=COLOURS[0])
+    axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=7)
+    axes.set_yticks(range(len(names)), [shortened(name) for name in names], fontsize=7)
+    axes.set(xlim=(0, 135), xticks=(0, 100))
+    axes.set_xlabel("probability (%)", fontsize=7, labelpad=0)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def shortened(name: str, length: int = 18) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def heat_overlay(picture: Image.Image, heat: np.ndarray) -> np.ndarray:
+    """A picture in grey with heat [h,w] on it, [H,W,3] in 0..1: dark violet for none, yellow for the picture's most."""
+    grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
+    smooth = Image.fromarray(heat.astype(np.float32) / heat.max()).resize(
+        picture.size, Image.Resampling.BILINEAR
+    )
+    return 0.4 * grey + 0.6 * colormaps[HEAT](np.asarray(smooth).clip(0, 1))[..., :3]
+
+
+def matching_regions(held: SetMaps, *, ps: Sequence[float] = (1.0, 3.0, 10.0), pairs: int = 2) -> Figure:
+    """Queries and their first neighbours, and which regions make them alike for several exponents (see `repooling.Match`).
+
+    The first query is the worst, the last one the best of those that `titles` lists.
+    """
+    own = held.maps.net.pool.p.item()
+    descriptors, titles = held.descriptors(own), held.titles(own)
+    chosen = [list(titles)[i] for i in np.unique(np.linspace(0, len(titles) - 1, pairs).astype(int))]
+    figure, axes = axes_grid(len(chosen), 2 * (1 + len(ps)), width=1.25, height=1.5)
+    for row, q in zip(axes, chosen, strict=True):
+        found = held.neighbours(q, descriptors, 1)
+        pair = (int(held.set.queries[q]), found[0][0])
+        halves = row[: 1 + len(ps)], row[1 + len(ps) :]
+        show_found(
+            [halves[0][0], halves[1][0]], held.set.images, pair[0], found, judged=held.set.measure != "none"
+        )
+        for j, p in enumerate(ps, 1):
+            matched = match(*(held.maps.map(index) for index in pair), p)
+            for half, index, heat in zip(halves, pair, (matched.first, matched.second), strict=True):
+                title = f"p = {p:g}, cosine {matched.similarity:.2f}"
+                show_image(half[j], heat_overlay(thumbnail(held.set.images, index), heat), title)
+    bar = figure.colorbar(ScalarMappable(cmap=HEAT), ax=axes, ticks=(0, 1), shrink=0.8)
+    bar.ax.set_yticklabels(["0", "most"], fontsize=8)
+    bar.set_label("share of the similarity", fontsize=8)
+    return figure
+
+
+def toy_batches(batches: Sequence[ToyBatch]) -> Figure:
+    """Batches of different N as pictures, a row an image; the classes' share of the gradient on the embedding against λ (figure 5)."""
+    figure, [[*pictures, curve]] = axes_grid(1, len(batches) + 1, width=3.0, height=3.2)
+    lambdas = np.linspace(0, 1, 21)
+    for k, (panel, batch) in enumerate(zip(pictures, batches, strict=True)):
+        title = f"N = {batch.copies}: {batch.pairs} positive pairs, {batch.triplets} triplets"
+        show_image(panel, side_by_side(batch), title)
+        curve.plot(
+            lambdas, [100 * batch.share(value) for value in lambdas], color=COLOURS[k], linestyle=LINES[k],
+            marker=MARKERS[k], markevery=5, label=f"N = {batch.copies}",
+        )  # fmt: skip
+    style(curve, "Pull of the classes", "λ, weight of cross-entropy", "share of the gradient (%)")
+    curve.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def side_by_side(batch: ToyBatch, gap: int = 4) -> np.ndarray:
+    """The pictures of a batch as one, [H,W,3] in 0..1: a row an image, its copies side by side, white between."""
+    height, width, _ = batch.pictures[0].shape
+    rows = len(batch.pictures) // batch.copies
+    whole = np.ones((rows * (height + gap) - gap, batch.copies * (width + gap) - gap, 3))
+    for i, picture in enumerate(batch.pictures):
+        top, left = (i // batch.copies) * (height + gap), (i % batch.copies) * (width + gap)
+        whole[top : top + height, left : left + width] = picture
+    return whole

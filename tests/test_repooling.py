@@ -1,0 +1,193 @@
+"""Maps that are held give what a pass over the images gives, for any p; a match is the sum of what its positions give."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from support import one_line_error, write_picture
+
+from mgkit.datasets import UnreadableImages, class_folders
+from mgkit.embed import classify, embed
+from mgkit.finetune import set_p
+from mgkit.metrics import topk_accuracy
+from mgkit.pooling import gem, l2_normalize, relative_logarithm
+from mgkit.protocols import measured_value, nearest
+from mgkit.repooling import (
+    CachedMaps,
+    Repooling,
+    SetMaps,
+    exponents,
+    images_held,
+    match,
+    part_of,
+    position_shares,
+    positions_for_half,
+    spread,
+)
+
+EXPONENTS = [1.0, 2.5, 10.0, math.inf]
+
+
+@pytest.mark.parametrize("crop", ["rect", "square"])
+def test_held_maps_pool_as_a_pass_over_the_images_does(tiny_net, uneven_images, crop):
+    held = CachedMaps(tiny_net, uneven_images, size=32, crop=crop, description=None)
+    expected = embed(tiny_net, uneven_images, size=32, crop=crop, ps=EXPONENTS, description=None)
+    for p, rows in zip(EXPONENTS, expected, strict=True):
+        np.testing.assert_allclose(held.outputs(p)["normalized_embedding"].numpy(), rows, atol=1e-5)
+
+
+def test_maps_of_one_image(tiny_net, uneven_images):
+    held = CachedMaps(tiny_net, uneven_images, size=32, description=None)
+    for index in (0, 5, len(held) - 1):
+        logarithm, top = held.map(index)
+        torch.testing.assert_close(
+            gem((top * logarithm.exp())[None], 3.0)[0], held.pooled(3.0)[index], rtol=1e-4, atol=1e-6
+        )
+
+
+def test_unreadable_images_are_left_out(tiny_net, tmp_path):
+    for name in ("a/0.png", "a/1.png", "b/0.png"):
+        write_picture(tmp_path / name, seed=len(name))
+    (tmp_path / "a" / "1.png").write_bytes(b"no image")
+    images = class_folders(tmp_path)
+    held = CachedMaps(
+        tiny_net, images, size=16, description=None, unreadable=UnreadableImages("skip"), crop="square"
+    )
+    assert held.kept.tolist() == [True, False, True]
+    assert held.images.paths == (images.paths[0], images.paths[2]) and len(held) == 2
+    assert torch.isfinite(held.pooled(2.0)).all()
+
+
+def test_what_is_held_stays_within_the_bound(tiny_net, uneven_images, searched_set):
+    of_one = images_held(tiny_net, 32, 2**20)
+    memory = 2**20 // of_one * 10
+    assert images_held(tiny_net, 32, memory) in (9, 10)
+    repooling = Repooling(tiny_net, uneven_images, searched_set, size=32, memory=2 * memory, description=None)
+    assert repooling.validation.nbytes <= memory and repooling.searched.maps.nbytes <= memory
+    assert 9 <= len(repooling.validation) <= 10 and 9 <= len(repooling.searched.maps) <= 10
+    assert set(repooling.validation.images.labels) == {0, 1, 2}, "a part is spread over all classes"
+    assert f"{len(repooling.validation)} of 24 validation images" in repooling.describe()
+    assert "of 24 images of classes" in repooling.describe()
+
+
+def test_a_part_of_a_set_holds_queries_with_their_answers(searched_set):
+    part = part_of(searched_set, 9)
+    assert (
+        len(part.images) == 9 and len(part.queries) == 2
+    )  # of the first class, 8 images, and one of the second
+    assert all(len(positives) == 7 for positives in part.positives)
+    whole = part_of(searched_set, 100)
+    assert len(whole.images) == 24 and len(whole.queries) == 6
+
+
+def test_spread(uneven_images):
+    assert spread(uneven_images, 3).labels.tolist() == [0, 1, 2]
+    assert len(spread(uneven_images, 100)) == 24
+
+
+def test_accuracy_and_neighbours_are_those_of_the_stages(tiny_net, uneven_images, searched_set):
+    repooling = Repooling(tiny_net, uneven_images, searched_set, size=32, description=None)
+    for p in EXPONENTS:
+        logits, labels = classify(tiny_net, uneven_images, size=32, crop="rect", p=p, description=None)
+        assert repooling.top1(p) == pytest.approx(topk_accuracy(logits, labels, ks=(1,))[0])
+        rows = embed(set_p(tiny_net, p), uneven_images, size=32, description=None)
+        descriptors = repooling.searched.descriptors(p)
+        [found], [scores] = nearest(searched_set, rows, searched_set.queries[4:5], 5)
+        ours = repooling.searched.neighbours(4, descriptors, 5)
+        assert [image for image, _, _ in ours] == found.tolist()
+        np.testing.assert_allclose([score for _, score, _ in ours], scores, atol=1e-5)
+        assert [right for _, _, right in ours] == [searched_set.right(4, image) for image in found]
+        summary = repooling.summary(p, descriptors)
+        assert f"mAP {100 * measured_value(searched_set, rows):.1f} %" in summary
+        assert f"top-1 {100 * repooling.top1(p):.1f} % on 24 images" in summary
+
+
+def test_no_forward_pass_after_the_first(tiny_net, uneven_images, searched_set):
+    repooling = Repooling(tiny_net, uneven_images, searched_set, size=32, description=None)
+    tiny_net.features.register_forward_pre_hook(lambda *_: pytest.fail("the backbone ran again"))
+    repooling.summary(2.0, repooling.searched.descriptors(2.0))
+    repooling.searched.titles(2.0)
+
+
+def test_titles_have_the_failures_first(tiny_net, searched_set):
+    held = SetMaps(tiny_net, searched_set, size=32, description=None)
+    values = [float(title.split()[1]) for title in held.titles(3.0).values()]
+    assert len(values) == 6 and values == sorted(values)
+    unjudged = SetMaps(tiny_net, replace(searched_set, measure="none", junk=()), size=32, description=None)
+    assert list(unjudged.titles(3.0)) == [0, 1, 2, 3, 4, 5]
+    assert all(right is None for _, _, right in unjudged.neighbours(0, unjudged.descriptors(3.0), 3))
+
+
+@pytest.mark.parametrize("among", [1.0, 3.0, 3.7, 10.0, 25.0, math.inf])
+def test_exponents(among):
+    offered = exponents(among)
+    assert among in offered and offered[-1] == math.inf and offered == sorted(set(offered))
+    steps = np.diff(np.log([p for p in offered if p <= 10]))
+    assert steps.max() < 0.25
+
+
+# --- Matches
+
+
+def maps(seed, shape=(8, 4, 6)):
+    """A random feature map after a ReLU, and its `relative_logarithm`."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).relu()
+    logarithm, top = relative_logarithm(x[None])
+    return x, (logarithm[0], top[0])
+
+
+@pytest.mark.parametrize("p", [0.5, *EXPONENTS, 100.0])
+def test_contributions_sum_to_the_similarity(p):
+    (x, first), (y, second) = maps(0), maps(1, (8, 3, 5))
+    found = match(first, second, p)
+    e, f = (l2_normalize(gem(each[None], p))[0] for each in (x, y))
+    assert found.similarity == pytest.approx((e @ f).item(), abs=1e-5)
+    for heat, shape in ((found.first, (4, 6)), (found.second, (3, 5))):
+        assert heat.shape == shape and (heat >= 0).all()
+        assert heat.sum() == pytest.approx(found.similarity, abs=1e-5)
+
+
+def test_a_contribution_is_what_its_definition_says():
+    (x, first), (y, second), p = maps(2), maps(3), 3.0
+    e, f = gem(x[None], p)[0], gem(y[None], p)[0]
+    powers = x.clamp(min=1e-6) ** p
+    expected = sum(powers[c] / powers[c].sum() * e[c] * f[c] / (e.norm() * f.norm()) for c in range(len(x)))
+    torch.testing.assert_close(
+        torch.from_numpy(match(first, second, p).first), expected, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_average_pooling_shares_by_activation_and_max_pooling_by_the_strongest():
+    x, (logarithm, _) = maps(4)
+    mean = x.clamp(min=1e-6) / x.clamp(min=1e-6).sum((1, 2), keepdim=True)
+    torch.testing.assert_close(position_shares(logarithm, 1.0), mean)
+    strongest = (x == x.amax((1, 2), keepdim=True)).float()
+    torch.testing.assert_close(position_shares(logarithm, math.inf), strongest)
+    torch.testing.assert_close(position_shares(logarithm, 2000.0), strongest, atol=1e-3, rtol=0)
+    flat = relative_logarithm(torch.zeros(1, 2, 2, 2))[0][0]  # a channel that is dead shares evenly
+    torch.testing.assert_close(position_shares(flat, math.inf), torch.full((2, 2, 2), 0.25))
+
+
+def test_the_region_that_two_images_share_is_hot():
+    x, y = torch.zeros(2, 4, 4), torch.zeros(2, 4, 4)
+    x[0, 1, 2] = y[0, 3, 0] = 5.0  # the same thing, elsewhere
+    x[1, 0, 0] = 5.0  # something that the other has not
+    first, second = (tuple(part[0] for part in relative_logarithm(of[None])) for of in (x, y))
+    found = match(first, second, 3.0)
+    assert np.unravel_index(found.first.argmax(), (4, 4)) == (1, 2)
+    assert np.unravel_index(found.second.argmax(), (4, 4)) == (3, 0)
+    assert found.first[0, 0] < 0.01 * found.first[1, 2]
+
+
+def test_positions_for_half():
+    assert positions_for_half(np.array([[0.5, 0.1], [0.2, 0.2]])) == 1
+    assert positions_for_half(np.full((2, 5), 0.1)) == 5
+    assert positions_for_half(np.array([[1.0]])) == 1
+
+
+def test_a_wrong_exponent_is_an_error(tiny_net, uneven_images):
+    held = CachedMaps(tiny_net, uneven_images, size=16, description=None)
+    with one_line_error(ValueError, "p must be"):
+        held.pooled(0.0)
