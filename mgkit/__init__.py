@@ -53,6 +53,10 @@ The modules in the order in which the method reads:
     evaluate        top-1/top-5                                         (04)
     retrieval       every set with every kind of descriptor; figure 4   (05)
     tables          its results as text
+    photo_folder    a person's folders of pictures: found, decoded in bounded memory
+    duplicates      near-duplicates above a threshold that is learned from edited copies and strangers
+    photos          one's own pictures searched: near-duplicates, more like this, classes (06)
+    report          what was found as one HTML file
     worker          what each of several processes runs, for every stage
     repooling       feature maps held in memory: any p at once; regions that match
     browse          what a picture finds, also one that a person brings along
@@ -60,6 +64,7 @@ The modules in the order in which the method reads:
     plots           every figure of the notebooks, but for
     stills          what the explorers show, as figures
     widgets         the explorers: p, queries, matching regions, λ and N, live
+    photo_plots     the figures of 06
     board           the paper's figures beside those of the runs so far
     demo            runs the notebooks and checks the method's claims
 """

@@ -35,6 +35,7 @@ NOTEBOOKS = (
     "03_whiten",
     "04_evaluate_imagenet",
     "05_evaluate_retrieval",
+    "06_search_your_photos",
 )
 SETS = ("holidays", "ukbench", "copydays")
 CROSS_ENTROPY_ALONE = {"lambda_": 1.0, "repetitions": 1}
@@ -51,7 +52,7 @@ class Claim:
 
 
 def run_notebooks(experiment: str, data: str) -> Path:
-    """Execute 00-05 in order; returns the folder of the executed copies."""
+    """Execute 00-06 in order; returns the folder of the executed copies."""
     root = project_root()
     folder = root / "outputs" / experiment / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
