@@ -8,7 +8,6 @@ from torch.fx.experimental.optimization import fuse
 
 from mgkit.hardware import compute_dtype, place
 
-
 LIBRARIES = {"torch", "torchvision", "timm", "mgkit"}  # whose modules compute maps and do nothing else
 
 

@@ -16,6 +16,8 @@ def gem(x: Tensor, p: float | Tensor) -> Tensor:
     1 averages, infinity takes the maximum. Returns [B,C] in float32 or wider. Raises ValueError for p <= 0.
     """
     value = check_exponent(p)
+    if not (isinstance(p, Tensor) and p.requires_grad):
+        p = value  # torch raises to a number in less time than to a tensor, above all to 2 and 3
     x = x.clamp(min=FLOOR)
     if x.dtype in (torch.bfloat16, torch.float16):
         x = x.float()  # powers of half-precision numbers lose the small activations
