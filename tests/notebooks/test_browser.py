@@ -221,13 +221,23 @@ class Explorer:
         return [" ".join(text.split()) for text in tiles.all_inner_texts()]
 
     def after(self, act) -> str:
-        """The line once it has changed, after `act()`; a picture of the explorer is kept."""
+        """The line once it has changed, after `act()`."""
         before = self.line()
         act()
-        changed = "([line, before]) => line.innerText !== before"
-        line = self.root.locator(".mgkit-line").element_handle()
-        self.notebook.page.wait_for_function(changed, arg=[line, before], timeout=1000 * SECONDS_TO_ANSWER)
+        # The line is another element each time: looked up anew, within what stays.
+        changed = "([root, before]) => root.querySelector('.mgkit-line').innerText !== before"
+        root = self.root.element_handle()
+        self.notebook.page.wait_for_function(changed, arg=[root, before], timeout=1000 * SECONDS_TO_ANSWER)
         return self.line()
+
+    def queries(self) -> list[str]:
+        """What can be chosen: number, name, measure."""
+        texts = self.root.locator(".mgkit-query option").all_inner_texts()
+        return [" ".join(text.split()) for text in texts]  # no-break spaces, too
+
+    def choose(self, number: int) -> str:
+        """Choose a query, counted from 0; the line then."""
+        return self.after(lambda: self.root.locator(".mgkit-query select").select_option(index=number))
 
     def upload(self, path: Path) -> None:
         with self.notebook.page.expect_file_chooser() as asked:
@@ -324,14 +334,13 @@ def test_05_shows_what_a_query_finds(after_running):
     notebook = after_running("05_evaluate_retrieval")
     assert notebook.figures() >= 5
     explorer = notebook.explorer("mgkit-query")
-    chooser = explorer.root.locator(".mgkit-query select")
-    names = chooser.locator("option").all_inner_texts()
+    names = explorer.queries()
     assert [name.split(".")[0] for name in names] == [str(number) for number in range(1, len(names) + 1)]
     measures = [float(name.split()[-2]) for name in names]
     assert measures == sorted(measures)  # failures first
-    line = explorer.after(lambda: chooser.select_option(label=names[1]))
+    line = explorer.choose(1)
     explorer.screenshot("second_query")
-    assert line.startswith(names[1].partition(" ")[2])
+    assert line.startswith(names[1].removeprefix("2. "))
     check_marks(line, explorer.tiles())
 
 
@@ -351,9 +360,7 @@ def test_06_finds_what_is_like_a_picture_that_is_brought_along(after_running, mi
     notebook = after_running("06_search_your_photos")
     assert notebook.figures() >= 2
     explorer = notebook.explorer("mgkit-query")
-    chooser = explorer.root.locator(".mgkit-query select")
-    name = chooser.locator("option").nth(2).inner_text()
-    assert explorer.after(lambda: chooser.select_option(label=name)).startswith(name.partition(" ")[2])
+    assert explorer.choose(2) == explorer.queries()[2].removeprefix("3. ")
     scores = [float(tile.split()[-1]) for tile in explorer.tiles()[1:]]
     assert scores == sorted(scores, reverse=True) and max(scores) <= 1
 
