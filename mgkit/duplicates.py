@@ -3,8 +3,9 @@
 The threshold is learned anew for every collection, because a cosine of 0.7 says one thing of holiday pictures and another of scans.
 Every image has a nearest other one. Of most images that is a stranger, so the lower half of those similarities tells how near
 strangers come to each other; extrapolated as the largest of many values is distributed (Gumbel), it gives the similarity that the
-nearest stranger of a given share of the images exceeds. True duplicates lie above the median and move the fit little; where more
-than half of the images have one, the threshold comes out too strict rather than too loose.
+nearest stranger of a given share of the images exceeds. True duplicates lie above the median and move the fit little; where about
+half of the images have one, the threshold comes out too strict rather than too loose; where all have one, the
+second nearest is taken.
 """
 
 import math
@@ -22,6 +23,7 @@ from mgkit.photo_folder import PhotoList, load_photo
 FEWEST = 20  # images, for quantiles to mean something
 QUANTILES = 0.1, 0.5  # of the nearest others, between which strangers are looked at
 KEPT_COPIES = 0.9  # of the edited copies, where strangers are too few to say anything
+ORDINALS = ("", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")  # nearest others
 MOST = 0.999  # a threshold above it would depend on rounding: the very same picture has 1
 
 
@@ -91,7 +93,7 @@ class Threshold:
 
     false_images: of how many of the images a stranger is expected above it; NaN where too few images could say so. found: share of
     the edited copies above it, for each edit. copies [n,E]: similarities of edited copies to their originals. nearest [N]: of each
-    image to the nearest other one. how: in words.
+    image to the nearest other one that is taken for a stranger. how: in words.
     """
 
     value: float
@@ -113,35 +115,49 @@ class Threshold:
 
 
 def calibrated(
-    copies: np.ndarray, nearest: np.ndarray, *, false_rate: float = 0.02, given: float | None = None
+    copies: np.ndarray, scores: np.ndarray, *, false_rate: float = 0.02, given: float | None = None
 ) -> Threshold:
     """The threshold that the nearest stranger of a share `false_rate` of the images exceeds.
 
-    copies [n,E]: similarities of the edited copies of n images, E = len(EDITS), to their originals. nearest [N]: similarity of every
-    image to the nearest other one. given: a threshold to judge in place of it. With fewer than 20 images, the threshold that
-    nine in ten copies reach. Raises ValueError for no copies at all where they decide.
+    copies [n,E]: similarities of the edited copies of n images, E = len(EDITS), to their originals. scores [N,k]: similarities of
+    every image to its nearest others, best first; k may be 0. given: a threshold to judge in place of it. With fewer than 20
+    images, the threshold that nine in ten copies reach. Raises ValueError for no copies at all where they decide.
     """
+    rank, nearest = strangers(scores, false_rate)
     known = len(nearest) >= FEWEST
     if given is not None:
         value, how = given, "as given"
+    elif known and rank is None:
+        value, known = MOST, False
+        how = (
+            "most pictures have near-duplicates, so that strangers are not seen, and only the very same count"
+        )
     elif known:
-        value, how = (
-            stranger_quantile(nearest, 1 - false_rate),
-            f"the nearest stranger of {100 * false_rate:g} % of the images exceeds it",
-        )
+        value = stranger_quantile(nearest, 1 - false_rate)
+        which = f" (its {ORDINALS[rank]} nearest, for most have near-duplicates before it)" if rank else ""
+        how = f"the nearest stranger{which} of {100 * false_rate:g} % of the images exceeds it"
     elif copies.size:
-        value, how = (
-            float(np.quantile(copies, 1 - KEPT_COPIES)),
-            f"too few images to know strangers by, so what {100 * KEPT_COPIES:.0f} % of the edited copies reach",
-        )
+        value = min(float(np.quantile(copies, 1 - KEPT_COPIES)), MOST)
+        how = f"too few images to know strangers by, so what {100 * KEPT_COPIES:.0f} % of the edited copies reach"
     else:
         raise ValueError("a threshold needs edited copies, or 20 images")
-    if value > MOST:
-        value, known = MOST, False
-        how = "most pictures have a near-duplicate, so what strangers are like is not seen, and only the very same count"
     false_images = len(nearest) * stranger_rate(nearest, value) if known else math.nan
     found = dict(zip(EDITS, (copies >= value).mean(0).tolist(), strict=True)) if copies.size else {}
     return Threshold(value, false_images, found, copies, nearest, how)
+
+
+def strangers(scores: np.ndarray, false_rate: float) -> tuple[int | None, np.ndarray]:
+    """(rank, similarities [N]) of the first of the nearest others [N,k] that is a stranger for most images; None: not seen.
+
+    Where every picture is there twice, the second nearest is. It shows as a gap: most images are more alike to their r-th
+    nearest than strangers, had they begun behind it, ever are.
+    """
+    if not scores.shape[1]:
+        return None, np.empty(0, np.float32)
+    ranks = range(min(scores.shape[1], len(ORDINALS)))
+    reach = [stranger_quantile(scores[:, rank], 1 - false_rate) for rank in ranks]
+    rank = next((rank for rank in ranks[1:] if np.median(scores[:, rank - 1]) > reach[rank]), 0)
+    return (rank if reach[rank] <= MOST else None), scores[:, rank]
 
 
 def gumbel(nearest: np.ndarray) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -237,10 +238,9 @@ def search_photos(task: PhotoTask) -> FoundPhotos:
     whitening, whitened = chosen_whitening(config, task.net, rows[readable])
     descriptors = described(whitening, rows)  # [N,D]
     scores, indices = neighbours(config, descriptors[readable])
-    nearest = scores[:, 0] if scores.shape[1] else np.empty(0, np.float32)
     threshold = calibrated(
         similarity_of_copies(task, rows, whitening),
-        nearest,
+        scores,
         false_rate=config.false_rate,
         given=config.threshold,
     )
@@ -260,7 +260,7 @@ def search_photos(task: PhotoTask) -> FoundPhotos:
     )
     run.results({
         "pictures": len(task.folder.images), "readable": len(readable), "left_out": len(left_out), "size": config.size, "p": task.p,
-        "whitening": whitened, "threshold": threshold.value, "false_images": threshold.false_images if len(nearest) else None,
+        "whitening": whitened, "threshold": threshold.value, "false_images": threshold.false_images if math.isfinite(threshold.false_images) else None,
         "copies_found": threshold.found, "groups": len(groups), "pairs": pairs, "classes": fit,
     })  # fmt: skip
     return found

@@ -45,12 +45,12 @@ NO_COPIES = np.empty((0, len(EDITS)))
 
 
 def test_strangers_exceed_it_no_more_often_than_stated():
-    nearest = neighbours(collection(4000))[0][:, 0]
+    scores, _ = neighbours(collection(4000))
     for rate in (0.01, 0.02, 0.1):
-        threshold = calibrated(NO_COPIES, nearest, false_rate=rate)
+        threshold = calibrated(NO_COPIES, scores, false_rate=rate)
         assert threshold.false_images == pytest.approx(rate * 4000)
-        assert (nearest >= threshold.value).mean() < 1.5 * rate
-    assert (nearest >= threshold.value).mean() > 0.03  # of the last, 0.1
+        assert (threshold.nearest >= threshold.value).mean() < 1.5 * rate
+    assert (threshold.nearest >= threshold.value).mean() > 0.03  # of the last, 0.1
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.45])
@@ -58,13 +58,26 @@ def test_duplicates_among_the_images_do_not_hide_themselves(share):
     strangers = neighbours(collection(1000))[0][:, 0]
     descriptors = collection(1000, duplicates=int(1000 * share / (2 - share)))
     scores, indices = neighbours(descriptors)
-    threshold = calibrated(NO_COPIES, scores[:, 0])
+    threshold = calibrated(NO_COPIES, scores)
     assert stranger_quantile(strangers, 0.98) - 0.02 < threshold.value < 0.95
     groups, pairs = near_duplicates(scores, indices, threshold.value)
     right = {(i, 1000 + i) for i in range(len(descriptors) - 1000)}
     found = {group.members for group in groups}
     assert len(found & right) >= 0.98 * len(right) and len(found - right) <= 0.02 * 1000
     assert pairs >= len(right)
+
+
+@pytest.mark.parametrize("times", [2, 4])
+def test_a_collection_whose_every_picture_is_there_several_times(times):
+    rng = np.random.default_rng(1)
+    rows = collection(500)
+    copies = [rows] + [unit(rows + 0.3 * rng.normal(size=rows.shape) / 8) for _ in range(times - 1)]
+    scores, indices = neighbours(np.concatenate(copies))
+    threshold = calibrated(NO_COPIES, scores)
+    assert {2: "second", 4: "fourth"}[times] in threshold.how and threshold.value < 0.8
+    groups, _ = near_duplicates(scores, indices, threshold.value)
+    right = {tuple(range(i, 500 * times, 500)) for i in range(500)}
+    assert len({group.members for group in groups} & right) > 480
 
 
 def test_rate_and_quantile_undo_each_other():
@@ -78,7 +91,7 @@ def test_rate_and_quantile_undo_each_other():
 def test_a_given_threshold_is_judged_and_the_copies_found_are_counted_by_edit():
     copies = np.array([[0.9, 0.5, 0.7, 0.2], [0.8, 0.5, 0.3, 0.2]])
     nearest = np.random.default_rng(0).gumbel(0.3, 0.05, 500)
-    threshold = calibrated(copies, nearest, given=0.5)
+    threshold = calibrated(copies, nearest[:, None], given=0.5)
     assert threshold.value == 0.5 and list(threshold.found.values()) == [1.0, 1.0, 0.5, 0.0]
     assert threshold.false_images == pytest.approx(500 * stranger_rate(nearest, 0.5))
     line = threshold.describe()
@@ -87,15 +100,15 @@ def test_a_given_threshold_is_judged_and_the_copies_found_are_counted_by_edit():
 
 def test_few_images_leave_the_threshold_to_the_edited_copies():
     copies = np.linspace(0, 1, 40).reshape(10, 4)
-    threshold = calibrated(copies, np.full(5, 0.4))
+    threshold = calibrated(copies, np.full((5, 4), 0.4))
     assert threshold.value == pytest.approx(0.1) and math.isnan(threshold.false_images)
     assert "too few" in threshold.describe() and "not known" in threshold.describe()
     with one_line_error(ValueError, "edited copies"):
-        calibrated(NO_COPIES, np.full(5, 0.4))
+        calibrated(NO_COPIES, np.full((5, 4), 0.4))
 
 
 def test_identical_images_are_above_any_threshold():
-    threshold = calibrated(NO_COPIES, np.ones(50, np.float32))
+    threshold = calibrated(NO_COPIES, np.ones((50, 8), np.float32))
     assert threshold.value == MOST and "very same" in threshold.how and math.isnan(threshold.false_images)
     scores, indices = neighbours(np.tile(unit(np.ones((1, 16))), (50, 1)))
     [group], _ = near_duplicates(scores, indices, threshold.value)

@@ -20,7 +20,7 @@ def titles(figure):
 
 def test_the_threshold_stands_between_strangers_and_copies():
     rng = np.random.default_rng(0)
-    threshold = calibrated(rng.uniform(0.6, 1, (50, len(EDITS))), rng.uniform(0.1, 0.4, 300))
+    threshold = calibrated(rng.uniform(0.6, 1, (50, len(EDITS))), rng.uniform(0.1, 0.4, (300, 1)))
     [axes] = drawn(threshold_figure(threshold)).axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("cosine similarity", "share (%)")
     assert [text.get_text() for text in axes.get_legend().get_texts()][
@@ -31,7 +31,7 @@ def test_the_threshold_stands_between_strangers_and_copies():
 
 
 def test_a_figure_of_one_picture_s_threshold():
-    assert drawn(threshold_figure(calibrated(np.full((1, len(EDITS)), 0.9), np.empty(0)))).axes
+    assert drawn(threshold_figure(calibrated(np.full((1, len(EDITS)), 0.9), np.empty((1, 0))))).axes
 
 
 def test_groups_have_a_row_each_with_similarities(found):  # noqa: F811

@@ -295,14 +295,12 @@ def test_names_of_classes(tiny_net, config, after_chain):
     assert class_names(config(), tiny_net)[:2] == ("tench", "goldfish")
 
 
-def test_classes_are_shown_for_pictures_like_the_known_ones_only(config, tmp_path, mini_root):
+def test_classes_are_shown_for_pictures_like_the_known_ones_only(config, photos, mini_root):
     known = searched(config(mini_root / "imagenet" / "train"))
     assert "the classes are shown" in known.fit and known.class_names
     assert sum(count for _, count, _ in known.by_class(classes=99, each=3)) == len(known.readable)
     assert all(0 < probability <= 1 for _, probability in known.classes(0))
-    for i in range(20):
-        write_picture(tmp_path / "snow" / f"{i}.png", seed=i, size=(96, 96))
-    strange = searched(config(tmp_path / "snow"))
+    strange = searched(config(photos))
     assert "do not fit" in strange.fit and not strange.class_names
     assert strange.classes(0) == [] and strange.by_class(classes=3, each=3) == []
 

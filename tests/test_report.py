@@ -57,7 +57,7 @@ def found(tmp_path, tiny_net):
         descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
         photo_folder = PhotoFolder(images, {}, Counter(dict(others)))
         task = PhotoTask(make(PhotosConfig, values), photo_folder, tiny_net, 3.0, UnreadableImages("skip"))
-        threshold = calibrated(np.full((3, len(EDITS)), 0.8), rng.uniform(0, 0.5, 100))
+        threshold = calibrated(np.full((3, len(EDITS)), 0.8), rng.uniform(0, 0.5, (100, 1)))
         labels = np.zeros((len(images), 1), int) if labels is None else np.asarray(labels)[:, None]
         probabilities = np.linspace(0.2, 0.9, len(images))[:, None]
         return FoundPhotos(
