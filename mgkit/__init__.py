@@ -66,7 +66,8 @@ The modules in the order in which the method reads:
     stills          what the explorers show, as figures
     widgets         the explorers: p, queries, matching regions, λ and N, live
     board           the paper's figures beside those of the runs so far
-    demo            runs the notebooks and checks the method's claims
+    reference       the run that is in git, and what another is held against
+    demo            runs the notebooks, checks the method's claims, compares with the reference
 """
 
 __all__ = ["get_multigrain", "load_checkpoint", "load_released"]
