@@ -152,11 +152,7 @@ class FoundPhotos:
 
     def titles(self) -> dict[int, str]:
         """What to say beside the name of a picture that is in a group."""
-        return {
-            i: f"(of near-duplicates {number})"
-            for number, group in enumerate(self.groups, 1)
-            for i in group.members
-        }
+        return {i: f"(group {number})" for number, group in enumerate(self.groups, 1) for i in group.members}
 
     def sample(self, count: int) -> list[int]:
         """Indices of so many readable pictures, evenly spread over the folders."""

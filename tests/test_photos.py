@@ -100,7 +100,7 @@ def test_copies_are_found_and_what_cannot_be_read_is_listed(album, config, after
     assert {row["file"] for row in rows} == {name for names in grouped for name in names}
     with open(folder / "left_out.csv", newline="", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 3
-    assert found.titles()[found.groups[0].members[0]] == "(of near-duplicates 1)"
+    assert found.titles()[found.groups[0].members[0]] == "(group 1)"
 
 
 def test_nothing_is_written_beside_the_pictures_and_a_read_only_folder_will_do(album, config):
