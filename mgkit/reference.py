@@ -32,7 +32,7 @@ FIGURES = (
     "evaluate_retrieval/matching_regions", "search_photos/near_duplicates",
 )  # fmt: skip
 OVERVIEW = ("evaluate_retrieval/neighbours_holidays", "finetune_p/p_star")  # the README's picture
-OVERVIEW_HEIGHT = 480  # px
+OVERVIEW_WIDTH = 1000  # px
 COLOURS = 128  # of a figure's palette
 OF_A_MACHINE = re.compile(r"/(?:home|root|tmp|work|Users|opt|mnt)/[\w.-]")
 
@@ -153,7 +153,7 @@ def write_reference(experiment: str, now: Mapping[str, Measure]) -> Path:
     write_text(target / "claims.txt", (stage_folder(experiment, "claims") / "claims.txt").read_text())
     for name in FIGURES:
         save_small(Image.open(figure_path(experiment, name)), target / "figures" / f"{Path(name).name}.png")
-    overview = side_by_side([Image.open(figure_path(experiment, name)) for name in OVERVIEW])
+    overview = stacked([Image.open(figure_path(experiment, name)) for name in OVERVIEW])
     save_small(overview, target / "overview.png")
     for path in sorted((stage_folder(experiment, "notebooks")).glob("*.ipynb")):
         write_text(target / "notebooks" / path.name, without_machine(nbformat.read(path, as_version=4)))
@@ -192,12 +192,17 @@ def save_small(picture: Image.Image, path: Path) -> None:
     picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
-    """The pictures in a row on white, brought to one height."""
-    same = [p.convert("RGB").resize((round(p.width * OVERVIEW_HEIGHT / p.height), OVERVIEW_HEIGHT), Image.Resampling.LANCZOS) for p in pictures]  # fmt: skip
-    row = Image.new("RGB", (sum(p.width for p in same), OVERVIEW_HEIGHT), "white")
-    x = 0
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """The pictures one below the other, brought to one width."""
+    same = [
+        picture.convert("RGB").resize(
+            (OVERVIEW_WIDTH, round(picture.height * OVERVIEW_WIDTH / picture.width)), Image.Resampling.LANCZOS
+        )
+        for picture in pictures
+    ]
+    column = Image.new("RGB", (OVERVIEW_WIDTH, sum(picture.height for picture in same)), "white")
+    y = 0
     for picture in same:
-        row.paste(picture, (x, 0))
-        x += picture.width
-    return row
+        column.paste(picture, (0, y))
+        y += picture.height
+    return column

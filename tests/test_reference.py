@@ -82,10 +82,10 @@ def test_an_executed_notebook_loses_what_says_where_it_ran(elsewhere):
         reference.without_machine(notebook)
 
 
-def test_pictures_stand_side_by_side_at_one_height():
-    row = reference.side_by_side([Image.new("RGB", (100, 240), "red"), Image.new("RGB", (960, 960), "blue")])
-    assert row.size == (200 + 480, 480)
-    assert row.getpixel((10, 10)) == (255, 0, 0) and row.getpixel((210, 470)) == (0, 0, 255)
+def test_pictures_stand_below_each_other_at_one_width():
+    column = reference.stacked([Image.new("RGB", (500, 100), "red"), Image.new("RGB", (2000, 800), "blue")])
+    assert column.size == (1000, 200 + 400)
+    assert column.getpixel((10, 190)) == (255, 0, 0) and column.getpixel((990, 210)) == (0, 0, 255)
 
 
 def test_what_a_demo_measures_has_tolerances_by_what_it_depends_on(tmp_path, monkeypatch):
@@ -116,7 +116,7 @@ def test_the_committed_run_is_complete():
     assert sorted(path.stem for path in (COMMITTED / "notebooks").iterdir()) == sorted(NOTEBOOKS)
     figures = {name.rpartition("/")[2] for name in reference.FIGURES}
     assert {path.stem for path in (COMMITTED / "figures").iterdir()} == figures
-    assert Image.open(COMMITTED / "overview.png").height == reference.OVERVIEW_HEIGHT
+    assert Image.open(COMMITTED / "overview.png").width == reference.OVERVIEW_WIDTH
 
 
 def test_the_committed_files_are_small_and_of_no_machine():
