@@ -3,6 +3,7 @@
 import json
 
 import nbformat
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -88,6 +89,14 @@ def test_pictures_stand_below_each_other_at_one_width():
     assert column.getpixel((10, 190)) == (255, 0, 0) and column.getpixel((990, 210)) == (0, 0, 255)
 
 
+def test_curves_are_kept_as_png_and_photographs_as_jpeg(tmp_path):
+    random = np.random.default_rng(0)
+    photograph = Image.fromarray(random.integers(0, 255, (300, 300, 3), np.uint8))
+    assert reference.save_small(photograph, tmp_path / "photograph").suffix == ".jpg"
+    assert reference.save_small(Image.new("RGBA", (300, 300), "red"), tmp_path / "curve").suffix == ".png"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curve.png", "photograph.jpg"]
+
+
 def test_what_a_demo_measures_has_tolerances_by_what_it_depends_on(tmp_path, monkeypatch):
     results = {
         "finetune_p": {"sizes": [96], "p_star": [3.2], "top1_at_p_star": [0.5]},
@@ -116,13 +125,13 @@ def test_the_committed_run_is_complete():
     assert sorted(path.stem for path in (COMMITTED / "notebooks").iterdir()) == sorted(NOTEBOOKS)
     figures = {name.rpartition("/")[2] for name in reference.FIGURES}
     assert {path.stem for path in (COMMITTED / "figures").iterdir()} == figures
-    assert Image.open(COMMITTED / "overview.png").width == reference.OVERVIEW_WIDTH
+    assert Image.open(COMMITTED / "overview.jpg").width == reference.OVERVIEW_WIDTH
 
 
 def test_the_committed_files_are_small_and_of_no_machine():
     files = [path for path in COMMITTED.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 4_000_000
     for path in files:
-        assert path.stat().st_size < (300_000 if path.suffix in (".ipynb", ".png") else 30_000), path
-        if path.suffix != ".png":
+        assert path.stat().st_size < (300_000 if path.suffix in (".ipynb", ".jpg") else 130_000), path
+        if path.suffix not in (".png", ".jpg"):
             assert not reference.OF_A_MACHINE.search(path.read_text(encoding="utf-8")), path
