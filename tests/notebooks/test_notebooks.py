@@ -209,13 +209,13 @@ def test_training_in_two_processes(project, run, cwd):
     values = QUICK["01_train"] | {"gpus": 2, "workers": 1, "log_every": 2, "gradient_share_every": 2}
     text = run("01_train", cwd=cwd, **values)
     assert "2 x cpu" in text and "epoch 1: loss" in text and "one run so far" in text
-    assert figures(project / "executed_01_train.ipynb") == 3
+    assert figures(project / "executed_01_train.ipynb") == 4
     folder = project / "outputs" / "t" / "train"
     assert {"checkpoint.pth", "snapshots", "steps.jsonl", "tensorboard"} <= {p.name for p in folder.iterdir()}
     steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
     assert steps and all(0 < line["gradient_share"] < 1 for line in steps)
     again = run("01_train", cwd=cwd, **values)
-    assert "nothing to do" in again and figures(project / "executed_01_train.ipynb") == 3
+    assert "nothing to do" in again and figures(project / "executed_01_train.ipynb") == 4
 
 
 @pytest.fixture
