@@ -303,7 +303,8 @@ def test_retrieval_in_a_plain_folder(project, run, mini_root):
         backbone="resnet8", checkpoint=str(untrained(project / "net.pth")),
     )  # fmt: skip
     assert "without ground truth" in text and "exact search is all they need" in text
-    assert figures(project / "executed_05_evaluate_retrieval.ipynb") == 1  # the neighbours
+    # The neighbours, the answers to some queries, the regions that match.
+    assert figures(project / "executed_05_evaluate_retrieval.ipynb") == 3
 
 
 def test_photos_that_are_bad_are_said_in_one_line_and_good_ones_make_a_report(project, run, photos):
