@@ -28,8 +28,9 @@ format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-lab: $(READY)  ## the notebooks in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir notebooks 00_start_here.ipynb
+lab: export JUPYTER_CONFIG_PATH := $(CURDIR)/.jupyter$(addprefix :,$(JUPYTER_CONFIG_PATH))
+lab: $(READY)  ## the notebooks in JupyterLab; LAB: more options for it, as in LAB="--no-browser --port 9000"
+	$(BIN)/jupyter lab --notebook-dir notebooks --LabApp.default_url /lab/tree/00_start_here.ipynb $(LAB)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 10) else 'Python 3.10 or newer is needed: make PYTHON=...')"

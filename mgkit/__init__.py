@@ -53,15 +53,21 @@ The modules in the order in which the method reads:
     evaluate        top-1/top-5                                         (04)
     retrieval       every set with every kind of descriptor; figure 4   (05)
     tables          its results as text
-    worker          what each of several processes runs, for every stage
     repooling       feature maps held in memory: any p at once; regions that match
     browse          what a picture finds, also one that a person brings along
     toy_batch       a small batch: its pairs, losses, and pulls for any N and λ
+    photo_folder    a person's folders of pictures: found, decoded in bounded memory
+    duplicates      near-duplicates above a threshold that is learned from edited copies and strangers
+    photos          one's own pictures searched: near-duplicates, more like this, classes (06)
+    report          what was found as one HTML file
+    worker          what each of several processes runs, for every stage
     plots           every figure of the notebooks, but for
+    photo_plots     those of 06
     stills          what the explorers show, as figures
     widgets         the explorers: p, queries, matching regions, λ and N, live
     board           the paper's figures beside those of the runs so far
-    demo            runs the notebooks and checks the method's claims
+    reference       the run that is in git, and what another is held against
+    demo            runs the notebooks, checks the method's claims, compares with the reference
 """
 
 __all__ = ["get_multigrain", "load_checkpoint", "load_released"]

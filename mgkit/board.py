@@ -190,3 +190,7 @@ def marks(group: list[Entry], sources: dict[str, int]) -> str:
         if not measured.complete and "images" not in text:
             text += f" on {measured.images} images only, not the paper's"
     return text
+
+
+if __name__ == "__main__":
+    print(table(board()))

@@ -183,6 +183,24 @@ class RetrievalConfig(NetworkConfig):
     )
 
 
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+class PhotosConfig(NetworkConfig):
+    """A search through a person's own pictures."""
+
+    photos: list[str] = dataclasses.field(  # folders, as text apart by ;, for their names may have commas
+        default_factory=list, metadata={"separator": ";"}
+    )  # empty: the embedded set's scenes, copies and distractors, or else data
+    size: Pixels = 96
+    p: Exponent | None = None  # None: the network's own
+    whitening: Literal["auto", "photos", "network", "none"] = "auto"
+    threshold: Annotated[float, Field(gt=0, le=1)] | None = None  # cosine; None: calibrated
+    false_rate: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
+    index: str = ""  # a faiss string; empty: exact search, or HNSW for a large collection
+    queries: Annotated[int, Field(ge=0)] = 12  # of the report
+    k: Count = 8
+    on_unreadable: Literal["raise", "skip"] = "skip"
+
+
 def make(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:
     """The config of these values; a one-line ValueError names the culprit. Lists may be given as text, `64, 96`."""
     known = {field.name: field for field in dataclasses.fields(cls)}

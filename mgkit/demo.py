@@ -1,4 +1,4 @@
-"""`python -m mgkit.demo`: every notebook on the embedded set, then the method's claims against what was measured.
+"""`python -m mgkit.demo`: every notebook on the embedded set, the method's claims, and outputs/reference, against what was measured.
 
 A claim that does not hold is printed as not holding. Joint training (λ=0.5, N=3) and cross-entropy alone (λ=1, N=1) get
 equal budgets and several seeds, because on so small a set one seed convinces nobody.
@@ -25,6 +25,7 @@ from mgkit.hardware import pick_device, place
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.protocols import measured_value, shown_value
+from mgkit.reference import compare_with_reference, measures, write_reference
 from mgkit.retrieval_sets import find_sets
 from mgkit.train import run_training
 
@@ -35,6 +36,7 @@ NOTEBOOKS = (
     "03_whiten",
     "04_evaluate_imagenet",
     "05_evaluate_retrieval",
+    "06_search_your_photos",
 )
 SETS = ("holidays", "ukbench", "copydays")
 CROSS_ENTROPY_ALONE = {"lambda_": 1.0, "repetitions": 1}
@@ -51,7 +53,7 @@ class Claim:
 
 
 def run_notebooks(experiment: str, data: str) -> Path:
-    """Execute 00-05 in order; returns the folder of the executed copies."""
+    """Execute 00-06 in order; returns the folder of the executed copies."""
     root = project_root()
     folder = root / "outputs" / experiment / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +165,12 @@ def main() -> None:
     parser.add_argument("--data", default="mini", help="mini, or the folder of another embedded set")
     parser.add_argument("--seeds", type=int, default=2, help="trainings of each kind")
     parser.add_argument("--size", type=int, default=96, help="evaluation resolution of the comparison, px")
+    parser.add_argument(
+        "--write-reference", action="store_true", help="make this run the one in outputs/reference/"
+    )
     arguments = parser.parse_args()
+    given = vars(arguments)
+    as_by_default = all(given[name] == parser.get_default(name) for name in ("data", "seeds", "size"))
     start = time.perf_counter()
     run_notebooks(arguments.experiment, arguments.data)
     measured = joint_against_cross_entropy(
@@ -176,6 +183,11 @@ def main() -> None:
     (folder / "measured.json").write_text(json.dumps(measured, indent=1))
     (folder / "claims.txt").write_text(table(found, arguments.seeds) + "\n")
     print(f"\n{table(found, arguments.seeds)}\n")
+    now = measures(arguments.experiment, measured)
+    if arguments.write_reference:
+        print(f"written: {write_reference(arguments.experiment, now)}")
+    elif as_by_default:  # other data or seeds have nothing in common with the reference
+        print(compare_with_reference(now))
     print(
         f"{time.perf_counter() - start:.0f} s in all; notebooks and figures are in {stage_folder(arguments.experiment, '')}"
     )

@@ -31,6 +31,7 @@ NOTEBOOKS = {  # stage: the notebook that runs it
     "whiten": "03_whiten",
     "evaluate_imagenet": "04_evaluate_imagenet",
     "evaluate_retrieval": "05_evaluate_retrieval",
+    "search_photos": "06_search_your_photos",
 }
 PACKAGES = (
     "mgkit", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "faiss-cpu", "safetensors", "tensorboard"

@@ -17,7 +17,7 @@ from mgkit.experiment import Run, is_mini, read_results, training_data
 from mgkit.launch import on_all_devices
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
-from mgkit.pooling import gem_for_each
+from mgkit.pooling import gem_and_slope, gem_for_each
 from mgkit.progress import progress
 from mgkit.train import trained_network
 
@@ -128,10 +128,13 @@ def descend_p(
             group["lr"] = lr * (1 - i / steps) ** 0.9
         sums = torch.zeros(3, dtype=torch.float64, device=p.device)  # loss, its gradient, images
         if features:
-            pooled = torch.cat([net.pool(f[None]) for f in features])  # [b,C]
-            logits = net.head(pooled)["classifier_output"]
+            exponent = p.item()
+            each = [gem_and_slope(f[None], exponent) for f in features]
+            pooled, slope = (torch.cat(rows) for rows in zip(*each, strict=True))  # [b,C]
+            logits = net.head(pooled.requires_grad_())["classifier_output"]
             loss = F.cross_entropy(logits, labels.to(p.device), reduction="sum")
-            [gradient] = torch.autograd.grad(loss, p)  # of p alone: the classifier needs none
+            [pull] = torch.autograd.grad(loss, pooled)  # [b,C]; nothing else depends on p
+            gradient = (pull * slope).sum()
             sums = torch.stack([loss.detach(), gradient, torch.full_like(gradient, len(features))]).double()
         loss, gradient, images = summed(sums)
         loss, p.grad = loss / images, (gradient / images).to(p.dtype)

@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,16 +75,17 @@ def image_index(folder: str | Path) -> FolderIndex:
 
 
 class Listing(NamedTuple):
-    """One folder: the names of sub-folders and images in it, and whether it holds a link that leads nowhere yet."""
+    """One folder: the names of sub-folders, images and other files in it, and whether it holds a link that leads nowhere yet."""
 
     folders: list[str]
     images: list[str]
+    others: list[str]
     dangling: bool
 
 
 def list_folder(folder: str) -> Listing:
     """What a folder holds itself; only links cost more than reading the directory."""
-    folders, images, dangling = [], [], False
+    folders, images, others, dangling = [], [], [], False
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
@@ -94,9 +95,11 @@ def list_folder(folder: str) -> Listing:
                 folders.append(name)
             elif name[name.rfind(".") :].lower() in IMAGE_SUFFIXES:
                 images.append(name)
-            elif entry.is_symlink():
-                dangling |= not os.path.exists(entry.path)
-    return Listing(folders, images, dangling)
+            elif entry.is_symlink() and not os.path.exists(entry.path):
+                dangling = True
+            else:
+                others.append(name)
+    return Listing(folders, images, others, dangling)
 
 
 def is_folder(entry: os.DirEntry) -> bool:
@@ -106,17 +109,28 @@ def is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def walk(root: str) -> Iterator[tuple[str, os.stat_result, Listing]]:
-    """(path from root, status, listing) of root and every folder below; a link to a folder around itself is not followed."""
+def walk(
+    root: str, *, on_error: Callable[[str, OSError], object] | None = None
+) -> Iterator[tuple[str, os.stat_result, Listing]]:
+    """(path from root, status, listing) of root and every folder below; a link to a folder around itself is not followed.
+
+    on_error: told of every folder below root that cannot be read, which is then passed over; None: the error is raised.
+    """
     pending = [("", frozenset())]
     while pending:
         folder, around = pending.pop()
         path = os.path.join(root, folder)
-        status = os.stat(path)  # before listing: a change meanwhile must make the stamp look old
-        identity = status.st_dev, status.st_ino
-        if status.st_ino and identity in around:  # file systems without inode numbers say 0
+        try:
+            status = os.stat(path)  # before listing: a change meanwhile must make the stamp look old
+            identity = status.st_dev, status.st_ino
+            if status.st_ino and identity in around:  # file systems without inode numbers say 0
+                continue
+            listing = list_folder(path)
+        except OSError as error:
+            if not on_error or not folder:
+                raise
+            on_error(path, error)
             continue
-        listing = list_folder(path)
         yield folder, status, listing
         around = around | {identity}
         pending += [(os.path.join(folder, name), around) for name in sorted(listing.folders, reverse=True)]

@@ -16,6 +16,8 @@ def gem(x: Tensor, p: float | Tensor) -> Tensor:
     1 averages, infinity takes the maximum. Returns [B,C] in float32 or wider. Raises ValueError for p <= 0.
     """
     value = check_exponent(p)
+    if isinstance(p, nn.Parameter) and not p.requires_grad:
+        p = value  # torch raises to a number in less time than to a tensor, above all to 2 and 3
     x = x.clamp(min=FLOOR)
     if x.dtype in (torch.bfloat16, torch.float16):
         x = x.float()  # powers of half-precision numbers lose the small activations
@@ -49,6 +51,27 @@ def gem_of_logarithm(logarithm: Tensor, top: Tensor, p: float) -> Tensor:
     if math.isinf(check_exponent(p)):
         return top.flatten(1)
     return (logarithm * p).exp_().mean(dim=(-2, -1)).pow_(1.0 / p).mul_(top.flatten(1))
+
+
+@torch.no_grad()
+def gem_and_slope(x: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    """`gem` of [B,C,h,w] and its derivative in p, [B,C] each, to float32's rounding, for a finite p.
+
+    With m = mean of x^p: d/dp m^(1/p) = m^(1/p) · (m'/(p m) - log m / p²), m' = mean of x^p log x.
+    """
+    top, logarithm = top_and_logarithm(x)
+    power = (logarithm * p).exp_()
+    mean = power.mean(dim=(-2, -1))
+    slope_of_mean = power.mul_(logarithm).mean(dim=(-2, -1))
+    pooled = mean.pow(1.0 / p).mul_(top)
+    return pooled, pooled * (slope_of_mean / (p * mean) - mean.log_() / p**2)
+
+
+def top_and_logarithm(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Feature maps -> their maxima [B,C], and the logarithm of what is left after dividing by them, [B,C,h,w], at most 0."""
+    x = x.detach().clamp(min=FLOOR).float()
+    top = x.amax(dim=(-2, -1), keepdim=True)
+    return top.flatten(1), (x / top).log_()
 
 
 def check_exponent(p: float | Tensor) -> float:

@@ -6,7 +6,7 @@ shows in a line of text (class `mgkit-line`), which a screen reader announces. N
 
 import base64
 import html
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -201,31 +201,11 @@ class PSlider(Explorer):
 # --- Queries (05, 06)
 
 
-def query_browser(
-    images: ImageList,
-    descriptors: np.ndarray,
-    *,
-    queries: Sequence[int] | None = None,
-    database: Sequence[int] | None = None,
-    truth: Callable[[int, int], bool | None] | None = None,
-    titles: Mapping[int, str] | None = None,
-    classes: Callable[[int], Classes] | None = None,
-    describe: Describe | None = None,
-    k: int = 8,
-) -> Explorer:
-    """Choose an image, or bring one along: its k nearest images with scores, its classes.
+def query_browser(collection: Collection, *, describe: Describe | None = None, k: int = 8) -> Explorer:
+    """Choose an image of the collection, or bring one along: its k nearest images with scores, its classes.
 
-    Arguments but for the last two, and what is raised: as for `browse.Collection`. describe: (descriptor [D], classes) of a
-    picture that is brought along; None: none can be.
+    describe: gives (descriptor [D], classes) of a picture that is brought along; None: none can be.
     """
-    collection = Collection(
-        images, descriptors, queries=queries, database=database, truth=truth, titles=titles, classes=classes
-    )
-    return QueryBrowser(collection, describe, k)
-
-
-def collection_browser(collection: Collection, *, describe: Describe | None = None, k: int = 8) -> Explorer:
-    """`query_browser` of a collection that is there already."""
     return QueryBrowser(collection, describe, k)
 
 

@@ -18,6 +18,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from mgkit.config import (
     ClassifyConfig,
     FinetunePConfig,
+    PhotosConfig,
     RetrievalConfig,
     TrainConfig,
     WhitenConfig,
@@ -28,6 +29,7 @@ from mgkit.distributed import joined
 from mgkit.evaluate import run_classification
 from mgkit.finetune import run_search
 from mgkit.launch import AGENT, FOLDER, LAUNCHER, StoppedError, read_ending, write_ending
+from mgkit.photos import run_photos
 from mgkit.retrieval import run_embedding
 from mgkit.snapshots import SnapshotError
 from mgkit.train import run_training
@@ -132,6 +134,7 @@ STAGES = {  # but for training, which is told when to stop
     "whiten": (WhitenConfig, run_whitening),
     "evaluate_imagenet": (ClassifyConfig, run_classification),
     "evaluate_retrieval": (RetrievalConfig, run_embedding),
+    "search_photos": (PhotosConfig, run_photos),
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgkit.pooling import FLOOR, GeM, gem, gem_for_each, l2_normalize
+from mgkit.pooling import FLOOR, GeM, gem, gem_and_slope, gem_for_each, l2_normalize
 
 
 def gem_by_loops(x, p):
@@ -85,6 +85,22 @@ def test_pooling_for_each_exponent_is_gem_to_rounding(scale, dtype):
 def test_pooling_for_each_exponent_rejects_what_gem_rejects():
     with pytest.raises(ValueError, match="p must be one number > 0"):
         list(gem_for_each(maps(0), [1.0, 0.0]))
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e30])
+@pytest.mark.parametrize("p", [0.5, 1.0, 2.5, 3.0, 8.0, 30.0])
+def test_the_slope_in_p_is_that_of_autograd(p, scale):
+    x = (maps(7).double() * scale).float()
+    exponent = torch.tensor(p, dtype=torch.float64)
+    slope = torch.autograd.functional.jacobian(lambda q: gem(x.double(), q), exponent)
+    found = gem_and_slope(x, p)
+    torch.testing.assert_close(found[0], gem(x, p), rtol=1e-5, atol=0)
+    torch.testing.assert_close(found[1].double(), slope, rtol=1e-4, atol=1e-6 * scale)
+
+
+def test_the_slope_of_zero_and_of_even_maps_is_zero():
+    for x in (torch.zeros(1, 2, 3, 3), torch.full((1, 2, 3, 3), 0.7)):
+        torch.testing.assert_close(gem_and_slope(x, 3.0)[1], torch.zeros(1, 2), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("p", [1.0, 3.0, math.inf])

@@ -15,7 +15,7 @@ from PIL import Image
 from support import noise, write_picture
 
 from mgkit import widgets
-from mgkit.browse import describe_with
+from mgkit.browse import Collection, describe_with
 from mgkit.datasets import plain_images
 from mgkit.embed import embed
 from mgkit.repooling import Repooling, SetMaps, match
@@ -124,11 +124,11 @@ def browser(tiny_net, uneven_images):
     tiny_net.classes = uneven_images.classes
     rows = embed(tiny_net, uneven_images, size=32, precision="float32", description=None)
     labels = uneven_images.labels
-    return widgets.query_browser(
+    collection = Collection(
         uneven_images, rows, queries=[20, 2, 11], truth=lambda i, j: bool(labels[i] == labels[j]),
         titles={20: "AP 3.0 %"}, classes=lambda i: [("moss & <bark>", 0.875), ("sand", 0.125)],
-        describe=describe_with(tiny_net, size=32), k=5,
     )  # fmt: skip
+    return widgets.query_browser(collection, describe=describe_with(tiny_net, size=32), k=5)
 
 
 def test_a_query_is_chosen(browser, uneven_images):
@@ -164,7 +164,7 @@ def test_queries_are_found_by_name(browser, uneven_images):
 def test_of_many_queries_the_first_are_listed(uneven_images, monkeypatch):
     monkeypatch.setattr(widgets, "LISTED", 7)
     rows = np.eye(24, dtype=np.float32)
-    browser = widgets.query_browser(uneven_images, rows)
+    browser = widgets.query_browser(Collection(uneven_images, rows))
     assert [value for _, value in browser.query.options] == list(range(7))
     assert not hasattr(browser, "upload") and "right" not in line(browser)
 
@@ -211,7 +211,7 @@ def test_names_are_escaped_and_broken_files_named(tmp_path):
     images = plain_images(tmp_path)
     gone = next(i for i, path in enumerate(images.paths) if path.endswith("gone.png"))
     (tmp_path / "gone.png").unlink()
-    browser = widgets.query_browser(images, np.eye(4, dtype=np.float32))
+    browser = widgets.query_browser(Collection(images, np.eye(4, dtype=np.float32)))
     for _, i in browser.query.options:
         browser.query.value = i
         assert "<img src=x" not in browser.page.value and EVIL in names(browser)

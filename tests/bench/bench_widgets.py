@@ -16,7 +16,7 @@ import torch
 from measuring import Row, photo_folder, seconds
 
 from mgkit import widgets
-from mgkit.browse import describe_with
+from mgkit.browse import Collection, describe_with
 from mgkit.datasets import class_folders
 from mgkit.embed import embed
 from mgkit.ground_truth import RetrievalSet
@@ -80,7 +80,7 @@ def rows_of(name: str, size: int) -> Iterator[Row]:
     yield waited(f"p slider, {what}: query", through(slider.query))
 
     rows = embed(net, images, size=size, description=None)
-    browser = widgets.query_browser(images, rows, describe=describe_with(net, size=size))
+    browser = widgets.query_browser(Collection(images, rows), describe=describe_with(net, size=size))
     yield waited(f"query browser, {what}: query", through(browser.query))
     contents = itertools.cycle(Path(path).read_bytes() for path in images.paths[:MOVES])
     yield waited(f"query browser, {what}: a picture brought along", lambda: bring(browser, next(contents)))

@@ -27,6 +27,7 @@ from mgkit.checkpoints import save_checkpoint
 from mgkit.config import (
     ClassifyConfig,
     FinetunePConfig,
+    PhotosConfig,
     RetrievalConfig,
     StageConfig,
     TrainConfig,
@@ -43,14 +44,16 @@ CONFIGS = {
     "03_whiten": WhitenConfig,
     "04_evaluate_imagenet": ClassifyConfig,
     "05_evaluate_retrieval": RetrievalConfig,
+    "06_search_your_photos": PhotosConfig,
 }
-STAGES = ("train", "finetune_p", "whiten", "evaluate_imagenet", "evaluate_retrieval")
+STAGES = ("train", "finetune_p", "whiten", "evaluate_imagenet", "evaluate_retrieval", "search_photos")
 QUICK = {
     "01_train": {"epochs": 1, "size": 32, "batch_size": 12},
     "02_finetune_p": {"sizes": [32, 48], "images_per_class": 2, "ps": [1.0, 3.0]},
     "03_whiten": {"size": 48},
     "04_evaluate_imagenet": {"sizes": [32, 48]},
     "05_evaluate_retrieval": {"size": 48, "resolutions": [32, 48], "indices": []},
+    "06_search_your_photos": {"size": 48},
 }
 MOST_LINES = 12  # of a code cell
 MOST_BYTES = 300_000  # of an executed notebook
@@ -301,6 +304,23 @@ def test_retrieval_in_a_plain_folder(project, run, mini_root):
     )  # fmt: skip
     assert "without ground truth" in text and "exact search is all they need" in text
     assert figures(project / "executed_05_evaluate_retrieval.ipynb") == 1  # the neighbours
+
+
+def test_photos_that_are_bad_are_said_in_one_line_and_good_ones_make_a_report(project, run, photos):
+    checkpoint = {"checkpoint": str(untrained(project / "net.pth")), "backbone": "resnet8", "size": 48}
+    (project / "holiday <1>").mkdir()
+    with pytest.raises(PapermillExecutionError) as caught:
+        run("06_search_your_photos", photos=[str(project / "holiday <1>")], **checkpoint)
+    assert caught.value.ename == "ValueError" and "holds no pictures" in caught.value.evalue
+    assert "\n" not in caught.value.evalue and not (project / "outputs").exists()
+    for path in sorted(photos.rglob("*.JPEG"))[:30]:
+        shutil.copy(path, project / "holiday <1>" / f"'{path.name}")
+    (project / "holiday <1>" / "bad.jpg").write_text("no picture")
+    text = run("06_search_your_photos", photos=f"{project}/holiday <1>", **checkpoint)
+    assert "30 pictures as descriptors" in text and "bad.jpg: not an image" in text
+    assert "does not name its 3 classes" in text
+    report = (project / "outputs/t/search_photos/report.html").read_text(encoding="utf-8")
+    assert "holiday &lt;1&gt;" in report and "bad.jpg" in report and "<script" not in report
 
 
 def untrained(path):

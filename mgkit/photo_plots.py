@@ -1,0 +1,60 @@
+"""The figures of 06: where the threshold lies between strangers and copies, groups of near-duplicates, classes."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mgkit.duplicates import Threshold
+from mgkit.photos import FoundPhotos
+from mgkit.plots import COLOURS, axes_grid, show_image, style, thumbnail
+from mgkit.stills import shortened
+
+
+def threshold_figure(threshold: Threshold) -> Figure:
+    """How similar every image's nearest other one is, and edited copies to their originals; the threshold between them."""
+    figure, [[panel]] = axes_grid(1, 1, width=6.0, height=2.8)
+    groups = {
+        "nearest other image": (threshold.nearest, COLOURS[0], "-"),
+        "edited copy and original": (threshold.copies.ravel(), COLOURS[1], "--"),
+    }
+    lowest = min((values.min() for values, _, _ in groups.values() if values.size), default=0.0)
+    bins = np.linspace(min(lowest, threshold.value) - 0.02, 1.0, 41)
+    for name, (values, colour, line) in groups.items():
+        if values.size:
+            share = np.full(values.size, 100 / values.size)
+            panel.hist(
+                values.clip(max=1), bins, weights=share, histtype="step", linewidth=1.8, color=colour, linestyle=line, label=name
+            )  # fmt: skip
+    panel.axvline(threshold.value, color="black", linestyle=":", label=f"threshold {threshold.value:.2f}")
+    style(panel, "Strangers and copies", "cosine similarity", "share (%)")
+    panel.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def duplicate_groups(found: FoundPhotos, *, groups: int = 6, k: int = 7) -> Figure:
+    """Groups of near-duplicates, a row each, the strongest first; over each picture its similarity to the nearest of the group."""
+    chosen = found.groups[:groups]
+    columns = min(k, max(len(group.members) for group in chosen))
+    figure, axes = axes_grid(len(chosen), max(columns, 2), width=1.15, height=1.25)
+    for row, group in zip(axes, chosen, strict=True):
+        for panel in row:
+            panel.axis("off")
+        for panel, i, similarity in zip(row, group.members, group.similarities, strict=False):
+            panel.axis("on")
+            show_image(panel, thumbnail(found.images, i), f"{similarity:.2f}")
+        row[0].set_ylabel(f"{len(group.members)} pictures ", rotation=0, ha="right", va="center", fontsize=9)
+    return figure
+
+
+def classes_of_photos(found: FoundPhotos, *, classes: int = 6, each: int = 7) -> Figure:
+    """The classes that most pictures are taken for, a row each, the surest first, with probabilities."""
+    rows = found.by_class(classes=classes, each=each)
+    figure, axes = axes_grid(len(rows), each, width=1.15, height=1.25)
+    for row, (name, count, surest) in zip(axes, rows, strict=True):
+        for panel in row:
+            panel.axis("off")
+        for panel, i in zip(row, surest, strict=False):
+            panel.axis("on")
+            show_image(panel, thumbnail(found.images, i), f"{100 * found.probabilities[i, 0]:.0f} %")
+        label = f"{shortened(name)}\n{count:,} pictures "
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
+    return figure

@@ -1,0 +1,203 @@
+"""outputs/reference/: one run of `make demo` that is in git, and what another run is held against.
+
+A training of so small a set is another one on another machine: float32 or bf16, more or fewer threads, another release of a library
+change the last bits, and with them the path. So what depends on a training may differ by as much as trainings with other seeds
+do; what does not, hardly; and counts not at all. Each measure is stored with its tolerance.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import nbformat
+from PIL import Image
+
+from mgkit.experiment import provenance, read_results, stage_folder
+from mgkit.files import atomic_write, project_root
+
+# How far a measure may lie from the reference, in its own unit.
+TRAINED = 0.15  # shares (accuracy, mAP): another seed's training is off by up to that
+TRAINED_SCORE = 0.6  # UKBench, of 4
+TRAINED_P = 1.0  # p*
+UNTRAINED = 0.03  # shares; the same weights, in another precision
+UNTRAINED_SCORE = 0.1
+EXACT = 0.0
+
+FIGURES = (
+    "train/curves", "train/figure_5", "finetune_p/p_star", "whiten/spectrum", "evaluate_imagenet/accuracy",
+    "evaluate_retrieval/retrieval", "evaluate_retrieval/figure_4", "evaluate_retrieval/neighbours_holidays",
+    "evaluate_retrieval/matching_regions", "search_photos/near_duplicates",
+)  # fmt: skip
+OVERVIEW = ("evaluate_retrieval/neighbours_holidays", "finetune_p/p_star")  # the README's picture
+OVERVIEW_HEIGHT = 480  # px
+COLOURS = 128  # of a figure's palette
+OF_A_MACHINE = re.compile(r"/(?:home|root|tmp|work|Users|opt|mnt)/[\w.-]")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A value, and how far another run's may lie from it."""
+
+    value: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A measure of the reference and of now; None where one of them has none."""
+
+    name: str
+    reference: Measure | None
+    now: Measure | None
+
+    @property
+    def within(self) -> bool:
+        if self.reference is None or self.now is None:
+            return False
+        return abs(self.now.value - self.reference.value) <= self.reference.tolerance + 1e-9
+
+
+def folder() -> Path:
+    return project_root() / "outputs" / "reference"
+
+
+def measures(experiment: str, measured: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Measure]:
+    """What a run of the demo measured, by name, from results.json of its stages and `demo.joint_against_cross_entropy`'s values."""
+    found = {}
+    for kind, runs in measured.items():
+        share, score = (UNTRAINED, UNTRAINED_SCORE) if kind == "untrained" else (TRAINED, TRAINED_SCORE)
+        for seed, values in enumerate(runs):
+            for name, value in values.items():
+                found[f"{kind}, seed {seed}: {name}"] = Measure(value, score if name == "ukbench" else share)
+    search = read_results(experiment, "finetune_p")
+    for size, p in zip(search["sizes"], search["p_star"], strict=True):
+        found[f"p* at {size} px"] = Measure(p, TRAINED_P)
+    for size, top1 in zip(search["sizes"], search["top1_at_p_star"], strict=True):
+        found[f"top-1 with p* at {size} px"] = Measure(top1, TRAINED)
+    for row in read_results(experiment, "evaluate_retrieval")["rows"]:
+        tolerance = TRAINED_SCORE if row["measure"] == "score" else TRAINED
+        found[f"{row['set']}, {row['descriptor']}"] = Measure(row["value"], tolerance)
+    whitening = read_results(experiment, "whiten")
+    found["top-1 lost by folding"] = Measure(whitening["top1_before"] - whitening["top1_after"], EXACT)
+    found["images that whitening was fitted to"] = Measure(whitening["images"], EXACT)
+    photos = read_results(experiment, "search_photos")
+    found |= {f"06: {name}": Measure(photos[name], EXACT) for name in ("pictures", "readable", "left_out")}
+    return found
+
+
+def compare(reference: Mapping[str, Measure], now: Mapping[str, Measure]) -> list[Comparison]:
+    """Every measure of either, in the reference's order, then the new ones."""
+    return [
+        Comparison(name, reference.get(name), now.get(name)) for name in dict.fromkeys([*reference, *now])
+    ]
+
+
+def read_metrics(path: Path) -> dict[str, Measure]:
+    """The measures of a metrics.json. Raises FileNotFoundError, and ValueError for a file that is none, naming it."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))["measures"]
+        return {name: Measure(**values) for name, values in stored.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no metrics.json of a reference run ({error}); `git checkout` it"
+        ) from None
+
+
+def report(compared: Sequence[Comparison]) -> str:
+    """One line where all is within its tolerance; else the measures that are not, a line each."""
+    outside = [each for each in compared if not each.within]
+    if not outside:
+        return f"All {len(compared)} measures are within their tolerances of outputs/reference/metrics.json."
+    width = max(len(each.name) for each in outside)
+    lines = [
+        f"{len(outside)} of {len(compared)} measures differ from outputs/reference/metrics.json by more than their tolerances:"
+    ]
+    lines.append(f"{'':{width}}  {'reference':>9}  {'now':>9}  tolerance")
+    for each in outside:
+        tolerance = f"{each.reference.tolerance:9.3g}" if each.reference else "        -"
+        lines.append(f"{each.name:{width}}  {shown(each.reference)}  {shown(each.now)}  {tolerance}")
+    return "\n".join(lines)
+
+
+def shown(measure: Measure | None) -> str:
+    return f"{'-':>9}" if measure is None else f"{measure.value:9.3f}"
+
+
+def compare_with_reference(now: Mapping[str, Measure]) -> str:
+    """What differs from the committed run, in words; also where there is none to compare with."""
+    path = folder() / "metrics.json"
+    try:
+        return report(compare(read_metrics(path), now))
+    except FileNotFoundError:
+        return f"{path} is missing: nothing to compare with; `git checkout outputs/reference` brings it back"
+    except ValueError as error:
+        return str(error)
+
+
+# --- Writing it
+
+
+def write_reference(experiment: str, now: Mapping[str, Measure]) -> Path:
+    """Make outputs/reference/ from a run of the demo: metrics.json, claims.txt, figures, executed notebooks; returns it."""
+    target = folder()
+    shutil.rmtree(target, ignore_errors=True)
+    made = provenance()
+    content = {
+        "made": {key: made[key] for key in ("revision", "packages", "python", "machine")},
+        "measures": {name: asdict(measure) for name, measure in now.items()},
+    }
+    write_text(target / "metrics.json", json.dumps(content, indent=1) + "\n")
+    write_text(target / "claims.txt", (stage_folder(experiment, "claims") / "claims.txt").read_text())
+    for name in FIGURES:
+        save_small(Image.open(figure_path(experiment, name)), target / "figures" / f"{Path(name).name}.png")
+    overview = side_by_side([Image.open(figure_path(experiment, name)) for name in OVERVIEW])
+    save_small(overview, target / "overview.png")
+    for path in sorted((stage_folder(experiment, "notebooks")).glob("*.ipynb")):
+        write_text(target / "notebooks" / path.name, without_machine(nbformat.read(path, as_version=4)))
+    return target
+
+
+def figure_path(experiment: str, name: str) -> Path:
+    return stage_folder(experiment, Path(name).parent.name) / f"{Path(name).name}.png"
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def without_machine(notebook: nbformat.NotebookNode) -> str:
+    """The notebook as text without what says where it ran. Raises ValueError if a path of the machine is left."""
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+    root = str(project_root())
+    text = nbformat.writes(notebook).replace(f"{root}/", "").replace(root, ".") + "\n"
+    left = OF_A_MACHINE.search(text)
+    if left:
+        raise ValueError(
+            f"an executed notebook holds a path of this machine: {text[left.start() : left.end() + 60]!r}"
+        )
+    return text
+
+
+def save_small(picture: Image.Image, path: Path) -> None:
+    """The picture as a PNG with a palette."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """The pictures in a row on white, brought to one height."""
+    same = [p.convert("RGB").resize((round(p.width * OVERVIEW_HEIGHT / p.height), OVERVIEW_HEIGHT), Image.Resampling.LANCZOS) for p in pictures]  # fmt: skip
+    row = Image.new("RGB", (sum(p.width for p in same), OVERVIEW_HEIGHT), "white")
+    x = 0
+    for picture in same:
+        row.paste(picture, (x, 0))
+        x += picture.width
+    return row

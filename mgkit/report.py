@@ -1,0 +1,207 @@
+"""What 06 found as one HTML file, which holds its pictures and loads nothing; every name is escaped.
+
+Its size is bounded by what it shows, whatever the collection: at most 40 groups of 12, 12 classes of 8, 50 pictures with 8
+neighbours, 500 names of files left out. The csv files beside it are complete.
+"""
+
+import base64
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mgkit.datasets import WHOLE, UnreadableImageError, image_shape
+from mgkit.duplicates import Group
+from mgkit.files import atomic_write
+from mgkit.photo_folder import shown_name, without_warnings
+from mgkit.photos import FoundPhotos
+
+MOST_GROUPS, MOST_MEMBERS = 40, 12
+MOST_CLASSES, MOST_OF_A_CLASS = 12, 8
+MOST_QUERIES, MOST_NEIGHBOURS = 50, 8
+MOST_LEFT_OUT = 500
+SIDE = 128  # of a thumbnail, px
+QUALITY = 75  # of its JPEG
+CLASS_SHOWN = 0.05  # probability
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A thumbnail as a data URI, empty for a file that is gone; the file's name; lines of text below it."""
+
+    uri: str
+    name: str
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """Pictures side by side, perhaps with a title, perhaps those that one picture asked for."""
+
+    title: str
+    pictures: list[Picture]
+    query: Picture | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    text: str
+    rows: list[Row]
+
+
+def write_report(path: str | Path, found: FoundPhotos) -> Path:
+    """Write the report of what was found, all or nothing; returns its path."""
+    report = Report(found)
+    template = Environment(
+        loader=PackageLoader("mgkit", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    ).get_template("report.html")
+    left_out = list(found.left_out.items())
+    text = template.render(
+        title=f"{len(found.readable):,} pictures below {shown_name(found.images.root.name)}",
+        side=SIDE,
+        facts=report.facts(),
+        sections=[report.near_duplicates(), report.more_like_this(), report.by_class()],
+        left_out=[(shown_name(file), why) for file, why in left_out[:MOST_LEFT_OUT]],
+        left_out_text=left_out_text(found),
+    )
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+class Report:
+    """The parts of the report on what was found."""
+
+    def __init__(self, found: FoundPhotos):
+        self.found = found
+        self.uri = lru_cache(maxsize=None)(self.uri)  # a picture may appear several times
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Name and value of what the results depend on."""
+        found, task = self.found, self.found.task
+        return [
+            ("Folder", shown_name(str(found.images.root))),
+            ("Network", f"{task.net.name}, {task.config.size} px, p = {task.p:.2f}"),
+            ("Descriptor", f"{found.descriptors.shape[1]} dimensions, {found.whitened}"),
+            ("Near-duplicates", f"{found.describe()}; {found.threshold.describe()}"),
+            ("Classes", found.fit),
+        ]
+
+    def near_duplicates(self) -> Section:
+        """The groups, the strongest first, in each the picture with most pixels first."""
+        groups = self.found.groups
+        text = (
+            "Pictures that show the same, or nearly; each is above the threshold with at least one other of its group, and the "
+            f"one with most pixels comes first. {shown_of(len(groups), MOST_GROUPS, 'groups', 'near_duplicates.csv')}"
+        )
+        rows = [self.group(number, group) for number, group in enumerate(groups[:MOST_GROUPS], 1)]
+        return Section("Near-duplicates and copies", text, rows)
+
+    def group(self, number: int, group: Group) -> Row:
+        sizes = [self.size(i) for i in group.members]
+        order = sorted(range(len(sizes)), key=lambda m: -sizes[m][0] * sizes[m][1])
+        pictures = [
+            self.picture(
+                group.members[m],
+                f"{sizes[m][0]} × {sizes[m][1]} px, {kilobytes(self.found.images.paths[group.members[m]])}",
+                f"similarity {group.similarities[m]:.3f}",
+            )
+            for m in order[:MOST_MEMBERS]
+        ]
+        more = len(order) - len(pictures)
+        return Row(
+            f"Group {number}: {len(order)} pictures" + (f", {more} not shown" if more else ""), pictures
+        )
+
+    def more_like_this(self) -> Section:
+        """A sample of the pictures, each with its nearest others."""
+        config = self.found.task.config
+        chosen = self.found.sample(min(config.queries, MOST_QUERIES))
+        collection = self.found.collection(chosen) if chosen else None
+        rows = []
+        for i in chosen:
+            answers = collection.answers(i, min(config.k, MOST_NEIGHBOURS))
+            pairs = zip(answers.neighbours, answers.scores, strict=True)
+            pictures = [self.picture(j, f"similarity {score:.2f}") for j, score in pairs]
+            rows.append(
+                Row("", pictures, self.picture(i, *(shown_class(*pair) for pair in answers.classes[:2])))
+            )
+        text = f"{len(chosen)} pictures, evenly spread over the folder; beside each the most similar ones."
+        return Section("More like this", text, rows)
+
+    def by_class(self) -> Section:
+        """The classes that most pictures are taken for, each with its surest pictures."""
+        found = self.found
+        if not found.class_names:
+            return Section("Classes", f"{found.fit[:1].upper()}{found.fit[1:]}.", [])
+        everything = len(np.unique(found.labels[found.readable, 0]))
+        text = (
+            "What the network takes the pictures for, the surest first in each row; it knows no other classes, so a picture of "
+            f"something else is taken for one of them all the same. {shown_of(everything, MOST_CLASSES, 'classes', '')}"
+        )
+        rows = [
+            Row(
+                f"{name}: {count:,} pictures",
+                [self.picture(i, f"{100 * found.probabilities[i, 0]:.0f} %") for i in surest],
+            )
+            for name, count, surest in found.by_class(classes=MOST_CLASSES, each=MOST_OF_A_CLASS)
+        ]
+        return Section("Classes", text, rows)
+
+    def picture(self, i: int, *lines: str) -> Picture:
+        return Picture(self.uri(i), self.found.name(i), lines)
+
+    def uri(self, i: int) -> str:
+        """A picture's thumbnail as a data URI; empty where the file cannot be read any more."""
+        try:
+            small = self.found.images.load(i, least=SIDE)
+        except UnreadableImageError:
+            return ""
+        small.thumbnail((SIDE, SIDE))
+        file = BytesIO()
+        small.save(file, "JPEG", quality=QUALITY)
+        return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+    def size(self, i: int) -> tuple[int, int]:
+        """(width, height) of a picture, px."""
+        with without_warnings():
+            return image_shape(self.found.images.paths[i], self.found.images.exif, WHOLE)
+
+
+def shown_of(there: int, most: int, what: str, complete: str) -> str:
+    """How many of the things there are, and of them how many are shown."""
+    if there <= most:
+        return f"There are {there:,} {what}."
+    where = f"; all of them are in {complete}" if complete else ""
+    return f"There are {there:,} {what}, of which {most} are shown{where}."
+
+
+def shown_class(name: str, probability: float) -> str:
+    return f"{name} {100 * probability:.0f} %"
+
+
+def kilobytes(path: str) -> str:
+    try:
+        return f"{os.path.getsize(path) / 1000:,.0f} kB"
+    except OSError:
+        return "gone"
+
+
+def left_out_text(found: FoundPhotos) -> str:
+    """How many files were left out, and of which kinds others were passed over."""
+    left_out, others = len(found.left_out), found.task.folder.others
+    text = shown_of(left_out, MOST_LEFT_OUT, "files and folders that were left out", "left_out.csv")
+    if others:
+        kinds = ", ".join(f"{shown_name(kind)} {n:,}" for kind, n in others.most_common(12))
+        text += f" {others.total():,} files are no pictures by their names: {kinds}."
+    return text
+
+
+def summary(path: Path) -> str:
+    """One line: where the report is, how large."""
+    return f"{path}: {path.stat().st_size / 1e6:.1f} MB, one file; open it in any browser"

@@ -1,0 +1,107 @@
+"""The README: its commands run, or are taken by what they call; its links lead somewhere."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import papermill
+import pytest
+import yaml
+from test_notebooks import CONFIGS, NOTEBOOKS, PACKAGE, QUICK, printed
+from test_recipes import overrides
+
+from mgkit.config import make
+
+ROOT = NOTEBOOKS.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.M | re.S)
+COMMANDS = [line for language, block in BLOCKS if not language for line in block.splitlines() if line]
+COMMANDS += re.findall(r"`((?:papermill|make|python) [^`]+)`", README)
+SMALL = {"small": {"size": 32, "epochs": 1, "lr_drops": [1], "batch_size": 12}}
+OWN = [c for c in COMMANDS if c.startswith("papermill") and "-p data" in c]
+
+
+def taken_apart(command):
+    """(notebook, parameters of recipes and -p) of a papermill command."""
+    _, notebook, _, *options = shlex.split(command)
+    values = {}
+    for option, value in zip(options, options[1:], strict=False):
+        if option == "-f":
+            values |= yaml.safe_load((ROOT / value).read_text(encoding="utf-8"))
+    return Path(notebook).stem, values | overrides(options)
+
+
+def test_the_commands_are_found():
+    assert len(COMMANDS) > 20 and len(OWN) == 7
+    assert {command.split()[0] for command in COMMANDS} == {"make", "papermill", "python"}
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("papermill notebooks")])
+def test_a_notebook_takes_its_command(command):
+    name, values = taken_apart(command)
+    known = papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
+    assert set(values) <= set(known)
+    make(CONFIGS[name], values)
+
+
+@pytest.mark.parametrize("command", sorted({c for c in COMMANDS if c.startswith("make ")}))
+def test_make_knows_its_command(command):
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(rf"^{command.split()[1]}:", makefile, re.M)
+
+
+def test_the_table_names_every_notebook():
+    assert re.findall(r"^\| [^|]+ \| `(\w+)` \|", README, re.M) == sorted(CONFIGS)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, mini_root):
+    """A project, and the folders that the README calls ~/pets and ~/photos."""
+    root = tmp_path_factory.mktemp("readme")
+    shutil.copytree(NOTEBOOKS, root / "notebooks")
+    (root / "mgkit").symlink_to(PACKAGE)
+    for folder in sorted((mini_root / "imagenet" / "train").iterdir())[:3]:
+        shutil.copytree(folder, root / "pets" / folder.name)
+    shutil.copytree(mini_root / "unlabelled" / "whiten", root / "photos")
+    return root
+
+
+@pytest.mark.parametrize("command", OWN)
+def test_the_commands_for_own_images_run_in_their_order(project, command):
+    name, values = taken_apart(command)
+    quick = SMALL.get(values["experiment"], QUICK.get(name, {}))
+    folders = {
+        key: value.replace("~", str(project))
+        for key, value in values.items()
+        if isinstance(value, str) and "~" in value
+    }
+    executed = project / f"{name}.ipynb"
+    papermill.execute_notebook(
+        str(project / "notebooks" / f"{name}.ipynb"), str(executed), cwd=str(project), progress_bar=False,
+        parameters=values | quick | folders | {"workers": 0},
+    )  # fmt: skip
+    assert "Traceback" not in printed(executed)
+    assert any((project / "outputs" / values["experiment"]).iterdir())
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m") and "fetch" not in c])
+def test_a_command_of_python_runs(tmp_path, command):
+    (tmp_path / "data").mkdir()
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command)[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert "Traceback" not in done.stderr and done.stdout.strip()
+
+
+def test_the_example_in_python_prints_the_shapes(capsys):
+    [code] = [block for language, block in BLOCKS if language == "python"]
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.split() == ["torch.Size([2,", "2048])", "torch.Size([2,", "1000])"]
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)]+)\)", README))))
+def test_a_link_leads_to_a_file(target):
+    assert (ROOT / target).exists()

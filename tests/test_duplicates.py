@@ -1,0 +1,162 @@
+"""Near-duplicates: a threshold that strangers rarely exceed, also where a good part of the images have duplicates; groups by chains."""
+
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import noise, one_line_error, write_picture
+
+from mgkit.duplicates import (
+    EDITS,
+    MOST,
+    calibrated,
+    edited_copies,
+    near_duplicates,
+    neighbours_without_self,
+    stranger_quantile,
+    stranger_rate,
+)
+from mgkit.photo_folder import find_photos
+from mgkit.search import top_k
+
+
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def collection(strangers=1000, duplicates=0, dim=64, noise=0.2, seed=0):
+    """Strangers of one cloud, and a near-duplicate of each of the first `duplicates`: descriptors [N,D]."""
+    rng = np.random.default_rng(seed)
+    rows = unit(rng.normal(size=(strangers, dim)))
+    return unit(
+        np.concatenate([rows, rows[:duplicates] + noise * rng.normal(size=(duplicates, dim)) / dim**0.5])
+    )
+
+
+def neighbours(descriptors, k=8):
+    return neighbours_without_self(*top_k(descriptors, descriptors, k=min(k + 1, len(descriptors))))
+
+
+NO_COPIES = np.empty((0, len(EDITS)))
+
+
+# --- The threshold
+
+
+def test_strangers_exceed_it_no_more_often_than_stated():
+    scores, _ = neighbours(collection(4000))
+    for rate in (0.01, 0.02, 0.1):
+        threshold = calibrated(NO_COPIES, scores, false_rate=rate)
+        assert threshold.false_images == pytest.approx(rate * 4000)
+        assert (threshold.nearest >= threshold.value).mean() < 1.5 * rate
+    assert (threshold.nearest >= threshold.value).mean() > 0.03  # of the last, 0.1
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.45])
+def test_duplicates_among_the_images_do_not_hide_themselves(share):
+    strangers = neighbours(collection(1000))[0][:, 0]
+    descriptors = collection(1000, duplicates=int(1000 * share / (2 - share)))
+    scores, indices = neighbours(descriptors)
+    threshold = calibrated(NO_COPIES, scores)
+    assert stranger_quantile(strangers, 0.98) - 0.02 < threshold.value < 0.95
+    groups, pairs = near_duplicates(scores, indices, threshold.value)
+    right = {(i, 1000 + i) for i in range(len(descriptors) - 1000)}
+    found = {group.members for group in groups}
+    assert len(found & right) >= 0.98 * len(right) and len(found - right) <= 0.02 * 1000
+    assert pairs >= len(right)
+
+
+@pytest.mark.parametrize("times", [2, 4])
+def test_a_collection_whose_every_picture_is_there_several_times(times):
+    rng = np.random.default_rng(1)
+    rows = collection(500)
+    copies = [rows] + [unit(rows + 0.3 * rng.normal(size=rows.shape) / 8) for _ in range(times - 1)]
+    scores, indices = neighbours(np.concatenate(copies))
+    threshold = calibrated(NO_COPIES, scores)
+    assert {2: "second", 4: "fourth"}[times] in threshold.how and threshold.value < 0.8
+    groups, _ = near_duplicates(scores, indices, threshold.value)
+    right = {tuple(range(i, 500 * times, 500)) for i in range(500)}
+    assert len({group.members for group in groups} & right) > 480
+
+
+def test_rate_and_quantile_undo_each_other():
+    nearest = np.random.default_rng(0).gumbel(0.3, 0.05, 2000)
+    for share in (0.5, 0.9, 0.99):
+        value = stranger_quantile(nearest, share)
+        assert stranger_rate(nearest, value) == pytest.approx(1 - share)
+        assert (nearest < value).mean() == pytest.approx(share, abs=0.02)
+
+
+def test_a_given_threshold_is_judged_and_the_copies_found_are_counted_by_edit():
+    copies = np.array([[0.9, 0.5, 0.7, 0.2], [0.8, 0.5, 0.3, 0.2]])
+    nearest = np.random.default_rng(0).gumbel(0.3, 0.05, 500)
+    threshold = calibrated(copies, nearest[:, None], given=0.5)
+    assert threshold.value == 0.5 and list(threshold.found.values()) == [1.0, 1.0, 0.5, 0.0]
+    assert threshold.false_images == pytest.approx(500 * stranger_rate(nearest, 0.5))
+    line = threshold.describe()
+    assert "0.500" in line and "JPEG quality 20 100 %" in line and "as given" in line and "\n" not in line
+
+
+def test_few_images_leave_the_threshold_to_the_edited_copies():
+    copies = np.linspace(0, 1, 40).reshape(10, 4)
+    threshold = calibrated(copies, np.full((5, 4), 0.4))
+    assert threshold.value == pytest.approx(0.1) and math.isnan(threshold.false_images)
+    assert "too few" in threshold.describe() and "not known" in threshold.describe()
+    with one_line_error(ValueError, "edited copies"):
+        calibrated(NO_COPIES, np.full((5, 4), 0.4))
+
+
+def test_identical_images_are_above_any_threshold():
+    threshold = calibrated(NO_COPIES, np.ones((50, 8), np.float32))
+    assert threshold.value == MOST and "very same" in threshold.how and math.isnan(threshold.false_images)
+    scores, indices = neighbours(np.tile(unit(np.ones((1, 16))), (50, 1)))
+    [group], _ = near_duplicates(scores, indices, threshold.value)
+    assert group.members == tuple(range(50)) and group.strongest == pytest.approx(1)
+
+
+# --- Groups
+
+
+def test_an_image_is_no_neighbour_of_its_own():
+    descriptors = collection(40)
+    scores, indices = neighbours(descriptors, k=5)
+    assert not (indices == np.arange(40)[:, None]).any()
+    products = descriptors @ descriptors.T - 2 * np.eye(40)
+    assert np.allclose(scores, -np.sort(-products, axis=1)[:, :5], atol=1e-6)
+    alike, _ = neighbours(np.tile(unit(np.ones((1, 8))), (20, 1)), k=3)  # the first four need not hold it
+    assert alike.shape == (20, 3)
+
+
+def test_groups_are_chains_of_pairs_and_the_strongest_comes_first():
+    angles = np.radians([0, 10, 20, 90, 92, 180])
+    scores, indices = neighbours(np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32))
+    groups, pairs = near_duplicates(scores, indices, math.cos(math.radians(11)))
+    assert [group.members for group in groups] == [(3, 4), (0, 1, 2)] and pairs == 3
+    assert groups[0].strongest == pytest.approx(math.cos(math.radians(2)))
+    assert groups[1].similarities == pytest.approx([math.cos(math.radians(10))] * 3)
+
+
+def test_one_image_and_none_have_no_groups():
+    scores, indices = neighbours(unit(np.ones((1, 8))))
+    assert scores.shape == (1, 0) and near_duplicates(scores, indices, 0.5) == ([], 0)
+
+
+# --- Edited copies
+
+
+def test_each_picture_has_every_edit_once_and_its_shape(tmp_path):
+    small = noise(0, (12, 9)).resize((300, 200), Image.Resampling.BICUBIC)
+    small.save(tmp_path / "a.png")
+    write_picture(tmp_path / "b.png", seed=1, size=(64, 90))
+    photos = find_photos([tmp_path], side=96).images
+    copies = edited_copies(photos)
+    assert copies.paths == tuple(np.repeat(photos.paths, len(EDITS)))
+    original = np.asarray(photos.load(0), float)
+    edited = [np.asarray(copies.load(i), float) for i in range(len(EDITS))]
+    assert all(picture.shape == original.shape for picture in edited)
+    assert copies.load(len(EDITS)).size == photos.load(1).size
+    for i, picture in enumerate(edited):
+        off = np.abs(picture - original).mean()
+        assert 1 < off < 80, list(EDITS)[i]
+        assert all(np.abs(picture - other).mean() > 1 for other in edited[:i])

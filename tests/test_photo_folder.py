@@ -1,0 +1,276 @@
+"""A person's folders: what is found, what is left out and why; pictures of every kind and size decoded in bounded memory."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import noise, one_line_error, write_empty, write_picture, write_tree
+
+from mgkit import index
+from mgkit.datasets import UnreadableImageError, image_shapes
+from mgkit.photo_folder import find_photos, load_photo, shown_name, without_warnings
+from mgkit.transforms import fitted_shape
+
+
+def names(folder):
+    return [os.path.relpath(path, folder.images.root) for path in folder.images.paths]
+
+
+def gradient(width, height):
+    """A picture whose red grows to the right and green downwards."""
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, np.zeros_like(x)], axis=2).astype(np.uint8))
+
+
+# --- What is found
+
+
+def test_pictures_of_all_sub_folders_are_found_and_the_rest_is_counted(tmp_path):
+    write_empty(
+        tmp_path,
+        "b/2.JPG",
+        "a.png",
+        "b/c/3.webp",
+        "note.txt",
+        "b/4.HEIC",
+        "b/5.HEIC",
+        "Makefile",
+        ".hidden.jpg",
+    )
+    found = find_photos([tmp_path], side=96)
+    assert names(found) == ["a.png", "b/2.JPG", "b/c/3.webp"]
+    assert found.others == {".heic": 2, ".txt": 1, "no suffix": 1} and not found.left_out
+    line = found.describe()
+    assert (
+        "3 pictures" in line and "4 files of other kinds" in line and ".heic 2" in line and "\n" not in line
+    )
+
+
+def test_several_folders_and_links_give_each_file_once(tmp_path):
+    write_tree(tmp_path, "a/1.jpg", "a/in/2.jpg", "b/3.jpg")
+    (tmp_path / "b" / "link.jpg").symlink_to(tmp_path / "a" / "1.jpg")
+    os.link(tmp_path / "b" / "3.jpg", tmp_path / "b" / "hard.jpg")
+    found = find_photos([tmp_path / "a", tmp_path / "b", tmp_path / "a" / "in"], side=96)
+    assert names(found) == ["a/1.jpg", "a/in/2.jpg", "b/3.jpg"]
+    assert [Path(path).name for path in found.left_out] == ["hard.jpg", "link.jpg"]
+    assert all("another name of" in why for why in found.left_out.values())
+
+
+def test_a_link_that_leads_nowhere_is_a_picture_that_cannot_be_read(tmp_path):
+    write_tree(tmp_path, "1.jpg")
+    (tmp_path / "2.jpg").symlink_to(tmp_path / "gone.jpg")
+    found = find_photos([tmp_path], side=96)
+    assert names(found) == ["1.jpg", "2.jpg"]
+    with one_line_error(UnreadableImageError, "2.jpg", "No such file"):
+        found.images.load(1)
+
+
+def test_a_missing_folder_a_file_and_an_empty_folder_are_one_clear_line(tmp_path):
+    with one_line_error(FileNotFoundError, "photos", tmp_path / "gone"):
+        find_photos([tmp_path / "gone"], side=96)
+    file = write_picture(tmp_path / "one.jpg")
+    with one_line_error(NotADirectoryError, "photos", file):
+        find_photos([file], side=96)
+    (tmp_path / "empty").mkdir()
+    with one_line_error(ValueError, "photos", tmp_path / "empty", "holds no pictures"):
+        find_photos([tmp_path / "empty"], side=96)
+    write_empty(tmp_path / "phone", "1.heic", "2.heic", "3.mov")
+    with one_line_error(ValueError, "2 files of kind .heic", "1 files of kind .mov"):
+        find_photos([tmp_path / "phone"], side=96)
+
+
+@pytest.fixture
+def locked(monkeypatch):
+    """A function: from here on the folder cannot be read, as root can be told too."""
+
+    def lock(folder):
+        scandir = os.scandir
+
+        def refuse(path):
+            if Path(path) == folder:
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(index.os, "scandir", refuse)
+
+    return lock
+
+
+def test_a_folder_without_permission_is_one_clear_line(tmp_path, locked):
+    write_tree(tmp_path, "1.jpg")
+    locked(tmp_path)
+    with one_line_error(PermissionError, "photos", tmp_path, "Permission denied"):
+        find_photos([tmp_path], side=96)
+
+
+def test_a_sub_folder_without_permission_is_left_out_and_named(tmp_path, locked):
+    write_tree(tmp_path, "1.jpg", "private/2.jpg", "z/3.jpg")
+    locked(tmp_path / "private")
+    found = find_photos([tmp_path], side=96)
+    assert names(found) == ["1.jpg", "z/3.jpg"]
+    assert found.left_out == {str(tmp_path / "private"): "the folder cannot be read (Permission denied)"}
+    assert "1 left out" in found.describe() and "private" in found.describe()
+
+
+ODD = ["a b.jpg", "it's \"quoted\".jpg", "<b>&amp;.jpg", "naïve 🏖️👨‍👩‍👧.jpg", "line\nbreak\t.jpg", "\u202egpj.exe.jpg", "100%.jpg", "$x$.jpg"]  # fmt: skip
+
+
+def test_odd_names_are_found_read_and_shown_on_one_line(tmp_path):
+    for seed, name in enumerate(ODD):
+        write_picture(tmp_path / name, seed=seed)
+    undecodable = os.fsencode(tmp_path) + b"/\xff\xfe.jpg"
+    with open(undecodable, "wb") as file:
+        noise(99).save(file, "JPEG")
+    found = find_photos([tmp_path], side=16)
+    assert len(found.images) == len(ODD) + 1
+    for i, path in enumerate(found.images.paths):
+        assert found.images.load(i).size == (16, 10)
+        shown = shown_name(path)
+        shown.encode("utf-8")
+        assert all(c.isprintable() or c == "\u200d" for c in shown)
+    assert any(shown_name(path).endswith(r"\xff\xfe.jpg") for path in found.images.paths)
+    assert shown_name("line\nbreak") == r"line\nbreak" and shown_name("👨‍👩‍👧 é") == "👨‍👩‍👧 é"
+
+
+# --- Pictures of every kind
+
+
+KINDS = {
+    "grey.png": lambda image: image.convert("L"),
+    "bits.png": lambda image: image.convert("1"),
+    "palette.png": lambda image: image.quantize(64),
+    "deep.png": lambda image: Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257),
+    "cmyk.jpg": lambda image: image.convert("CMYK"),
+    "clear.png": lambda image: image.convert("RGBA"),
+    "grey clear.png": lambda image: image.convert("LA"),
+    "plain.webp": lambda image: image,
+    "photo.tif": lambda image: image,
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_picture_is_read_at_full_and_at_reduced_size(tmp_path, name):
+    picture = gradient(640, 480)
+    KINDS[name](picture).save(tmp_path / name)
+    grey = KINDS[name](picture).mode in ("L", "1", "I;16", "LA")
+    expected = np.asarray((picture.convert("L").convert("RGB") if grey else picture).resize((64, 48)), float)
+    found = find_photos([tmp_path], side=64)
+    loaded = found.images.load(0)
+    assert (loaded.mode, loaded.size) == ("RGB", (64, 48))
+    off = np.abs(np.asarray(loaded, float) - expected).mean()
+    assert off < (40 if name == "bits.png" else 12), off
+    assert load_photo(found.images.paths[0], least=4000).size == (640, 480)
+
+
+def test_transparent_parts_are_white_and_animations_their_first_frame(tmp_path):
+    Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("blue", "red")]
+    frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
+    found = find_photos([tmp_path], side=16)
+    assert found.images.load(0).getpixel((8, 8)) == (255, 255, 255)
+    assert found.images.load(1).getpixel((8, 8)) == (0, 0, 255)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_the_camera_s_rotation_is_applied_unless_told_otherwise(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    gradient(400, 200).save(tmp_path / f"a.{suffix}", exif=exif)
+    turned, held = (find_photos([tmp_path], side=40, exif=exif).images for exif in ("auto", "ignore"))
+    assert turned.load(0).size == (20, 40) and held.load(0).size == (40, 20)
+    assert turned.load(0, least=50).size == (50, 100) if suffix == "jpg" else True
+    red = np.asarray(turned.load(0), float)[..., 0]
+    assert red[-1].mean() > red[0].mean() + 150  # what grew to the right grows downwards
+
+
+def test_the_shape_is_the_one_that_embedding_expects(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        noise(i, tuple(rng.integers(20, 700, 2).tolist())).save(tmp_path / f"{i}.{['jpg', 'png'][i % 2]}")
+    images = find_photos([tmp_path], side=96).images
+    for i, shape in enumerate(image_shapes(images)):
+        assert images.load(i).size[::-1] == fitted_shape(*shape, 96, longest=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("empty.jpg", b"", "the file is empty"),
+        ("text.png", b"this is no picture", "not an image"),
+        ("page.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", "not an image"),
+    ],
+)  # the last would have PIL start Ghostscript
+def test_what_is_no_picture_is_refused_in_one_line(tmp_path, name, content, why):
+    (tmp_path / name).write_bytes(content)
+    with one_line_error(UnreadableImageError, name, why):
+        load_photo(str(tmp_path / name), least=64)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "tif", "bmp"])
+def test_cut_off_and_damaged_files_are_read_or_refused_never_anything_else(tmp_path, suffix):
+    noise(0, (120, 90)).save(tmp_path / f"whole.{suffix}")
+    whole = (tmp_path / f"whole.{suffix}").read_bytes()
+    path = tmp_path / f"damaged.{suffix}"
+    path.write_bytes(whole[: len(whole) // 2])
+    with one_line_error(UnreadableImageError, path.name):
+        load_photo(str(path), least=64)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, min(len(whole), 300), 4):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        with without_warnings():
+            image_shapes(find_photos([tmp_path], side=32).images)
+        try:
+            load_photo(str(path), least=64)
+        except UnreadableImageError as error:
+            assert path.name in str(error)
+
+
+MEASURE = """
+import resource, sys
+import mgkit.photo_folder as module
+for path in sys.argv[1:]:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    picture = module.load_photo(path, least=192)
+    print(picture.mode, *picture.size, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_a_hundred_megapixels_take_little_memory(tmp_path):
+    for name, mode in (("large.jpg", "L"), ("large.png", "P")):
+        Image.new(mode, (12_500, 8_000), 7).save(tmp_path / name, compress_level=1)
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "large.jpg"), str(tmp_path / "large.png")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not told.stderr  # no warning of PIL's
+    for line, most in zip(told.stdout.splitlines(), (100, 250), strict=True):
+        mode, width, height, megabytes = line.split()
+        assert mode == "RGB" and int(height) >= 192 and int(width) < 1600
+        assert int(megabytes) < most
+
+
+def test_more_than_128_megapixels_are_refused_before_any_is_decoded(tmp_path):
+    Image.new("1", (14_000, 10_000)).save(tmp_path / "a.png")
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "b.png")
+    for name, megapixels in (("a.png", "140 megapixels"), ("b.png", "more than 179 megapixels")):
+        with one_line_error(UnreadableImageError, name, megapixels, "at most 128"):
+            load_photo(str(tmp_path / name), least=64)
+
+
+def test_nothing_is_written_and_a_read_only_folder_will_do(tmp_path):
+    write_tree(tmp_path, "a/1.jpg", "a/2.png")
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_mode) for path in tmp_path.rglob("*")}
+    for folder in (tmp_path / "a", tmp_path):
+        folder.chmod(0o555)
+    try:
+        images = find_photos([tmp_path], side=32).images
+        assert [images.load(i).mode for i in range(2)] == ["RGB", "RGB"]
+    finally:
+        for folder in (tmp_path, tmp_path / "a"):
+            folder.chmod(0o755)
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_mode) for path in tmp_path.rglob("*")} == before

@@ -1,0 +1,48 @@
+"""The figures of 06: what they show, labelled, for the least that there can be too."""
+
+import io
+
+import numpy as np
+from test_report import found  # noqa: F401 - a fixture
+
+from mgkit.duplicates import EDITS, calibrated
+from mgkit.photo_plots import classes_of_photos, duplicate_groups, threshold_figure
+
+
+def drawn(figure):
+    figure.savefig(io.BytesIO(), format="png")
+    return figure
+
+
+def titles(figure):
+    return [axes.get_title() for axes in figure.axes if axes.get_title()]
+
+
+def test_the_threshold_stands_between_strangers_and_copies():
+    rng = np.random.default_rng(0)
+    threshold = calibrated(rng.uniform(0.6, 1, (50, len(EDITS))), rng.uniform(0.1, 0.4, (300, 1)))
+    [axes] = drawn(threshold_figure(threshold)).axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("cosine similarity", "share (%)")
+    assert [text.get_text() for text in axes.get_legend().get_texts()][
+        -1
+    ] == f"threshold {threshold.value:.2f}"
+    for patch in axes.patches:
+        assert 0 < patch.get_path().vertices[:, 1].max() <= 100
+
+
+def test_a_figure_of_one_picture_s_threshold():
+    assert drawn(threshold_figure(calibrated(np.full((1, len(EDITS)), 0.9), np.empty((1, 0))))).axes
+
+
+def test_groups_have_a_row_each_with_similarities(found):  # noqa: F811
+    figure = drawn(duplicate_groups(found([f"{i}.jpg" for i in range(12)], groups=[(0, 1), range(2, 12)])))
+    assert titles(figure) == ["0.90"] * (2 + 7)
+    assert [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()] == ["2 pictures ", "10 pictures "]
+
+
+def test_classes_have_a_row_each_the_surest_first(found):  # noqa: F811
+    figure = drawn(classes_of_photos(found([f"{i}.jpg" for i in range(6)], labels=[0, 1, 0, 0, 1, 7])))
+    labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert [label.split(":")[0].split("\n") for label in labels][0] == ["class <0>", "3 pictures "]
+    probabilities = [int(title.split()[0]) for title in titles(figure)]
+    assert probabilities[:3] == sorted(probabilities[:3], reverse=True) and len(probabilities) == 6

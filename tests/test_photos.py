@@ -1,0 +1,341 @@
+"""A person's pictures searched: whichever the whitening, unreadable and odd files, copies found, classes only where they fit."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support import noise, one_line_error, write_empty, write_picture
+
+from mgkit import photos as module
+from mgkit import store
+from mgkit.checkpoints import load_network
+from mgkit.config import PhotosConfig, make
+from mgkit.datasets import UnreadableImageError
+from mgkit.duplicates import recompressed
+from mgkit.model import append_one
+from mgkit.photos import (
+    chosen_whitening,
+    class_names,
+    describe_with,
+    embed_photos,
+    likely,
+    photo_folders,
+    photo_task,
+    search_photos,
+)
+from mgkit.whitening import fit_pca_whitening, whiten
+
+
+def picture(seed, size=(120, 90)):
+    """A picture with something to see in it: coarse noise."""
+    return noise(seed, (6, 5)).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def album(tmp_path):
+    """30 pictures, copies of the first three, and files of all sorts that are none."""
+    folder = tmp_path / "my pictures"
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+    for i in range(30):
+        picture(i).save(folder / "a" / f"{i:02}.png")
+    for i in range(3):
+        recompressed(picture(i)).save(folder / "b" / f"copy of {i:02} <b>'\"🏖.jpg")
+    (folder / "b" / "empty.jpg").touch()
+    (folder / "b" / "text.png").write_text("no picture")
+    (folder / "b" / "cut.jpg").write_bytes((folder / "b" / "copy of 00 <b>'\"🏖.jpg").read_bytes()[:900])
+    write_empty(folder, "clip.mov")
+    return folder
+
+
+@pytest.fixture
+def config(after_chain, mini_root, request):
+    """A function: the config of folders, in an experiment whose 01 to 03 are there; results of earlier tests are removed."""
+    shutil.rmtree(after_chain.folder / "outputs/t/search_photos", ignore_errors=True)
+
+    def of(*folders, **values):
+        shared = {"experiment": "t", "data": str(mini_root), "workers": 0, "size": 48}
+        return make(PhotosConfig, shared | {"photos": [str(folder) for folder in folders]} | values)
+
+    return of
+
+
+def searched(config):
+    task = photo_task(config)
+    embed_photos(task)
+    return search_photos(task)
+
+
+def state(folder):
+    return {
+        path: (path.stat().st_mtime_ns, path.stat().st_mode, path.is_file() and path.read_bytes())
+        for path in [folder, *folder.rglob("*")]
+    }
+
+
+# --- The whole
+
+
+def test_copies_are_found_and_what_cannot_be_read_is_listed(album, config, after_chain, capsys):
+    found = searched(config(album))
+    assert (len(found.images), len(found.readable)) == (36, 33)
+    assert len(found.groups) >= 3 and found.pairs >= 3
+    grouped = [sorted(found.name(i) for i in group.members) for group in found.groups]
+    for i in range(3):
+        assert [f"a/{i:02}.png", f"b/copy of {i:02} <b>'\"🏖.jpg"] in grouped
+    why = {Path(path).name: reason for path, reason in found.left_out.items()}
+    assert why.keys() == {"empty.jpg", "text.png", "cut.jpg"}
+    assert (why["empty.jpg"], why["text.png"]) == ("the file is empty", "not an image")
+    folder = after_chain.folder / "outputs/t/search_photos"
+    results = json.loads((folder / "results.json").read_text())
+    assert (results["pictures"], results["readable"], results["left_out"]) == (36, 33, 3)
+    with open(folder / "near_duplicates.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["file"] for row in rows} == {name for names in grouped for name in names}
+    with open(folder / "left_out.csv", newline="", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 3
+    assert found.titles()[found.groups[0].members[0]] == "(group 1)"
+
+
+def test_nothing_is_written_beside_the_pictures_and_a_read_only_folder_will_do(album, config):
+    for folder in (album / "a", album / "b", album):
+        folder.chmod(0o555)
+    before = state(album)
+    try:
+        searched(config(album))
+        assert state(album) == before
+    finally:
+        for folder in (album, album / "a", album / "b"):
+            folder.chmod(0o755)
+
+
+def test_files_are_opened_for_reading_only(album, config, monkeypatch):
+    modes = set()
+
+    def watched(path, mode="r", *arguments, **options):
+        if str(path).startswith(str(album)):
+            modes.add(mode)
+        return plain_open(path, mode, *arguments, **options)
+
+    plain_open = open
+    monkeypatch.setattr("builtins.open", watched)
+    searched(config(album))
+    assert modes == {"rb"}
+
+
+def test_a_second_search_opens_no_picture_for_its_features(album, config, monkeypatch):
+    first = searched(config(album))
+    monkeypatch.setattr(store, "pooled_batches", lambda *_, **__: pytest.fail("embedded again"))
+    again = searched(config(album))
+    assert np.array_equal(first.descriptors, again.descriptors, equal_nan=True)
+    assert again.left_out == first.left_out and again.groups == first.groups
+
+
+def test_an_unreadable_picture_raises_where_that_is_asked_for(album, config):
+    with one_line_error(UnreadableImageError, "photos", "on_unreadable"):
+        searched(config(album, on_unreadable="raise"))
+
+
+def test_only_unreadable_pictures_are_one_clear_line(tmp_path, config):
+    write_empty(tmp_path / "x", "1.jpg", "2\n.jpg")
+    with one_line_error(UnreadableImageError, "photos", "none of 2 images is readable"):
+        searched(config(tmp_path / "x"))
+
+
+def test_more_than_a_thousand_files_of_which_some_are_broken(tmp_path, config):
+    picture(0, (32, 24)).save(tmp_path / "0.jpg")
+    whole = (tmp_path / "0.jpg").read_bytes()
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(1500):
+        content = {0: b"", 1: whole[: len(whole) // 2], 2: b"text"}.get(i % 50, whole)
+        (folder / f"{i:04}.jpg").write_bytes(content)
+    found = searched(config(folder, size=16))
+    assert len(found.left_out) == 90 and len(found.readable) == 1410
+    [group] = found.groups
+    assert len(group.members) == 1410
+
+
+def test_one_picture_and_identical_ones(tmp_path, config):
+    write_picture(tmp_path / "one" / "1.jpg", size=(60, 40))
+    found = searched(config(tmp_path / "one"))
+    assert found.groups == [] and found.collection().answers(0, 8).neighbours == []
+    assert "1 pictures" in found.describe() or "0 of 1" in found.describe()
+    for i in range(40):
+        write_picture(tmp_path / "same" / f"{i}.jpg", size=(60, 40))
+    for whitening in ("auto", "none"):
+        found = searched(config(tmp_path / "same", whitening=whitening))
+        [group] = found.groups
+        assert len(group.members) == 40 and min(group.similarities) > 0.999
+
+
+def test_undecodable_names_pass_through_everything(tmp_path, config, after_chain, capsys):
+    folder = os.fsencode(tmp_path) + b"/\xffx"
+    os.mkdir(folder)
+    for i in range(3):
+        with open(folder + b"/\xfe%d.jpg" % i, "wb") as file:
+            picture(i).save(file, "JPEG")
+    open(folder + b"/\xfd.jpg", "wb").close()
+    found = searched(config(os.fsdecode(folder)))
+    assert found.name(0) == r"\xfd.jpg" and len(found.left_out) == 1
+    assert r"\xfd.jpg" in (after_chain.folder / "outputs/t/search_photos/left_out.csv").read_text(
+        encoding="utf-8"
+    )
+    print(found.describe(), found.task.folder.describe())
+
+
+# --- Folders
+
+
+def test_without_folders_the_embedded_set_s_pictures_are_taken(config, mini_root):
+    assert [folder.relative_to(mini_root).as_posix() for folder in photo_folders(config())] == list(
+        module.MINI_FOLDERS
+    )
+    assert photo_task(config()).folder.images.root == mini_root.resolve()
+
+
+def test_another_data_folder_stands_for_its_own_pictures(album, config):
+    assert photo_folders(config(data=str(album))) == [album]
+
+
+def test_results_are_never_written_among_the_pictures(config, after_chain):
+    write_picture(after_chain.folder / "loose.jpg")
+    with one_line_error(ValueError, "photos", "among the pictures"):
+        photo_task(config(after_chain.folder))
+    (after_chain.folder / "loose.jpg").unlink()
+
+
+def test_folders_may_be_given_as_text():
+    assert make(PhotosConfig, {"photos": "~/Pictures, old; /mnt/phone"}).photos == [
+        "~/Pictures, old",
+        "/mnt/phone",
+    ]
+
+
+# --- Whitening
+
+
+@pytest.fixture
+def whitened_net(tiny_net):
+    rows = torch.rand(50, 8, generator=torch.Generator().manual_seed(0))
+    return whiten(tiny_net, *fit_pca_whitening(append_one(rows)))
+
+
+def features(count):
+    return np.random.default_rng(0).uniform(0.1, 2, (count, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("network", "count", "asked", "which", "why"),
+    [
+        ("plain", 200, "auto", "photos", "learned on the pictures"),
+        ("whitened", 200, "auto", "photos", "learned on the pictures"),
+        ("whitened", 80, "auto", "network", "too few to learn one"),
+        ("plain", 80, "auto", "none", "too few to learn one on them, and the network has none"),
+        ("whitened", 200, "network", "network", "as asked for"),
+        ("whitened", 200, "none", "none", "as asked for"),
+        ("whitened", 80, "photos", "photos", "shrunk by 0.5"),
+    ],
+)
+def test_which_whitening_and_why(tiny_net, whitened_net, network, count, asked, which, why):
+    net = {"plain": tiny_net, "whitened": whitened_net}[network]
+    whitening, said = chosen_whitening(make(PhotosConfig, {"whitening": asked}), net, features(count))
+    assert why in said and "\n" not in said
+    assert (whitening is None) == (which == "none") and (whitening is net.whitening) == (which == "network" or (which == "none" and net.whitening is None))  # fmt: skip
+    if which == "photos":
+        white = whitening(torch.from_numpy(features(count)))
+        assert white.mean(0).abs().max() < 1e-4
+        if count == 200:
+            assert torch.allclose(torch.cov(white.T), torch.eye(9), atol=1e-2)
+
+
+def test_a_hundred_and_more_are_whitened_with_shrinkage_where_there_is_no_other(tiny_net, monkeypatch):
+    monkeypatch.setattr(module, "IMAGES_A_DIMENSION", 100)
+    assert "shrunk by 0.5" in chosen_whitening(PhotosConfig(), tiny_net, features(200))[1]
+
+
+def test_pictures_without_variance_fall_back(tiny_net, whitened_net):
+    same = np.ones((200, 8), np.float32)
+    assert chosen_whitening(PhotosConfig(), tiny_net, same)[0] is None
+    assert chosen_whitening(PhotosConfig(), whitened_net, same)[0] is whitened_net.whitening
+    with one_line_error(ValueError, "whitening", "variance"):
+        chosen_whitening(make(PhotosConfig, {"whitening": "photos"}), tiny_net, same)
+    with one_line_error(ValueError, "whitening", "03_whiten"):
+        chosen_whitening(make(PhotosConfig, {"whitening": "network"}), tiny_net, same)
+
+
+# --- Classes
+
+
+def test_probabilities_are_those_before_whitening(tiny_net, whitened_net):
+    rows = features(20)
+    rows[3] = np.nan
+    labels, probabilities = likely(tiny_net, rows)
+    again, same = likely(whitened_net, rows)
+    assert np.array_equal(labels, again) and np.allclose(probabilities, same, atol=1e-4, equal_nan=True)
+    assert np.isnan(probabilities[3]).all() and (labels[3] == -1).all()
+    with torch.no_grad():
+        expected = tiny_net.head(torch.from_numpy(rows))["classifier_output"].softmax(1).sort(descending=True)
+    readable = np.delete(np.arange(20), 3)
+    assert np.allclose(probabilities[readable], expected.values[readable], atol=1e-5)
+
+
+def test_names_of_classes(tiny_net, config, after_chain):
+    assert class_names(config(), tiny_net) == ()
+    tiny_net.classes = ("cat", "dog", "gnu")
+    assert class_names(make(PhotosConfig, {"data": "elsewhere"}), tiny_net) == ("cat", "dog", "gnu")
+    assert "star" in class_names(config(), after_chain.net)
+    tiny_net.classes, tiny_net.classifier = (), torch.nn.Linear(8, 1000)
+    assert class_names(config(), tiny_net)[:2] == ("tench", "goldfish")
+
+
+def test_classes_are_shown_for_pictures_like_the_known_ones_only(config, photos, mini_root):
+    known = searched(config(mini_root / "imagenet" / "train"))
+    assert "the classes are shown" in known.fit and known.class_names
+    assert sum(count for _, count, _ in known.by_class(classes=99, each=3)) == len(known.readable)
+    assert all(0 < probability <= 1 for _, probability in known.classes(0))
+    strange = searched(config(photos))
+    assert "do not fit" in strange.fit and not strange.class_names
+    assert strange.classes(0) == [] and strange.by_class(classes=3, each=3) == []
+
+
+def test_a_network_without_names_has_no_classes_to_show(config, album, after_chain, tmp_path):
+    path = after_chain.folder / "outputs/t/train/checkpoint.pth"
+    content = torch.load(path, weights_only=True)
+    content.pop("classes")
+    torch.save(content, tmp_path / "nameless.pth")
+    found = searched(config(album, checkpoint=str(tmp_path / "nameless.pth")))
+    assert "does not name its" in found.fit and not found.class_names
+    assert load_network(path)[0].classes  # while this one does
+
+
+# --- More like this
+
+
+def test_a_picture_from_elsewhere_is_described_as_those_of_the_folder(album, config):
+    found = searched(config(album))
+    descriptor, classes = describe_with(found)(picture(5))
+    assert descriptor @ found.descriptors[5] > 0.98
+    assert [name for name, _ in classes[:1]] == [name for name, _ in found.classes(5)[:1]]
+    neighbours, scores = found.collection().similar(descriptor, 3)
+    assert neighbours[0] == 5 and scores[0] > 0.98
+
+
+def test_an_index_finds_what_exact_search_finds(album, config, capsys):
+    exact, by_index = searched(config(album)), searched(config(album, index="HNSW16"))
+    assert [group.members for group in exact.groups] == [group.members for group in by_index.groups]
+    assert "HNSW16" in capsys.readouterr().out
+    with one_line_error(ValueError, "nonsense"):
+        photo_task(config(album, index="nonsense"))
+
+
+def test_the_sample_is_spread_evenly_over_readable_pictures(album, config):
+    found = searched(config(album))
+    assert found.sample(3) == [found.readable[0], found.readable[16], found.readable[32]]
+    assert found.sample(0) == [] and len(found.sample(99)) == 33

@@ -1,0 +1,174 @@
+"""The report: one file that loads nothing, whatever the names of the pictures; complete counts, bounded size; all or nothing."""
+
+import base64
+import os
+from collections import Counter
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import noise
+
+from mgkit import report as module
+from mgkit.config import PhotosConfig, make
+from mgkit.datasets import UnreadableImages
+from mgkit.duplicates import EDITS, Group, calibrated
+from mgkit.photo_folder import PhotoFolder, find_photos
+from mgkit.photos import FoundPhotos, PhotoTask
+from mgkit.report import summary, write_report
+
+NAMES = [
+    "plain.jpg", "a b.jpg", "it's \"quoted\".jpg", "<img src=x onerror=alert(1)>.jpg", "<_figcaption><script>alert(2)<_script>.jpg",
+    "&lt;&amp;.jpg", "naïve 🏖️👨‍👩‍👧.jpg", "line\nbreak.jpg", "{{ 7 * 7 }}.jpg", "javascript:alert(3).jpg", os.fsdecode(b"\xff\xfe.jpg"),
+]  # fmt: skip
+
+
+class Page(HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture
+def found(tmp_path, tiny_net):
+    """A function: what was found in a folder of pictures of these names, made up but for the pictures."""
+
+    def of(names, *, groups=(), left_out=(), labels=None, others=(), **values):
+        folder = tmp_path / "<my> pictures"
+        folder.mkdir()
+        for seed, name in enumerate(names):
+            with open(os.path.join(folder, name), "wb") as file:
+                noise(seed, (40, 30)).save(file, "JPEG")
+        images = find_photos([folder], side=32).images
+        rng = np.random.default_rng(0)
+        descriptors = rng.normal(size=(len(images), 16)).astype(np.float32)
+        descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+        photo_folder = PhotoFolder(images, {}, Counter(dict(others)))
+        task = PhotoTask(make(PhotosConfig, values), photo_folder, tiny_net, 3.0, UnreadableImages("skip"))
+        threshold = calibrated(np.full((3, len(EDITS)), 0.8), rng.uniform(0, 0.5, (100, 1)))
+        labels = np.zeros((len(images), 1), int) if labels is None else np.asarray(labels)[:, None]
+        probabilities = np.linspace(0.2, 0.9, len(images))[:, None]
+        return FoundPhotos(
+            task, descriptors, None, "no whitening", threshold, [Group(tuple(g), (0.9,) * len(g)) for g in groups], len(groups),
+            labels, probabilities, tuple(f"class <{k}>" for k in range(30)), "they fit", dict(left_out),
+        )  # fmt: skip
+
+    return of
+
+
+def page_of(found, tmp_path):
+    path = write_report(tmp_path / "out" / "report.html", found)
+    return path, path.read_text(encoding="utf-8")
+
+
+def test_every_name_is_shown_and_none_is_more_than_text(found, tmp_path):
+    left_out = {f"/x/{name}": "the file is <b>empty</b>" for name in NAMES}
+    result = found(NAMES, groups=[range(len(NAMES))], left_out=left_out, others={".<i>": 2})
+    path, text = page_of(result, tmp_path)
+    page = Page(text)
+    assert {tag for tag, _ in page.tags} <= {
+        "html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "table", "tr", "th", "td", "p", "section", "div", "figure",
+        "img", "figcaption", "bdi", "br",
+    }  # fmt: skip
+    shown = "".join(page.text)
+    for name in NAMES:
+        assert result.name([os.path.basename(p) for p in result.images.paths].index(name)) in shown
+    assert r"\xff\xfe.jpg" in shown and r"line\nbreak.jpg" in shown and "{{ 7 * 7 }}.jpg" in shown
+    assert "<b>empty</b>" in shown and "class <0>" in shown and ".<i> 2" in shown
+    alts = {attributes["alt"] for tag, attributes in page.tags if tag == "img"}
+    assert "<img src=x onerror=alert(1)>.jpg" in alts
+
+
+def test_nothing_is_loaded_from_anywhere(found, tmp_path):
+    _, text = page_of(found(NAMES, groups=[range(4)]), tmp_path)
+    page = Page(text)
+    sources = [
+        attributes.get(key)
+        for _, attributes in page.tags
+        for key in ("src", "href", "data", "action", "srcset")
+    ]
+    sources = [source for source in sources if source]
+    assert sources and all(source.startswith("data:image/jpeg;base64,") for source in sources)
+    assert "url(" not in text and "@import" not in text and "://" not in text
+    assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
+    [policy] = [
+        a["content"]
+        for tag, a in page.tags
+        if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy.startswith("default-src 'none'")
+
+
+def test_thumbnails_are_the_pictures_and_small(found, tmp_path):
+    result = found(["a.jpg", "b.jpg"], groups=[(0, 1)])
+    _, text = page_of(result, tmp_path)
+    uris = [attributes["src"] for tag, attributes in Page(text).tags if tag == "img"]
+    small = Image.open(BytesIO(base64.b64decode(uris[0].partition(",")[2])))
+    assert small.format == "JPEG" and max(small.size) <= module.SIDE
+    assert np.abs(np.asarray(small, float) - np.asarray(result.images.load(0, least=128), float)).mean() < 25
+
+
+def test_the_size_is_bounded_and_counts_are_complete(found, tmp_path):
+    names = [f"{i:04}.jpg" for i in range(600)]
+    groups = [range(10 * g, 10 * g + 10) for g in range(58)] + [range(580, 600)]
+    left_out = {f"/x/{i}.jpg": "the file is empty" for i in range(3000)}
+    result = found(names, groups=groups, left_out=left_out, labels=np.arange(600) % 30, queries=600, k=50)
+    path, text = page_of(result, tmp_path)
+    pictures = sum(tag == "img" for tag, _ in Page(text).tags)
+    most = module.MOST_GROUPS * module.MOST_MEMBERS + module.MOST_CLASSES * module.MOST_OF_A_CLASS
+    most += module.MOST_QUERIES * (1 + module.MOST_NEIGHBOURS)
+    assert pictures <= most and path.stat().st_size < 6e6
+    assert "There are 59 groups, of which 40 are shown; all of them are in near_duplicates.csv" in text
+    assert "There are 3,000 files and folders that were left out, of which 500 are shown" in text
+    assert "There are 30 classes, of which 12 are shown" in text and text.count("<bdi>/x/") == 500
+    assert "1.0 MB" in summary(path).replace(f"{path.stat().st_size / 1e6:.1f}", "1.0") and str(
+        path
+    ) in summary(path)
+
+
+def test_the_largest_picture_of_a_group_comes_first(found, tmp_path):
+    result = found(["a.jpg", "b.jpg", "c.jpg"], groups=[(0, 1, 2)], queries=0)
+    noise(9, (80, 60)).save(result.images.paths[1])
+    _, text = page_of(result, tmp_path)
+    captions = [line for line in text.splitlines() if "similarity" in line and "figcaption" in line]
+    assert (
+        "b.jpg" in captions[0]
+        and "80 × 60 px" in captions[0]
+        and "kB" in captions[0]
+        and "40 × 30 px" in captions[1]
+    )
+
+
+def test_a_picture_that_has_gone_is_named_without_a_thumbnail(found, tmp_path):
+    result = found(["a.jpg", "b.jpg"], groups=[(0, 1)])
+    Path(result.images.paths[1]).unlink()
+    _, text = page_of(result, tmp_path)
+    assert "b.jpg" in text and '<div class="gone">' in text and "gone" in text
+
+
+def test_one_picture_makes_a_report(found, tmp_path):
+    _, text = page_of(found(["a.jpg"]), tmp_path)
+    assert "There are 0 groups." in text and "1 pictures below &lt;my&gt; pictures" in text
+
+
+def test_a_report_that_fails_leaves_the_old_one_and_nothing_half_written(found, tmp_path, monkeypatch):
+    result = found(["a.jpg", "b.jpg"])
+    path, before = page_of(result, tmp_path)
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="no space"):
+        write_report(path, result)
+    assert path.read_text(encoding="utf-8") == before and [p.name for p in path.parent.iterdir()] == [
+        "report.html"
+    ]
