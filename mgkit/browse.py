@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torchvision.models import ResNet50_Weights
 
 from mgkit.datasets import ImageList, UnreadableImageError, to_rgb
+from mgkit.experiment import data_root, is_mini
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem
 from mgkit.protocols import rows_of, shown_value
@@ -108,8 +110,10 @@ def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -
     [pooled] = task.features(each.images, size=task.config.size, ps=[task.p], name=name)
     descriptors = task.descriptors(each, size=task.config.size)
 
+    names = class_names(task.config.data, task.net)
+
     def classes(i: int) -> Classes:
-        return likely_classes(task.net, torch.from_numpy(np.array(pooled[i])))
+        return likely_classes(task.net, torch.from_numpy(np.array(pooled[i])), names)
 
     if each.measure == "none":
         return Collection(each.images, descriptors, database=each.database, classes=classes)
@@ -128,8 +132,24 @@ def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -
     )  # fmt: skip
 
 
-def likely_classes(net: MultiGrain, pooled: Tensor, *, count: int = 5) -> Classes:
-    """The network's most probable classes of one image, from its pooled features [C]; numbers where it has no names.
+def class_names(data: str, net: MultiGrain) -> tuple[str, ...]:
+    """Names of the network's classes for a person to read; empty where nothing says them.
+
+    A thousand classes without other names than WordNet ids are ImageNet's, in the order of those ids, as torchvision has them.
+    data: as in a config; the embedded set has a list of its names.
+    """
+    ids = all(name[:1] == "n" and name[1:].isdigit() for name in net.classes)
+    if ids and net.classifier.out_features == 1000:
+        return tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+    if net.classes and is_mini(data):
+        lines = (data_root(data) / "imagenet" / "classes.txt").read_text(encoding="utf-8").splitlines()
+        of_id = dict(line.split(" ", 1) for line in lines)
+        return tuple(of_id.get(name, name) for name in net.classes)
+    return net.classes
+
+
+def likely_classes(net: MultiGrain, pooled: Tensor, names: Sequence[str], *, count: int = 5) -> Classes:
+    """The network's most probable classes of one image, from its pooled features [C]; numbers where there are no names.
 
     The logits of a whitened network are those before, over ‖[e;1]‖, which probabilities need back.
     """
@@ -139,13 +159,18 @@ def likely_classes(net: MultiGrain, pooled: Tensor, *, count: int = 5) -> Classe
             logits = logits * (1 + pooled.square().sum()).sqrt().to(logits)
         best = logits.softmax(0).topk(min(count, len(logits)))
     return [
-        (net.classes[label] if net.classes else f"class {label}", probability)
+        (names[label] if names else f"class {label}", probability)
         for probability, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
 
 
-def describe_with(net: MultiGrain, *, size: int, crop: str = "rect", p: float | None = None) -> Describe:
-    """A function: picture (RGB) -> descriptor [D] and classes, one forward pass. size: pixels. p: exponent, None for the network's own."""
+def describe_with(
+    net: MultiGrain, *, size: int, crop: str = "rect", p: float | None = None, names: Sequence[str] = ()
+) -> Describe:
+    """A function: picture (RGB) -> descriptor [D] and classes, one forward pass.
+
+    size: pixels. p: exponent, None for the network's own. names: of the classes, by default those that the network knows.
+    """
     transform = eval_transform(size, crop, mean=net.mean, std=net.std)
     net.eval()
 
@@ -154,7 +179,7 @@ def describe_with(net: MultiGrain, *, size: int, crop: str = "rect", p: float | 
         with torch.no_grad():
             pooled = gem(net.features(image).float(), net.pool.p if p is None else p)  # [1,3,H,W] -> [1,C]
             descriptor = net.head(pooled)["normalized_embedding"][0]
-        return descriptor.cpu().numpy(), likely_classes(net, pooled[0])
+        return descriptor.cpu().numpy(), likely_classes(net, pooled[0], names or net.classes)
 
     return describe
 

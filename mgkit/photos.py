@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.models import ResNet50_Weights
 
 from mgkit import ann
-from mgkit.browse import Classes, Collection, Describe
+from mgkit.browse import Classes, Collection, Describe, class_names
 from mgkit.config import PhotosConfig
 from mgkit.datasets import ImageList, UnreadableImageError, UnreadableImages
 from mgkit.descriptors import ROWS, in_blocks, plain
@@ -412,21 +411,6 @@ def likely(net: MultiGrain, pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return labels, probabilities
 
 
-def class_names(config: PhotosConfig, net: MultiGrain) -> tuple[str, ...]:
-    """Names of the network's classes for a person to read; empty where nothing says them.
-
-    A thousand classes without other names than WordNet ids are ImageNet's, in the order of those ids, as torchvision has them.
-    """
-    ids = all(name[:1] == "n" and name[1:].isdigit() for name in net.classes)
-    if ids and net.classifier.out_features == 1000:
-        return tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
-    if net.classes and is_mini(config.data):  # drawn, with a list of its names
-        lines = (data_root(config.data) / "imagenet" / "classes.txt").read_text(encoding="utf-8").splitlines()
-        of_id = dict(line.split(" ", 1) for line in lines)
-        return tuple(of_id.get(name, name) for name in net.classes)
-    return net.classes
-
-
 def fitting_classes(task: PhotoTask, rows: np.ndarray) -> tuple[tuple[str, ...], str]:
     """Class names if the network's classes fit the pictures, and a sentence about that; rows [n,C]: pooled features of them.
 
@@ -434,7 +418,7 @@ def fitting_classes(task: PhotoTask, rows: np.ndarray) -> tuple[tuple[str, ...],
     validation images: they fit if most are as near to one of those as those are to each other (a nearest-neighbour test of
     out-of-distribution images, Sun et al. 2022). Without such images nothing can be said, and the names are given.
     """
-    names = class_names(task.config, task.net)
+    names = class_names(task.config.data, task.net)
     if not names:
         return (
             (),

@@ -120,7 +120,7 @@ def test_whitening_leaves_the_probabilities_as_they_were(tiny_net, uneven_images
     rows = torch.from_numpy(pooled(tiny_net, uneven_images, size=32, ps=[3.0], description=None)[0])
     whitened = whiten(tiny_net, *fit_pca_whitening(append_one(rows), shrinkage=0.1))
     for row in rows[:5]:
-        before, after = likely_classes(tiny_net, row), likely_classes(whitened, row)
+        before, after = likely_classes(tiny_net, row, ()), likely_classes(whitened, row, ())
         assert [name for name, _ in before] == [name for name, _ in after] and before[0][0].startswith(
             "class "
         )

@@ -14,6 +14,7 @@ from support import noise, one_line_error, write_empty, write_picture
 
 from mgkit import photos as module
 from mgkit import store
+from mgkit.browse import class_names
 from mgkit.checkpoints import load_network
 from mgkit.config import PhotosConfig, make
 from mgkit.datasets import UnreadableImageError
@@ -21,7 +22,6 @@ from mgkit.duplicates import recompressed
 from mgkit.model import append_one
 from mgkit.photos import (
     chosen_whitening,
-    class_names,
     describe_with,
     embed_photos,
     likely,
@@ -287,12 +287,12 @@ def test_probabilities_are_those_before_whitening(tiny_net, whitened_net):
 
 
 def test_names_of_classes(tiny_net, config, after_chain):
-    assert class_names(config(), tiny_net) == ()
+    assert class_names("mini", tiny_net) == ()
     tiny_net.classes = ("cat", "dog", "gnu")
-    assert class_names(make(PhotosConfig, {"data": "elsewhere"}), tiny_net) == ("cat", "dog", "gnu")
-    assert "star" in class_names(config(), after_chain.net)
+    assert class_names("elsewhere", tiny_net) == ("cat", "dog", "gnu")
+    assert "star" in class_names(config().data, after_chain.net)
     tiny_net.classes, tiny_net.classifier = (), torch.nn.Linear(8, 1000)
-    assert class_names(config(), tiny_net)[:2] == ("tench", "goldfish")
+    assert class_names("mini", tiny_net)[:2] == ("tench", "goldfish")
 
 
 def test_classes_are_shown_for_pictures_like_the_known_ones_only(config, photos, mini_root):
