@@ -62,7 +62,6 @@ def run_notebooks(experiment: str, data: str) -> Path:
         papermill.execute_notebook(
             root / "notebooks" / f"{name}.ipynb", folder / f"{name}.ipynb",
             parameters={"experiment": experiment, "data": data}, cwd=root / "notebooks", progress_bar=False,
-            store_widget_state=False,  # a third of a file; under each widget is its figure
         )  # fmt: skip
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     return folder
@@ -189,9 +188,8 @@ def main() -> None:
     now = measures(arguments.experiment, measured)
     if arguments.write_reference:
         print(f"written: {write_reference(arguments.experiment, now)}")
-    elif (
-        as_by_default
-    ):  # a difference is something to look at, not a run that failed: it ends with 0 all the same
+    elif as_by_default:
+        # A difference is something to look at, not a run that failed: the demo ends with 0 all the same.
         print(compare_with_reference(now))
     else:
         print("not compared with outputs/reference, which has the default --data, --seeds and --size")

@@ -34,12 +34,9 @@ FIGURES = (
     "evaluate_retrieval/retrieval", "evaluate_retrieval/figure_4", "evaluate_retrieval/neighbours_holidays",
     "evaluate_retrieval/matching_regions", "search_photos/near_duplicates",
 )  # fmt: skip
-OVERVIEW = ("evaluate_retrieval/neighbours_holidays", "finetune_p/p_star")  # the README's picture
+OVERVIEW = ("finetune_p/p_slider", "finetune_p/p_star")  # the README's picture
 OVERVIEW_WIDTH = 1000  # px
-COLOURS = 256  # of a figure's palette
-PALETTE = (
-    Image.Quantize.FASTOCTREE
-)  # keeps the colours of thin curves beside photographs; a median cut does not
+LARGE_PNG, JPEG_QUALITY = 120_000, 85  # bytes
 WIDGET = "application/vnd.jupyter.widget-view+json"
 OF_A_MACHINE = re.compile(  # an absolute path; in JSON, a line's end before it is two characters
     r"(?:(?<![\w.-])|(?<=\\[nrt]))/(?:home|root|tmp|work|usr|var|opt|srv|mnt|media|scratch|Users|private)/[\w.-]"
@@ -188,9 +185,9 @@ def write_files(experiment: str, now: Mapping[str, Measure], target: Path) -> No
     write_text(target / "metrics.json", json.dumps(content, indent=1) + "\n")
     write_text(target / "claims.txt", (stage_folder(experiment, "claims") / "claims.txt").read_text())
     for name in FIGURES:
-        save_small(Image.open(figure_path(experiment, name)), target / "figures" / f"{Path(name).name}.png")
+        save_small(Image.open(figure_path(experiment, name)), target / "figures" / Path(name).name)
     overview = stacked([Image.open(figure_path(experiment, name)) for name in OVERVIEW])
-    save_small(overview, target / "overview.png")
+    save_small(overview, target / "overview")
     for path in sorted((stage_folder(experiment, "notebooks")).glob("*.ipynb")):
         write_text(target / "notebooks" / path.name, without_machine(nbformat.read(path, as_version=4)))
 
@@ -225,11 +222,15 @@ def without_machine(notebook: nbformat.NotebookNode) -> str:
     return text
 
 
-def save_small(picture: Image.Image, path: Path) -> None:
-    """The picture as a PNG with a palette."""
+def save_small(picture: Image.Image, path: Path) -> Path:
+    """The picture as <path>.png, or as <path>.jpg where that would be large: photographs are; returns where it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    small = picture.convert("RGB").quantize(COLOURS, method=PALETTE, dither=Image.Dither.NONE)
-    small.save(path, optimize=True)
+    picture.convert("RGB").save(path.with_suffix(".png"), optimize=True)
+    if path.with_suffix(".png").stat().st_size <= LARGE_PNG:
+        return path.with_suffix(".png")
+    path.with_suffix(".png").unlink()
+    picture.convert("RGB").save(path.with_suffix(".jpg"), quality=JPEG_QUALITY, optimize=True)
+    return path.with_suffix(".jpg")
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:

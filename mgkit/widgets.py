@@ -23,7 +23,8 @@ from mgkit.stills import heat_overlay
 from mgkit.toy_batch import COPIES, ToyBatches
 
 SIDE = 96  # px of a thumbnail
-HEAT_SIDE = 224  # px of a picture with heat on it
+HEAT_SIDE = 192  # px of a picture with heat on it
+QUALITY = 60  # of their JPEGs: what is shown is saved with an executed notebook
 THUMBNAILS = 512  # that a collection keeps: about 3 kB each
 LISTED = 500  # queries in a list to choose from; `find` says which
 WIDE = {"description_width": "6em"}
@@ -70,7 +71,7 @@ def name_of(images: ImageList, index: int) -> str:
 def data_uri(picture: Image.Image) -> str:
     """A picture as a small JPEG within the page."""
     file = BytesIO()
-    picture.save(file, "JPEG", quality=80)
+    picture.save(file, "JPEG", quality=QUALITY, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
