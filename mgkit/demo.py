@@ -189,7 +189,7 @@ def main() -> None:
     if arguments.write_reference:
         print(f"written: {write_reference(arguments.experiment, now)}")
     elif as_by_default:
-        # A difference is something to look at, not a run that failed: the demo ends with 0 all the same.
+        # A difference is something to look at, not a run that failed: it ends with 0 all the same.
         print(compare_with_reference(now))
     else:
         print("not compared with outputs/reference, which has the default --data, --seeds and --size")

@@ -30,7 +30,7 @@ UNTRAINED = {  # the same weights, in another precision
 EXACT = 0.0
 
 FIGURES = (
-    "train/curves", "train/figure_5", "finetune_p/p_star", "whiten/spectrum", "evaluate_imagenet/accuracy",
+    "train/curves", "train/figure_5", "finetune_p/p_star", "finetune_p/p_slider", "whiten/spectrum", "evaluate_imagenet/accuracy",
     "evaluate_retrieval/retrieval", "evaluate_retrieval/figure_4", "evaluate_retrieval/neighbours_holidays",
     "evaluate_retrieval/matching_regions", "search_photos/near_duplicates",
 )  # fmt: skip
