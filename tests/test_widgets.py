@@ -40,7 +40,7 @@ def captions(explorer):
 
 
 def pictures(explorer):
-    return re.findall(r'<img src="(data:image/jpeg;base64,[^"]+)"', explorer.page.value)
+    return re.findall(r'<img src="(data:image/webp;base64,[^"]+)"', explorer.page.value)
 
 
 def names(explorer):
