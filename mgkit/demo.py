@@ -62,7 +62,6 @@ def run_notebooks(experiment: str, data: str) -> Path:
         papermill.execute_notebook(
             root / "notebooks" / f"{name}.ipynb", folder / f"{name}.ipynb",
             parameters={"experiment": experiment, "data": data}, cwd=root / "notebooks", progress_bar=False,
-            store_widget_state=False,  # a third of a file; under each widget is its figure
         )  # fmt: skip
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     return folder

@@ -30,9 +30,9 @@ UNTRAINED = {  # the same weights, in another precision
 EXACT = 0.0
 
 FIGURES = (
-    "train/curves", "train/figure_5", "finetune_p/p_star", "finetune_p/p_slider", "whiten/spectrum", "evaluate_imagenet/accuracy",
-    "evaluate_retrieval/retrieval", "evaluate_retrieval/figure_4", "evaluate_retrieval/neighbours_holidays",
-    "evaluate_retrieval/matching_regions", "search_photos/near_duplicates",
+    "train/curves", "train/figure_5", "finetune_p/p_star", "finetune_p/p_slider", "whiten/spectrum",
+    "evaluate_imagenet/accuracy", "evaluate_retrieval/retrieval", "evaluate_retrieval/figure_4",
+    "evaluate_retrieval/neighbours_holidays", "evaluate_retrieval/matching_regions", "search_photos/near_duplicates",
 )  # fmt: skip
 OVERVIEW = ("finetune_p/p_slider", "finetune_p/p_star")  # the README's picture
 OVERVIEW_WIDTH = 1000  # px
@@ -208,10 +208,9 @@ def without_machine(notebook: nbformat.NotebookNode) -> str:
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
-        if (
-            cell.cell_type == "code"
-        ):  # without its state a widget shows an error; the figure below it says the same
-            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+        for output in cell.get("outputs", []):
+            # A widget without its state shows as an error; its text names the figure below it.
+            output.get("data", {}).pop(WIDGET, None)
     root = str(project_root())
     text = nbformat.writes(notebook).replace(f"{root}/", "").replace(root, ".") + "\n"
     left = OF_A_MACHINE.search(text)
