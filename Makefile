@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= passive
 
 .PHONY: demo test bench kill lint format lab clean
 
-demo: $(READY)  ## the notebooks 00-05 on the embedded dataset, then the claims table
+demo: $(READY)  ## the notebooks 00-06 on the embedded dataset, the claims table, the comparison with outputs/reference/
 	$(BIN)/python -m mgkit.demo
 
 test: $(READY)  ## the whole test suite

@@ -29,6 +29,7 @@ def shares_by_lambda(config: TrainConfig) -> Shares:
     for lambda_ in LAMBDAS:
         short = short_training(config, lambda_)
         if not is_finished(short, training_data(short)):
+            print(f"λ = {lambda_:g}, half an epoch at {short.size} px:")
             run_training(short)
         found[lambda_] = shares_noted(read_steps(short.experiment, STAGE))
     return found

@@ -32,7 +32,7 @@ class NotebookFigure(Figure):
     Curves are smaller, and crisp, as a PNG; photographs as a JPEG. What is saved as a file is whole, as of any figure.
     """
 
-    INLINE_DPI, PNG_COLOURS, JPEG_QUALITY = 80, 64, 60
+    INLINE_DPI, PNG_COLOURS, JPEG_QUALITY = 72, 64, 50
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, bytes]:
         """What IPython shows of the figure, by its type."""

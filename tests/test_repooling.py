@@ -77,10 +77,11 @@ def test_what_is_held_stays_within_the_bound(tiny_net, uneven_images, searched_s
     assert "of 24 images of classes" in held.describe()
 
 
-def test_a_part_of_a_set_holds_queries_with_some_of_their_answers(searched_set):
-    part = part_of(searched_set, 10)  # the first and the last query, with four answers each
-    assert len(part.images) == 10 and set(part.images.labels) == {0, 2}
-    assert [len(positives) for positives in part.positives] == [4] * len(part.queries)
+def test_a_part_of_a_set_holds_queries_with_their_answers(searched_set):
+    part = part_of(searched_set, 9)
+    assert len(part.images) == 9
+    assert set(part.images.labels[part.queries]) == {0, 2}, "queries are spread over the set"
+    assert all(len(positives) > 0 for positives in part.positives)
     whole = part_of(searched_set, 100)
     assert len(whole.images) == 24 and len(whole.queries) == 6
 

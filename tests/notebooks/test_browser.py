@@ -368,6 +368,6 @@ def test_06_finds_what_is_like_a_picture_that_is_brought_along(after_running, mi
     assert explorer.after(lambda: explorer.upload(picture)).startswith(f"{picture.name}, ")
     explorer.screenshot("uploaded")
     assert explorer.tiles()[1].endswith("1.00")  # it is among those searched, and finds itself
-    broken = tmp_path / "<b>no picture</b>.jpg"
+    broken = tmp_path / "<b>no picture<b>.jpg"
     broken.write_text("text")
     assert broken.name in explorer.after(lambda: explorer.upload(broken))
