@@ -8,6 +8,8 @@ import pytest
 import torch
 from support import one_line_error, write_picture
 
+from mgkit import repooling
+from mgkit.config import FinetunePConfig, make
 from mgkit.datasets import UnreadableImages, class_folders
 from mgkit.embed import classify, embed
 from mgkit.finetune import set_p
@@ -19,11 +21,14 @@ from mgkit.repooling import (
     Repooling,
     SetMaps,
     exponents,
+    held_for,
     images_held,
     match,
     part_of,
     position_shares,
     positions_for_half,
+    set_maps,
+    size_to_hold,
     spread,
 )
 
@@ -64,12 +69,12 @@ def test_what_is_held_stays_within_the_bound(tiny_net, uneven_images, searched_s
     of_one = images_held(tiny_net, 32, 2**20)
     memory = 2**20 // of_one * 10
     assert images_held(tiny_net, 32, memory) in (9, 10)
-    repooling = Repooling(tiny_net, uneven_images, searched_set, size=32, memory=2 * memory, description=None)
-    assert repooling.validation.nbytes <= memory and repooling.searched.maps.nbytes <= memory
-    assert 9 <= len(repooling.validation) <= 10 and 9 <= len(repooling.searched.maps) <= 10
-    assert set(repooling.validation.images.labels) == {0, 1, 2}, "a part is spread over all classes"
-    assert f"{len(repooling.validation)} of 24 validation images" in repooling.describe()
-    assert "of 24 images of classes" in repooling.describe()
+    held = Repooling(tiny_net, uneven_images, searched_set, size=32, memory=2 * memory, description=None)
+    assert held.validation.nbytes <= memory and held.searched.maps.nbytes <= memory
+    assert 9 <= len(held.validation) <= 10 and 9 <= len(held.searched.maps) <= 10
+    assert set(held.validation.images.labels) == {0, 1, 2}, "a part is spread over all classes"
+    assert f"{len(held.validation)} of 24 validation images" in held.describe()
+    assert "of 24 images of classes" in held.describe()
 
 
 def test_a_part_of_a_set_holds_queries_with_their_answers(searched_set):
@@ -81,33 +86,52 @@ def test_a_part_of_a_set_holds_queries_with_their_answers(searched_set):
     assert len(whole.images) == 24 and len(whole.queries) == 6
 
 
+def test_the_largest_size_that_leaves_room(tiny_net, monkeypatch):
+    of_one = repooling.CACHE_BYTES // 2 // images_held(tiny_net, 32, repooling.CACHE_BYTES // 2)
+    monkeypatch.setattr(repooling, "CACHE_BYTES", 2 * 64 * of_one)
+    assert size_to_hold(tiny_net, [16, 32, 64, 128]) == 32
+    assert size_to_hold(tiny_net, [64, 128]) == 64
+
+
+def test_what_02_and_05_hold(retrieved, mini_root, chain, monkeypatch):
+    monkeypatch.chdir(chain.folder)
+    task, _ = retrieved
+    values = {"experiment": "t", "data": str(mini_root), "workers": 0, "sizes": [32, 48]}
+    held = held_for(make(FinetunePConfig, values), task.net)
+    assert held.size == 48 and len(held.validation) == 36 and held.searched.set.name == "holidays"
+    of_05 = set_maps(task, "ukbench")
+    assert of_05.set.name == "ukbench" and len(of_05.maps) == len(of_05.set.images) == 12
+    with one_line_error(ValueError, "nowhere", "holidays"):
+        set_maps(task, "nowhere")
+
+
 def test_spread(uneven_images):
     assert spread(uneven_images, 3).labels.tolist() == [0, 1, 2]
     assert len(spread(uneven_images, 100)) == 24
 
 
 def test_accuracy_and_neighbours_are_those_of_the_stages(tiny_net, uneven_images, searched_set):
-    repooling = Repooling(tiny_net, uneven_images, searched_set, size=32, description=None)
+    held = Repooling(tiny_net, uneven_images, searched_set, size=32, description=None)
     for p in EXPONENTS:
         logits, labels = classify(tiny_net, uneven_images, size=32, crop="rect", p=p, description=None)
-        assert repooling.top1(p) == pytest.approx(topk_accuracy(logits, labels, ks=(1,))[0])
+        assert held.top1(p) == pytest.approx(topk_accuracy(logits, labels, ks=(1,))[0])
         rows = embed(set_p(tiny_net, p), uneven_images, size=32, description=None)
-        descriptors = repooling.searched.descriptors(p)
+        descriptors = held.searched.descriptors(p)
         [found], [scores] = nearest(searched_set, rows, searched_set.queries[4:5], 5)
-        ours = repooling.searched.neighbours(4, descriptors, 5)
+        ours = held.searched.neighbours(4, descriptors, 5)
         assert [image for image, _, _ in ours] == found.tolist()
         np.testing.assert_allclose([score for _, score, _ in ours], scores, atol=1e-5)
         assert [right for _, _, right in ours] == [searched_set.right(4, image) for image in found]
-        summary = repooling.summary(p, descriptors)
+        summary = held.summary(p, descriptors)
         assert f"mAP {100 * measured_value(searched_set, rows):.1f} %" in summary
-        assert f"top-1 {100 * repooling.top1(p):.1f} % on 24 images" in summary
+        assert f"top-1 {100 * held.top1(p):.1f} % on 24 images" in summary
 
 
 def test_no_forward_pass_after_the_first(tiny_net, uneven_images, searched_set):
-    repooling = Repooling(tiny_net, uneven_images, searched_set, size=32, description=None)
+    held = Repooling(tiny_net, uneven_images, searched_set, size=32, description=None)
     tiny_net.features.register_forward_pre_hook(lambda *_: pytest.fail("the backbone ran again"))
-    repooling.summary(2.0, repooling.searched.descriptors(2.0))
-    repooling.searched.titles(2.0)
+    held.summary(2.0, held.searched.descriptors(2.0))
+    held.searched.titles(2.0)
 
 
 def test_titles_have_the_failures_first(tiny_net, searched_set):

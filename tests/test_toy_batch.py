@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from support import one_line_error
+from support import one_line_error, write_picture
 
+from mgkit.config import TrainConfig, make
+from mgkit.datasets import class_folders
 from mgkit.losses import JointLoss
-from mgkit.toy_batch import COPIES, SAMPLES, ToyBatches
+from mgkit.toy_batch import COPIES, SAMPLES, ToyBatches, trained_toys
 
 
 @pytest.fixture
@@ -82,3 +84,20 @@ def test_fewer_images_than_samples(tiny_net, uneven_images):
 def test_copies_that_do_not_divide_are_an_error(toys):
     with one_line_error(ValueError, "copies", 5):
         toys.draw(5)
+
+
+def test_an_unreadable_image_makes_a_smaller_batch(tiny_net, tmp_path):
+    for seed, name in enumerate(["a/0.png", "a/1.png", "b/0.png", "b/1.png"]):
+        write_picture(tmp_path / name, seed=seed)
+    (tmp_path / "a" / "1.png").write_bytes(b"no image")
+    batch = ToyBatches(tiny_net, class_folders(tmp_path), size=16).draw(3)
+    assert len(batch.pictures) == 9 and 1 not in batch.images
+    assert batch.triplets == 18 and "9 samples are 3 images" in batch.counts()
+
+
+def test_the_toys_of_a_training(chain, mini_root):
+    config = make(TrainConfig, {"experiment": "t", "data": str(mini_root), "size": 32})
+    toys = trained_toys(config, chain.folder / "outputs" / "t" / "train" / "checkpoint.pth", beta=0.9)
+    assert len(toys.dataset) == 72 and toys.loss.margin_loss.beta.item() == pytest.approx(0.9)
+    batch = toys.draw(3)
+    assert batch.pictures[0].shape == (32, 32, 3) and batch.cross_entropy.item() < 12
