@@ -80,7 +80,8 @@ def test_collections_that_cannot_be(uneven_images):
         Collection(uneven_images, rows, queries=[])
 
 
-def test_a_set_of_05_failures_first(retrieved):
+def test_a_set_of_05_failures_first(retrieved, chain, monkeypatch):
+    monkeypatch.chdir(chain.folder)  # whose features are read
     task, found = retrieved
     for each in [each for each in task.sets if each.level is None]:
         collection = set_collection(task, found, each.name)
