@@ -18,7 +18,7 @@ import faiss
 import numpy as np
 
 from mgkit.download import file_hash
-from mgkit.files import atomic_write
+from mgkit.files import atomic_write, write_text
 from mgkit.search import as_float32, row_norms, slices, top_k
 
 BLOCK = 65_536  # rows added at a time
@@ -167,8 +167,7 @@ def save_index(path: str | Path, ann: AnnIndex) -> None:
         facts = {key: value for key, value in vars(ann).items() if key != "index"}
         facts |= {"format": FORMAT, "file": file_hash(temporary)}
         # Before the index: if it stops in between, the old index does not fit the new facts, and is refused.
-        with atomic_write(facts_path(path)) as text:
-            text.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_text(facts_path(path), json.dumps(facts, indent=1) + "\n")
 
 
 def load_index(path: str | Path, *, database: np.ndarray | None = None) -> AnnIndex:

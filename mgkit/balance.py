@@ -46,9 +46,8 @@ def short_training(config: TrainConfig, lambda_: float) -> TrainConfig:
 def shares_of_runs(experiment: str) -> Shares:
     """What the experiment's runs noted; of several with the same λ, the latest."""
     found: Shares = {}
-    for name in sorted(
-        runs(experiment), key=lambda name: name == STAGE
-    ):  # train.1, train.2, …, train: in time
+    in_time = sorted(runs(experiment), key=lambda name: name == STAGE)  # train.1, train.2, …, train
+    for name in in_time:
         lambda_ = read_config(experiment, name)["lambda_"]
         noted = shares_noted(read_steps(experiment, name))
         if noted:

@@ -15,18 +15,15 @@ from mgkit.datasets import ImageList, UnreadableImageError, to_rgb
 from mgkit.experiment import data_root, is_mini
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem
-from mgkit.protocols import rows_of, shown_value
+from mgkit.protocols import rows_of, shown_query
 from mgkit.retrieval import Retrieval, RetrievalTask
 from mgkit.search import top_k
 from mgkit.transforms import eval_transform
 
 MOST_PIXELS = 50_000_000  # of a picture that is brought along: 200 MB once it is decoded
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none of which runs another program
-OWN_DESCRIPTORS = (
-    "GeM, training p",
-    "GeM, p*",
-    "GeM, p*, whitened",
-)  # the last is what a network gives as it is
+# Of which the last that was measured is what the network gives as it is.
+OWN_DESCRIPTORS = ("GeM, training p", "GeM, p*", "GeM, p*, whitened")
 
 Classes = list[tuple[str, float]]  # names and probabilities, the most probable first
 Describe = Callable[[Image.Image], tuple[np.ndarray, Classes]]  # of a picture: descriptor [D], classes
@@ -120,8 +117,7 @@ def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -
     result, asked = measured[-1].result, measured[-1].retrieval_set.queries
     asked = np.flatnonzero(np.isfinite(descriptors[:, 0]))[asked]  # indices of those read -> of all
     order = np.argsort(result.per_query, kind="stable")
-    what = "score" if each.measure == "score" else "AP"
-    titles = {int(asked[q]): f"{what} {shown_value(each.measure, result.per_query[q])}" for q in order}
+    titles = {int(asked[q]): shown_query(each.measure, result.per_query[q]) for q in order}
     number = {int(image): q for q, image in enumerate(each.queries)}
 
     def truth(i: int, j: int) -> bool | None:
@@ -149,19 +145,36 @@ def class_names(data: str, net: MultiGrain) -> tuple[str, ...]:
 
 
 def likely_classes(net: MultiGrain, pooled: Tensor, names: Sequence[str], *, count: int = 5) -> Classes:
-    """The network's most probable classes of one image, from its pooled features [C]; numbers where there are no names.
-
-    The logits of a whitened network are those before, over ‖[e;1]‖, which probabilities need back.
-    """
-    with torch.no_grad():
-        logits = net.head(pooled[None].to(net.classifier.weight.device))["classifier_output"][0]
-        if net.whitening is not None:
-            logits = logits * (1 + pooled.square().sum()).sqrt().to(logits)
-        best = logits.softmax(0).topk(min(count, len(logits)))
+    """The network's most probable classes of one image, from its pooled features [C]; numbers where there are no names."""
+    probabilities = class_probabilities(net, pooled[None])[0]
+    best = probabilities.topk(min(count, len(probabilities)))
     return [
         (names[label] if names else f"class {label}", probability)
         for probability, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
+
+
+@torch.no_grad()
+def class_probabilities(net: MultiGrain, pooled: Tensor) -> Tensor:
+    """Of every class, from pooled features [n,C] -> [n,K], on the network's device.
+
+    The logits of a whitened network are those before, over ‖[e;1]‖, which probabilities need back.
+    """
+    pooled = pooled.to(net.classifier.weight.device)
+    logits = net.head(pooled)["classifier_output"]
+    if net.whitening is not None:
+        logits = logits * (1 + pooled.square().sum(1, keepdim=True)).sqrt()
+    return logits.softmax(1)
+
+
+@torch.no_grad()
+def pooled_picture(
+    net: MultiGrain, picture: Image.Image, *, size: int, crop: str = "rect", p: float | None = None
+) -> Tensor:
+    """GeM features [1,C] of one picture (RGB). size: pixels. p: exponent, None for the network's own."""
+    image = eval_transform(size, crop, mean=net.mean, std=net.std)(picture)
+    maps = net.eval().features(image[None].to(net.classifier.weight.device))  # [1,3,H,W] -> [1,C,h,w]
+    return gem(maps.float(), net.pool.p if p is None else p)
 
 
 def describe_with(
@@ -171,13 +184,10 @@ def describe_with(
 
     size: pixels. p: exponent, None for the network's own. names: of the classes, by default those that the network knows.
     """
-    transform = eval_transform(size, crop, mean=net.mean, std=net.std)
-    net.eval()
 
     def describe(picture: Image.Image) -> tuple[np.ndarray, Classes]:
-        image = transform(picture)[None].to(net.classifier.weight.device)
+        pooled = pooled_picture(net, picture, size=size, crop=crop, p=p)
         with torch.no_grad():
-            pooled = gem(net.features(image).float(), net.pool.p if p is None else p)  # [1,3,H,W] -> [1,C]
             descriptor = net.head(pooled)["normalized_embedding"][0]
         return descriptor.cpu().numpy(), likely_classes(net, pooled[0], names or net.classes)
 

@@ -294,6 +294,11 @@ def hold_out(images: ImageList, fraction: float) -> tuple[ImageList, ImageList]:
     return images.subset(np.flatnonzero(~val)), images.subset(np.flatnonzero(val))
 
 
+def evenly(total: int, count: int) -> np.ndarray:
+    """Indices of at most `count` of so many things, evenly spread over them, the first and the last among them."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
+
+
 def place_in_class(labels: np.ndarray) -> np.ndarray:
     """How many equal labels stand before each of the sorted labels, [N] -> [N]."""
     return np.arange(len(labels)) - np.searchsorted(labels, labels)

@@ -25,7 +25,7 @@ from mgkit.hardware import pick_device, place
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.protocols import measured_value, shown_value
-from mgkit.reference import compare_with_reference, measures, write_reference
+from mgkit.reference import compare_with_reference, measures, set_name, write_reference
 from mgkit.retrieval_sets import find_sets
 from mgkit.train import run_training
 
@@ -126,7 +126,7 @@ def claims(experiment: str, measured: dict[str, list[dict]], size: int) -> list[
             found.append(Claim(text, f"{100 * before:.1f} %", f"{100 * after:.1f} %", after > before))
     rows = read_results(experiment, "evaluate_retrieval")["rows"]
     for name in dict.fromkeys(row["set"] for row in rows):
-        if name.split(" + ")[0] not in SETS:  # a level of Copydays
+        if set_name(name) not in SETS:  # a level of Copydays
             continue
         of_set = {row["descriptor"]: row for row in rows if row["set"] == name}
         plain, white = of_set.get("GeM, p*", of_set["GeM, training p"]), of_set["GeM, p*, whitened"]

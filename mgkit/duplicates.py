@@ -72,10 +72,8 @@ class EditedPhotos(PhotoList):
 
     def load(self, index: int, *, least: int | None = None) -> Image.Image:
         """As `PhotoList.load`, edited."""
-        shape = super().load(index).size
         picture = load_photo(self.paths[index], least=2 * self.side, exif=self.exif)
-        edited = EDITS[self.edits[index % len(self.edits)]](picture)
-        return edited.resize(shape, Image.Resampling.BILINEAR)
+        return self.fitted(index, EDITS[self.edits[index % len(self.edits)]](picture))
 
 
 def edited_copies(photos: PhotoList) -> EditedPhotos:

@@ -21,7 +21,7 @@ from mgkit.config import NetworkConfig, StageConfig, different, to_yaml
 from mgkit.datasets import ImageList, labelled_images, list_hash, validation_images
 from mgkit.distributed import main_first
 from mgkit.download import file_hash
-from mgkit.files import atomic_write, find_path, free_name, project_root
+from mgkit.files import find_path, free_name, project_root, write_text
 from mgkit.hardware import describe, pick_device
 from mgkit.mini import make_mini
 
@@ -117,8 +117,7 @@ def read_results(experiment: str, stage: str) -> dict | None:
 def add_results(experiment: str, stage: str, values: dict) -> None:
     """Add values to the results.json of a stage that has been run."""
     merged = (read_results(experiment, stage) or {}) | values
-    with atomic_write(stage_folder(experiment, stage) / "results.json") as temporary:
-        temporary.write_text(json.dumps(merged, indent=1), encoding="utf-8")
+    write_text(stage_folder(experiment, stage) / "results.json", json.dumps(merged, indent=1))
 
 
 def read_metrics(experiment: str, stage: str) -> list[dict]:
@@ -213,8 +212,7 @@ class Run:
 
     def write(self, name: str, text: str) -> Path:
         """Write a text file of the run, all or nothing."""
-        with atomic_write(self.folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(self.folder / name, text)
         return self.folder / name
 
     def log(self, **metrics) -> None:
@@ -224,7 +222,7 @@ class Run:
 
     def results(self, values: dict) -> dict:
         """Write results.json, with the seconds since this start of the run; returns the values."""
-        values = values | {"seconds": round(time.perf_counter() - self.started, 1)}
+        values = values | {"seconds": round(time.perf_counter() - self.started, 3)}
         self.write("results.json", json.dumps(values, indent=1))
         return values
 

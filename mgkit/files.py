@@ -43,6 +43,12 @@ def atomic_write(path: str | Path):
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file (UTF-8), all or nothing."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def move_into_place(written: Path, path: Path) -> None:
     """Flush a finished file to disk and give it its name, in place of what had that name."""
     with open(written, "rb") as file:

@@ -16,7 +16,7 @@ import torch
 
 from mgkit.config import AnyConfig, StageConfig, TrainConfig, to_yaml
 from mgkit.distributed import is_joined
-from mgkit.files import atomic_write
+from mgkit.files import write_text
 from mgkit.progress import FOR_RELAY, show_relayed
 
 FOLDER = "MGKIT_LAUNCH_FOLDER"  # environment of the workers: where they leave how it ended
@@ -180,8 +180,7 @@ def write_ending(kind: str, message: str) -> None:
     """Called by workers: leave how the run ended, `stopped` or `failed` for good, unless another has."""
     folder = os.environ.get(FOLDER)
     if folder and Path(folder).is_dir() and not read_ending(Path(folder)):
-        with atomic_write(Path(folder) / "ending.json") as temporary:
-            temporary.write_text(json.dumps({"kind": kind, "message": message}), encoding="utf-8")
+        write_text(Path(folder) / "ending.json", json.dumps({"kind": kind, "message": message}))
 
 
 def read_ending(folder: Path) -> dict | None:

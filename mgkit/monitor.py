@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 
 from mgkit.experiment import json_lines
-from mgkit.files import atomic_write
+from mgkit.files import write_text
 
 Batch = TypeVar("Batch")
 
@@ -73,8 +73,7 @@ def append_line(path: Path, values: dict) -> None:
 def keep_up_to(path: Path, key: str, last: int) -> None:
     """Rewrite a file of JSON lines without those past `last` and without half-written ones, all or nothing."""
     kept = [line for line in json_lines(path) if line[key] <= last]
-    with atomic_write(path) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 class Pace:

@@ -43,13 +43,13 @@ class PhotoList(ImageList):
 
         Raises UnreadableImageError, naming the file.
         """
-        path = self.paths[index]
-        if least is not None:
-            return load_photo(path, least=least, exif=self.exif)
-        # From twice the resolution; then of the very shape that `embed.feature_maps` expects from the file's header.
-        picture = load_photo(path, least=2 * self.side, exif=self.exif)
+        picture = load_photo(self.paths[index], least=least or 2 * self.side, exif=self.exif)
+        return picture if least else self.fitted(index, picture)
+
+    def fitted(self, index: int, picture: Image.Image) -> Image.Image:
+        """A picture of image `index` with its longest side of `side` pixels: the shape that `embed.feature_maps` expects."""
         with without_warnings():
-            width, height = image_shape(path, self.exif, WHOLE)
+            width, height = image_shape(self.paths[index], self.exif, WHOLE)
         height, width = fitted_shape(width, height, self.side, longest=True)
         return picture.resize((width, height), Image.Resampling.BILINEAR)
 

@@ -1,8 +1,12 @@
 """The figures of 06: where the threshold lies between strangers and copies, groups of near-duplicates, classes."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mgkit.datasets import ImageList
 from mgkit.duplicates import Threshold
 from mgkit.photos import FoundPhotos
 from mgkit.plots import COLOURS, axes_grid, show_image, style, thumbnail
@@ -36,11 +40,8 @@ def duplicate_groups(found: FoundPhotos, *, groups: int = 6, k: int = 7) -> Figu
     columns = min(k, max(len(group.members) for group in chosen))
     figure, axes = axes_grid(len(chosen), max(columns, 2), width=1.15, height=1.25)
     for row, group in zip(axes, chosen, strict=True):
-        for panel in row:
-            panel.axis("off")
-        for panel, i, similarity in zip(row, group.members, group.similarities, strict=False):
-            panel.axis("on")
-            show_image(panel, thumbnail(found.images, i), f"{similarity:.2f}")
+        titles = [f"{similarity:.2f}" for similarity in group.similarities]
+        show_row(row, found.images, group.members, titles)
         row[0].set_ylabel(f"{len(group.members)} pictures ", rotation=0, ha="right", va="center", fontsize=9)
     return figure
 
@@ -50,11 +51,15 @@ def classes_of_photos(found: FoundPhotos, *, classes: int = 6, each: int = 7) ->
     rows = found.by_class(classes=classes, each=each)
     figure, axes = axes_grid(len(rows), each, width=1.15, height=1.25)
     for row, (name, count, surest) in zip(axes, rows, strict=True):
-        for panel in row:
-            panel.axis("off")
-        for panel, i in zip(row, surest, strict=False):
-            panel.axis("on")
-            show_image(panel, thumbnail(found.images, i), f"{100 * found.probabilities[i, 0]:.0f} %")
+        show_row(row, found.images, surest, [f"{100 * found.probabilities[i, 0]:.0f} %" for i in surest])
         label = f"{shortened(name)}\n{count:,} pictures "
         row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
     return figure
+
+
+def show_row(row: Sequence[Axes], images: ImageList, shown: Sequence[int], titles: Sequence[str]) -> None:
+    """As many of the images as there is room for, with their titles; what is left of the row is empty."""
+    for panel in row[len(shown) :]:
+        panel.axis("off")
+    for panel, i, title in zip(row, shown, titles, strict=False):
+        show_image(panel, thumbnail(images, i), title)

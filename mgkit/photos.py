@@ -12,12 +12,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from mgkit import ann
-from mgkit.browse import Classes, Collection, Describe, class_names
+from mgkit.browse import (
+    Classes,
+    Collection,
+    Describe,
+    class_names,
+    class_probabilities,
+    likely_classes,
+    pooled_picture,
+)
 from mgkit.config import PhotosConfig
-from mgkit.datasets import ImageList, UnreadableImageError, UnreadableImages
+from mgkit.datasets import ImageList, UnreadableImageError, UnreadableImages, evenly
 from mgkit.descriptors import ROWS, in_blocks, plain
 from mgkit.distributed import main_first
 from mgkit.duplicates import (  # fmt: skip
@@ -34,11 +41,10 @@ from mgkit.files import find_path
 from mgkit.launch import on_all_devices
 from mgkit.model import MultiGrain, Whitening, append_one
 from mgkit.photo_folder import PhotoFolder, find_photos, shown_name, without_warnings
-from mgkit.pooling import gem, l2_normalize
+from mgkit.pooling import l2_normalize
 from mgkit.search import top_k
 from mgkit.store import features_folder, stored_features
 from mgkit.train import trained_network
-from mgkit.transforms import eval_transform
 from mgkit.whitening import fit_pca_whitening, whitened_network
 
 STAGE = "search_photos"
@@ -50,19 +56,15 @@ MINI_FOLDERS = (
     "unlabelled/whiten",
 )
 IMAGES_A_DIMENSION = 10  # from which on a whitening learned on the photos needs no shrinkage
-FEWEST_TO_WHITEN, SHRINKAGE = (
-    100,
-    0.5,
-)  # images; towards equal variances where they are fewer than that a dimension
+FEWEST_TO_WHITEN = 100  # images
+SHRINKAGE = 0.5  # towards equal variances, where there are fewer images a dimension
 SAMPLED = 200  # photos whose edited copies the threshold is learned from
 NEIGHBOURS = 32  # of each photo that are looked at for near-duplicates
 MOST_EXACT = 50_000  # photos that are compared each with each
 LARGE_INDEX = "HNSW32"
 CHECKED_CLASSES = 500  # validation images that the photos are held against
-FARTHEST, FITTING = (
-    0.05,
-    0.7,
-)  # quantile of their distances to each other; share of the photos that must be as near
+FARTHEST = 0.05  # quantile of the similarities of those to each other
+FITTING = 0.7  # share of the photos that must be as near
 BEST_CLASSES = 5
 
 
@@ -155,7 +157,7 @@ class FoundPhotos:
 
     def sample(self, count: int) -> list[int]:
         """Indices of so many readable pictures, evenly spread over the folders."""
-        return evenly(self.readable, count).tolist()
+        return self.readable[evenly(len(self.readable), count)].tolist()
 
     def name(self, i: int) -> str:
         """A picture's path below the folder, as text that can be shown."""
@@ -281,11 +283,6 @@ def as_csv(header: Sequence[str], rows: Sequence[tuple]) -> str:
     return text.getvalue()
 
 
-def evenly(items: np.ndarray, count: int) -> np.ndarray:
-    """At most count of the items, evenly spread."""
-    return items[np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
-
-
 # --- Descriptors
 
 
@@ -338,16 +335,12 @@ def described(whitening: Whitening | None, pooled: np.ndarray) -> np.ndarray:
 
 def describe_with(found: FoundPhotos) -> Describe:
     """A function: a picture from elsewhere (RGB) -> descriptor [D] and classes, for the browser."""
-    task, net = found.task, found.task.net
-    transform = eval_transform(task.config.size, "rect", mean=net.mean, std=net.std)
+    task = found.task
 
     def describe(picture: Image.Image) -> tuple[np.ndarray, Classes]:
-        image = transform(picture)[None].to(net.classifier.weight.device)
-        with torch.no_grad():
-            pooled = gem(net.features(image).float(), task.p)  # [1,3,H,W] -> [1,C]
-        labels, probabilities = likely(net, pooled.cpu().numpy())
-        of_picture = zip(labels[0], probabilities[0], strict=True)
-        classes = [(found.class_names[k], float(p)) for k, p in of_picture] if found.class_names else []
+        pooled = pooled_picture(task.net, picture, size=task.config.size, p=task.p)
+        names = found.class_names
+        classes = likely_classes(task.net, pooled[0], names, count=BEST_CLASSES) if names else []
         return described(found.whitening, pooled.cpu().numpy())[0], classes
 
     return describe
@@ -370,7 +363,8 @@ def neighbours(config: PhotosConfig, descriptors: np.ndarray) -> tuple[np.ndarra
 
 def sampled(rows: np.ndarray) -> np.ndarray:
     """Indices of readable pictures whose copies are looked at, from features [N,C]."""
-    return evenly(np.flatnonzero(np.isfinite(rows[:, 0])), SAMPLED)
+    readable = np.flatnonzero(np.isfinite(rows[:, 0]))
+    return readable[evenly(len(readable), SAMPLED)]
 
 
 def copies_of(task: PhotoTask, indices: np.ndarray) -> np.ndarray:
@@ -389,11 +383,9 @@ def similarity_of_copies(task: PhotoTask, rows: np.ndarray, whitening: Whitening
 # --- Classes
 
 
-@torch.no_grad()
 def likely(net: MultiGrain, pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels [N,5] (fewer where there are fewer classes) and probabilities of the best classes, from features [N,C].
 
-    Those of the network before whitening: the folded classifier's logits are smaller by the norm of [e;1], which is put back.
     Rows that are NaN give NaN.
     """
     count = min(BEST_CLASSES, net.classifier.out_features)
@@ -402,11 +394,7 @@ def likely(net: MultiGrain, pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     for start in range(0, len(pooled), ROWS):
         part = np.array(pooled[start : start + ROWS])
         readable = start + np.flatnonzero(np.isfinite(part[:, 0]))
-        rows: Tensor = torch.from_numpy(part[readable - start]).to(net.classifier.weight.device)
-        logits = net.head(rows)["classifier_output"]
-        if net.whitening is not None:
-            logits = logits * (rows.square().sum(1, keepdim=True) + 1).sqrt()
-        best = logits.softmax(1).topk(count)
+        best = class_probabilities(net, torch.from_numpy(part[readable - start])).topk(count)
         labels[readable], probabilities[readable] = best.indices.cpu().numpy(), best.values.cpu().numpy()
     return labels, probabilities
 
@@ -449,6 +437,6 @@ def known_images(task: PhotoTask) -> np.ndarray:
         images = None
     if images is None or not set(images.classes) <= set(task.net.classes):
         return np.empty((0, task.net.width), np.float32)
-    images = images.subset(evenly(np.arange(len(images)), CHECKED_CLASSES))
+    images = images.subset(evenly(len(images), CHECKED_CLASSES))
     rows = task.features(images, "validation images")
     return plain(rows[np.isfinite(rows[:, 0])])

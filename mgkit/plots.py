@@ -1,5 +1,6 @@
 """Every figure of the notebooks. Colours are told apart by colour-blind readers; right and wrong also by shape."""
 
+import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
 
-from mgkit.datasets import ImageDataset, ImageList
+from mgkit.datasets import ImageDataset, ImageList, evenly
 from mgkit.evaluate import Accuracy
 from mgkit.finetune import PSearch
 from mgkit.ground_truth import RetrievalSet
@@ -51,6 +52,11 @@ def encoded(picture: Image.Image, kind: str, **options) -> bytes:
     file = io.BytesIO()
     picture.save(file, kind, **options)
     return file.getvalue()
+
+
+def data_uri(picture: Image.Image, kind: str, **options) -> str:
+    """The picture as a file of that kind within a page."""
+    return f"data:image/{kind};base64,{base64.b64encode(encoded(picture, kind, **options)).decode('ascii')}"
 
 
 def axes_grid(
@@ -554,7 +560,7 @@ def class_grid(images: ImageList, *, classes: int = 6, per_class: int = 8) -> Fi
 
 def group_grid(retrieval_set: RetrievalSet, *, groups: int = 3) -> Figure:
     """Some queries of a set, a row each, with the images that answer them."""
-    chosen = np.unique(np.linspace(0, len(retrieval_set.queries) - 1, groups).astype(int))
+    chosen = evenly(len(retrieval_set.queries), groups)
     rows = [[retrieval_set.queries[q], *retrieval_set.positives[q][:7]] for q in chosen]
     figure = image_grid([[thumbnail(retrieval_set.images, i) for i in row] for row in rows])
     figure.axes[0].set_title("query", fontsize=9)

@@ -59,19 +59,12 @@ def gem_and_slope(x: Tensor, p: float) -> tuple[Tensor, Tensor]:
 
     With m = mean of x^p: d/dp m^(1/p) = m^(1/p) · (m'/(p m) - log m / p²), m' = mean of x^p log x.
     """
-    top, logarithm = top_and_logarithm(x)
+    logarithm, top = relative_logarithm(x)
     power = (logarithm * p).exp_()
     mean = power.mean(dim=(-2, -1))
     slope_of_mean = power.mul_(logarithm).mean(dim=(-2, -1))
-    pooled = mean.pow(1.0 / p).mul_(top)
+    pooled = mean.pow(1.0 / p).mul_(top.flatten(1))
     return pooled, pooled * (slope_of_mean / (p * mean) - mean.log_() / p**2)
-
-
-def top_and_logarithm(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Feature maps -> their maxima [B,C], and the logarithm of what is left after dividing by them, [B,C,h,w], at most 0."""
-    x = x.detach().clamp(min=FLOOR).float()
-    top = x.amax(dim=(-2, -1), keepdim=True)
-    return top.flatten(1), (x / top).log_()
 
 
 def check_exponent(p: float | Tensor) -> float:

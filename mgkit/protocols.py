@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from mgkit.datasets import evenly
 from mgkit.ground_truth import RetrievalSet
 from mgkit.metrics import (
     average_precision,
@@ -304,7 +305,7 @@ def nearest(
 def without_truth(each: RetrievalSet, descriptors: np.ndarray, k: int, show: int) -> RetrievalResult:
     """Neighbours of some queries, spread over the set, where nothing says what is right."""
     unknown, empty = np.full(len(each.queries), np.nan), np.array([])
-    shown = np.unique(np.linspace(0, len(each.queries) - 1, show).astype(int))
+    shown = evenly(len(each.queries), show)
     neighbours, scores = nearest(each, descriptors, each.queries[shown], k)
     return RetrievalResult(
         each.name, each.measure, np.nan, (np.nan, np.nan), unknown, {}, "", empty, empty, None, shown, neighbours, scores
@@ -340,6 +341,11 @@ def shown_value(measure: str, value: float) -> str:
     if measure == "none":
         return "not measured: no ground truth"
     return f"{value:.2f} of 4" if measure == "score" else f"{100 * value:.1f} %"
+
+
+def shown_query(measure: str, value: float) -> str:
+    """Of one query: its average precision, or its score."""
+    return f"{'score' if measure == 'score' else 'AP'} {shown_value(measure, value)}"
 
 
 def shown_interval(measure: str, low: float, high: float) -> str:

@@ -18,7 +18,7 @@ import nbformat
 from PIL import Image
 
 from mgkit.experiment import provenance, read_results, stage_folder
-from mgkit.files import atomic_write, project_root
+from mgkit.files import project_root, write_text
 
 # How far a measure may lie from the reference, in its own unit: shares, but for UKBench's score of 4, p*, and the number of groups.
 TRAINED = {
@@ -136,8 +136,8 @@ def report(compared: Sequence[Comparison]) -> str:
     ]
     lines.append(f"{'':{width}}  {'reference':>9}  {'now':>9}  tolerance")
     for each in outside:
-        tolerance = f"{each.reference.tolerance:9.3g}" if each.reference else "        -"
-        lines.append(f"{each.name:{width}}  {shown(each.reference)}  {shown(each.now)}  {tolerance}")
+        allowed = f"{each.reference.tolerance:9.3g}" if each.reference else "        -"
+        lines.append(f"{each.name:{width}}  {shown(each.reference)}  {shown(each.now)}  {allowed}")
     return "\n".join(lines)
 
 
@@ -194,11 +194,6 @@ def write_files(experiment: str, now: Mapping[str, Measure], target: Path) -> No
 
 def figure_path(experiment: str, name: str) -> Path:
     return stage_folder(experiment, Path(name).parent.name) / f"{Path(name).name}.png"
-
-
-def write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def without_machine(notebook: nbformat.NotebookNode) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mgkit.config import FinetunePConfig
-from mgkit.datasets import ImageList, UnreadableImages
+from mgkit.datasets import ImageList, UnreadableImages, evenly
 from mgkit.embed import feature_maps
 from mgkit.experiment import data_root, validation_data
 from mgkit.finetune import in_classes_of
@@ -18,7 +18,7 @@ from mgkit.ground_truth import RetrievalSet
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem_of_logarithm, l2_normalize, relative_logarithm
-from mgkit.protocols import failures_first, measured_value, nearest, retrieve, shown_value
+from mgkit.protocols import failures_first, measured_value, nearest, retrieve, shown_query, shown_value
 from mgkit.retrieval import RetrievalTask
 from mgkit.retrieval_sets import find_sets
 
@@ -94,14 +94,14 @@ def size_to_hold(net: MultiGrain, sizes: Sequence[int]) -> int:
 
 def spread(images: ImageList, count: int) -> ImageList:
     """`count` of the images, evenly spread over the list; all, where it has no more."""
-    return images.subset(np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)))
+    return images.subset(evenly(len(images), count))
 
 
 def part_of(each: RetrievalSet, count: int) -> RetrievalSet:
     """At most `count` images of a set: queries spread over it with some of their answers, then all that still fits."""
     each = each.alone()
     families = [[q, *positives] for q, positives in zip(each.queries, each.positives, strict=True)]
-    chosen = np.unique(np.linspace(0, len(families) - 1, -(-count // FAMILY)).astype(int))
+    chosen = evenly(len(families), -(-count // FAMILY))
     first = (families[q][:FAMILY] for q in chosen)
     wanted = dict.fromkeys(chain.from_iterable([*first, *families, each.database]))
     kept = np.zeros(len(each.images), dtype=bool)
@@ -144,11 +144,7 @@ class SetMaps:
         if self.set.measure == "none":
             return dict.fromkeys(range(min(count, len(self.set.queries))), "")
         per_query = retrieve(self.set, self.descriptors(p)).per_query
-        name = "score" if self.set.measure == "score" else "AP"
-        return {
-            int(q): f"{name} {shown_value(self.set.measure, per_query[q])}"
-            for q in failures_first(per_query, count)
-        }
+        return {int(q): shown_query(self.set.measure, per_query[q]) for q in failures_first(per_query, count)}
 
 
 class Repooling:

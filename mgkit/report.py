@@ -4,11 +4,9 @@ Its size is bounded by what it shows, whatever the collection: at most 40 groups
 neighbours, 500 names of files left out. The csv files beside it are complete.
 """
 
-import base64
 import os
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +14,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mgkit.datasets import WHOLE, UnreadableImageError, image_shape
 from mgkit.duplicates import Group
-from mgkit.files import atomic_write
+from mgkit.files import write_text
 from mgkit.photo_folder import shown_name, without_warnings
 from mgkit.photos import FoundPhotos
+from mgkit.plots import data_uri
 
 MOST_GROUPS, MOST_MEMBERS = 40, 12
 MOST_CLASSES, MOST_OF_A_CLASS = 12, 8
@@ -26,7 +25,6 @@ MOST_QUERIES, MOST_NEIGHBOURS = 50, 8
 MOST_LEFT_OUT = 500
 SIDE = 128  # of a thumbnail, px
 QUALITY = 75  # of its JPEG
-CLASS_SHOWN = 0.05  # probability
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,7 @@ def write_report(path: str | Path, found: FoundPhotos) -> Path:
         left_out=[(shown_name(file), why) for file, why in left_out[:MOST_LEFT_OUT]],
         left_out_text=left_out_text(found),
     )
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return Path(path)
 
 
@@ -163,9 +160,7 @@ class Report:
         except UnreadableImageError:
             return ""
         small.thumbnail((SIDE, SIDE))
-        file = BytesIO()
-        small.save(file, "JPEG", quality=QUALITY)
-        return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+        return data_uri(small, "jpeg", quality=QUALITY)
 
     def size(self, i: int) -> tuple[int, int]:
         """(width, height) of a picture, px."""

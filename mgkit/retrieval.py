@@ -9,7 +9,7 @@ import torch
 
 from mgkit import ann
 from mgkit.config import RetrievalConfig
-from mgkit.datasets import ImageList, UnreadableImages
+from mgkit.datasets import ImageList, UnreadableImages, evenly
 from mgkit.descriptors import multi_scale, plain, whitened
 from mgkit.embed import pooled_batches
 from mgkit.experiment import Run, add_results, data_root, read_results, validation_data
@@ -378,7 +378,7 @@ def index_table(task: RetrievalTask, *, queries: int = 200) -> str:
     rows = np.concatenate(parts)
     if len(rows) < FEWEST_INDEXED:
         return f"{len(rows)} images: exact search is all they need; indices are compared from {FEWEST_INDEXED} on"
-    asking = np.unique(np.linspace(0, len(rows) - 1, queries).astype(int))
+    asking = evenly(len(rows), queries)
     database = np.delete(rows, asking, axis=0)
     return ann.table(ann.compare(task.config.indices, database, rows[asking], nprobe=NPROBE))
 

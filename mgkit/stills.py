@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mgkit.browse import Classes, Collection
+from mgkit.datasets import evenly
 from mgkit.plots import COLOURS, LINES, MARKERS, axes_grid, show_found, show_image, style, thumbnail
 from mgkit.repooling import Repooling, SetMaps, match
 from mgkit.toy_batch import ToyBatch
@@ -92,7 +93,7 @@ def matching_regions(held: SetMaps, *, ps: Sequence[float] = (1.0, 3.0, 10.0), p
     """
     own = held.maps.net.pool.p.item()
     descriptors, titles = held.descriptors(own), held.titles(own)
-    chosen = [list(titles)[i] for i in np.unique(np.linspace(0, len(titles) - 1, pairs).astype(int))]
+    chosen = [list(titles)[i] for i in evenly(len(titles), pairs)]
     figure, axes = axes_grid(len(chosen), 2 * (1 + len(ps)), width=1.25, height=1.5)
     for row, q in zip(axes, chosen, strict=True):
         found = held.neighbours(q, descriptors, 1)

@@ -29,7 +29,7 @@ from mgkit.datasets import ImageList, UnreadableImageError, UnreadableImages
 from mgkit.distributed import everyones, is_main, of_main, wait_for_all
 from mgkit.embed import by_window, pooled_batches, rows_of_all
 from mgkit.experiment import provenance, stage_folder
-from mgkit.files import atomic_write, exclusive, move_into_place, remove_partial
+from mgkit.files import exclusive, move_into_place, remove_partial, write_text
 from mgkit.hardware import autocast
 from mgkit.model import MultiGrain
 from mgkit.pooling import check_exponent
@@ -253,8 +253,7 @@ class StoredArray:
             manifest = self.manifest()
             lines = (manifest["shards"] if manifest else []) + read_journal(self.journal)
             intact = self.intact(self.partial, lines)
-            with atomic_write(self.journal) as temporary:
-                temporary.write_text("".join(json.dumps(line) + "\n" for line in intact.values()))
+            write_text(self.journal, "".join(json.dumps(line) + "\n" for line in intact.values()))
         return intact
 
     def write(self, shard: int, rows: np.ndarray, skipped: dict[int, str]) -> dict:
@@ -278,8 +277,7 @@ class StoredArray:
             "shards": [lines[shard] for shard in sorted(lines)],
         }
         with self.explained():
-            with atomic_write(self.folder / "manifest.json") as temporary:
-                temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            write_text(self.folder / "manifest.json", json.dumps(manifest, indent=1))
             move_into_place(self.partial, self.path)
             self.journal.unlink()
 

@@ -101,13 +101,11 @@ class ToyBatches:
             pooled = self.net.pooled(inputs)  # [B,3,H,W] -> [B,C]
         output = self.net.head(pooled.requires_grad_())
         found = self.loss(output, label, instance, generator=torch.Generator().manual_seed(self.seed))
-        same = (instance[:, None] == instance[None, :]).sum().item() - len(
-            samples
-        )  # of an anchor and a positive
+        ordered = (instance[:, None] == instance[None, :]).sum().item() - len(samples)  # (anchor, positive)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.net.mean, self.net.std))
         pictures = [(image * std + mean).clamp(0, 1).permute(1, 2, 0).numpy() for image, _, _ in samples]
         return ToyBatch(
-            copies, pictures, instance.tolist(), same // 2, same, output["embedding"], found["cross_entropy"], found["margin"]
+            copies, pictures, instance.tolist(), ordered // 2, ordered, output["embedding"], found["cross_entropy"], found["margin"]
         )  # fmt: skip
 
 

@@ -4,11 +4,9 @@ Each has a figure in `mgkit.stills` that shows the same where no kernel runs. Al
 shows in a line of text (class `mgkit-line`), which a screen reader announces. Nothing leaves the machine.
 """
 
-import base64
 import html
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 
 import ipywidgets
@@ -17,7 +15,7 @@ from PIL import Image
 
 from mgkit.browse import Classes, Collection, Describe, read_picture
 from mgkit.datasets import ImageList, UnreadableImageError
-from mgkit.plots import RIGHT, WRONG, thumbnail
+from mgkit.plots import data_uri, mark_of, thumbnail
 from mgkit.repooling import Repooling, SetMaps, exponents, match, positions_for_half, shown_exponent
 from mgkit.stills import heat_overlay
 from mgkit.toy_batch import COPIES, ToyBatches
@@ -30,10 +28,11 @@ WIDE = {"description_width": "6em"}
 
 # Whether an answer is right -> mark, colour and line of the frame, in words.
 MARKS = {
-    True: ("✓", RIGHT, "solid", "right"),
-    False: ("✗", WRONG, "dashed", "wrong"),
-    None: ("–", "grey", "dotted", "neither right nor wrong"),
-}
+    right: (*mark_of(right, judged=True)[:2], line, words)
+    for right, line, words in (
+        (True, "solid", "right"), (False, "dashed", "wrong"), (None, "dotted", "neither right nor wrong"),
+    )
+}  # fmt: skip
 UNMARKED = ("", "grey", "solid", "")
 
 
@@ -67,11 +66,9 @@ def name_of(images: ImageList, index: int) -> str:
     return Path(images.paths[index]).name.encode("utf-8", "replace").decode("utf-8")
 
 
-def data_uri(picture: Image.Image) -> str:
+def inline(picture: Image.Image) -> str:
     """A picture within the page, in half the bytes of a JPEG: notebooks are saved with what their widgets show."""
-    file = BytesIO()
-    picture.save(file, "WEBP", quality=75, method=2)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return data_uri(picture, "webp", quality=75, method=2)
 
 
 def tile(uri: str, name: str, caption: str, mark: tuple[str, str, str, str] = UNMARKED) -> str:
@@ -111,7 +108,7 @@ class Thumbnails:
     def uri(self, index: int) -> str:
         """Empty for an image that cannot be read."""
         try:
-            return data_uri(thumbnail(self.images, index, SIDE))
+            return inline(thumbnail(self.images, index, SIDE))
         except UnreadableImageError:
             return ""
 
@@ -281,7 +278,7 @@ class QueryBrowser(Explorer):
             f"{name}, {picture.width} × {picture.height} pixels, and its {len(neighbours)} nearest images."
         )
         picture.thumbnail((SIDE, SIDE))
-        query = tile(data_uri(picture), name, "your picture")
+        query = tile(inline(picture), name, "your picture")
         found = [(j, score, None) for j, score in zip(neighbours, scores, strict=True)]
         self.page.value = found_row(self.thumbnails, query, found, judged=False) + likely(classes)
 
@@ -346,7 +343,7 @@ class HeatMaps(Explorer):
         for index, heat, role in zip(pair, heats, ("query", "neighbour"), strict=True):
             picture, name = self.picture(index), name_of(images, index)
             hot = Image.fromarray((255 * heat_overlay(picture, heat)).astype(np.uint8))
-            tiles += [tile(data_uri(picture), name, role), tile(data_uri(hot), f"{name}, heat", f"up to {100 * heat.max():.1f} % at a position")]  # fmt: skip
+            tiles += [tile(inline(picture), name, role), tile(inline(hot), f"{name}, heat", f"up to {100 * heat.max():.1f} % at a position")]  # fmt: skip
         self.page.value = row(tiles)
 
 
@@ -390,7 +387,7 @@ class ToyBatchExplorer(Explorer):
         for start in range(0, len(batch.pictures), batch.copies):
             copies = batch.pictures[start : start + batch.copies]
             pictures = [Image.fromarray((255 * copy).astype(np.uint8)) for copy in copies]
-            rows.append([tile(data_uri(each), f"image {batch.images[start]}", "") for each in pictures])
+            rows.append([tile(inline(each), f"image {batch.images[start]}", "") for each in pictures])
         self.page.value = "".join(map(row, rows))
         self.weigh()
 

@@ -36,6 +36,7 @@ from mgkit.datasets import (
     batch_loader,
     class_folders,
     end_workers,
+    evenly,
     hold_out,
     image_shapes,
     labelled_images,
@@ -859,3 +860,11 @@ def test_a_reading_process_that_hangs_is_an_error(uneven_images, monkeypatch):
     loader = batch_loader(ImageDataset(uneven_images, slowly), SeededBatches([[0]]), workers=1)
     with pytest.raises(RuntimeError, match="timed out"):
         next(iter(loader))
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "expected"),
+    [(10, 3, [0, 4, 9]), (5, 5, [0, 1, 2, 3, 4]), (3, 7, [0, 1, 2]), (4, 1, [0]), (1, 3, [0]), (0, 3, []), (4, 0, [])],
+)  # fmt: skip
+def test_indices_are_spread_evenly(total, count, expected):
+    assert evenly(total, count).tolist() == expected

@@ -3,7 +3,7 @@
 import pytest
 
 from mgkit import files as module
-from mgkit.files import atomic_write, exclusive, find_path, project_root
+from mgkit.files import atomic_write, exclusive, find_path, project_root, write_text
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -33,6 +33,15 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         raise RuntimeError("interrupted")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_text_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "page.html"
+    write_text(path, "é✓\n")
+    assert path.read_bytes() == "é✓\n".encode()
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "\udcff")  # a part of a file's name that is no text
+    assert path.read_text(encoding="utf-8") == "é✓\n" and list(path.parent.iterdir()) == [path]
 
 
 def test_a_write_that_ends_well_replaces_the_file(tmp_path):

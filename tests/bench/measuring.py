@@ -15,7 +15,7 @@ from PIL import Image
 
 from mgkit.datasets import ImageDataset, ImageList, class_folders, dataset_root
 from mgkit.experiment import data_root
-from mgkit.files import atomic_write, project_root
+from mgkit.files import project_root, write_text
 from mgkit.imagenet import split_folder
 from mgkit.transforms import eval_transform
 
@@ -75,8 +75,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def write_json(name: str, content: dict) -> None:
     """Write outputs/bench/<name>."""
-    with atomic_write(OUTPUT / name) as path:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(OUTPUT / name, json.dumps(content, indent=1) + "\n")
 
 
 def seconds(call: Callable[[], object]) -> float:
