@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mgkit.datasets import (
     ImageDataset,
@@ -38,12 +38,14 @@ def feature_maps(
     unreadable: UnreadableImages | None = None,
     window: int | None = None,
     description: str | None = "",
+    backbone: nn.Module | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Every image once through the frozen backbone, in batches of one shape; of several processes, each has its share.
 
     size: pixels. crop: `square` or `rect`. Yields (maps [b,C,h,w], labels [b], indices [b]) on the network's device; the
     indices say which images they are, and all images come, to one process or another. window: batches never mix images of different windows, runs
-    of so many images, which come in order. description: of the progress bar, None for none. net is put in eval mode.
+    of so many images, which come in order. description: of the progress bar, None for none. backbone: `frozen_backbone` of the net,
+    where several passes share one; None: made for this pass. net is put in eval mode.
     Raises UnreadableImageError at the first unreadable file, unless `unreadable` says skip.
     """
     net.eval()
@@ -55,7 +57,7 @@ def feature_maps(
     else:
         shapes = [(size, size)] * len(images)
     at_most = max(1, min(batch_size, PIXELS_A_BATCH // size**2))
-    backbone = frozen(net.features, device, precision)
+    backbone = backbone or frozen_backbone(net, precision)
     batches = windowed_batches(shapes, at_most, window or len(images))[rank() :: world_size()]
     loader = batch_loader(dataset, SeededBatches(batches), workers=workers, device=device)
     if description is not None and is_main():
@@ -66,6 +68,11 @@ def feature_maps(
         with torch.no_grad(), autocast(device, precision):
             maps = backbone(inputs)  # [b,3,H,W] -> [b,C,h,w]
         yield maps.float(), batch.label.to(device), batch.instance
+
+
+def frozen_backbone(net: MultiGrain, precision: str = "auto") -> nn.Module:
+    """What `feature_maps` runs in place of the network's backbone as it is now. net is put in eval mode."""
+    return frozen(net.eval().features, net.classifier.weight.device, precision)
 
 
 def windowed_batches(shapes: Sequence[tuple[int, int]], batch_size: int, window: int) -> list[list[int]]:

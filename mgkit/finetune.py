@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mgkit.config import FinetunePConfig, NetworkConfig, make
 from mgkit.datasets import ImageList, UnreadableImages, relabelled
 from mgkit.distributed import everyones, is_joined, is_main, summed, wait_for_all, world_size
-from mgkit.embed import by_window, feature_maps
+from mgkit.embed import by_window, feature_maps, frozen_backbone
 from mgkit.experiment import Run, is_mini, read_results, training_data
 from mgkit.launch import on_all_devices
 from mgkit.metrics import target_ranks
@@ -156,15 +156,18 @@ def sweep_p(
     the images of all processes. Raises UnreadableImageError where none is readable.
     """
     unreadable = options.setdefault("unreadable", UnreadableImages())
+    if "backbone" not in options:
+        options["backbone"] = frozen_backbone(net, options.get("precision", "auto"))
     accuracy = np.zeros((len(sizes), len(ps), len(ks)))
     for s, size in enumerate(sizes):
         right, seen = torch.zeros(len(ps), len(ks), dtype=torch.int64), torch.zeros((), dtype=torch.int64)
         for maps, labels, _ in feature_maps(net, images, size=size, **options):
             seen += len(labels)
             with torch.no_grad():
-                for j, pooled in enumerate(gem_for_each(maps, ps)):
-                    ranks = target_ranks(net.head(pooled)["classifier_output"], labels)
-                    right[j] += torch.tensor([(ranks < k).sum().item() for k in ks])
+                pooled = torch.stack([*gem_for_each(maps, ps)])  # [P,b,C]
+                logits = net.head(pooled.flatten(0, 1))["classifier_output"]  # [Pb,K]
+                ranks = target_ranks(logits, labels.repeat(len(ps))).view(len(ps), -1)
+                right += torch.stack([(ranks < k).sum(1) for k in ks], dim=1).cpu()
         right, seen = summed(right), summed(seen)
         if not seen:
             raise unreadable.none_readable()
@@ -192,7 +195,7 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
     unreadable = UnreadableImages(config.on_unreadable)
     options = dict(
         crop=config.crop, batch_size=config.batch_size, workers=config.workers, precision=config.precision,
-        unreadable=unreadable,
+        unreadable=unreadable, backbone=frozen_backbone(net, config.precision),
     )  # fmt: skip
     training_p = net.pool.p.item()
     paths = []

@@ -22,6 +22,7 @@ from mgkit.finetune import (
     set_p,
     sweep_p,
 )
+from mgkit.frozen import frozen
 from mgkit.metrics import topk_accuracy
 from mgkit.pooling import FLOOR
 from mgkit.transforms import eval_transform
@@ -220,6 +221,14 @@ def test_the_sweep_runs_the_backbone_once_an_image_and_size(tiny_net, uneven_ima
     passes = count_images(tiny_net)
     sweep_p(tiny_net, uneven_images, sizes=[24, 32, 40], ps=PS, batch_size=5)
     assert sum(passes) == 3 * 24 and max(passes) <= 5
+
+
+def test_the_sweep_freezes_the_backbone_once_for_all_sizes(tiny_net, uneven_images):
+    with patch("mgkit.embed.frozen", wraps=frozen) as made:
+        several = sweep_p(tiny_net, uneven_images, sizes=[24, 32, 40], ps=PS)
+        assert made.call_count == 1
+        alone = [sweep_p(tiny_net, uneven_images, sizes=[size], ps=PS)[0] for size in (24, 32, 40)]
+        assert made.call_count == 4 and np.array_equal(several, alone)
 
 
 def test_the_sweep_leaves_the_network_as_it_was(tiny_net, uneven_images):
