@@ -1,6 +1,6 @@
 """`python -m mgkit.demo`: every notebook on the embedded set, the method's claims, and outputs/reference, against what was measured.
 
-A claim that does not hold is printed as not holding. Joint training (λ=0.5, N=3) and cross-entropy alone (λ=1, N=1) get
+A claim that does not hold is printed as not holding, and one that the measurements leave open as undecided. Joint training (λ=0.5, N=3) and cross-entropy alone (λ=1, N=1) get
 equal budgets and several seeds, because on so small a set one seed convinces nobody.
 """
 
@@ -24,7 +24,7 @@ from mgkit.files import project_root
 from mgkit.hardware import pick_device, place
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain, get_multigrain
-from mgkit.protocols import measured_value, shown_value
+from mgkit.protocols import Difference, measured_value, shown_value
 from mgkit.reference import compare_with_reference, measures, set_name, write_reference
 from mgkit.retrieval_sets import find_sets
 from mgkit.train import run_training
@@ -44,12 +44,12 @@ CROSS_ENTROPY_ALONE = {"lambda_": 1.0, "repetitions": 1}
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper, what was measured on both sides, and whether the second side is ahead."""
+    """A sentence of the paper, what was measured on both sides, and whether the second side is ahead; None: undecided."""
 
     text: str
     before: str
     after: str
-    holds: bool
+    holds: bool | None
 
 
 def run_notebooks(experiment: str, data: str) -> Path:
@@ -104,6 +104,16 @@ def spread(values: Sequence[float], unit: str) -> str:
     return f"{scale * statistics.mean(values):.{digits}f} ± {scale * deviation:.{digits}f}{suffix}"
 
 
+def ahead(before: Sequence[float], after: Sequence[float]) -> bool | None:
+    """Whether all runs of one kind are above all of another, or below; None where they overlap."""
+    return True if min(after) > max(before) else False if max(after) < min(before) else None
+
+
+def gained(row: dict) -> bool | None:
+    """Whether a row of 05 is better or worse than the one it is compared with on the same queries; None where these do not say."""
+    return Difference(**row["gain"]).better
+
+
 def claims(experiment: str, measured: dict[str, list[dict]], size: int) -> list[Claim]:
     """What the paper says, held against what the runs left in results.json."""
     found = []
@@ -114,16 +124,18 @@ def claims(experiment: str, measured: dict[str, list[dict]], size: int) -> list[
         )
         found += [
             Claim(f"joint training beats cross-entropy alone: {key}, {size} px", spread(alone, unit), spread(joint, unit),
-                  statistics.mean(joint) > statistics.mean(alone)),
+                  ahead(alone, joint)),
             Claim(f"training beats random weights: {key}, {size} px", spread(untrained, unit), spread(joint, unit),
-                  statistics.mean(joint) > statistics.mean(untrained)),
+                  ahead(untrained, joint)),
         ]  # fmt: skip
     search = read_results(experiment, "finetune_p")
     for s, pixels in enumerate(search["sizes"]):
         before, after = search["top1_at_training_p"][s], search["top1_at_p_star"][s]
         if pixels > TrainConfig().size:
             text = f"p* = {search['p_star'][s]:.2f} beats p = {search['training_p']:g} at {pixels} px: top-1"
-            found.append(Claim(text, f"{100 * before:.1f} %", f"{100 * after:.1f} %", after > before))
+            found.append(
+                Claim(text, f"{100 * before:.1f} %", f"{100 * after:.1f} %", ahead([before], [after]))
+            )
     rows = read_results(experiment, "evaluate_retrieval")["rows"]
     for name in dict.fromkeys(row["set"] for row in rows):
         if set_name(name) not in SETS:  # a level of Copydays
@@ -131,12 +143,11 @@ def claims(experiment: str, measured: dict[str, list[dict]], size: int) -> list[
         of_set = {row["descriptor"]: row for row in rows if row["set"] == name}
         plain, white = of_set.get("GeM, p*", of_set["GeM, training p"]), of_set["GeM, p*, whitened"]
         values = [shown_value(row["measure"], row["value"]) for row in (plain, white)]
-        found.append(Claim(f"whitening improves retrieval: {name}", *values, white["value"] > plain["value"]))
+        found.append(Claim(f"whitening improves retrieval: {name}", *values, gained(white)))
         several = [row for kind, row in of_set.items() if kind.endswith(" scales")]
         if several:
             values = [shown_value(row["measure"], row["value"]) for row in (white, several[0])]
-            better = several[0]["value"] > white["value"]
-            found.append(Claim(f"several scales improve retrieval: {name}", *values, better))
+            found.append(Claim(f"several scales improve retrieval: {name}", *values, gained(several[0])))
     folding = read_results(experiment, "whiten")
     before, after = folding["top1_before"], folding["top1_after"]
     found.append(
@@ -151,10 +162,13 @@ def table(found: Sequence[Claim], seeds: int) -> str:
     """The claims as aligned text."""
     width = max(len(claim.text) for claim in found)
     lines = [f"{'claim':{width}}  {'without':>16}  {'with':>16}  holds?"]
-    lines += [f"{c.text:{width}}  {c.before:>16}  {c.after:>16}  {'yes' if c.holds else 'NO'}" for c in found]
-    return "\n".join(
-        [*lines, f"± is the standard deviation over {seeds} seeds; the other lines are from seed 0."]
-    )
+    words = {True: "yes", False: "NO", None: "undecided"}
+    lines += [f"{c.text:{width}}  {c.before:>16}  {c.after:>16}  {words[c.holds]}" for c in found]
+    return "\n".join([
+        *lines,
+        f"± is the standard deviation over {seeds} seeds; the other lines are from seed 0. Undecided: the seeds of both sides overlap,",
+        "the 95 % interval of the difference over the same queries holds zero, or, for p*, as many images are right.",
+    ])  # fmt: skip
 
 
 def main() -> None:

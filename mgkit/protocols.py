@@ -254,9 +254,9 @@ class Difference:
     high: float
 
     @property
-    def settled(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.low > 0 or self.high < 0
+    def better(self) -> bool | None:
+        """Whether `after` is better or worse; None where the interval holds zero, and these queries do not say."""
+        return True if self.low > 0 else False if self.high < 0 else None
 
 
 def difference(before: RetrievalResult, after: RetrievalResult) -> Difference:

@@ -7,6 +7,8 @@ import numpy as np
 from mgkit.protocols import shown, shown_difference, shown_interval, shown_value
 from mgkit.retrieval import Retrieval
 
+VERDICT = {True: "better", False: "worse", None: "undecided"}
+
 
 def table(found: list[Retrieval]) -> str:
     """What was measured as aligned text: value, 95 % interval, and the gain on another kind of descriptor with its interval.
@@ -37,7 +39,7 @@ def set_lines(of_set: list[Retrieval], width: int) -> list[str]:
         interval = shown_interval(measure, *r.result.interval)
         line = f"  {r.descriptor:{width}}  {r.p:5.2f}  {shown(r.result):>10}  {interval:>15}"
         if r.gain:
-            line += f"  {shown_difference(measure, r.gain)} over {r.over}"
+            line += f"  {shown_difference(measure, r.gain)} over {r.over}: {VERDICT[r.gain.better]}"
         lines.append(line)
     best = max(of_set, key=lambda r: r.result.value)
     if best.result.others:

@@ -354,15 +354,17 @@ def test_a_kind_of_descriptor_does_not_differ_from_itself(measure):
     each = replace(made_up([3] * 8), measure=measure)
     result = retrieve(each, random_descriptors(24, 0))
     same = difference(result, result)
-    assert (same.value, same.low, same.high, same.settled) == (0, 0, 0, False)
+    assert (same.value, same.low, same.high, same.better) == (0, 0, 0, None)
 
 
 @pytest.mark.parametrize("measure", ["mAP", "micro-AP"])
-def test_a_clear_gain_is_settled(measure):
+def test_a_clear_gain_is_better(measure):
     each = replace(made_up([3] * 20), measure=measure)
     noise, right = random_descriptors(60, 0, 40), one_hot(np.repeat(np.arange(20), 3).tolist())
-    gain = difference(retrieve(each, noise), retrieve(each, right))
-    assert gain.settled and gain.low < gain.value <= gain.high
+    before, after = retrieve(each, noise), retrieve(each, right)
+    gain = difference(before, after)
+    assert gain.better is True and gain.low < gain.value <= gain.high
+    assert difference(after, before).better is False
 
 
 def test_results_of_two_sets_are_not_compared():

@@ -8,7 +8,13 @@ import numpy as np
 from mgkit.mini import CROPS, QUALITIES
 from mgkit.protocols import shown
 from mgkit.retrieval import best_of_each_set
-from mgkit.tables import perfect_queries, precision_at_half_recall, table, weakest_and_strongest_copies
+from mgkit.tables import (
+    VERDICT,
+    perfect_queries,
+    precision_at_half_recall,
+    table,
+    weakest_and_strongest_copies,
+)
 
 
 def test_the_table_has_a_line_for_every_measurement(retrieved):
@@ -17,6 +23,8 @@ def test_the_table_has_a_line_for_every_measurement(retrieved):
     for r in whole:
         assert any(r.descriptor in line and shown(r.result) in line for line in text.splitlines())
     assert text.count(" over ") == len([r for r in whole if r.gain])
+    words = [line.split(": ")[-1] for line in text.splitlines() if " over " in line]
+    assert words == [VERDICT[r.gain.better] for r in whole if r.gain]
     assert text.count("mP@10") == 3
     quality = text[text.index("JPEG quality") :].splitlines()
     assert quality[1].split() == [str(n) for n in QUALITIES]
