@@ -56,12 +56,13 @@ class RelayedBar(text_bar):
 
     def tell(self, *, closed: bool) -> None:
         state = {"description": self.desc, "n": self.n, "total": self.total, "unit": self.unit}
-        print(MARK + json.dumps(state | {"initial": self.initial, "closed": closed}), flush=True)
+        state |= {"initial": self.initial, "stays": self.leave, "closed": closed}
+        print(MARK + json.dumps(state), flush=True)
 
     def close(self) -> None:
         if not self.disable:
-            self.leave = False
             self.tell(closed=True)
+            self.leave = False
             super().close()
 
     def clear(self, nolock: bool = False) -> None:
@@ -79,9 +80,8 @@ def show_relayed(lines: Iterable[str]) -> None:
                 continue
             name = state["description"]
             if name not in bars:
-                bars[name] = progress(
-                    None, name, total=state["total"], unit=state["unit"], initial=state["initial"]
-                )
+                options = {key: state[key] for key in ("total", "unit", "initial", "stays")}
+                bars[name] = progress(None, name, **options)
             if state["closed"]:
                 bar = bars.pop(name)
                 bar.n = state["n"]  # without a line of its own: closing has one
@@ -110,21 +110,23 @@ def progress(
     unit: str = "batch",
     delay: float = 0.0,
     initial: int = 0,
+    stays: bool = False,
 ) -> text_bar:
     """Iterate with progress: a bar in JupyterLab or a terminal, a line every 15 s elsewhere (papermill, a log file).
 
     delay: seconds before a bar appears, for loops that are mostly too short for one. initial: steps that were made before.
+    stays: whether JupyterLab keeps it when all is done; a page with twenty full bars hides what was found.
     None for the iterable: call `update` and `close` of what is returned.
     """
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)
     options = dict(desc=description, total=total, unit=unit, initial=initial)
     if FOR_RELAY in os.environ:
-        return RelayedBar(iterable, mininterval=1.0, maxinterval=1.0, delay=delay, **options)
+        return RelayedBar(iterable, mininterval=1.0, maxinterval=1.0, delay=delay, leave=stays, **options)
     if "JPY_SESSION_NAME" in os.environ:  # set by Jupyter servers for the kernels of opened notebooks
         from tqdm.notebook import tqdm as widget_bar
 
-        return widget_bar(iterable, delay=delay, **options)
+        return widget_bar(iterable, delay=delay, leave=stays, **options)
     if sys.stdout.isatty():
         return text_bar(iterable, file=sys.stdout, leave=False, delay=delay, **options)
     bar = "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed} passed, {remaining} to go, {rate_fmt}"

@@ -195,7 +195,9 @@ class Training:
         total = self.batches.skip + len(self.batches)
         loader = self.pace.watch(self.loader)
         return (
-            progress(loader, description, total=total, initial=self.batches.skip) if self.monitor else loader
+            progress(loader, description, total=total, initial=self.batches.skip, stays=True)
+            if self.monitor
+            else loader
         )
 
     def shares(self, loader) -> Iterator[tuple[Batch, list[int]]]:
