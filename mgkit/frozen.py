@@ -1,9 +1,11 @@
 """A backbone that is not trained any more: the same feature maps, sooner."""
 
+from collections import Counter
 from copy import deepcopy
 
 import torch
 from torch import nn
+from torch.fx import GraphModule, symbolic_trace
 from torch.fx.experimental.optimization import fuse
 
 from mgkit.hardware import compute_dtype, place
@@ -24,7 +26,10 @@ def frozen(features: nn.Module, device: torch.device, precision: str = "auto") -
         return features
     copy = folded(features)
     for module in copy.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
+        if type(module) in (
+            nn.Conv2d,
+            nn.Linear,
+        ):  # others may compute with their weights before they use them
             module.to(dtype)
     return place(copy, device).requires_grad_(False)
 
@@ -36,8 +41,29 @@ def is_own(module: nn.Module) -> bool:
 
 
 def folded(features: nn.Module) -> nn.Module:
-    """A copy in which each batch norm that follows a convolution is part of it; a plain one where forward cannot be traced."""
+    """A copy in which each batch norm that follows a convolution is part of it.
+
+    A plain copy where forward cannot be traced, or calls weights twice: they cannot be folded for one call alone.
+    """
     try:
-        return fuse(features)
+        traced = symbolic_trace(features)
+        if calls_weights_twice(traced):
+            return deepcopy(features)
+        fused = fuse(
+            traced, inplace=True, no_trace=True
+        )  # new modules where something is folded; the others are shared
+        copy = deepcopy(fused)
     except Exception:  # whatever a forward raises that is run on symbols
-        return deepcopy(features).eval()
+        return deepcopy(features)
+    for module in (traced, fused, copy):
+        module.graph.owning_module = (
+            None  # a cycle, in which weights would wait for Python to look for cycles
+        )
+    return copy
+
+
+def calls_weights_twice(traced: GraphModule) -> bool:
+    calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
+    return any(
+        n > 1 and any(True for _ in traced.get_submodule(name).parameters()) for name, n in calls.items()
+    )

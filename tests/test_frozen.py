@@ -1,5 +1,6 @@
 """The backbone for passes without gradient: the same maps, nothing changed in the network it is a copy of."""
 
+import gc
 from copy import deepcopy
 
 import pytest
@@ -147,6 +148,73 @@ def test_a_batch_norm_whose_convolution_is_read_elsewhere_too_is_left_in_place(i
 
     features = worn(Twice())
     torch.testing.assert_close(maps(frozen(features, CPU, "float32"), images), maps(features, images))
+
+
+class OneConvolution(nn.Module):
+    """Calls its convolution twice, with the batch norms that it is given after each."""
+
+    __module__ = "torch.made_up"  # as if of a library
+
+    def __init__(self, *after):
+        super().__init__()
+        self.convolution, self.after = nn.Conv2d(3, 3, 3, padding=1), nn.ModuleList(after)
+
+    def forward(self, x):
+        for after in self.after:
+            x = after(self.convolution(x))
+        return x
+
+
+def test_a_convolution_that_runs_twice_is_left_as_it_is(images):
+    norms = [nn.BatchNorm2d(3) for _ in range(3)]
+    for after in ([norms[0], norms[1]], [norms[2], nn.ReLU()]):
+        features = worn(OneConvolution(*after))
+        expected = maps(features, images)
+        difference = maps(frozen(features, CPU, "float32"), images) - expected
+        assert difference.norm() < 1e-5 * expected.norm()
+
+
+class Standardised(nn.Conv2d):
+    """Convolves with its weights less their mean, which rounding them first would spoil."""
+
+    __module__ = "torch.made_up"
+
+    def forward(self, x):
+        weight = self.weight.float()
+        return nn.functional.conv2d(x, weight - weight.mean(dim=(1, 2, 3), keepdim=True), self.bias)
+
+
+def test_weights_that_are_computed_with_are_not_rounded_before(images):
+    class Untraceable(nn.Sequential):
+        __module__ = "torch.made_up"
+
+        def forward(self, x):
+            return super().forward(x if x.mean() > 0 else -x)
+
+    features = worn(Untraceable(Standardised(3, 8, 3)))
+    features[0].weight.data += 5  # which the mean takes away
+    exact, plain = maps(features, images), maps(features, images, "bf16").float()
+    quick = maps(frozen(features, CPU, "bf16"), images, "bf16").float()
+    assert (quick - exact).norm() < 1.25 * (plain - exact).norm()
+
+
+def test_a_copy_is_gone_with_its_last_name():
+    """Not when Python next looks for cycles: until then a GPU would hold the weights of several passes."""
+    features = worn(build_backbone("resnet8").features)
+    gc.collect()
+    gc.disable()
+    try:
+        before = tensors()
+        quick = frozen(features, CPU, "float32")
+        assert tensors() > before
+        del quick
+        assert tensors() == before
+    finally:
+        gc.enable()
+
+
+def tensors() -> int:
+    return sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())
 
 
 def test_an_unknown_precision_is_rejected():
