@@ -42,6 +42,7 @@ The modules in the order in which the method reads:
     balance         which loss pulls the embedding, for several λ; figure 5
     embed           images -> feature maps -> descriptors, in one pass
     store           pooled features on disk: made once, continued after a kill, reused
+    growing         the same for a folder that grows: only what is new is embedded
     finetune        p* by SGD, and accuracy as a function of p          (02)
     whitening       PCA whitening, folded into the classifier           (03)
     descriptors     whitened, reduced, multi-scale descriptors

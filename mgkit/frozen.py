@@ -26,10 +26,8 @@ def frozen(features: nn.Module, device: torch.device, precision: str = "auto") -
         return features
     copy = folded(features)
     for module in copy.modules():
-        if type(module) in (
-            nn.Conv2d,
-            nn.Linear,
-        ):  # others may compute with their weights before they use them
+        # Not their subclasses, which may compute with their weights before they use them.
+        if type(module) in (nn.Conv2d, nn.Linear):
             module.to(dtype)
     return place(copy, device).requires_grad_(False)
 
@@ -49,21 +47,16 @@ def folded(features: nn.Module) -> nn.Module:
         traced = symbolic_trace(features)
         if calls_weights_twice(traced):
             return deepcopy(features)
-        fused = fuse(
-            traced, inplace=True, no_trace=True
-        )  # new modules where something is folded; the others are shared
+        fused = fuse(traced, inplace=True, no_trace=True)  # shares with `features` what is not folded
         copy = deepcopy(fused)
     except Exception:  # whatever a forward raises that is run on symbols
         return deepcopy(features)
     for module in (traced, fused, copy):
-        module.graph.owning_module = (
-            None  # a cycle, in which weights would wait for Python to look for cycles
-        )
+        # A cycle, in which the weights would wait for Python to look for cycles.
+        module.graph.owning_module = None
     return copy
 
 
 def calls_weights_twice(traced: GraphModule) -> bool:
     calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
-    return any(
-        n > 1 and any(True for _ in traced.get_submodule(name).parameters()) for name, n in calls.items()
-    )
+    return any(n > 1 and [*traced.get_submodule(name).parameters()] for name, n in calls.items())

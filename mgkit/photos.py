@@ -5,7 +5,7 @@ import io
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from mgkit.duplicates import (  # fmt: skip
 )
 from mgkit.experiment import Run, data_root, is_mini, stage_folder, validation_data
 from mgkit.files import find_path
+from mgkit.growing import growing_features
 from mgkit.launch import on_all_devices
 from mgkit.model import MultiGrain, Whitening, append_one
 from mgkit.photo_folder import PhotoFolder, find_photos, shown_name, without_warnings
@@ -78,19 +79,26 @@ class PhotoTask:
     p: float
     unreadable: UnreadableImages
 
+    def photo_features(self) -> np.ndarray:
+        """Pooled features [N,C] of the pictures; only those are embedded that no earlier run has."""
+        return self.stored(growing_features, self.folder.images, "photos", p=self.p)
+
     def features(self, images: ImageList, name: str) -> np.ndarray:
         """Pooled features [N,C], from disk where an earlier run left them; the row of an unreadable image is NaN."""
+        return self.stored(stored_features, images, name, ps=[self.p])[0]
+
+    def stored(self, features: Callable, images: ImageList, name: str, **exponents):
+        """What `stored_features` or `growing_features` gives for the images, with this task's options."""
         config = self.config
         try:
             with without_warnings():
-                [rows] = stored_features(
-                    self.net, images, size=config.size, ps=[self.p], folder=features_folder(config.experiment),
+                return features(
+                    self.net, images, size=config.size, folder=features_folder(config.experiment),
                     batch_size=config.batch_size, workers=config.workers, precision=config.precision,
-                    unreadable=self.unreadable, description=f"{name}, {config.size} px",
+                    unreadable=self.unreadable, description=f"{name}, {config.size} px", **exponents,
                 )  # fmt: skip
         except UnreadableImageError as error:
             raise UnreadableImageError(f"photos: {shown_name(str(error))}") from None
-        return rows
 
 
 @dataclass(frozen=True)
@@ -219,7 +227,7 @@ def run_photos(config: PhotosConfig) -> None:
 
 
 def embed_here(task: PhotoTask) -> None:
-    rows = task.features(task.folder.images, "photos")
+    rows = task.photo_features()
     copies_of(task, sampled(rows))
 
 
@@ -230,7 +238,7 @@ def search_photos(task: PhotoTask) -> FoundPhotos:
     """
     config = task.config
     run = Run(STAGE, config, checkpoint=task.net.source, images=task.folder.images)
-    rows = task.features(task.folder.images, "photos")  # [N,C]
+    rows = task.photo_features()  # [N,C]
     readable = np.flatnonzero(np.isfinite(rows[:, 0]))
     whitening, whitened = chosen_whitening(config, task.net, rows[readable])
     descriptors = described(whitening, rows)  # [N,D]

@@ -75,17 +75,7 @@ def stored_features(
         raise ValueError(f"{images.root}: there are no images to embed")
     eval_transform(size, crop)  # raises what is wrong with them before anything is written
     exponents = [float(check_exponent(p)) for p in ps]
-    device = net.classifier.weight.device
-    with autocast(device, precision):
-        bf16 = torch.is_autocast_enabled(device.type)
-    made_of = {
-        "format": FORMAT,
-        "images": identity_of_images(images),
-        "network": identity_of_network(net),
-        "size": int(size),
-        "crop": crop,
-        "precision": "bf16" if bf16 else "float32",
-    }
+    made_of = all_but_p(net, images, size=size, crop=crop, precision=precision)
     arrays = {p: StoredArray(Path(folder), made_of | {"p": str(p)}) for p in exponents}
     unreadable = unreadable or UnreadableImages()
     missing = of_main([p for p, array in arrays.items() if not array.is_whole()] if is_main() else None)
@@ -107,6 +97,21 @@ def stored_features(
 # --- What an array is made of
 
 
+def all_but_p(net: MultiGrain, images: ImageList, *, size: int, crop: str, precision: str) -> dict:
+    """What arrays are made of, but for the exponent; ValueError for an unknown precision."""
+    device = net.classifier.weight.device
+    with autocast(device, precision):
+        bf16 = torch.is_autocast_enabled(device.type)
+    return {
+        "format": FORMAT,
+        "images": identity_of_images(images),
+        "network": identity_of_network(net),
+        "size": int(size),
+        "crop": crop,
+        "precision": "bf16" if bf16 else "float32",
+    }
+
+
 def identity_of_images(images: ImageList) -> dict:
     """How many images, and a SHA-256 of their names below the root, bytes, times of change, and how they are turned and cut.
 
@@ -114,17 +119,25 @@ def identity_of_images(images: ImageList) -> dict:
     """
     root = os.path.realpath(images.root)
     prefix = os.path.join(root if os.path.isdir(root) else os.path.dirname(root), "")
-    changes_no_row = ("root", "paths", "labels", "classes")  # anything else that a list of images says may
-    reading = {key: value for key, value in vars(images).items() if key not in changes_no_row}
-    digest = hashlib.sha256(repr(reading).encode())
+    digest = hashlib.sha256(how_they_are_read(images).encode())
     for path in images.paths:
-        try:
-            status = os.stat(path)
-            stamp = f"\0{status.st_size} {status.st_mtime_ns}\0"
-        except OSError:
-            stamp = "\0missing\0"
-        digest.update(os.fsencode(path.removeprefix(prefix) + stamp))
+        digest.update(os.fsencode(path.removeprefix(prefix) + stamp(path)))
     return {"count": len(images), "exif": images.exif, "sha256": digest.hexdigest()}
+
+
+def how_they_are_read(images: ImageList) -> str:
+    """What else than its files decides on the rows of a list of images."""
+    changes_no_row = ("root", "paths", "labels", "classes")  # anything else that a list of images says may
+    return repr({key: value for key, value in vars(images).items() if key not in changes_no_row})
+
+
+def stamp(path: str) -> str:
+    """A file's bytes and time of change."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return "\0missing\0"
+    return f"\0{status.st_size} {status.st_mtime_ns}\0"
 
 
 def identity_of_network(net: MultiGrain) -> dict:

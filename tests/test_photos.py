@@ -137,6 +137,18 @@ def test_a_second_search_opens_no_picture_for_its_features(album, config, monkey
     assert again.left_out == first.left_out and again.groups == first.groups
 
 
+def test_a_picture_that_is_added_is_the_only_one_embedded(album, config, capsys):
+    before = searched(config(album))
+    picture(50).save(album / "a" / "07 new.png")
+    capsys.readouterr()
+    found = searched(config(album))
+    assert (
+        "33 of 37 images are known from earlier, 4 are new" in capsys.readouterr().out
+    )  # three cannot be read
+    assert len(found.readable) == len(before.readable) + 1 and found.left_out == before.left_out
+    assert [len(group.members) for group in found.groups] == [len(group.members) for group in before.groups]
+
+
 def test_an_unreadable_picture_raises_where_that_is_asked_for(album, config):
     with one_line_error(UnreadableImageError, "photos", "on_unreadable"):
         searched(config(album, on_unreadable="raise"))

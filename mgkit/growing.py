@@ -1,0 +1,160 @@
+"""Pooled features of a folder that grows: of images that were there before, the rows are copied from the array of before.
+
+An array that was asked for here has one file more beside it, images.npy: a fingerprint of every image, [N] uint64.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mgkit.datasets import ImageList, UnreadableImages
+from mgkit.distributed import is_main, of_main, wait_for_all
+from mgkit.files import atomic_write
+from mgkit.model import MultiGrain
+from mgkit.store import (
+    StoredArray,
+    all_but_p,
+    how_they_are_read,
+    identity_of_images,
+    shards_of,
+    stamp,
+    stored_features,
+)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What an earlier array has of a new one: row here[k] of the new is row there[k] of the earlier."""
+
+    earlier: Path
+    here: np.ndarray
+    there: np.ndarray
+
+
+def growing_features(
+    net: MultiGrain,
+    images: ImageList,
+    *,
+    size: int,
+    p: float,
+    folder: str | Path,
+    crop: str = "rect",
+    precision: str = "auto",
+    unreadable: UnreadableImages | None = None,
+    **options,
+) -> np.memmap:
+    """`store.stored_features` [N,C] for one exponent, for which only images are embedded that no earlier array has.
+
+    An image is known while its path, bytes and time of change are as they were, if it could be read. Its row is that of
+    another pass, in another batch: the same to rounding. Of the arrays that were asked for here, below `folder`, the one that
+    knows most images counts. Other arguments and errors: as there; ValueError too for a list that has a file twice or in parts.
+    """
+    if images.views or len(set(images.paths)) < len(images):
+        raise ValueError(f"images: of a folder that grows ({images.root}) each file is taken once, and whole")
+    folder = Path(folder)
+    made = dict(size=size, crop=crop, precision=precision)
+    array = array_of(net, images, p, folder, **made)
+    options |= made | {"ps": [p], "folder": folder}
+    known = of_main(most_known(array, images) if is_main() and not array.is_whole() else None)
+    if known:
+        unknown = np.setdiff1d(np.arange(len(images)), known.here)
+        if is_main():
+            print(
+                f"{len(known.here):,} of {len(images):,} images are known from earlier, {len(unknown):,} are new"
+            )
+        # A known one goes along: a list of which nothing can be read is an error, and here it may be all that is new.
+        rest = images.subset([*unknown, known.here[0]])
+        skipping = UnreadableImages("raise" if unreadable is None else unreadable.on_unreadable)
+        [rows] = stored_features(net, rest, unreadable=skipping, **options)
+        if is_main():
+            join(array, images, known, unknown, rows, skipping.reasons)
+            shutil.rmtree(array_of(net, rest, p, folder, **made).folder)
+        wait_for_all()
+    [rows] = stored_features(net, images, unreadable=unreadable, **options)
+    if is_main() and not fingerprints_file(array).exists():
+        with atomic_write(fingerprints_file(array)) as temporary, open(temporary, "wb") as file:
+            np.save(file, fingerprints(images))
+    return rows
+
+
+def array_of(net: MultiGrain, images: ImageList, p: float, folder: Path, **made) -> StoredArray:
+    return StoredArray(folder, all_but_p(net, images, **made) | {"p": str(float(p))})
+
+
+def fingerprints_file(array: StoredArray) -> Path:
+    return array.folder / "images.npy"
+
+
+def fingerprints(images: ImageList) -> np.ndarray:
+    """[N] uint64 of path, bytes, time of change, and how the images of the list are read. No file is opened."""
+    reading = os.fsencode(how_they_are_read(images))
+    return np.array([
+        int.from_bytes(hashlib.blake2b(reading + os.fsencode(path + stamp(path)), digest_size=8).digest(), "big")
+        for path in images.paths
+    ], dtype=np.uint64)  # fmt: skip
+
+
+def most_known(array: StoredArray, images: ImageList) -> Known | None:
+    """What the earlier array knows that knows most of the images; None where no array knows any."""
+    ours, best = fingerprints(images), None
+    for earlier in earlier_arrays(array):
+        _, here, there = np.intersect1d(ours, np.load(fingerprints_file(earlier)), return_indices=True)
+        readable = np.isfinite(np.load(earlier.path, mmap_mode="r")[there, 0])
+        if readable.sum() > (0 if best is None else len(best.here)):
+            best = Known(earlier.path, here[readable], there[readable])
+    return best
+
+
+def earlier_arrays(array: StoredArray) -> list[StoredArray]:
+    """The whole arrays of other images, made in the same way, that have fingerprints."""
+    found = []
+    for path in array.root.glob("*/images.npy"):
+        try:
+            made_of = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))["made_of"]
+            made_alike = made_of | {"images": None} == array.made_of | {"images": None}
+            earlier = StoredArray(array.root, made_of)
+            if made_alike and earlier.folder == path.parent and earlier.is_whole():
+                found.append(earlier)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a damaged array: what it had is made again
+    return found
+
+
+def join(
+    array: StoredArray,
+    images: ImageList,
+    known: Known,
+    unknown: np.ndarray,
+    rows: np.ndarray,
+    reasons: dict[str, str],
+) -> None:
+    """Write the array from the rows that are known and those of the `unknown` images, [U,C] and more.
+
+    reasons: why images were skipped, by path. Raises OSError where it cannot be written, or images have changed meanwhile.
+    """
+    earlier = np.load(known.earlier, mmap_mode="r")
+    source = np.empty(len(images), dtype=np.int64)  # a row of `earlier`, or past it one of `rows`
+    source[known.here], source[unknown] = known.there, len(earlier) + np.arange(len(unknown))
+    with array.locked():
+        if array.is_whole():  # by another process, meanwhile
+            return
+        lines = array.begin()
+        for shard, of_shard in enumerate(shards_of(len(images))):
+            if shard in lines:
+                continue
+            here = source[of_shard.start : of_shard.stop]
+            is_known = here < len(earlier)
+            content = np.empty((len(here), earlier.shape[1]), dtype=np.float32)
+            content[is_known] = earlier[here[is_known]]
+            content[~is_known] = rows[here[~is_known] - len(earlier)]
+            skipped = {i: reasons[images.paths[i]] for i in of_shard if images.paths[i] in reasons}
+            lines[shard] = array.write(shard, content, skipped)
+        if array.made_of["images"] != identity_of_images(images):
+            array.discard()
+            raise OSError(f"images of {images.root} changed while they were being embedded: embed them again")
+        array.finish(lines, images.root)
