@@ -58,7 +58,7 @@ def feature_maps(
         shapes = [(size, size)] * len(images)
     at_most = max(1, min(batch_size, PIXELS_A_BATCH // size**2))
     backbone = backbone or frozen_backbone(net, precision)
-    batches = windowed_batches(shapes, at_most, window or len(images))[rank() :: world_size()]
+    batches = windowed_batches(shapes, at_most, window or max(1, len(images)))[rank() :: world_size()]
     loader = batch_loader(dataset, SeededBatches(batches), workers=workers, device=device)
     if description is not None and is_main():
         loader = progress(loader, description or f"{crop} {size} px", total=len(batches))

@@ -108,6 +108,15 @@ def test_batches_do_not_mix_windows_which_come_in_order(net, images):
     assert order == sorted(order) and set(order) == {0, 1, 2}
 
 
+@pytest.mark.parametrize("crop", ["rect", "square"])
+def test_no_images_give_no_maps_no_logits_no_rows(net, images, crop):
+    none = images.subset([])
+    assert list(feature_maps(net, none, crop=crop, **OPTIONS)) == []
+    logits, labels = classify(net, none, crop=crop, **OPTIONS)
+    assert logits.shape == (0, 3) and labels.shape == (0,)
+    assert embed(net, none, crop=crop, ps=[1.0, 3.0], **OPTIONS).shape == (2, 0, net.width)
+
+
 def test_the_network_is_put_in_eval_mode(net, images):
     net.train()
     next(feature_maps(net, images, **OPTIONS))
