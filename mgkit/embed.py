@@ -1,6 +1,7 @@
 """Images -> feature maps -> descriptors: the only route from files to arrays, one backbone pass an image."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from mgkit.datasets import (
     batch_loader,
     image_shapes,
 )
-from mgkit.distributed import is_joined, is_main, rank, summed, world_size
+from mgkit.descriptors import plain, whitened
+from mgkit.distributed import is_joined, is_main, rank, summed, together, world_size
 from mgkit.frozen import frozen
 from mgkit.hardware import autocast
 from mgkit.model import MultiGrain
@@ -108,6 +110,23 @@ def rows_of_all(rows: np.ndarray) -> np.ndarray:
     return total
 
 
+def rows_of_batches(
+    batches: Iterator[tuple[np.ndarray, np.ndarray]], shape: tuple[int, int, int]
+) -> np.ndarray:
+    """(rows [P,b,D], indices [b]) of the batches of all processes -> rows [P,N,D] float32 of that shape, for all.
+
+    A row that no batch has is NaN. What the batches raise in one process, all raise.
+    """
+    rows = np.full(shape, np.nan, dtype=np.float32)
+
+    def fill() -> None:
+        for of_batch, indices in batches:
+            rows[:, indices] = of_batch
+
+    together(fill)
+    return rows_of_all(rows)
+
+
 def embed(
     net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float] | None = None, **options
 ) -> np.ndarray:
@@ -117,12 +136,14 @@ def embed(
     descriptors [N,D], or [P,N,D] where ps is given; the row of a skipped image is NaN.
     """
     exponents = [net.pool.p.item()] if ps is None else list(ps)
-    rows = pooled(net, images, size=size, ps=exponents, **options)
-    device = net.classifier.weight.device
-    with torch.no_grad():
-        descriptors = np.stack([
-            net.head(torch.from_numpy(of_p).to(device))["normalized_embedding"].cpu().numpy() for of_p in rows
-        ])  # fmt: skip
+    describe = plain if net.whitening is None else partial(whitened, net)
+    # A batch at a time: neither all pooled features nor any logits are held beside the result.
+    batches = (
+        (np.stack([describe(of_p) for of_p in of_batch]), indices)
+        for of_batch, indices in pooled_batches(net, images, size=size, ps=exponents, **options)
+    )
+    dimensions = net.width + (net.whitening is not None)
+    descriptors = rows_of_batches(batches, (len(exponents), len(images), dimensions))
     return descriptors[0] if ps is None else descriptors
 
 
@@ -131,10 +152,8 @@ def pooled(net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float]
 
     In memory; `mgkit.store.stored_features` keeps them on disk. The row of a skipped image is NaN.
     """
-    rows = np.full((len(ps), len(images), net.width), np.nan, dtype=np.float32)
-    for of_batch, indices in pooled_batches(net, images, size=size, ps=ps, **options):
-        rows[:, indices] = of_batch
-    return rows_of_all(rows)
+    batches = pooled_batches(net, images, size=size, ps=ps, **options)
+    return rows_of_batches(batches, (len(ps), len(images), net.width))
 
 
 def pooled_batches(

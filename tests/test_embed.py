@@ -1,5 +1,8 @@
 """Descriptors depend on the image alone: not on batches, workers, or which other exponents were asked for."""
 
+import copy
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -83,6 +86,35 @@ def test_a_whitened_network_gives_whitened_descriptors_but_pools_as_before(net, 
     assert np.array_equal(
         pooled(whitened, images, ps=[3.0], **OPTIONS), pooled(net, images, ps=[3.0], **OPTIONS)
     )
+
+
+@pytest.mark.parametrize("whitening", [False, True])
+def test_embedding_is_the_head_s_but_a_batch_at_a_time_and_without_logits(net, images, whitening):
+    own = copy.deepcopy(net)
+    if whitening:
+        own = whiten(own, torch.rand(net.width + 1) / 9, torch.rand(net.width + 1, net.width + 1))
+    rows = torch.from_numpy(pooled(own, images, ps=[1.0, 3.0], batch_size=2, **OPTIONS))
+    with torch.no_grad():
+        expected = torch.stack([own.head(of_p)["normalized_embedding"] for of_p in rows])
+    own.classifier.register_forward_hook(lambda *_: pytest.fail("logits were computed"))
+    at_once = []
+    if whitening:
+        own.whitening.register_forward_hook(lambda module, inputs, _: at_once.append(len(inputs[0])))
+    found = embed(own, images, ps=[1.0, 3.0], batch_size=2, **OPTIONS)
+    assert found.dtype == np.float32 and max(at_once, default=0) <= 2
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_embedding_holds_little_beside_its_result(tiny_net, monkeypatch):
+    count, width = 60_000, tiny_net.width
+    batch = np.ones((1, 100, width), np.float32)
+    batches = ((batch, np.arange(start, start + 100)) for start in range(0, count, 100))
+    monkeypatch.setattr("mgkit.embed.pooled_batches", lambda *_, **__: batches)
+    tracemalloc.start()
+    rows = embed(tiny_net, range(count), size=32)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows.shape == (count, width) and most < 1.2 * rows.nbytes
 
 
 def test_logits_come_in_the_order_of_the_images(net, images, one_by_one):
