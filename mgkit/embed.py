@@ -27,6 +27,8 @@ from mgkit.transforms import eval_transform, fitted_shape
 
 PIXELS_A_BATCH = 2**21  # bounds a batch's memory whatever the resolution: 8 images of 500 × 500
 
+WHY_NOT_FINITE = "do the checkpoint's weights hold NaN, or does it want precision=float32?"
+
 
 def feature_maps(
     net: MultiGrain,
@@ -164,14 +166,17 @@ def pooled_batches(
     Raises ValueError, naming an image, for features that are not finite: NaN is left to mean an image that was skipped.
     """
     for maps, _, indices in feature_maps(net, images, size=size, **options):
-        rows = torch.stack([gem(maps, p) for p in ps]).cpu().numpy()
-        bad = np.flatnonzero(~np.isfinite(rows).all(axis=(0, 2)))
-        if len(bad):
-            raise ValueError(
-                f"the features of {images.paths[indices[bad[0]]]} are not finite: do the checkpoint's weights hold NaN, "
-                "or does it want precision=float32?"
-            )
-        yield rows, indices.numpy()
+        rows = torch.stack([gem(maps, p) for p in ps]).cpu()
+        check_finite(rows.transpose(0, 1), images, indices)
+        yield rows.numpy(), indices.numpy()
+
+
+def check_finite(rows: Tensor, images: ImageList, indices: Tensor, *, what: str = "features") -> None:
+    """ValueError, naming one of the images of those indices [b], unless their rows [b,...] are finite."""
+    finite = rows.isfinite().flatten(1).all(1).cpu()
+    if not finite.all():
+        path = images.paths[indices[~finite][0]]
+        raise ValueError(f"the {what} of {path} are not finite: {WHY_NOT_FINITE}")
 
 
 def classify(

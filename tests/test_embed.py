@@ -2,6 +2,8 @@
 
 import copy
 import tracemalloc
+from functools import partial
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from support import in_processes, one_line_error, write_picture
 
 from mgkit.datasets import UnreadableImageError, UnreadableImages, class_folders, load_image
+from mgkit.distributed import rank, world_size
 from mgkit.embed import by_window, classify, embed, feature_maps, pooled
 from mgkit.model import get_multigrain
 from mgkit.transforms import eval_transform
@@ -204,6 +207,24 @@ def test_processes_share_the_images(tiny_net, uneven_images, processes):
     shared = np.concatenate([of_rank[1] for of_rank in found])
     assert sorted(np.concatenate([of_rank[2] for of_rank in found])) == sorted(labels)
     np.testing.assert_allclose(np.sort(shared, axis=0), np.sort(logits, axis=0), rtol=1e-4, atol=1e-5)
+
+
+def refused_by_all(net, images):
+    """The last process alone gets maps that are not finite."""
+
+    def spoilt(*args, **options):
+        for maps, *rest in feature_maps(*args, **options):
+            yield maps * (np.nan if rank() == world_size() - 1 else 1), *rest
+
+    with patch("mgkit.embed.feature_maps", spoilt):
+        for work in (embed, partial(pooled, ps=[3.0])):
+            with one_line_error(ValueError, "the features of", images.root, "weights hold NaN"):
+                work(net, images, size=32)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_features_that_are_not_finite_are_refused_by_all(tiny_net, uneven_images, processes):
+    in_processes(processes, refused_by_all, tiny_net, uneven_images)
 
 
 def test_every_window_comes_also_where_a_process_has_nothing_of_it():
