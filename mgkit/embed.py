@@ -43,26 +43,30 @@ def feature_maps(
     window: int | None = None,
     description: str | None = "",
     backbone: nn.Module | None = None,
+    shapes: Sequence[tuple[int, int]] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Every image once through the frozen backbone, in batches of one shape; of several processes, each has its share.
 
     size: pixels. crop: `square` or `rect`. Yields (maps [b,C,h,w], labels [b], indices [b]) on the network's device; the
     indices say which images they are, and all images come, to one process or another. window: batches never mix images of different windows, runs
-    of so many images, which come in order. description: of the progress bar, None for none. backbone: `frozen_backbone` of the net,
-    where several passes share one; None: made for this pass. net is put in eval mode.
-    Raises UnreadableImageError at the first unreadable file, unless `unreadable` says skip.
+    of so many images, which come in order. description: of the progress bar, None for none. backbone, shapes: `frozen_backbone` of
+    the net and `whole_shapes` of the images, where several passes share them; None: made for this pass. net is put in eval mode.
+    Raises UnreadableImageError at the first unreadable file, unless `unreadable` says skip; ValueError for another number of shapes.
     """
     net.eval()
     device = net.classifier.weight.device
     unreadable = unreadable or UnreadableImages()
     dataset = ImageDataset(images, eval_transform(size, crop, mean=net.mean, std=net.std))
     if crop == "rect":
-        shapes = [fitted_shape(*shape, size, longest=True) for shape in image_shapes(images)]
+        whole = image_shapes(images) if shapes is None else shapes
+        if len(whole) != len(images):
+            raise ValueError(f"shapes: {len(whole)} are given for {len(images)} images, one each is needed")
+        fitted = [fitted_shape(*shape, size, longest=True) for shape in whole]
     else:
-        shapes = [(size, size)] * len(images)
+        fitted = [(size, size)] * len(images)
     at_most = max(1, min(batch_size, PIXELS_A_BATCH // size**2))
     backbone = backbone or frozen_backbone(net, precision)
-    batches = windowed_batches(shapes, at_most, window or max(1, len(images)))[rank() :: world_size()]
+    batches = windowed_batches(fitted, at_most, window or max(1, len(images)))[rank() :: world_size()]
     loader = batch_loader(dataset, SeededBatches(batches), workers=workers, device=device)
     if description is not None and is_main():
         loader = progress(loader, description or f"{crop} {size} px", total=len(batches))
@@ -77,6 +81,11 @@ def feature_maps(
 def frozen_backbone(net: MultiGrain, precision: str = "auto") -> nn.Module:
     """What `feature_maps` runs in place of the network's backbone as it is now. net is put in eval mode."""
     return frozen(net.eval().features, net.classifier.weight.device, precision)
+
+
+def whole_shapes(images: ImageList, crop: str) -> list[tuple[int, int]] | None:
+    """(width, height) of every image, from the file headers, if `crop` leaves images whole; None for squares, which need none."""
+    return image_shapes(images) if crop == "rect" else None
 
 
 def windowed_batches(shapes: Sequence[tuple[int, int]], batch_size: int, window: int) -> list[list[int]]:

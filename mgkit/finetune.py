@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mgkit.config import FinetunePConfig, NetworkConfig, make
 from mgkit.datasets import ImageList, UnreadableImages, relabelled
 from mgkit.distributed import everyones, is_joined, is_main, summed, together, wait_for_all, world_size
-from mgkit.embed import WHY_NOT_FINITE, by_window, check_finite, feature_maps, frozen_backbone
+from mgkit.embed import WHY_NOT_FINITE, by_window, check_finite, feature_maps, frozen_backbone, whole_shapes
 from mgkit.experiment import Run, is_mini, read_results, training_data
 from mgkit.launch import on_all_devices
 from mgkit.metrics import target_ranks
@@ -59,12 +59,13 @@ def finetune_p(
     lr: float = 0.005,
     momentum: float = 0.9,
     seed: int = 0,
+    shapes: Sequence[tuple[int, int]] | None = None,
     **options,
 ) -> np.ndarray:
     """One epoch of SGD on p alone, everything else frozen, from the network's own p (section 3.5).
 
     images: labelled training images. size: pixels. step_size: images a step. lr: at step i of n, lr·(1-i/n)^0.9.
-    options: as for `embed.feature_maps`. The network's p is left at p*; where it was, after an error. Returns (loss, p) after each
+    shapes, options: as for `embed.feature_maps`. The network's p is left at p*; where it was, after an error. Returns (loss, p) after each
     step, [n,2]. Raises ValueError for p = inf and, naming an image, for feature maps that are not finite; of several processes all do.
     """
     if math.isinf(net.pool.p.item()):
@@ -73,8 +74,9 @@ def finetune_p(
         )
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
     features = feature_windows(
-        net, images.subset(order), size=size, crop=crop, step_size=step_size, **options
-    )
+        net, images.subset(order), size=size, crop=crop, step_size=step_size,
+        shapes=[shapes[i] for i in order] if shapes else None, **options,
+    )  # fmt: skip
     steps = math.ceil(len(images) / step_size)
     bar = progress(features, f"p* at {crop} {size} px", total=steps, unit="step")
     return descend_p(net, bar, steps=steps, lr=lr, momentum=momentum)
@@ -191,6 +193,8 @@ def sweep_p(
     unreadable = options.setdefault("unreadable", UnreadableImages())
     if "backbone" not in options:
         options["backbone"] = frozen_backbone(net, options.get("precision", "auto"))
+    if "shapes" not in options:
+        options["shapes"] = whole_shapes(images, options.get("crop", "rect"))
     accuracy = np.zeros((len(sizes), len(ps), len(ks)))
 
     def counted(size: int) -> tuple[Tensor, Tensor]:
@@ -238,11 +242,12 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
         unreadable=unreadable, backbone=frozen_backbone(net, config.precision),
     )  # fmt: skip
     training_p = net.pool.p.item()
+    shapes = whole_shapes(subset, config.crop)
     paths = []
     for size in config.sizes:
         path = finetune_p(
             net, subset, size=size, step_size=config.step_size, lr=config.lr, momentum=config.momentum,
-            seed=config.seed, **options,
+            seed=config.seed, shapes=shapes, **options,
         )  # fmt: skip
         paths.append(path)
         print(
@@ -250,6 +255,7 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
         )
         set_p(net, training_p)
     p_stars = [float(path[-1, 1]) for path in paths]
+    options["shapes"] = whole_shapes(val_images, config.crop)
     accuracy = np.concatenate(
         [  # the grid, and the two exponents in question
             sweep_p(net, val_images, sizes=[size], ps=[*config.ps, training_p, p], **options)

@@ -152,6 +152,11 @@ def test_no_images_give_no_maps_no_logits_no_rows(net, images, crop):
     assert embed(net, none, crop=crop, ps=[1.0, 3.0], **OPTIONS).shape == (2, 0, net.width)
 
 
+def test_shapes_of_other_images_are_refused(net, images):
+    with one_line_error(ValueError, "shapes", "8", "9 images"):
+        next(feature_maps(net, images, shapes=[(40, 30)] * 8, **OPTIONS))
+
+
 def test_the_network_is_put_in_eval_mode(net, images):
     net.train()
     next(feature_maps(net, images, **OPTIONS))

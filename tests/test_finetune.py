@@ -11,9 +11,10 @@ import torch
 from support import in_processes, one_line_error
 from torch.nn import functional as F
 
-from mgkit.datasets import UnreadableImageError, UnreadableImages, load_image
+from mgkit.config import FinetunePConfig, make
+from mgkit.datasets import UnreadableImageError, UnreadableImages, image_shape, load_image
 from mgkit.distributed import rank, world_size
-from mgkit.embed import classify, feature_maps
+from mgkit.embed import classify, feature_maps, whole_shapes
 from mgkit.finetune import (
     SMALLEST_P,
     descend_p,
@@ -21,6 +22,7 @@ from mgkit.finetune import (
     finetune_p,
     images_a_window,
     in_classes_of,
+    search_p,
     set_p,
     sweep_p,
 )
@@ -269,6 +271,40 @@ def test_the_sweep_freezes_the_backbone_once_for_all_sizes(tiny_net, uneven_imag
         assert made.call_count == 1
         alone = [sweep_p(tiny_net, uneven_images, sizes=[size], ps=PS)[0] for size in (24, 32, 40)]
         assert made.call_count == 4 and np.array_equal(several, alone)
+
+
+@pytest.fixture
+def headers():
+    """What counts the file headers that are read."""
+    with patch("mgkit.datasets.image_shape", wraps=image_shape) as read:
+        yield read
+
+
+def test_the_sweep_reads_the_headers_once_for_all_sizes(tiny_net, uneven_images, headers):
+    sizes = [24, 32, 40, 48]
+    several = sweep_p(tiny_net, uneven_images, sizes=sizes, ps=PS)
+    assert headers.call_count == len(uneven_images)
+    alone = [sweep_p(tiny_net, uneven_images, sizes=[size], ps=PS)[0] for size in sizes]
+    assert headers.call_count == 5 * len(uneven_images) and np.array_equal(several, alone)
+    sweep_p(tiny_net, uneven_images, sizes=sizes, ps=PS, crop="square")
+    assert headers.call_count == 5 * len(uneven_images)
+
+
+def test_shapes_that_are_given_are_not_read_again_and_go_with_their_images(tiny_net, uneven_images, headers):
+    shapes = whole_shapes(uneven_images, "rect")
+    path, other = (
+        finetune_p(copy.deepcopy(tiny_net), uneven_images, size=32, lr=0.1, shapes=given, **FLOAT32)
+        for given in (shapes, None)
+    )
+    np.testing.assert_array_equal(path, other)
+    assert headers.call_count == 2 * len(uneven_images)  # those above, and for the path without
+
+
+def test_the_search_reads_every_header_once(tiny_net, uneven_images, headers, here, monkeypatch):
+    monkeypatch.setattr("mgkit.finetune.training_data", lambda config: (uneven_images, uneven_images))
+    config = make(FinetunePConfig, {"experiment": "t", "sizes": [24, 32, 40], "ps": [1.0], "workers": 0})
+    search_p(config, tiny_net)
+    assert headers.call_count == 2 * len(uneven_images)  # of the training and of the validation images
 
 
 def test_the_sweep_leaves_the_network_as_it_was(tiny_net, uneven_images):
