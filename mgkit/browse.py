@@ -7,11 +7,11 @@ from io import BytesIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torchvision.models import ResNet50_Weights
 
-from mgkit.datasets import ImageList, UnreadableImageError, to_rgb
+from mgkit.datasets import ImageList, UnreadableImageError, decoding, in_words, rotation, to_rgb, turned
 from mgkit.experiment import data_root, is_mini
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem
@@ -202,20 +202,20 @@ def read_picture(name: str, content: bytes) -> Image.Image:
     """
     if not content:
         raise UnreadableImageError(f"{name} is empty")
-    try:
+
+    def message(error: Exception) -> str:
+        if isinstance(error, Image.DecompressionBombError):  # of PIL, which says no size
+            return too_large(name, f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels")
+        return f"{name} is not a picture, or of none of the kinds {', '.join(FORMATS)}"
+
+    with decoding(message):
         image = open_picture(content)
-    except Image.DecompressionBombError:  # of PIL, which says no size
-        raise UnreadableImageError(too_large(name, f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels")) from None  # fmt: skip
-    except (OSError, ValueError, SyntaxError):
-        kinds = ", ".join(FORMATS)
-        raise UnreadableImageError(f"{name} is not a picture, or of none of the kinds {kinds}") from None
     pixels = image.width * image.height
     if pixels > MOST_PIXELS:
         raise UnreadableImageError(too_large(name, f"{pixels / 1e6:.0f} megapixels ({image.width} × {image.height})"))  # fmt: skip
-    try:
-        return to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise UnreadableImageError(f"{name} cannot be read: {error}") from None
+    with decoding(lambda error: f"{name} cannot be read: {in_words(error)}"):
+        image.load()
+        return turned(to_rgb(image), rotation(image))
 
 
 def open_picture(content: bytes) -> Image.Image:

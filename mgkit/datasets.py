@@ -7,6 +7,7 @@ import signal
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -24,6 +25,16 @@ from mgkit.imagenet import SPLIT_FOLDERS, devkit_wnids, split_folder, validation
 from mgkit.index import FolderIndex, image_files, image_index
 
 UNLABELLED = -1
+ROTATION_TAG = 0x0112  # of EXIF data
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by the values of the rotation tag
 SECONDS_FOR_A_BATCH = (
     900  # after which a reading process counts as hung: an error, which has a training start again
 )
@@ -314,17 +325,67 @@ def load_image(
     thumbnail, sides of so many pixels will do; a whole JPEG is then decoded at 1/2, 1/4 or 1/8, in a fraction of time and memory.
     Raises UnreadableImageError, naming the file, for a missing, truncated or non-image one, and for a view that shows nothing of it.
     """
+    with decoding(lambda error: cannot_read(path, error)), Image.open(path) as image:
+        if least is not None and view == WHOLE:
+            image.draft(None, (least, least))
+        image.load()
+        return view.of(turned(to_rgb(image), rotation(image) if exif else 1))
+
+
+@contextmanager
+def decoding(message: Callable[[Exception], str]) -> Iterator[None]:
+    """Whatever error PIL raises in the block becomes an UnreadableImageError with its message: a damaged file may raise anything.
+
+    Too little memory is not the file's fault, and stays a MemoryError.
+    """
     try:
-        with Image.open(path) as image:
-            if least is not None and view == WHOLE:
-                image.draft(None, (least, least))
-            image.load()
-            return view.of(to_rgb(ImageOps.exif_transpose(image) if exif else image))
-    except Image.DecompressionBombError as error:
-        raise UnreadableImageError(f"{path}: {error}") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise UnreadableImageError(f"cannot read the image {path}: {reason}") from None
+        yield
+    except (MemoryError, UnreadableImageError):
+        raise
+    except Exception as error:
+        raise UnreadableImageError(message(error)) from None
+
+
+def cannot_read(path: str | Path, error: Exception) -> str:
+    return f"cannot read the image {path}: {reason(path, error)}"
+
+
+def reason(path: str | Path, error: Exception) -> str:
+    """Why a file cannot be read, for a person, on one line."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image" if os.path.getsize(path) else "the file is empty"
+    return getattr(error, "strerror", None) or in_words(error)
+
+
+def in_words(error: Exception) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def rotation(image: Image.Image) -> int:
+    """The value 1 to 8 of an opened image's rotation tag; 1, which leaves it as it is, where there is none or it cannot be made out.
+
+    A TIFF that is loaded is turned, and has no such tag any more.
+    """
+    try:
+        tag = image.getexif().get(ROTATION_TAG)
+        return tag if tag in TURNS else 1
+    except MemoryError:
+        raise
+    except Exception:  # malformed EXIF data may raise anything
+        return 1
+
+
+def turned(image: Image.Image, rotation: int) -> Image.Image:
+    """The image turned as a rotation tag of that value says, with no tags left that would have it turned again.
+
+    PIL's own `exif_transpose` writes the other tags anew, which fails where one is malformed.
+    """
+    if rotation not in TURNS:
+        return image
+    image = image.transpose(TURNS[rotation])
+    image.info = {}
+    return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -351,9 +412,11 @@ def image_shape(path: str, exif: bool, view: View) -> tuple[int, int]:
             size = image.size
             if image.format == "TIFF":  # PIL turns it in any case, and may say so in `size` beforehand
                 size, exif = (image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]), True
-            turned = exif and image.getexif().get(0x0112) in (5, 6, 7, 8)  # the ones that swap the sides
-            return view.size(size[::-1] if turned else size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            swapped = exif and rotation(image) in (5, 6, 7, 8)
+            return view.size(size[::-1] if swapped else size)
+    except MemoryError:
+        raise
+    except Exception:  # a damaged file may raise anything
         return 1, 1
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mgkit.browse import FORMATS
 from mgkit.datasets import (
@@ -17,9 +17,13 @@ from mgkit.datasets import (
     WHOLE,
     ImageList,
     UnreadableImageError,
+    cannot_read,
     check_folder,
+    decoding,
     image_shape,
+    rotation,
     to_rgb,
+    turned,
 )
 from mgkit.index import walk
 from mgkit.progress import progress
@@ -27,7 +31,6 @@ from mgkit.transforms import fitted_shape
 
 MOST_PIXELS = 128_000_000  # of a picture: 512 MB once it is decoded, unless it is a JPEG
 STRIP_PIXELS = 2**21  # that are converted at a time
-ORIENTATION = 0x0112  # the EXIF tag
 SHOWN_AS_THEY_ARE = "\u200d"  # joins emoji; not printable by itself
 SECONDS_WITHOUT_BAR = 3.0
 
@@ -174,36 +177,23 @@ def load_photo(path: str, *, least: int, exif: bool = True) -> Image.Image:
     the camera says, as a TIFF always is. The first frame of an animation. Raises UnreadableImageError, naming the file, also for more than 128
     megapixels.
     """
-    try:
-        with without_warnings(), Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise too_large(path, f"{image.width * image.height / 1e6:.0f}")
-            image.draft(None, (least, least))
-            image.load()
-            # Afterwards: a TIFF is turned by now, and has no such tag any more.
-            turned = image.getexif().get(ORIENTATION, 1) if exif else 1
-            small = reduced(image, max(1, min(image.size) // least))
-    except Image.DecompressionBombError:
-        raise too_large(path, f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f}") from None
-    except UnreadableImageError:
-        raise
-    except Exception as error:  # a damaged file may raise anything
-        raise UnreadableImageError(f"cannot read the image {path}: {reason(path, error)}") from None
-    small.getexif()[ORIENTATION] = turned
-    return ImageOps.exif_transpose(small)
+
+    def message(error: Exception) -> str:
+        if isinstance(error, Image.DecompressionBombError):
+            return too_large(path, f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f}")
+        return cannot_read(path, error)
+
+    with decoding(message), without_warnings(), Image.open(path, formats=FORMATS) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise UnreadableImageError(too_large(path, f"{image.width * image.height / 1e6:.0f}"))
+        image.draft(None, (least, least))
+        image.load()
+        small = reduced(image, max(1, min(image.size) // least))
+        return turned(small, rotation(image) if exif else 1)
 
 
-def too_large(path: str, megapixels: str) -> UnreadableImageError:
-    return UnreadableImageError(
-        f"{path} has {megapixels} megapixels: at most {MOST_PIXELS / 1e6:.0f} are read"
-    )
-
-
-def reason(path: str, error: Exception) -> str:
-    """Why a file cannot be read, for a person."""
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image" if os.path.getsize(path) else "the file is empty"
-    return getattr(error, "strerror", None) or str(error)
+def too_large(path: str, megapixels: str) -> str:
+    return f"{path} has {megapixels} megapixels: at most {MOST_PIXELS / 1e6:.0f} are read"
 
 
 def reduced(image: Image.Image, factor: int) -> Image.Image:

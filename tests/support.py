@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import socket
+import struct
 import traceback
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,21 @@ def write_tree(root: Path, *names: str) -> Path:
     for seed, name in enumerate(names):
         write_picture(root / name, seed=seed)
     return root
+
+
+def with_malformed_tag(image: Image.Image, kind: str, *, orientation: int = 6) -> bytes:
+    """A file with a rotation tag and a resolution that is text instead of a ratio."""
+    tags = [
+        (0x112, 3, 1, struct.pack("<HH", orientation, 0)),
+        (0x11A, 2, 4, b"abc\0"),
+    ]  # tag, type, count, value
+    directory = struct.pack("<H", len(tags)) + b"".join(
+        struct.pack("<HHI", *tag[:3]) + tag[3] for tag in tags
+    )
+    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + directory + bytes(4)
+    file = BytesIO()
+    image.save(file, kind, exif=exif)
+    return file.getvalue()
 
 
 def write_empty(root: Path, *names: str) -> Path:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import noise, one_line_error
+from support import noise, one_line_error, with_malformed_tag
 
 from mgkit.browse import Collection, describe_with, likely_classes, read_picture, set_collection
 from mgkit.datasets import UnreadableImageError
@@ -155,6 +155,43 @@ def test_the_cameras_rotation_is_applied():
     exif = Image.Exif()
     exif[0x0112] = 6
     assert read_picture("x.jpg", as_file(noise(0), "JPEG", exif=exif)).size == (16, 24)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_malformed_tag_beside_the_rotation_does_no_harm(kind):
+    content = with_malformed_tag(noise(0), kind)
+    plain = Image.open(io.BytesIO(content)).convert("RGB")
+    picture = read_picture("x", content)
+    assert np.array_equal(picture, np.rot90(np.asarray(plain), -1)) and 0x0112 not in picture.getexif()
+
+
+@pytest.mark.filterwarnings("ignore")  # PIL warns of damage
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM"])
+def test_a_damaged_picture_is_read_or_refused_in_one_line(kind):
+    tagged = kind in ("JPEG", "PNG", "WEBP")
+    whole = with_malformed_tag(noise(0), kind) if tagged else as_file(noise(0), kind)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, min(len(whole), 150), 3):
+            damaged[place] = rng.integers(256)
+        try:
+            read_picture("x", bytes(damaged))
+        except UnreadableImageError as error:
+            assert str(error).startswith("x ") and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_what_is_not_the_pictures_fault_is_not_said_of_it(error, monkeypatch):
+    content = as_file(noise(0))
+
+    def fail(self):
+        raise error
+
+    monkeypatch.setattr(Image.Image, "load", fail)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(error):
+        read_picture("x", content)
 
 
 NAMES = ["a b.jpg", "<b>&\"'.png", "😀.gif", "..\\..\\x.tif"]

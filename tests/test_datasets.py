@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import signal
+import struct
 import time
 import zlib
 from contextlib import suppress
@@ -19,6 +20,7 @@ from support import (
     list_backwards,
     noise,
     one_line_error,
+    with_malformed_tag,
     write_devkit,
     write_empty,
     write_picture,
@@ -27,6 +29,7 @@ from support import (
 
 from mgkit import datasets
 from mgkit.datasets import (
+    WHOLE,
     ImageDataset,
     ImageList,
     SeededBatches,
@@ -38,6 +41,7 @@ from mgkit.datasets import (
     end_workers,
     evenly,
     hold_out,
+    image_shape,
     image_shapes,
     labelled_images,
     list_hash,
@@ -503,6 +507,56 @@ def test_a_tiff_is_turned_once_whether_asked_or_not(tmp_path, orientation):
     path = rotated_file(tmp_path / "turned.tif", orientation)
     for exif in (True, False):
         assert red_side(load_image(path, exif=exif)) == RED_SIDE[orientation]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_malformed_tag_beside_the_rotation_does_no_harm(tmp_path, kind, orientation):
+    image = load_image(rotated_file(tmp_path / "plain.png", 1))
+    path = tmp_path / f"tagged.{kind.lower()}"
+    path.write_bytes(with_malformed_tag(image, kind, orientation=orientation))
+    loaded = load_image(path, exif=True)
+    assert red_side(loaded) == RED_SIDE[orientation] and red_side(load_image(path)) == "left"
+    assert image_shape(str(path), True, WHOLE) == loaded.size
+
+
+@pytest.mark.parametrize("error", [struct.error, OverflowError, TypeError, SyntaxError, RecursionError])
+def test_exif_data_that_cannot_be_made_out_leaves_an_image_as_it_is(tmp_path, error, monkeypatch):
+    path = rotated_file(tmp_path / "tagged.webp", 6)
+
+    def fail(self):
+        raise error("odd")
+
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    assert load_image(path, exif=True).size == image_shape(str(path), True, WHOLE) == (24, 16)
+
+
+@pytest.mark.parametrize("error", [struct.error, OverflowError, TypeError, AssertionError, IndexError])
+def test_whatever_pil_raises_names_the_file(tmp_path, error, monkeypatch):
+    path = write_picture(tmp_path / "odd.png")
+
+    def fail(*_):
+        raise error("two\nlines")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with one_line_error(UnreadableImageError, path, "two lines"):
+        load_image(path)
+    monkeypatch.setattr(Image, "open", fail)
+    assert image_shape(str(path), True, WHOLE) == (1, 1)
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_what_is_not_the_file_s_fault_is_not_said_of_it(tmp_path, error, monkeypatch):
+    path = write_picture(tmp_path / "whole.png")
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(error):
+        load_image(path)
+    with pytest.raises(error):
+        image_shape(str(path), True, WHOLE)
 
 
 def broken_file(path, kind):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import noise, one_line_error, write_empty, write_picture, write_tree
+from support import noise, one_line_error, with_malformed_tag, write_empty, write_picture, write_tree
 
 from mgkit import index
 from mgkit.datasets import UnreadableImageError, image_shapes, load_image
@@ -198,6 +198,26 @@ def test_a_rotated_picture_is_that_of_the_benchmark_sets(tmp_path, suffix, orien
     expected = load_image(images.paths[0], exif=images.exif)
     for found in (images.load(0), images.load(0, least=64)):
         np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_malformed_tag_beside_the_rotation_does_no_harm(tmp_path, kind):
+    (tmp_path / f"a.{kind.lower()}").write_bytes(with_malformed_tag(gradient(60, 40), kind))
+    images = find_photos([tmp_path], side=60).images
+    expected = load_image(images.paths[0], exif=True)
+    assert images.load(0).size == image_shapes(images)[0] == expected.size == (40, 60)
+    np.testing.assert_array_equal(np.asarray(images.load(0)), np.asarray(expected))
+
+
+def test_too_little_memory_is_not_the_file_s_fault(tmp_path, monkeypatch):
+    path = write_picture(tmp_path / "a.png")
+
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(MemoryError):
+        load_photo(str(path), least=64)
 
 
 def test_the_shape_is_the_one_that_embedding_expects(tmp_path):
