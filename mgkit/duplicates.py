@@ -18,6 +18,7 @@ from PIL import Image, ImageEnhance
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from mgkit.datasets import decoding, in_words
 from mgkit.photo_folder import PhotoList, load_photo
 
 FEWEST = 20  # images, for quantiles to mean something
@@ -71,9 +72,11 @@ class EditedPhotos(PhotoList):
     edits: tuple[str, ...] = tuple(EDITS)
 
     def load(self, index: int, *, least: int | None = None) -> Image.Image:
-        """As `PhotoList.load`, edited."""
-        picture = load_photo(self.paths[index], least=2 * self.side, exif=self.exif)
-        return self.fitted(index, EDITS[self.edits[index % len(self.edits)]](picture))
+        """As `PhotoList.load`, edited; UnreadableImageError too for a picture that cannot be."""
+        path, name = self.paths[index], self.edits[index % len(self.edits)]
+        picture = load_photo(path, least=2 * self.side, exif=self.exif)
+        with decoding(lambda error: f"{path} cannot be edited ({name}: {in_words(error)})"):
+            return self.fitted(index, EDITS[name](picture))
 
 
 def edited_copies(photos: PhotoList) -> EditedPhotos:

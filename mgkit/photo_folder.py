@@ -30,6 +30,9 @@ from mgkit.progress import progress
 from mgkit.transforms import fitted_shape
 
 MOST_PIXELS = 128_000_000  # of a picture: 512 MB once it is decoded, unless it is a JPEG
+MOST_SIDE = (
+    2**15
+)  # of a picture as it is decoded, px: what edits it or shows it has limits of its own, a JPEG's is 65,500
 STRIP_PIXELS = 2**21  # that are converted at a time
 SHOWN_AS_THEY_ARE = "\u200d"  # joins emoji; not printable by itself
 SECONDS_WITHOUT_BAR = 3.0
@@ -173,6 +176,7 @@ def escape(character: str) -> str:
 def load_photo(path: str, *, least: int, exif: bool = True) -> Image.Image:
     """The picture as RGB, as a whole, its sides a whole fraction of the file's, with at least `least` pixels where it has them.
 
+    A very long, thin one has fewer on its short side, for its long side has at most 32,768.
     A JPEG is decoded at that fraction; of others the decoded file is held once, and converted a strip at a time. exif: turned as
     the camera says, as a TIFF always is. The first frame of an animation. Raises UnreadableImageError, naming the file, also for more than 128
     megapixels.
@@ -188,7 +192,8 @@ def load_photo(path: str, *, least: int, exif: bool = True) -> Image.Image:
             raise UnreadableImageError(too_large(path, f"{image.width * image.height / 1e6:.0f}"))
         image.draft(None, (least, least))
         image.load()
-        small = reduced(image, max(1, min(image.size) // least))
+        factor = max(1, min(image.size) // least, -(-max(image.size) // MOST_SIDE))
+        small = reduced(image, factor)
         return turned(small, rotation(image) if exif else 1)
 
 

@@ -381,11 +381,12 @@ def copies_of(task: PhotoTask, indices: np.ndarray) -> np.ndarray:
 
 
 def similarity_of_copies(task: PhotoTask, rows: np.ndarray, whitening: Whitening | None) -> np.ndarray:
-    """Similarities [n,E] of edited copies to their originals, whose features are among rows [N,C]."""
+    """Similarities [n,E] of edited copies to their originals, whose features are among rows [N,C]; pictures that cannot be edited are left out."""
     chosen = sampled(rows)
     originals = described(whitening, rows[chosen])[:, None]  # [n,1,D]
     copies = described(whitening, copies_of(task, chosen)).reshape(len(chosen), len(EDITS), -1)
-    return (originals * copies).sum(2)
+    similarities = (originals * copies).sum(2)
+    return similarities[np.isfinite(similarities).all(1)]
 
 
 # --- Classes

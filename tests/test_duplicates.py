@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from support import noise, one_line_error, write_picture
 
+from mgkit.datasets import UnreadableImageError
 from mgkit.duplicates import (
     EDITS,
     MOST,
@@ -160,3 +161,22 @@ def test_each_picture_has_every_edit_once_and_its_shape(tmp_path):
         off = np.abs(picture - original).mean()
         assert 1 < off < 80, list(EDITS)[i]
         assert all(np.abs(picture - other).mean() > 1 for other in edited[:i])
+
+
+def test_a_very_long_thin_picture_is_edited_like_any_other(tmp_path):
+    Image.new("RGB", (300_000, 2)).save(tmp_path / "x.png")
+    copies = edited_copies(find_photos([tmp_path], side=96).images)
+    assert [copies.load(i).size for i in range(len(EDITS))] == [(96, 1)] * len(EDITS)
+
+
+def test_a_picture_that_cannot_be_edited_is_named(tmp_path, monkeypatch):
+    write_picture(tmp_path / "x.png")
+    copies = edited_copies(find_photos([tmp_path], side=96).images)
+
+    def fail(image):
+        raise TypeError("no such thing")
+
+    monkeypatch.setitem(EDITS, "brighter, paler", fail)
+    assert copies.load(1).mode == "RGB"
+    with one_line_error(UnreadableImageError, tmp_path / "x.png", "brighter, paler", "no such thing"):
+        copies.load(2)

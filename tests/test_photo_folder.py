@@ -229,6 +229,16 @@ def test_the_shape_is_the_one_that_embedding_expects(tmp_path):
         assert images.load(i).size[::-1] == fitted_shape(*shape, 96, longest=True)
 
 
+@pytest.mark.parametrize("size", [(300_000, 2), (3, 200_000), (70_000, 100)])
+def test_a_very_long_thin_picture_has_a_bounded_side(tmp_path, size):
+    Image.new("RGB", size, "red").save(tmp_path / "x.png")
+    images = find_photos([tmp_path], side=96).images
+    for picture in (images.load(0, least=128), load_photo(images.paths[0], least=192)):
+        assert 20_000 < max(picture.size) <= 2**15 and picture.getpixel((0, 0)) == (255, 0, 0)
+    width, height = image_shapes(images)[0]
+    assert images.load(0).size[::-1] == fitted_shape(width, height, 96, longest=True)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [

@@ -18,7 +18,7 @@ from mgkit.browse import class_names
 from mgkit.checkpoints import load_network
 from mgkit.config import PhotosConfig, make
 from mgkit.datasets import UnreadableImageError
-from mgkit.duplicates import recompressed
+from mgkit.duplicates import EDITS, recompressed
 from mgkit.model import append_one
 from mgkit.photos import (
     chosen_whitening,
@@ -172,6 +172,22 @@ def test_more_than_a_thousand_files_of_which_some_are_broken(tmp_path, config):
     assert len(found.left_out) == 90 and len(found.readable) == 1410
     [group] = found.groups
     assert len(group.members) == 1410
+
+
+def test_a_very_long_thin_picture_and_one_that_cannot_be_edited_stop_nothing(album, config, monkeypatch):
+    Image.new("RGB", (300_000, 2)).save(album / "a" / "thin.png")
+    brightened = EDITS["brighter, paler"]
+
+    def fail(image):
+        if not np.any(image):
+            raise ValueError("all black")
+        return brightened(image)
+
+    monkeypatch.setitem(EDITS, "brighter, paler", fail)
+    found = searched(config(album))
+    assert (len(found.images), len(found.readable)) == (37, 34)
+    assert found.left_out[str(album / "a" / "thin.png")] == "cannot be edited (brighter, paler: all black)"
+    assert found.threshold.copies.shape == (33, len(EDITS)) and np.isfinite(found.threshold.copies).all()
 
 
 def test_one_picture_and_identical_ones(tmp_path, config):
