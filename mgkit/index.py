@@ -21,7 +21,7 @@ from mgkit.progress import progress
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
-FORMAT = 1
+FORMAT = 2  # of what is remembered
 WORTH_KEEPING = 10_000  # images and folders; fewer are found in 0.1 s, and within seconds on a slow disk
 SETTLED_NS = (
     2_000_000_000  # the coarsest clock of a file system: two changes nearer than this may look like one
@@ -75,17 +75,21 @@ def image_index(folder: str | Path) -> FolderIndex:
 
 
 class Listing(NamedTuple):
-    """One folder: the names of sub-folders, images and other files in it, and whether it holds a link that leads nowhere yet."""
+    """One folder: the names of sub-folders, images and other files in it, and whether it holds a link that leads nowhere yet.
+
+    special: what has an image's name and is a pipe, a socket or a device, of which a reader may wait for ever.
+    """
 
     folders: list[str]
     images: list[str]
     others: list[str]
     dangling: bool
+    special: list[str]
 
 
 def list_folder(folder: str) -> Listing:
     """What a folder holds itself; only links cost more than reading the directory."""
-    folders, images, others, dangling = [], [], [], False
+    folders, images, others, dangling, special = [], [], [], False, []
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
@@ -94,18 +98,26 @@ def list_folder(folder: str) -> Listing:
             if is_folder(entry):
                 folders.append(name)
             elif name[name.rfind(".") :].lower() in IMAGE_SUFFIXES:
-                images.append(name)
+                (special if is_special(entry) else images).append(name)
             elif entry.is_symlink() and not os.path.exists(entry.path):
                 dangling = True
             else:
                 others.append(name)
-    return Listing(folders, images, others, dangling)
+    return Listing(folders, images, others, dangling, special)
 
 
 def is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself, or into what may not be entered
+        return False
+
+
+def is_special(entry: os.DirEntry) -> bool:
+    """Whether what is no folder is no file either; a link that leads nowhere counts as a file, which cannot be read."""
+    try:
+        return not entry.is_file() and os.path.exists(entry.path)
+    except OSError:
         return False
 
 

@@ -34,6 +34,7 @@ MOST_SIDE = (
     2**15
 )  # of a picture as it is decoded, px: what edits it or shows it has limits of its own, a JPEG's is 65,500
 STRIP_PIXELS = 2**21  # that are converted at a time
+NO_FILE = "a pipe, a socket or a device, and no file"
 SHOWN_AS_THEY_ARE = "\u200d"  # joins emoji; not printable by itself
 SECONDS_WITHOUT_BAR = 3.0
 
@@ -116,7 +117,9 @@ def below(root: str, left_out: dict[str, str]) -> Iterator[tuple[str, list[str],
         left_out[path] = f"the folder cannot be read ({error.strerror})"
 
     for folder, _, listing in walk(root, on_error=leave_out):
-        yield os.path.join(root, folder), listing.images, listing.others
+        path = os.path.join(root, folder)
+        left_out.update({os.path.join(path, name): NO_FILE for name in listing.special})
+        yield path, listing.images, listing.others
 
 
 @contextmanager
@@ -136,9 +139,8 @@ def no_pictures(root: str, left_out: dict[str, str], others: Counter) -> str:
     if others:
         parts.append("; ".join(f"{n} files of kind {shown_name(kind)}" for kind, n in others.most_common(3)))
     if left_out:
-        parts.append(
-            f"{len(left_out)} folders that cannot be read, the first {shown_name(next(iter(left_out)))}"
-        )
+        first, why = next(iter(left_out.items()))
+        parts.append(f"{len(left_out)} left out, the first {shown_name(first)}: {why}")
     return parts[0] + (f" ({'; '.join(parts[1:])})" if parts[1:] else "")
 
 

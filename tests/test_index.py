@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import shutil
+import socket
 import time
 from pathlib import Path
 
@@ -332,8 +333,43 @@ def test_nothing_is_written_among_the_images(project, kept):
     assert not kept()
 
 
+@pytest.fixture
+def special(tmp_path, project, monkeypatch):
+    # A file, a link to it and one to nothing; and what never ends or never begins, and a link to it.
+    folder = write_empty(tmp_path / "special", "a/1.png")
+    folder = folder / "a"
+    os.mkfifo(folder / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as listening:
+        monkeypatch.chdir(folder)  # the name of a socket is short
+        listening.bind("socket.jpg")
+        monkeypatch.chdir(project)
+    for name, target in [
+        ("link.png", "1.png"),
+        ("gone.png", "2.png"),
+        ("device.jpg", "/dev/zero"),
+        ("to pipe.jpg", "pipe.jpg"),
+    ]:
+        (folder / name).symlink_to(target)
+    return folder
+
+
+def test_a_pipe_a_socket_and_a_device_are_no_images(special):
+    assert sorted(list_folder(str(special)).images) == ["1.png", "gone.png", "link.png"]
+    assert sorted(list_folder(str(special)).special) == [
+        "device.jpg",
+        "pipe.jpg",
+        "socket.jpg",
+        "to pipe.jpg",
+    ]
+    assert [Path(path).name for path in class_folders(special.parent).paths] == [
+        "1.png",
+        "gone.png",
+        "link.png",
+    ]
+
+
 def test_another_format_or_other_suffixes_are_scanned_anew(tree, monkeypatch, scans):
-    for name, value in [("FORMAT", 2), ("IMAGE_SUFFIXES", frozenset({".jpg"}))]:
+    for name, value in [("FORMAT", 3), ("IMAGE_SUFFIXES", frozenset({".jpg"}))]:
         image_files(tree)
         scans.clear()
         monkeypatch.setattr(module, name, value)

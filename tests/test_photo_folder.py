@@ -69,6 +69,20 @@ def test_a_link_that_leads_nowhere_is_a_picture_that_cannot_be_read(tmp_path):
         found.images.load(1)
 
 
+def test_a_pipe_is_left_out_with_a_line_and_never_opened(tmp_path):
+    write_tree(tmp_path, "a/1.jpg")
+    (tmp_path / "b").mkdir()
+    for folder in ("a", "b"):
+        os.mkfifo(tmp_path / folder / "pipe.jpg")
+    found = find_photos([tmp_path], side=16)
+    assert names(found) == ["a/1.jpg"] and not found.others
+    assert found.left_out == {
+        str(tmp_path / folder / "pipe.jpg"): "a pipe, a socket or a device, and no file" for folder in "ab"
+    }
+    with one_line_error(ValueError, "photos", tmp_path / "b", "holds no pictures", "pipe.jpg", "a pipe"):
+        find_photos([tmp_path / "b"], side=16)
+
+
 def test_a_missing_folder_a_file_and_an_empty_folder_are_one_clear_line(tmp_path):
     with one_line_error(FileNotFoundError, "photos", tmp_path / "gone"):
         find_photos([tmp_path / "gone"], side=96)
