@@ -93,8 +93,8 @@ class Threshold:
     """A similarity from which on two images count as near-duplicates, and what it was drawn from.
 
     false_images: of how many of the images a stranger is expected above it; NaN where too few images could say so. found: share of
-    the edited copies above it, for each edit. copies [n,E]: similarities of edited copies to their originals. nearest [N]: of each
-    image to the nearest other one that is taken for a stranger. how: in words.
+    the edited copies above it, for each edit. copies [n,E]: similarities of edited copies to their originals. nearest [m]: of each
+    image to the nearest other one that is taken for a stranger, where that was found. how: in words.
     """
 
     value: float
@@ -121,11 +121,12 @@ def calibrated(
     """The threshold that the nearest stranger of a share `false_rate` of the images exceeds.
 
     copies [n,E]: similarities of the edited copies of n images, E = len(EDITS), to their originals. scores [N,k]: similarities of
-    every image to its nearest others, best first; k may be 0. given: a threshold to judge in place of it. With fewer than 20
-    images, the threshold that nine in ten copies reach. Raises ValueError for no copies at all where they decide.
+    every image to its nearest others, best first, -inf for those that an index missed; k may be 0. given: a threshold to judge in
+    place of it. Where fewer than 20 images, or less than half of them, have neighbours, the threshold that nine in ten copies
+    reach. Raises ValueError for no copies at all where they decide.
     """
     rank, nearest = strangers(scores, false_rate)
-    known = len(nearest) >= FEWEST
+    known = are_enough(len(nearest), len(scores))
     if given is not None:
         value, how = given, "as given"
     elif known and rank is None:
@@ -139,26 +140,35 @@ def calibrated(
         how = f"the nearest stranger{which} of {100 * false_rate:g} % of the images exceeds it"
     elif copies.size:
         value = min(float(np.quantile(copies, 1 - KEPT_COPIES)), MOST)
-        how = f"too few images to know strangers by, so what {100 * KEPT_COPIES:.0f} % of the edited copies reach"
+        what = "images" if len(scores) < FEWEST else "neighbours found by the index"
+        how = f"too few {what} to know strangers by, so what {100 * KEPT_COPIES:.0f} % of the edited copies reach"
     else:
-        raise ValueError("a threshold needs edited copies, or 20 images")
+        raise ValueError(f"a threshold needs edited copies, or {FEWEST} images with neighbours")
     false_images = len(nearest) * stranger_rate(nearest, value) if known else math.nan
     found = dict(zip(EDITS, (copies >= value).mean(0).tolist(), strict=True)) if copies.size else {}
     return Threshold(value, false_images, found, copies, nearest, how)
 
 
 def strangers(scores: np.ndarray, false_rate: float) -> tuple[int | None, np.ndarray]:
-    """(rank, similarities [N]) of the first of the nearest others [N,k] that is a stranger for most images; None: not seen.
+    """(rank, similarities [m]) of the first of the nearest others [N,k] that is a stranger for most images; None: not seen.
 
     Where every picture is there twice, the second nearest is. It shows as a gap: most images are more alike to their r-th
-    nearest than strangers, had they begun behind it, ever are.
+    nearest than strangers, had they begun behind it, ever are. Only the m images count whose neighbour of that rank was found,
+    and only ranks at which those are enough.
     """
-    if not scores.shape[1]:
-        return None, np.empty(0, np.float32)
-    ranks = range(min(scores.shape[1], len(ORDINALS)))
-    reach = [stranger_quantile(scores[:, rank], 1 - false_rate) for rank in ranks]
-    rank = next((rank for rank in ranks[1:] if np.median(scores[:, rank - 1]) > reach[rank]), 0)
-    return (rank if reach[rank] <= MOST else None), scores[:, rank]
+    found = [np.isfinite(column) for column in scores.T[: len(ORDINALS)]]  # by rank, [N]
+    nearest = [scores[there, rank] for rank, there in enumerate(found)]
+    ranks = [rank for rank, values in enumerate(nearest) if are_enough(len(values), len(scores))]
+    if not ranks:
+        return None, nearest[0] if nearest else np.empty(0, np.float32)
+    reach = {rank: stranger_quantile(nearest[rank], 1 - false_rate) for rank in ranks}
+    rank = next((rank for rank in ranks[1:] if np.median(scores[found[rank], rank - 1]) > reach[rank]), 0)
+    return (rank if reach[rank] <= MOST else None), nearest[rank]
+
+
+def are_enough(found: int, images: int) -> bool:
+    """Whether so many images with a neighbour tell how near strangers come to all of them."""
+    return found >= max(FEWEST, images / 2)
 
 
 def gumbel(nearest: np.ndarray) -> tuple[float, float]:

@@ -20,6 +20,7 @@ def threshold_figure(threshold: Threshold) -> Figure:
         "nearest other image": (threshold.nearest, COLOURS[0], "-"),
         "edited copy and original": (threshold.copies.ravel(), COLOURS[1], "--"),
     }
+    groups = {name: (values[np.isfinite(values)], *rest) for name, (values, *rest) in groups.items()}
     lowest = min((values.min() for values, _, _ in groups.values() if values.size), default=0.0)
     bins = np.linspace(min(lowest, threshold.value) - 0.02, 1.0, 41)
     for name, (values, colour, line) in groups.items():

@@ -116,6 +116,43 @@ def test_identical_images_are_above_any_threshold():
     assert group.members == tuple(range(50)) and group.strongest == pytest.approx(1)
 
 
+def without(scores, share, seed=0):
+    """Scores [N,k] as an index leaves them that misses all from some place on, for such a share of the images all."""
+    rng = np.random.default_rng(seed)
+    count = rng.integers(scores.shape[1] // 2, scores.shape[1], len(scores))
+    count[rng.random(len(scores)) < share] = 0
+    return np.where(np.arange(scores.shape[1]) < count[:, None], scores, -np.inf)
+
+
+@pytest.mark.filterwarnings("error")
+def test_neighbours_that_an_index_missed_do_not_count():
+    scores, _ = neighbours(collection(1000, duplicates=100))
+    missed = without(scores, 0.3)
+    threshold, whole = calibrated(NO_COPIES, missed), calibrated(NO_COPIES, scores)
+    assert threshold.value == pytest.approx(whole.value, abs=0.03) and threshold.how == whole.how
+    assert len(threshold.nearest) == np.isfinite(missed[:, 0]).sum() < 850
+    assert threshold.false_images == pytest.approx(0.02 * len(threshold.nearest))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("images", "share"), [(75, 0.7), (30, 0.5), (75, 1.0)])
+def test_an_index_that_finds_hardly_any_neighbours_leaves_the_threshold_to_the_edited_copies(images, share):
+    missed = without(neighbours(collection(images))[0], share)
+    threshold = calibrated(np.linspace(0, 1, 40).reshape(10, 4), missed)
+    assert threshold.value == pytest.approx(0.1) and math.isnan(threshold.false_images)
+    assert "too few neighbours found by the index" in threshold.describe()
+    assert np.isfinite(threshold.nearest).all()
+    assert math.isnan(calibrated(NO_COPIES, missed, given=0.5).false_images)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_second_nearest_is_taken_where_an_index_finds_it():
+    rows = collection(500)
+    twice = np.concatenate([rows, unit(rows + 0.3 * np.random.default_rng(1).normal(size=rows.shape) / 8)])
+    threshold = calibrated(NO_COPIES, without(neighbours(twice)[0], 0.2))
+    assert "second" in threshold.how and threshold.value < 0.8
+
+
 # --- Groups
 
 

@@ -1,8 +1,10 @@
 """The figures of 06: what they show, labelled, for the least that there can be too."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
+import pytest
 from test_report import found  # noqa: F401 - a fixture
 
 from mgkit.duplicates import EDITS, calibrated
@@ -32,6 +34,21 @@ def test_the_threshold_stands_between_strangers_and_copies():
 
 def test_a_figure_of_one_picture_s_threshold():
     assert drawn(threshold_figure(calibrated(np.full((1, len(EDITS)), 0.9), np.empty((1, 0))))).axes
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_figure_of_neighbours_that_an_index_missed():
+    rng = np.random.default_rng(0)
+    copies, scores = rng.uniform(0.6, 1, (50, len(EDITS))), rng.uniform(0.1, 0.4, (300, 2))
+    scores[100:, 1] = scores[::3, 0] = -np.inf
+    threshold = calibrated(copies, scores)
+    for each in (
+        threshold,
+        replace(threshold, nearest=scores[:, 0]),
+        replace(threshold, nearest=np.full(9, -np.inf)),
+    ):
+        [axes] = drawn(threshold_figure(each)).axes
+        assert -0.1 < axes.get_xlim()[0] < 0.8
 
 
 def test_groups_have_a_row_each_with_similarities(found):  # noqa: F811

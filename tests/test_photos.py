@@ -363,6 +363,15 @@ def test_an_index_finds_what_exact_search_finds(album, config, capsys):
         photo_task(config(album, index="nonsense"))
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_an_index_that_misses_most_neighbours_spoils_no_threshold(tmp_path, config):
+    for i in range(75):
+        write_picture(tmp_path / "many" / f"{i}.png", seed=i, size=(48, 36))
+    found = searched(config(tmp_path / "many", index="IVF64,Flat"))
+    assert "too few neighbours found by the index" in found.threshold.how
+    assert np.isfinite(found.threshold.nearest).all() and 0 < found.threshold.value < 1
+
+
 def test_the_sample_is_spread_evenly_over_readable_pictures(album, config):
     found = searched(config(album))
     assert found.sample(3) == [found.readable[0], found.readable[16], found.readable[32]]
