@@ -219,7 +219,8 @@ def neighbours_without_self(scores: np.ndarray, indices: np.ndarray) -> tuple[np
 def near_duplicates(scores: np.ndarray, indices: np.ndarray, threshold: float) -> tuple[list[Group], int]:
     """Groups, the strongest first, and how many pairs join them, from neighbours [N,k] with similarities.
 
-    Two images are in one group if a chain of pairs above the threshold leads from one to the other.
+    Two images are in one group if a chain of pairs above the threshold leads from one to the other. Of pairs there may be more
+    (`pairs_beyond`).
     """
     i, column = np.nonzero(scores >= threshold)
     j, values = indices[i, column], scores[i, column]
@@ -235,3 +236,9 @@ def near_duplicates(scores: np.ndarray, indices: np.ndarray, threshold: float) -
         by_label.setdefault(int(label[image]), []).append(image)
     groups = [Group(tuple(of), tuple(float(min(best[m], 1.0)) for m in of)) for of in by_label.values()]
     return sorted(groups, key=lambda group: (-group.strongest, group.members)), len(pairs)
+
+
+def pairs_beyond(scores: np.ndarray, threshold: float) -> bool:
+    """Whether pairs above the threshold may be missing from the neighbours [N,k]: an image has k of them, and there are more images."""
+    count, k = scores.shape
+    return 0 < k < count - 1 and bool((scores[:, -1] >= threshold).any())

@@ -35,6 +35,7 @@ from mgkit.duplicates import (  # fmt: skip
     edited_copies,
     near_duplicates,
     neighbours_without_self,
+    pairs_beyond,
 )
 from mgkit.experiment import Run, data_root, is_mini, stage_folder, validation_data
 from mgkit.files import find_path
@@ -106,7 +107,7 @@ class FoundPhotos:
     """What 06 found in N pictures, of which the readable ones have descriptors.
 
     descriptors: [N,D], NaN where a picture cannot be read. whitened: how they were, in words. threshold, groups, pairs: of
-    near-duplicates, as indices of pictures. labels, probabilities: [N,5] of the most probable classes, -1 and NaN where
+    near-duplicates, as indices of pictures; more_pairs: whether there may be more than were counted. labels, probabilities: [N,5] of the most probable classes, -1 and NaN where
     unreadable; class_names: empty where the network's classes do not fit, which `fit` says. left_out: {path: why}.
     """
 
@@ -122,6 +123,7 @@ class FoundPhotos:
     class_names: tuple[str, ...]
     fit: str
     left_out: dict[str, str]
+    more_pairs: bool = False
 
     @property
     def images(self) -> ImageList:
@@ -174,7 +176,8 @@ class FoundPhotos:
     def describe(self) -> str:
         """One line: how many near-duplicates in how many groups."""
         inside = sum(len(group.members) for group in self.groups)
-        return f"{inside:,} of {len(self.readable):,} pictures are near-duplicates, in {len(self.groups):,} groups joined by {self.pairs:,} pairs"
+        pairs = f"{'at least ' if self.more_pairs else ''}{self.pairs:,} pairs"
+        return f"{inside:,} of {len(self.readable):,} pictures are near-duplicates, in {len(self.groups):,} groups joined by {pairs}"
 
 
 # --- The stages
@@ -257,7 +260,8 @@ def search_photos(task: PhotoTask) -> FoundPhotos:
         path: plain_reason(path, why) for path, why in task.unreadable.reasons.items()
     }
     found = FoundPhotos(
-        task, descriptors, whitening, whitened, threshold, groups, pairs, labels, probabilities, names, fit, left_out
+        task, descriptors, whitening, whitened, threshold, groups, pairs, labels, probabilities, names, fit, left_out,
+        more_pairs=pairs_beyond(scores, threshold.value),
     )  # fmt: skip
     run.write("near_duplicates.csv", duplicates_csv(found))
     run.write(
@@ -266,7 +270,7 @@ def search_photos(task: PhotoTask) -> FoundPhotos:
     run.results({
         "pictures": len(task.folder.images), "readable": len(readable), "left_out": len(left_out), "size": config.size, "p": task.p,
         "whitening": whitened, "threshold": threshold.value, "false_images": threshold.false_images if math.isfinite(threshold.false_images) else None,
-        "copies_found": threshold.found, "groups": len(groups), "pairs": pairs, "classes": fit,
+        "copies_found": threshold.found, "groups": len(groups), "pairs": pairs, "more_pairs": found.more_pairs, "classes": fit,
     })  # fmt: skip
     return found
 

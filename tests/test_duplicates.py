@@ -15,6 +15,7 @@ from mgkit.duplicates import (
     edited_copies,
     near_duplicates,
     neighbours_without_self,
+    pairs_beyond,
     stranger_quantile,
     stranger_rate,
 )
@@ -175,9 +176,22 @@ def test_groups_are_chains_of_pairs_and_the_strongest_comes_first():
     assert groups[1].similarities == pytest.approx([math.cos(math.radians(10))] * 3)
 
 
+@pytest.mark.parametrize(
+    ("alike", "others", "beyond"), [(9, 0, False), (8, 5, False), (10, 0, True), (40, 5, True)]
+)
+def test_pairs_beyond_the_neighbours_are_known_of(alike, others, beyond):
+    rows = np.concatenate([np.tile(collection(1), (alike, 1)), collection(others, seed=1)])
+    scores, indices = neighbours(rows, k=8)
+    assert pairs_beyond(scores, 0.9) is beyond
+    _, pairs = near_duplicates(scores, indices, 0.9)
+    everything = alike * (alike - 1) // 2
+    assert pairs <= everything if beyond else pairs == everything
+
+
 def test_one_image_and_none_have_no_groups():
     scores, indices = neighbours(unit(np.ones((1, 8))))
     assert scores.shape == (1, 0) and near_duplicates(scores, indices, 0.5) == ([], 0)
+    assert pairs_beyond(scores, 0.5) is False
 
 
 # --- Edited copies

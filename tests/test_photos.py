@@ -86,6 +86,7 @@ def test_copies_are_found_and_what_cannot_be_read_is_listed(album, config, after
     found = searched(config(album))
     assert (len(found.images), len(found.readable)) == (36, 33)
     assert len(found.groups) >= 3 and found.pairs >= 3
+    assert not found.more_pairs and "at least" not in found.describe()
     grouped = [sorted(found.name(i) for i in group.members) for group in found.groups]
     for i in range(3):
         assert [f"a/{i:02}.png", f"b/copy of {i:02} <b>'\"🏖.jpg"] in grouped
@@ -190,7 +191,7 @@ def test_a_very_long_thin_picture_and_one_that_cannot_be_edited_stop_nothing(alb
     assert found.threshold.copies.shape == (33, len(EDITS)) and np.isfinite(found.threshold.copies).all()
 
 
-def test_one_picture_and_identical_ones(tmp_path, config):
+def test_one_picture_and_identical_ones(tmp_path, config, after_chain):
     write_picture(tmp_path / "one" / "1.jpg", size=(60, 40))
     found = searched(config(tmp_path / "one"))
     assert found.groups == [] and found.collection().answers(0, 8).neighbours == []
@@ -201,6 +202,9 @@ def test_one_picture_and_identical_ones(tmp_path, config):
         found = searched(config(tmp_path / "same", whitening=whitening))
         [group] = found.groups
         assert len(group.members) == 40 and min(group.similarities) > 0.999
+        assert found.pairs < 40 * 39 / 2 and f"joined by at least {found.pairs} pairs" in found.describe()
+        results = json.loads((after_chain.folder / "outputs/t/search_photos/results.json").read_text())
+        assert (results["pairs"], results["more_pairs"]) == (found.pairs, True)
 
 
 def test_undecodable_names_pass_through_everything(tmp_path, config, after_chain, capsys):

@@ -3,6 +3,7 @@
 import base64
 import os
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -136,6 +137,12 @@ def test_the_size_is_bounded_and_counts_are_complete(found, tmp_path):
     assert "1.0 MB" in summary(path).replace(f"{path.stat().st_size / 1e6:.1f}", "1.0") and str(
         path
     ) in summary(path)
+
+
+def test_pairs_that_were_not_all_counted_are_said_to_be_at_least_so_many(found, tmp_path):
+    result = replace(found(["a.jpg", "b.jpg"], groups=[(0, 1)], queries=0), more_pairs=True)
+    _, text = page_of(result, tmp_path)
+    assert "in 1 groups joined by at least 1 pairs" in text
 
 
 def test_the_largest_picture_of_a_group_comes_first(found, tmp_path):
