@@ -143,9 +143,13 @@ def list_hash(images: ImageList) -> str:
 
 
 def check_folder(folder: str | Path, purpose: str) -> Path:
-    """The folder as a path; FileNotFoundError or NotADirectoryError that names it and its purpose."""
+    """The folder as a path; FileNotFoundError, NotADirectoryError or PermissionError that names it and its purpose."""
     folder = Path(folder)
-    if not folder.exists():
+    try:
+        exists = folder.exists()
+    except OSError as error:  # a folder around it may not be entered
+        raise type(error)(f"{purpose}: the folder {folder} cannot be read ({error.strerror})") from None
+    if not exists:
         raise FileNotFoundError(f"{purpose}: the folder {folder} does not exist")
     if not folder.is_dir():
         raise NotADirectoryError(f"{purpose}: {folder} is not a folder")

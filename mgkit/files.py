@@ -27,7 +27,8 @@ def find_path(path: str) -> Path:
     """A path as given, from the working directory, or else from the project root; where neither exists, the former."""
     given = Path(path).expanduser()
     from_root = project_root() / given
-    return from_root if not given.exists() and from_root.exists() else given
+    # Unlike that of a path, this `exists` raises nothing for what lies in a folder that may not be entered.
+    return from_root if not os.path.exists(given) and os.path.exists(from_root) else given
 
 
 @contextmanager

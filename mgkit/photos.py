@@ -24,7 +24,7 @@ from mgkit.browse import (
     pooled_picture,
 )
 from mgkit.config import PhotosConfig
-from mgkit.datasets import ImageList, UnreadableImageError, UnreadableImages, evenly
+from mgkit.datasets import ImageList, UnreadableImageError, UnreadableImages, check_folder, evenly
 from mgkit.descriptors import ROWS, in_blocks, plain
 from mgkit.distributed import main_first
 from mgkit.duplicates import (  # fmt: skip
@@ -186,9 +186,11 @@ class FoundPhotos:
 def photo_task(config: PhotosConfig) -> PhotoTask:
     """Find the pictures, then the network: what 03 left, the configured one, or else what 01 left.
 
-    Raises what `find_photos`, `whitened_network` and `ann.check_factory` raise; ValueError where results would be written among
-    the pictures.
+    Raises what `find_photos`, `whitened_network` and `ann.check_factory` raise; FileNotFoundError, NotADirectoryError or PermissionError
+    for a `data` folder that is not there; ValueError where results would be written among the pictures.
     """
+    if config.data != "mini":
+        check_folder(data_root(config.data), "data")
     folder = main_first(lambda: find_photos(photo_folders(config), side=config.size, exif=config.exif))
     outputs = stage_folder(config.experiment, STAGE).resolve()
     for root in photo_folders(config):

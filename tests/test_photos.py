@@ -236,6 +236,38 @@ def test_another_data_folder_stands_for_its_own_pictures(album, config):
     assert photo_folders(config(data=str(album))) == [album]
 
 
+def test_a_data_folder_that_is_missing_is_one_clear_line(album, config, tmp_path):
+    path = tmp_path / "gone"
+    for folders in ([album], []):
+        with one_line_error(FileNotFoundError, f"data: the folder {path} does not exist"):
+            photo_task(config(*folders, data=str(path)))
+    with one_line_error(NotADirectoryError, "data", album / "a" / "00.png"):
+        photo_task(config(album, data=str(album / "a" / "00.png")))
+
+
+def test_a_data_folder_without_classes_will_do_with_a_checkpoint(album, config, after_chain, tmp_path):
+    (tmp_path / "bare").mkdir()
+    path = after_chain.folder / "outputs/t/train/checkpoint.pth"
+    found = searched(config(album, data=str(tmp_path / "bare"), checkpoint=str(path)))
+    assert "data has no validation images" in found.fit and len(found.readable) == 33
+
+
+def test_a_folder_that_cannot_be_reached_is_one_clear_line(config, tmp_path, monkeypatch):
+    folder = write_empty(tmp_path / "private", "in/1.jpg") / "in"
+    stat = os.stat
+
+    def refuse(path, *arguments, **options):
+        if str(path).startswith(str(folder)):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with one_line_error(PermissionError, f"photos: the folder {folder} cannot be read (Permission denied)"):
+        photo_task(config(folder))
+    with one_line_error(PermissionError, f"data: the folder {folder} cannot be read (Permission denied)"):
+        photo_task(config(data=str(folder)))
+
+
 def test_results_are_never_written_among_the_pictures(config, after_chain):
     write_picture(after_chain.folder / "loose.jpg")
     with one_line_error(ValueError, "photos", "among the pictures"):
