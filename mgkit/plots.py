@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
 
@@ -34,6 +35,16 @@ class NotebookFigure(Figure):
     """
 
     INLINE_DPI, PNG_COLOURS, JPEG_QUALITY = 72, 64, 50
+
+    def draw(self, renderer) -> None:
+        """Draws every text as it is: names may hold a $, which opens mathematics only at the ticks of logarithmic axes."""
+        both = [axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis)]
+        powers = {
+            label for axis in both if axis.get_scale() == "log" for label in axis.get_ticklabels(which="both")
+        }
+        for text in self.findobj(Text):
+            text.set_parse_math(text in powers)
+        super().draw(renderer)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, bytes]:
         """What IPython shows of the figure, by its type."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from support import noise
 
@@ -405,6 +406,35 @@ def test_notebooks_show_curves_in_their_colours_and_photographs_in_few_bytes():
     whole = io.BytesIO()
     figure.savefig(whole, format="png", dpi=120, bbox_inches="tight")
     assert kind == "image/jpeg" and picture.format == "JPEG" and size < len(whole.getvalue()) / 3
+
+
+DOLLARS = ("$x_$", r"a$b$ \frac")  # no mathematics, and mathematics but for us
+
+
+@pytest.mark.parametrize("name", DOLLARS)
+def test_a_dollar_in_a_name_is_a_dollar(found, mini_root, name):
+    """In titles, at ticks, at the left of rows, in legends, for all figures alike."""
+    renamed = [replace(r, descriptor=name, result=replace(r.result, name=name)) for r in found[:3]]
+    images = replace(class_folders(mini_root / "imagenet" / "train"), classes=(name,))
+    curves = ResolutionCurves([64, 96], {name: 3.0}, {name: np.ones((2, 1))}, {name: "mAP"})
+    figures = [
+        saved(plots.retrieval_bars, renamed),
+        saved(plots.precision_recall, renamed),
+        saved(plots.resolution_figure, curves),
+        saved(plots.retrieval_grid, renamed[0], queries=1, k=1),
+        saved(plots.class_grid, images, per_class=1),
+        saved(plots.compare_runs, {name: [{"epoch": 1, "loss": 1.0}]}),
+    ]
+    for figure in figures:
+        named = [text for text in figure.findobj(Text) if name in text.get_text()]
+        assert named and not any(text.get_parse_math() for text in named)
+
+
+def test_the_ticks_of_logarithmic_axes_are_powers():
+    figure = saved(plots.spectrum, np.array([0.5, 1e-2, 1e-4]), 0.1)
+    for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
+        labels = [label for label in axis.get_ticklabels() if "^" in label.get_text()]
+        assert labels and all(label.get_parse_math() for label in labels)
 
 
 def test_every_figure_is_of_the_kind_that_notebooks_show_so():
