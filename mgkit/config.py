@@ -2,12 +2,13 @@
 
 import ast
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from mgkit.backbones import check_backbone
@@ -17,7 +18,8 @@ BackboneName = Annotated[str, AfterValidator(check_backbone)]
 BackboneNameOrEmpty = Annotated[str, AfterValidator(lambda name: name and check_backbone(name))]
 Count = Annotated[int, Field(ge=1)]
 Pixels = Annotated[int, Field(ge=8)]
-Exponent = Annotated[float, Field(gt=0)]  # inf is max pooling
+Infinity = BeforeValidator(lambda value: math.inf if value in ("inf", "Inf") else value)  # YAML's is .inf
+Exponent = Annotated[float, Field(gt=0), Infinity]  # inf is max pooling
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Sizes = Annotated[list[Pixels], Field(min_length=1)]
 Crop = Literal["square", "rect"]

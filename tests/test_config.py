@@ -120,6 +120,18 @@ def test_names_of_folders_may_have_brackets():
     assert make(PhotosConfig, {"photos": "[a, b]"}).photos == ["a", "b"]
 
 
+@pytest.mark.parametrize("given", ["1, inf", "[1, Inf]", "1, .inf", [1, "inf"], [1.0, math.inf]])
+def test_max_pooling_among_exponents(given):
+    assert make(FinetunePConfig, {"ps": given}).ps == [1.0, math.inf]
+
+
+def test_infinity_is_a_number_only_where_numbers_are_read():
+    assert make(FinetunePConfig, {"ps": "inf"}).ps == [math.inf]
+    assert make(RetrievalConfig, {"sets": "inf"}).sets == ["inf"]
+    with one_line_error(ValueError, "ps", "-inf"):
+        make(FinetunePConfig, {"ps": "1, -inf"})
+
+
 def test_a_single_value_is_a_list_of_one():
     assert make(FinetunePConfig, {"sizes": 64}).sizes == [64]
     assert make(RetrievalConfig, {"sets": "holidays"}).sets == ["holidays"]
