@@ -2,12 +2,14 @@
 
 import base64
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -26,6 +28,7 @@ MARKERS = "osD^vP*"
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 RIGHT, WRONG = COLOURS[2], COLOURS[1]
 TINT = "#DCEBF5"
+BEYOND = 1.2  # so many times the largest exponent is where max pooling is drawn
 
 
 class NotebookFigure(Figure):
@@ -263,12 +266,14 @@ def whole_numbers(axes: Axes) -> None:
 
 
 def p_search(found: PSearch) -> Figure:
-    """Accuracy against p for each resolution, p* marked; and p* against resolution (figure 4)."""
+    """Accuracy against p for each resolution, p* marked; and p* against resolution (figure 4). Max pooling is the last tick."""
     figure, [[left, right]] = axes_grid(1, 2, width=5.4, height=3.4)
+    largest = max(p for p in [*found.ps, *found.p_star, found.training_p] if math.isfinite(p))
+    ps = [min(p, BEYOND * largest) for p in found.ps]
     for s, size in enumerate(found.sizes):
-        colour, marker = COLOURS[s % len(COLOURS)], MARKERS[s % len(MARKERS)]
+        colour, marker = COLOURS[s % len(COLOURS)], MARKERS[turn(s) % len(MARKERS)]
         curve = 100 * found.top1[s]
-        left.plot(found.ps, curve, color=colour, marker=marker, markersize=4, label=f"{size} px")
+        left.plot(ps, curve, color=colour, marker=marker, markersize=4, label=f"{size} px")
         left.plot(
             found.p_star[s],
             100 * found.top1_at_p_star[s],
@@ -282,7 +287,7 @@ def p_search(found: PSearch) -> Figure:
     style(left, f"Accuracy against the pooling exponent, {found.crop}", "p", "validation top-1 (%)")
     left.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
-    best = [found.ps[int(row.argmax())] for row in found.top1]
+    best = [ps[int(row.argmax())] for row in found.top1]
     right.plot(
         found.sizes,
         found.p_star,
@@ -303,17 +308,38 @@ def p_search(found: PSearch) -> Figure:
     style(right, "p* against resolution", "evaluation size (px)", "p*")
     right.set_xticks(found.sizes)
     right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    for axis, drawn in ((left.xaxis, ps), (right.yaxis, best)):
+        if max(drawn) > largest:
+            tick_max(axis, largest)
     return figure
 
 
+def tick_max(axis: Axis, largest: float) -> None:
+    """Ticks of exponents up to the largest finite one, and `max` where max pooling is drawn, beyond it."""
+    low, _ = sorted(axis.get_view_interval())
+    ticks = [tick for tick in axis.get_majorticklocs() if low <= tick <= largest]
+    axis.set_ticks([*ticks, BEYOND * largest], [*(f"{tick:g}" for tick in ticks), "max"])
+
+
 def search_by_resolution(found: PSearch) -> Figure:
-    """Accuracy against resolution, a line a whole exponent of the sweep: the half of figure 4 that is about classes."""
-    whole = [j for j, p in enumerate(found.ps) if float(p).is_integer()] or range(len(found.ps))
-    exponents = {f"p = {found.ps[j]:g}": found.ps[j] for j in whole}
+    """Accuracy against resolution, a line a whole exponent of the sweep and max pooling: figure 4's half about classes.
+
+    Without a whole exponent, a line each.
+    """
+    whole = [j for j, p in enumerate(found.ps) if float(p).is_integer()]
+    if whole:
+        whole += [j for j, p in enumerate(found.ps) if math.isinf(p)]
+    else:
+        whole = list(range(len(found.ps)))
+    exponents = {pooling_name(found.ps[j]): found.ps[j] for j in whole}
     name = f"Accuracy, {found.crop}"
     return resolution_figure(
         ResolutionCurves(found.sizes, exponents, {name: found.top1[:, whole]}, {name: "validation top-1"})
     )
+
+
+def pooling_name(p: float) -> str:
+    return "max pooling" if math.isinf(p) else f"p = {p:g}"
 
 
 def p_paths(found: PSearch) -> Figure:

@@ -1,6 +1,7 @@
 """Every figure is drawn and saved without a warning, and its axes say what they show."""
 
 import io
+import math
 import warnings
 from dataclasses import replace
 
@@ -149,11 +150,37 @@ def test_figure_5_without_a_measurement_says_so():
 
 
 def test_the_classes_half_of_figure_4_has_a_line_a_whole_exponent():
-    [axes] = saved(plots.search_by_resolution, search(ps=(1.0, 1.5, 3.0, float("inf")))).axes
-    assert [line.get_label() for line in axes.lines] == ["p = 1", "p = 3"]
+    [axes] = saved(plots.search_by_resolution, search(ps=(1.0, 1.5, 3.0, math.inf))).axes
+    assert [line.get_label() for line in axes.lines] == ["p = 1", "p = 3", "max pooling"]
     assert axes.lines[1].get_ydata().tolist() == (100 * search(ps=(1.0, 1.5, 3.0, 4.0)).top1[:, 2]).tolist()
     [axes] = saved(plots.search_by_resolution, search(ps=(1.5, 2.5, 3.5))).axes
     assert len(axes.lines) == 3  # without a whole one: all
+
+
+@pytest.mark.parametrize("ps", [(1.0, 4.0, math.inf), (math.inf,) * 3])
+def test_max_pooling_has_the_last_tick(ps):
+    found = search(ps=ps)
+    found.top1[:, 2] = 1  # max pooling is best everywhere
+    left, right = saved(plots.p_search, found).axes
+    largest = max(4.0 if 4.0 in ps else 0, *found.p_star)
+    [place] = {left.lines[0].get_xdata()[2], *right.lines[1].get_ydata()}
+    assert largest < place < np.inf
+    for axis in (left.xaxis, right.yaxis):
+        *others, last = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
+        assert (last[0], last[1].get_text()) == (place, "max")
+        assert all(at <= largest and float(label.get_text()) == at for at, label in others)
+
+
+def test_without_max_pooling_there_is_no_such_tick():
+    for axes in saved(plots.p_search, search()).axes:
+        assert "max" not in [label.get_text() for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]]
+
+
+def test_many_sizes_are_told_apart():
+    sizes = range(32, 672, 32)
+    left, _ = saved(plots.p_search, search(sizes)).axes
+    curves = [line for line in left.lines if line.get_label().endswith(" px")]
+    assert len({(line.get_color(), line.get_marker()) for line in curves}) == len(sizes) == 20
 
 
 @pytest.mark.parametrize("draw", [plots.p_search, plots.p_paths])
