@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from mgkit.datasets import ImageList
 from mgkit.duplicates import Threshold
 from mgkit.photos import FoundPhotos
-from mgkit.plots import COLOURS, axes_grid, show_image, style, thumbnail
-from mgkit.stills import shortened
+from mgkit.plots import COLOURS, axes_grid, shortened, show_image, style, thumbnail
 
 
 def threshold_figure(threshold: Threshold) -> Figure:

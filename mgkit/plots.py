@@ -28,6 +28,8 @@ MARKERS = "osD^vP*"
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 RIGHT, WRONG = COLOURS[2], COLOURS[1]
 TINT = "#DCEBF5"
+TITLE = 26  # characters of a title over a panel 3.6 inches wide
+TICK_INCHES = 0.42  # from one number at an axis to the next
 BEYOND = 1.2  # so many times the largest exponent is where max pooling is drawn
 
 
@@ -254,6 +256,12 @@ def line_legend(axes: Axes, panel: Panel) -> None:
         )  # fmt: skip
 
 
+def shortened(name: str, length: int = 18) -> str:
+    """A name of at most so many characters: of a longer one the beginning and the end, for names often differ there alone."""
+    end = length // 3
+    return name if len(name) <= length else f"{name[: length - 1 - end]}…{name[-end:]}"
+
+
 def turn(k: int) -> int:
     """A number for the k-th line's marker or dashes that has moved on by one when the colours come round again."""
     return k + k // len(COLOURS)
@@ -263,6 +271,19 @@ def whole_numbers(axes: Axes) -> None:
     """Ticks of x at whole numbers only, thousands as k."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def size_ticks(axes: Axes, sizes: Sequence[int]) -> None:
+    """A tick of x at every size, with its number where there is room: always at the largest and the smallest."""
+    sizes = sorted(set(sizes))
+    inches = axes.get_position().width * axes.figure.get_figwidth()
+    room = (sizes[-1] - sizes[0]) * TICK_INCHES / inches
+    named = sizes[:1]
+    for size in sizes[1:]:
+        if size == sizes[-1] or min(size - named[-1], sizes[-1] - size) >= room:
+            named.append(size)
+    axes.set_xticks(named)
+    axes.set_xticks(sizes, minor=True)
 
 
 def p_search(found: PSearch) -> Figure:
@@ -306,7 +327,7 @@ def p_search(found: PSearch) -> Figure:
     )
     right.axhline(found.training_p, color="grey", linestyle=":", label="training p")
     style(right, "p* against resolution", "evaluation size (px)", "p*")
-    right.set_xticks(found.sizes)
+    size_ticks(right, found.sizes)
     right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     for axis, drawn in ((left.xaxis, ps), (right.yaxis, best)):
         if max(drawn) > largest:
@@ -388,7 +409,7 @@ def accuracy_by_size(rows: Sequence[Accuracy]) -> Figure:
             color=COLOURS[k], marker=MARKERS[k], linestyle="-" if exponent == "trained" else "--", label=label,
         )  # fmt: skip
     style(axes[0, 0], "Top-1 against resolution", "evaluation size (px)", "validation top-1 (%)")
-    axes[0, 0].set_xticks(sorted({row.size for row in rows}))
+    size_ticks(axes[0, 0], [row.size for row in rows])
     axes[0, 0].legend(fontsize=8, frameon=False)
     return figure
 
@@ -402,7 +423,9 @@ def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
     sets = list(dict.fromkeys(r.result.name for r in found))
     kinds = list(dict.fromkeys(r.descriptor for r in found))
     width = 0.85 / max(len(kinds), 1)
-    figure, [[panel]] = axes_grid(1, 1, width=max(6.0, 0.55 * len(kinds) * len(sets)), height=3.8)
+    names = [shortened(name, TITLE) for name in sets]
+    inches = max([0.55 * len(kinds), *(0.2 + 0.085 * len(name) for name in names)])
+    figure, [[panel]] = axes_grid(1, 1, width=max(6.0, inches * len(sets)), height=3.8)
     hatches = ("", "//", "xx", "..", "\\\\", "++", "--")
     for r in found:
         k, result = kinds.index(r.descriptor), r.result
@@ -418,7 +441,7 @@ def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
         panel.text(x, max(high, value) + 1, shown(result).split()[0], ha="center", fontsize=7)
     unit = "mAP or micro-AP (%)\nUKBench: score / 4 (%)"
     style(panel, "Retrieval, with 95 % confidence intervals", "", unit)
-    panel.set_xticks(range(len(sets)), sets)
+    panel.set_xticks(range(len(sets)), names, fontsize=9)
     panel.set_ylim(0, 112)
     if not found:
         nothing_measured(panel)
@@ -456,7 +479,7 @@ def precision_recall(found: Sequence[Retrieval]) -> Figure:
                     linestyle=LINES[k % len(LINES)], label=r.descriptor,
                 )  # fmt: skip
         curve = next(r.result.curve for r in found if r.result.name == name)
-        style(panel, name, f"recall (%), {curve}", "precision (%)")
+        style(panel, shortened(name, TITLE), f"recall (%), {curve}", "precision (%)")
         panel.set(xlim=(0, 102), ylim=(0, 104))
     if not sets:
         nothing_measured(axes[0, 0])
@@ -507,8 +530,8 @@ def resolution_figure(curves: ResolutionCurves) -> Figure:
                 marker=MARKERS[turn(j) % len(MARKERS)], linestyle=LINES[turn(j) % len(LINES)], markersize=4, label=label,
             )  # fmt: skip
         unit = "score (of 4)" if scale == 1 else f"{curves.measures[name]} (%)"
-        style(panel, name, "resolution (px)", unit)
-        panel.set_xticks(curves.sizes)
+        style(panel, shortened(name, TITLE), "resolution (px)", unit)
+        size_ticks(panel, curves.sizes)
     for panel in axes.flat[len(names) :]:
         panel.axis("off")
     figure_legend(figure, axes.flat[0])
@@ -592,7 +615,9 @@ def class_grid(images: ImageList, *, classes: int = 6, per_class: int = 8) -> Fi
     shown_classes = range(min(classes, len(images.classes)))
     members = [np.flatnonzero(images.labels == label)[:per_class] for label in shown_classes]
     rows = [[thumbnail(images, i) for i in row] for row in members]
-    return image_grid(rows, row_titles=[f"{images.classes[label]} " for label in shown_classes])
+    return image_grid(
+        rows, row_titles=[f"{shortened(images.classes[label], TITLE)} " for label in shown_classes]
+    )
 
 
 def group_grid(retrieval_set: RetrievalSet, *, groups: int = 3) -> Figure:

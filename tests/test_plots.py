@@ -4,6 +4,7 @@ import io
 import math
 import warnings
 from dataclasses import replace
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -174,6 +175,56 @@ def test_max_pooling_has_the_last_tick(ps):
 def test_without_max_pooling_there_is_no_such_tick():
     for axes in saved(plots.p_search, search()).axes:
         assert "max" not in [label.get_text() for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]]
+
+
+UNEVEN = [224, 256, 288, 320, 352, 384, 500, 800]
+LONG = [f"holidays_of_my_family_in_2019_and_2020_at_the_sea_{k}" for k in range(4)]
+
+
+def size_figures(sizes):
+    """The axes of every figure with sizes at x."""
+    rows = [Accuracy("rect", size, "p*", 3.0, 0.5, 0.9) for size in sizes]
+    values = {name: np.ones((len(sizes), 1)) for name in LONG}
+    curves = ResolutionCurves(sizes, {"p = 3": 3.0}, values, dict.fromkeys(values, "mAP"))
+    return [
+        saved(plots.p_search, search(sizes)).axes[1],
+        saved(plots.accuracy_by_size, rows).axes[0],
+        *saved(plots.resolution_figure, curves).axes,
+    ]
+
+
+def overlaps(texts):
+    """How many of these texts touch the next one."""
+    boxes = [text.get_window_extent() for text in texts]
+    return sum(one.overlaps(other) for one, other in pairwise(boxes))
+
+
+@pytest.mark.parametrize("sizes", [UNEVEN, [64, 96, 1600], list(range(64, 672, 32)), [96]])
+def test_the_numbers_of_uneven_sizes_do_not_overlap(sizes):
+    for axes in size_figures(sizes):
+        named = [int(label.get_text()) for label in axes.get_xticklabels()]
+        assert not overlaps(axes.get_xticklabels())
+        assert named[0] == sizes[0] and named[-1] == sizes[-1] and set(named) <= set(sizes)
+        assert set(named) | set(axes.xaxis.get_minorticklocs()) == set(sizes)
+
+
+def test_few_even_sizes_all_have_numbers():
+    for axes in size_figures([64, 96, 128, 160]):
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["64", "96", "128", "160"]
+
+
+def test_long_names_of_sets_do_not_overlap(whole_sets):
+    found = [replace(whole_sets[0], result=replace(whole_sets[0].result, name=name)) for name in LONG]
+    [axes] = saved(plots.retrieval_bars, found).axes
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert len(set(names)) == 4 and not overlaps(axes.get_xticklabels())
+    curves = ResolutionCurves(
+        [64], {"p = 3": 3.0}, {n: np.ones((1, 1)) for n in LONG}, dict.fromkeys(LONG, "mAP")
+    )
+    for figure in (saved(plots.precision_recall, found), saved(plots.resolution_figure, curves)):
+        shown = figure.axes[:4]
+        assert [axes.get_title() for axes in shown] == names
+        assert not overlaps([axes.title for axes in shown])
 
 
 def test_many_sizes_are_told_apart():
