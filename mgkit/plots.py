@@ -262,6 +262,12 @@ def shortened(name: str, length: int = 18) -> str:
     return name if len(name) <= length else f"{name[: length - 1 - end]}…{name[-end:]}"
 
 
+def tapering(k: int, count: int) -> dict[str, float]:
+    """Width and size of markers for the k-th of so many lines: the later, the thinner, so that none hides one beneath it."""
+    share = (count - 1 - k) / max(count - 1, 1)
+    return {"linewidth": 1.2 + 2.8 * share, "markersize": 3.5 + 5 * share}
+
+
 def turn(k: int) -> int:
     """A number for the k-th line's marker or dashes that has moved on by one when the colours come round again."""
     return k + k // len(COLOURS)
@@ -407,6 +413,7 @@ def accuracy_by_size(rows: Sequence[Accuracy]) -> Figure:
         axes[0, 0].plot(
             [row.size for row in of_line], [100 * row.top1 for row in of_line],
             color=COLOURS[k], marker=MARKERS[k], linestyle="-" if exponent == "trained" else "--", label=label,
+            **tapering(k, len(lines)),
         )  # fmt: skip
     style(axes[0, 0], "Top-1 against resolution", "evaluation size (px)", "validation top-1 (%)")
     size_ticks(axes[0, 0], [row.size for row in rows])
@@ -433,7 +440,7 @@ def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
         x = sets.index(result.name) + (k - (len(kinds) - 1) / 2) * width
         value, (low, high) = scale * result.value, (scale * np.array(result.interval))
         panel.bar(
-            x, value, 0.92 * width, color=COLOURS[k % len(COLOURS)], hatch=hatches[k % len(hatches)], edgecolor="white",
+            x, value, 0.92 * width, color=COLOURS[k % len(COLOURS)], hatch=hatches[turn(k) % len(hatches)], edgecolor="white",
             label=r.descriptor,
         )  # fmt: skip
         whiskers = [[max(value - low, 0)], [max(high - value, 0)]]
@@ -460,7 +467,13 @@ def figure_legend(figure: Figure, *panels: Axes) -> None:
     for panel in panels:
         handles |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
     figure.legend(
-        handles.values(), handles.keys(), fontsize=8, frameon=False, ncols=3, loc="outside lower center"
+        handles.values(),
+        handles.keys(),
+        fontsize=8,
+        frameon=False,
+        ncols=3,
+        handlelength=3,
+        loc="outside lower center",
     )
 
 
@@ -476,7 +489,7 @@ def precision_recall(found: Sequence[Retrieval]) -> Figure:
                 k = kinds.index(r.descriptor)
                 panel.plot(
                     100 * r.result.recall, 100 * r.result.precision, color=COLOURS[k % len(COLOURS)],
-                    linestyle=LINES[k % len(LINES)], label=r.descriptor,
+                    linestyle=LINES[turn(k) % len(LINES)], label=r.descriptor, **tapering(k, len(kinds)),
                 )  # fmt: skip
         curve = next(r.result.curve for r in found if r.result.name == name)
         style(panel, shortened(name, TITLE), f"recall (%), {curve}", "precision (%)")
@@ -502,8 +515,8 @@ def level_curves(found: Sequence[Retrieval]) -> Figure:
             line = [r for r in found if r.descriptor == kind and r.retrieval_set.level[0] == edit]
             panel.plot(
                 [r.retrieval_set.level[1] for r in line], [100 * r.result.value for r in line],
-                color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)], linestyle=LINES[k % len(LINES)],
-                markersize=4, label=kind,
+                color=COLOURS[k % len(COLOURS)], marker=MARKERS[turn(k) % len(MARKERS)], linestyle=LINES[turn(k) % len(LINES)],
+                label=kind, **tapering(k, len(kinds)),
             )  # fmt: skip
         style(panel, title, unit, "mAP (%)")
         panel.set_ylim(0, 104)
@@ -527,7 +540,8 @@ def resolution_figure(curves: ResolutionCurves) -> Figure:
         for j, label in enumerate(curves.exponents):
             panel.plot(
                 curves.sizes, scale * curves.values[name][:, j], color=COLOURS[j % len(COLOURS)],
-                marker=MARKERS[turn(j) % len(MARKERS)], linestyle=LINES[turn(j) % len(LINES)], markersize=4, label=label,
+                marker=MARKERS[turn(j) % len(MARKERS)], linestyle=LINES[turn(j) % len(LINES)], label=label,
+                **tapering(j, len(curves.exponents)),
             )  # fmt: skip
         unit = "score (of 4)" if scale == 1 else f"{curves.measures[name]} (%)"
         style(panel, shortened(name, TITLE), "resolution (px)", unit)
@@ -558,7 +572,7 @@ def retrieval_grid(retrieval: Retrieval, *, queries: int = 6, k: int = 6) -> Fig
         ]
         title = query_title(result.measure, result.per_query[q])
         show_found(row, each.images, each.queries[q], found, judged=each.measure != "none", title=title)
-    title = f"{result.name}, {retrieval.descriptor}: "
+    title = f"{shortened(result.name, TITLE)}, {retrieval.descriptor}: "
     title += (
         shown(result) if result.measure == "none" else f"{result.measure} {shown(result)}, its worst queries"
     )
@@ -627,7 +641,9 @@ def group_grid(retrieval_set: RetrievalSet, *, groups: int = 3) -> Figure:
     figure = image_grid([[thumbnail(retrieval_set.images, i) for i in row] for row in rows])
     figure.axes[0].set_title("query", fontsize=9)
     figure.axes[1].set_title("answers", fontsize=9)
-    figure.suptitle(f"{retrieval_set.name}: a query and its answers in each row", fontsize=10)
+    figure.suptitle(
+        f"{shortened(retrieval_set.name, TITLE)}: a query and its answers in each row", fontsize=10
+    )
     return figure
 
 

@@ -227,6 +227,28 @@ def test_long_names_of_sets_do_not_overlap(whole_sets):
         assert not overlaps([axes.title for axes in shown])
 
 
+def test_equal_lines_lie_on_wider_ones(found):
+    kinds = [f"kind {k}" for k in range(9)]
+    alike = [replace(found[0], descriptor=kind) for kind in kinds]
+    curves = ResolutionCurves(
+        [64, 96], dict.fromkeys(kinds, 3.0), {"top-1": np.ones((2, 9))}, {"top-1": "top-1"}
+    )
+    rows = [Accuracy(crop, 64, p, 3.0, 0.5, 0.9) for crop in ("square", "rect") for p in ("trained", "p*")]
+    for figure in (
+        saved(plots.precision_recall, alike),
+        saved(plots.resolution_figure, curves),
+        saved(plots.accuracy_by_size, rows),
+    ):
+        lines = figure.axes[0].lines
+        widths = [line.get_linewidth() for line in lines]
+        assert widths == sorted(set(widths), reverse=True) and len(widths) in (4, 9)
+        assert len({(line.get_color(), str(line._unscaled_dash_pattern)) for line in lines}) == len(lines)
+
+
+def test_a_single_line_is_thin():
+    assert plots.tapering(0, 1) == plots.tapering(4, 5)
+
+
 def test_many_sizes_are_told_apart():
     sizes = range(32, 672, 32)
     left, _ = saved(plots.p_search, search(sizes)).axes
