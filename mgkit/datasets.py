@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -77,8 +78,8 @@ class ImageList:
     """N images with their classes.
 
     root: the folder they come from. paths: N absolute paths. labels: [N] int64, index into `classes`, or -1 throughout.
-    exif: whether the camera's rotation tag is applied (a user's own photos) or not (benchmark sets). views: by index, of
-    the images that are not taken as they are; one file may be there whole and cropped.
+    exif: whether the camera's rotation tag is applied (a user's own photos) or not (benchmark sets); a TIFF's always is.
+    views: by index, of the images that are not taken as they are; one file may be there whole and cropped.
     """
 
     root: Path
@@ -309,9 +310,9 @@ def load_image(
 ) -> Image.Image:
     """The image as RGB: grey, palette, CMYK, 16-bit and transparent ones are converted (transparent on white).
 
-    exif: first of all, the rotation tag is applied. view: what is taken of the image. least: for a thumbnail, sides of so many
-    pixels will do; a whole JPEG is then decoded at 1/2, 1/4 or 1/8, in a fraction of time and memory. Raises UnreadableImageError, naming
-    the file, for a missing, truncated or non-image one, and for a view that shows nothing of it.
+    exif: first of all, the rotation tag is applied; a TIFF's always is, by PIL. view: what is taken of the image. least: for a
+    thumbnail, sides of so many pixels will do; a whole JPEG is then decoded at 1/2, 1/4 or 1/8, in a fraction of time and memory.
+    Raises UnreadableImageError, naming the file, for a missing, truncated or non-image one, and for a view that shows nothing of it.
     """
     try:
         with Image.open(path) as image:
@@ -344,10 +345,14 @@ def image_shapes(images: ImageList) -> list[tuple[int, int]]:
 
 
 def image_shape(path: str, exif: bool, view: View) -> tuple[int, int]:
+    """`image_shapes` of one file."""
     try:
         with Image.open(path) as image:
+            size = image.size
+            if image.format == "TIFF":  # PIL turns it in any case, and may say so in `size` beforehand
+                size, exif = (image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]), True
             turned = exif and image.getexif().get(0x0112) in (5, 6, 7, 8)  # the ones that swap the sides
-            return view.size(image.size[::-1] if turned else image.size)
+            return view.size(size[::-1] if turned else size)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return 1, 1
 

@@ -1,6 +1,7 @@
 """Images -> feature maps -> descriptors: the only route from files to arrays, one backbone pass an image."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from mgkit.datasets import (
     batch_loader,
     image_shapes,
 )
-from mgkit.distributed import is_joined, is_main, rank, summed, world_size
+from mgkit.descriptors import plain, whitened
+from mgkit.distributed import is_joined, is_main, rank, summed, together, world_size
 from mgkit.frozen import frozen
 from mgkit.hardware import autocast
 from mgkit.model import MultiGrain
@@ -24,6 +26,8 @@ from mgkit.samplers import same_shape_batches
 from mgkit.transforms import eval_transform, fitted_shape
 
 PIXELS_A_BATCH = 2**21  # bounds a batch's memory whatever the resolution: 8 images of 500 × 500
+
+WHY_NOT_FINITE = "do the checkpoint's weights hold NaN, or does it want precision=float32?"
 
 
 def feature_maps(
@@ -39,26 +43,30 @@ def feature_maps(
     window: int | None = None,
     description: str | None = "",
     backbone: nn.Module | None = None,
+    shapes: Sequence[tuple[int, int]] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Every image once through the frozen backbone, in batches of one shape; of several processes, each has its share.
 
     size: pixels. crop: `square` or `rect`. Yields (maps [b,C,h,w], labels [b], indices [b]) on the network's device; the
     indices say which images they are, and all images come, to one process or another. window: batches never mix images of different windows, runs
-    of so many images, which come in order. description: of the progress bar, None for none. backbone: `frozen_backbone` of the net,
-    where several passes share one; None: made for this pass. net is put in eval mode.
-    Raises UnreadableImageError at the first unreadable file, unless `unreadable` says skip.
+    of so many images, which come in order. description: of the progress bar, None for none. backbone, shapes: `frozen_backbone` of
+    the net and `whole_shapes` of the images, where several passes share them; None: made for this pass. net is put in eval mode.
+    Raises UnreadableImageError at the first unreadable file, unless `unreadable` says skip; ValueError for another number of shapes.
     """
     net.eval()
     device = net.classifier.weight.device
     unreadable = unreadable or UnreadableImages()
     dataset = ImageDataset(images, eval_transform(size, crop, mean=net.mean, std=net.std))
     if crop == "rect":
-        shapes = [fitted_shape(*shape, size, longest=True) for shape in image_shapes(images)]
+        whole = image_shapes(images) if shapes is None else shapes
+        if len(whole) != len(images):
+            raise ValueError(f"shapes: {len(whole)} are given for {len(images)} images, one each is needed")
+        fitted = [fitted_shape(*shape, size, longest=True) for shape in whole]
     else:
-        shapes = [(size, size)] * len(images)
+        fitted = [(size, size)] * len(images)
     at_most = max(1, min(batch_size, PIXELS_A_BATCH // size**2))
     backbone = backbone or frozen_backbone(net, precision)
-    batches = windowed_batches(shapes, at_most, window or len(images))[rank() :: world_size()]
+    batches = windowed_batches(fitted, at_most, window or max(1, len(images)))[rank() :: world_size()]
     loader = batch_loader(dataset, SeededBatches(batches), workers=workers, device=device)
     if description is not None and is_main():
         loader = progress(loader, description or f"{crop} {size} px", total=len(batches))
@@ -73,6 +81,11 @@ def feature_maps(
 def frozen_backbone(net: MultiGrain, precision: str = "auto") -> nn.Module:
     """What `feature_maps` runs in place of the network's backbone as it is now. net is put in eval mode."""
     return frozen(net.eval().features, net.classifier.weight.device, precision)
+
+
+def whole_shapes(images: ImageList, crop: str) -> list[tuple[int, int]] | None:
+    """(width, height) of every image, from the file headers, if `crop` leaves images whole; None for squares, which need none."""
+    return image_shapes(images) if crop == "rect" else None
 
 
 def windowed_batches(shapes: Sequence[tuple[int, int]], batch_size: int, window: int) -> list[list[int]]:
@@ -108,6 +121,23 @@ def rows_of_all(rows: np.ndarray) -> np.ndarray:
     return total
 
 
+def rows_of_batches(
+    batches: Iterator[tuple[np.ndarray, np.ndarray]], shape: tuple[int, int, int]
+) -> np.ndarray:
+    """(rows [P,b,D], indices [b]) of the batches of all processes -> rows [P,N,D] float32 of that shape, for all.
+
+    A row that no batch has is NaN. What the batches raise in one process, all raise.
+    """
+    rows = np.full(shape, np.nan, dtype=np.float32)
+
+    def fill() -> None:
+        for of_batch, indices in batches:
+            rows[:, indices] = of_batch
+
+    together(fill)
+    return rows_of_all(rows)
+
+
 def embed(
     net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float] | None = None, **options
 ) -> np.ndarray:
@@ -117,12 +147,14 @@ def embed(
     descriptors [N,D], or [P,N,D] where ps is given; the row of a skipped image is NaN.
     """
     exponents = [net.pool.p.item()] if ps is None else list(ps)
-    rows = pooled(net, images, size=size, ps=exponents, **options)
-    device = net.classifier.weight.device
-    with torch.no_grad():
-        descriptors = np.stack([
-            net.head(torch.from_numpy(of_p).to(device))["normalized_embedding"].cpu().numpy() for of_p in rows
-        ])  # fmt: skip
+    describe = plain if net.whitening is None else partial(whitened, net)
+    # A batch at a time: neither all pooled features nor any logits are held beside the result.
+    batches = (
+        (np.stack([describe(of_p) for of_p in of_batch]), indices)
+        for of_batch, indices in pooled_batches(net, images, size=size, ps=exponents, **options)
+    )
+    dimensions = net.width + (net.whitening is not None)
+    descriptors = rows_of_batches(batches, (len(exponents), len(images), dimensions))
     return descriptors[0] if ps is None else descriptors
 
 
@@ -131,10 +163,8 @@ def pooled(net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float]
 
     In memory; `mgkit.store.stored_features` keeps them on disk. The row of a skipped image is NaN.
     """
-    rows = np.full((len(ps), len(images), net.width), np.nan, dtype=np.float32)
-    for of_batch, indices in pooled_batches(net, images, size=size, ps=ps, **options):
-        rows[:, indices] = of_batch
-    return rows_of_all(rows)
+    batches = pooled_batches(net, images, size=size, ps=ps, **options)
+    return rows_of_batches(batches, (len(ps), len(images), net.width))
 
 
 def pooled_batches(
@@ -145,14 +175,17 @@ def pooled_batches(
     Raises ValueError, naming an image, for features that are not finite: NaN is left to mean an image that was skipped.
     """
     for maps, _, indices in feature_maps(net, images, size=size, **options):
-        rows = torch.stack([gem(maps, p) for p in ps]).cpu().numpy()
-        bad = np.flatnonzero(~np.isfinite(rows).all(axis=(0, 2)))
-        if len(bad):
-            raise ValueError(
-                f"the features of {images.paths[indices[bad[0]]]} are not finite: do the checkpoint's weights hold NaN, "
-                "or does it want precision=float32?"
-            )
-        yield rows, indices.numpy()
+        rows = torch.stack([gem(maps, p) for p in ps]).cpu()
+        check_finite(rows.transpose(0, 1), images, indices)
+        yield rows.numpy(), indices.numpy()
+
+
+def check_finite(rows: Tensor, images: ImageList, indices: Tensor, *, what: str = "features") -> None:
+    """ValueError, naming one of the images of those indices [b], unless their rows [b,...] are finite."""
+    finite = rows.isfinite().flatten(1).all(1).cpu()
+    if not finite.all():
+        path = images.paths[indices[~finite][0]]
+        raise ValueError(f"the {what} of {path} are not finite: {WHY_NOT_FINITE}")
 
 
 def classify(

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from mgkit.config import ClassifyConfig
 from mgkit.datasets import UnreadableImages
 from mgkit.distributed import is_main
+from mgkit.embed import frozen_backbone, whole_shapes
 from mgkit.experiment import Run, read_results, validation_data
 from mgkit.finetune import in_classes_of, p_star, sweep_p
 from mgkit.launch import on_all_devices
@@ -42,13 +43,16 @@ def run_classification(config: ClassifyConfig) -> None:
     best = {size: p_star(config, net, size=size, crop="rect") for size in config.sizes}
     run = Run(STAGE, config, checkpoint=net.source) if is_main() else None
     unreadable = UnreadableImages(config.on_unreadable)
+    backbone = frozen_backbone(net, config.precision)
     rows = []
     for crop in config.crops:
+        shapes = whole_shapes(images, crop)
         for size in config.sizes:
             exponents = {"trained": training_p, "p*": best[size]}
             accuracy = sweep_p(
                 net, images, sizes=[size], ps=list(exponents.values()), crop=crop, batch_size=config.batch_size,
                 workers=config.workers, precision=config.precision, unreadable=unreadable,
+                backbone=backbone, shapes=shapes,
             )[0]  # fmt: skip
             rows += [
                 Accuracy(crop, size, name, p, *map(float, of_p))

@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgkit.config import FinetunePConfig, NetworkConfig, make
 from mgkit.datasets import ImageList, UnreadableImages, relabelled
-from mgkit.distributed import everyones, is_joined, is_main, summed, wait_for_all, world_size
-from mgkit.embed import by_window, feature_maps, frozen_backbone
+from mgkit.distributed import everyones, is_joined, is_main, summed, together, wait_for_all, world_size
+from mgkit.embed import WHY_NOT_FINITE, by_window, check_finite, feature_maps, frozen_backbone, whole_shapes
 from mgkit.experiment import Run, is_mini, read_results, training_data
 from mgkit.launch import on_all_devices
 from mgkit.metrics import target_ranks
@@ -57,12 +59,14 @@ def finetune_p(
     lr: float = 0.005,
     momentum: float = 0.9,
     seed: int = 0,
+    shapes: Sequence[tuple[int, int]] | None = None,
     **options,
 ) -> np.ndarray:
     """One epoch of SGD on p alone, everything else frozen, from the network's own p (section 3.5).
 
     images: labelled training images. size: pixels. step_size: images a step. lr: at step i of n, lr·(1-i/n)^0.9.
-    options: as for `embed.feature_maps`. The network's p is left at p*. Returns (loss, p) after each step, [n,2]. Raises ValueError for p = inf.
+    shapes, options: as for `embed.feature_maps`. The network's p is left at p*; where it was, after an error. Returns (loss, p) after each
+    step, [n,2]. Raises ValueError for p = inf and, naming an image, for feature maps that are not finite; of several processes all do.
     """
     if math.isinf(net.pool.p.item()):
         raise ValueError(
@@ -70,8 +74,9 @@ def finetune_p(
         )
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
     features = feature_windows(
-        net, images.subset(order), size=size, crop=crop, step_size=step_size, **options
-    )
+        net, images.subset(order), size=size, crop=crop, step_size=step_size,
+        shapes=[shapes[i] for i in order] if shapes else None, **options,
+    )  # fmt: skip
     steps = math.ceil(len(images) / step_size)
     bar = progress(features, f"p* at {crop} {size} px", total=steps, unit="step")
     return descend_p(net, bar, steps=steps, lr=lr, momentum=momentum)
@@ -83,15 +88,24 @@ def feature_windows(
     """The images in order, step_size at a time: (maps, a list of [C,h,w], labels [step_size]).
 
     The backbone sees a window of many steps at once, so that whole images of one shape can share a forward pass. Of several
-    processes, each has its share of a step, perhaps nothing.
+    processes, each has its share of a step, perhaps nothing. What is raised in one process, is raised in all; ValueError, naming an
+    image, for maps that are not finite.
     """
     window = step_size * max(1, images_a_window(net.width, options["size"], batch_size) // step_size)
     batches = feature_maps(net, images, batch_size=batch_size, window=window, description=None, **options)
-    for of_window in by_window(batches, window, len(images)):
-        samples = {
-            i: (x, label) for maps, labels, indices in of_window
-            for i, x, label in zip(indices.tolist(), maps, labels.tolist(), strict=True)
-        }  # fmt: skip
+    windows = by_window(batches, window, len(images))
+
+    def next_samples() -> dict[int, tuple[Tensor, int]] | None:
+        of_window = next(windows, None)
+        if of_window is None:
+            return None
+        samples = {}
+        for maps, labels, indices in of_window:
+            check_finite(maps, images, indices)
+            samples |= zip(indices.tolist(), zip(maps, labels.tolist(), strict=True), strict=True)
+        return samples
+
+    while (samples := together(next_samples)) is not None:
         readable = sorted(i for of_rank in everyones(list(samples)) for i in of_rank)
         for start in range(0, len(readable), step_size):
             mine = [samples[i] for i in readable[start : start + step_size] if i in samples]
@@ -116,35 +130,55 @@ def descend_p(
 ) -> np.ndarray:
     """SGD on the network's p over (feature maps, labels) batches; returns (loss, p) after each step, [n,2].
 
-    Of several processes, each has its share of every batch, and all take the same step.
+    Of several processes, each has its share of every batch, and all take the same step. An error leaves p as it was. Raises
+    ValueError for a loss that is not finite.
     """
     p = net.pool.p
-    learned = p.requires_grad
-    p.requires_grad_(True)
-    optimizer = torch.optim.SGD([p], lr=lr, momentum=momentum)
     path = []
-    for i, (features, labels) in enumerate(batches):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * (1 - i / steps) ** 0.9
-        sums = torch.zeros(3, dtype=torch.float64, device=p.device)  # loss, its gradient, images
-        if features:
-            exponent = p.item()
-            each = [gem_and_slope(f[None], exponent) for f in features]
-            pooled, slope = (torch.cat(rows) for rows in zip(*each, strict=True))  # [b,C]
-            logits = net.head(pooled.requires_grad_())["classifier_output"]
-            loss = F.cross_entropy(logits, labels.to(p.device), reduction="sum")
-            [pull] = torch.autograd.grad(loss, pooled)  # [b,C]; nothing else depends on p
-            gradient = (pull * slope).sum()
-            sums = torch.stack([loss.detach(), gradient, torch.full_like(gradient, len(features))]).double()
-        loss, gradient, images = summed(sums)
-        loss, p.grad = loss / images, (gradient / images).to(p.dtype)
-        optimizer.step()
-        with torch.no_grad():
-            p.clamp_(min=SMALLEST_P)
-        path.append((loss.item(), p.item()))
-    p.requires_grad_(learned)
-    p.grad = None
+    with learned(p):
+        optimizer = torch.optim.SGD([p], lr=lr, momentum=momentum)
+        for i, (features, labels) in enumerate(batches):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * (1 - i / steps) ** 0.9
+            sums = torch.zeros(3, dtype=torch.float64, device=p.device)  # loss, its gradient, images
+            if features:
+                exponent = p.item()
+                each = [gem_and_slope(f[None], exponent) for f in features]
+                pooled, slope = (torch.cat(rows) for rows in zip(*each, strict=True))  # [b,C]
+                logits = net.head(pooled.requires_grad_())["classifier_output"]
+                loss = F.cross_entropy(logits, labels.to(p.device), reduction="sum")
+                [pull] = torch.autograd.grad(loss, pooled)  # [b,C]; nothing else depends on p
+                gradient = (pull * slope).sum()
+                sums = torch.stack(
+                    [loss.detach(), gradient, torch.full_like(gradient, len(features))]
+                ).double()
+            loss, gradient, images = sums = summed(sums)
+            if not sums.isfinite().all():  # of all processes, which raise it together
+                raise ValueError(
+                    f"p* cannot be learned: the loss of step {i + 1} is not finite: {WHY_NOT_FINITE}"
+                )
+            loss, p.grad = loss / images, (gradient / images).to(p.dtype)
+            optimizer.step()
+            with torch.no_grad():
+                p.clamp_(min=SMALLEST_P)
+            path.append((loss.item(), p.item()))
     return np.array(path)
+
+
+@contextmanager
+def learned(p: nn.Parameter) -> Iterator[None]:
+    """For the block p requires a gradient; after it that and `p.grad` are as before, and after an error p itself is, too."""
+    start, requires_grad, grad = p.detach().clone(), p.requires_grad, p.grad
+    p.requires_grad_(True)
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            p.copy_(start)
+        raise
+    finally:
+        p.requires_grad_(requires_grad)
+        p.grad = grad
 
 
 def sweep_p(
@@ -153,22 +187,32 @@ def sweep_p(
     """Accuracy for every p at every size, the backbone running once an image and size (figure 4).
 
     sizes: pixels. ps: exponents. options: as for `embed.feature_maps`. Returns top-k accuracies in 0..1, [S,P,len(ks)], over
-    the images of all processes. Raises UnreadableImageError where none is readable.
+    the images of all processes, which raise the same: UnreadableImageError where none is readable, ValueError, naming an image, for
+    class scores that are not finite.
     """
     unreadable = options.setdefault("unreadable", UnreadableImages())
     if "backbone" not in options:
         options["backbone"] = frozen_backbone(net, options.get("precision", "auto"))
+    if "shapes" not in options:
+        options["shapes"] = whole_shapes(images, options.get("crop", "rect"))
     accuracy = np.zeros((len(sizes), len(ps), len(ks)))
-    for s, size in enumerate(sizes):
+
+    def counted(size: int) -> tuple[Tensor, Tensor]:
+        """Of this process's share: how many images are right [P,len(ks)], how many there are."""
         right, seen = torch.zeros(len(ps), len(ks), dtype=torch.int64), torch.zeros((), dtype=torch.int64)
-        for maps, labels, _ in feature_maps(net, images, size=size, **options):
+        for maps, labels, indices in feature_maps(net, images, size=size, **options):
             seen += len(labels)
             with torch.no_grad():
                 pooled = torch.stack([*gem_for_each(maps, ps)])  # [P,b,C]
                 logits = net.head(pooled.flatten(0, 1))["classifier_output"]  # [Pb,K]
+                of_images = logits.view(len(ps), len(labels), -1).transpose(0, 1)  # [b,P,K]
+                check_finite(of_images, images, indices, what="class scores")
                 ranks = target_ranks(logits, labels.repeat(len(ps))).view(len(ps), -1)
                 right += torch.stack([(ranks < k).sum(1) for k in ks], dim=1).cpu()
-        right, seen = summed(right), summed(seen)
+        return right, seen
+
+    for s, size in enumerate(sizes):
+        right, seen = map(summed, together(partial(counted, size)))
         if not seen:
             raise unreadable.none_readable()
         accuracy[s] = (right.double() / seen).numpy()
@@ -198,11 +242,12 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
         unreadable=unreadable, backbone=frozen_backbone(net, config.precision),
     )  # fmt: skip
     training_p = net.pool.p.item()
+    shapes = whole_shapes(subset, config.crop)
     paths = []
     for size in config.sizes:
         path = finetune_p(
             net, subset, size=size, step_size=config.step_size, lr=config.lr, momentum=config.momentum,
-            seed=config.seed, **options,
+            seed=config.seed, shapes=shapes, **options,
         )  # fmt: skip
         paths.append(path)
         print(
@@ -210,6 +255,7 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
         )
         set_p(net, training_p)
     p_stars = [float(path[-1, 1]) for path in paths]
+    options["shapes"] = whole_shapes(val_images, config.crop)
     accuracy = np.concatenate(
         [  # the grid, and the two exponents in question
             sweep_p(net, val_images, sizes=[size], ps=[*config.ps, training_p, p], **options)

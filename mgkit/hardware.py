@@ -1,5 +1,7 @@
 """Where and how precisely a network runs: device, automatic mixed precision, memory layout."""
 
+from itertools import chain
+
 import torch
 from torch import nn
 
@@ -34,8 +36,12 @@ def compute_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
 
 
 def place(net: nn.Module, device: torch.device) -> nn.Module:
-    """The network on the device, its convolutions in channels-last layout (faster on CPUs and GPUs alike)."""
-    return net.to(device).to(memory_format=torch.channels_last)
+    """The network on the device, its 2-d convolutions in channels-last layout (faster on CPUs and GPUs alike)."""
+    net.to(device)
+    for tensor in chain(net.parameters(), net.buffers()):
+        if tensor.ndim == 4:  # `net.to` would want to have others in that layout, too
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return net
 
 
 def describe(device: torch.device) -> str:

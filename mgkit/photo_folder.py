@@ -171,16 +171,17 @@ def load_photo(path: str, *, least: int, exif: bool = True) -> Image.Image:
     """The picture as RGB, as a whole, its sides a whole fraction of the file's, with at least `least` pixels where it has them.
 
     A JPEG is decoded at that fraction; of others the decoded file is held once, and converted a strip at a time. exif: turned as
-    the camera says. The first frame of an animation. Raises UnreadableImageError, naming the file, also for more than 128
+    the camera says, as a TIFF always is. The first frame of an animation. Raises UnreadableImageError, naming the file, also for more than 128
     megapixels.
     """
     try:
         with without_warnings(), Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise too_large(path, f"{image.width * image.height / 1e6:.0f}")
-            turned = image.getexif().get(ORIENTATION, 1) if exif else 1
             image.draft(None, (least, least))
             image.load()
+            # Afterwards: a TIFF is turned by now, and has no such tag any more.
+            turned = image.getexif().get(ORIENTATION, 1) if exif else 1
             small = reduced(image, max(1, min(image.size) // least))
     except Image.DecompressionBombError:
         raise too_large(path, f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f}") from None

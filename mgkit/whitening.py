@@ -40,7 +40,7 @@ def fit_pca_whitening(embeddings: np.ndarray | Tensor, *, shrinkage: float = 0.0
     dimension wants and the paper's 20,000 images do without. Components by falling variance; signs are free. Raises
     ValueError for fewer than two rows, values that are not finite, or variances that vanish and are not shrunk.
     """
-    x = torch.as_tensor(embeddings)
+    x = torch.as_tensor(embeddings).detach()
     if x.ndim != 2 or len(x) < 2:
         raise ValueError(f"whitening needs at least two embeddings [N,D], got {tuple(x.shape)}")
     mean, covariance = moments(x)

@@ -486,12 +486,23 @@ def test_the_rotation_tag_is_applied_when_asked_and_only_then(tmp_path, orientat
     assert red_side(load_image(path, exif=True)) == RED_SIDE[orientation]
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 @pytest.mark.parametrize("exif", ["apply", "ignore"])
 @pytest.mark.parametrize("orientation", range(10))  # 0 and 9 are no orientations but occur
-def test_shapes_from_the_headers_are_those_of_the_loaded_images(tmp_path, orientation, exif):
-    rotated_file(tmp_path / "turned.jpg", orientation)
+def test_shapes_from_the_headers_are_those_of_the_loaded_images(tmp_path, orientation, exif, suffix):
+    rotated_file(tmp_path / f"turned.{suffix}", orientation)
     images = plain_images(tmp_path).with_exif(exif)
-    assert image_shapes(images) == [load_image(images.paths[0], exif=images.exif).size]
+    size = load_image(images.paths[0], exif=images.exif).size
+    # A TIFF is turned in any case.
+    turned = orientation in (5, 6, 7, 8) and (exif == "apply" or suffix == "tif")
+    assert image_shapes(images) == [size] == [(16, 24) if turned else (24, 16)]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_turned_once_whether_asked_or_not(tmp_path, orientation):
+    path = rotated_file(tmp_path / "turned.tif", orientation)
+    for exif in (True, False):
+        assert red_side(load_image(path, exif=exif)) == RED_SIDE[orientation]
 
 
 def broken_file(path, kind):

@@ -1,11 +1,17 @@
 """Descriptors depend on the image alone: not on batches, workers, or which other exponents were asked for."""
 
+import copy
+import tracemalloc
+from functools import partial
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
 from support import in_processes, one_line_error, write_picture
 
 from mgkit.datasets import UnreadableImageError, UnreadableImages, class_folders, load_image
+from mgkit.distributed import rank, world_size
 from mgkit.embed import by_window, classify, embed, feature_maps, pooled
 from mgkit.model import get_multigrain
 from mgkit.transforms import eval_transform
@@ -85,6 +91,35 @@ def test_a_whitened_network_gives_whitened_descriptors_but_pools_as_before(net, 
     )
 
 
+@pytest.mark.parametrize("whitening", [False, True])
+def test_embedding_is_the_head_s_but_a_batch_at_a_time_and_without_logits(net, images, whitening):
+    own = copy.deepcopy(net)
+    if whitening:
+        own = whiten(own, torch.rand(net.width + 1) / 9, torch.rand(net.width + 1, net.width + 1))
+    rows = torch.from_numpy(pooled(own, images, ps=[1.0, 3.0], batch_size=2, **OPTIONS))
+    with torch.no_grad():
+        expected = torch.stack([own.head(of_p)["normalized_embedding"] for of_p in rows])
+    own.classifier.register_forward_hook(lambda *_: pytest.fail("logits were computed"))
+    at_once = []
+    if whitening:
+        own.whitening.register_forward_hook(lambda module, inputs, _: at_once.append(len(inputs[0])))
+    found = embed(own, images, ps=[1.0, 3.0], batch_size=2, **OPTIONS)
+    assert found.dtype == np.float32 and max(at_once, default=0) <= 2
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_embedding_holds_little_beside_its_result(tiny_net, monkeypatch):
+    count, width = 60_000, tiny_net.width
+    batch = np.ones((1, 100, width), np.float32)
+    batches = ((batch, np.arange(start, start + 100)) for start in range(0, count, 100))
+    monkeypatch.setattr("mgkit.embed.pooled_batches", lambda *_, **__: batches)
+    tracemalloc.start()
+    rows = embed(tiny_net, range(count), size=32)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows.shape == (count, width) and most < 1.2 * rows.nbytes
+
+
 def test_logits_come_in_the_order_of_the_images(net, images, one_by_one):
     logits, labels = classify(net, images, crop="rect", batch_size=4, **OPTIONS)
     assert torch.allclose(logits, one_by_one["classifier_output"], atol=1e-4)
@@ -106,6 +141,20 @@ def test_batches_do_not_mix_windows_which_come_in_order(net, images):
     assert all(len(window) == 1 for window in windows)
     order = [window.pop() for window in windows]
     assert order == sorted(order) and set(order) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("crop", ["rect", "square"])
+def test_no_images_give_no_maps_no_logits_no_rows(net, images, crop):
+    none = images.subset([])
+    assert list(feature_maps(net, none, crop=crop, **OPTIONS)) == []
+    logits, labels = classify(net, none, crop=crop, **OPTIONS)
+    assert logits.shape == (0, 3) and labels.shape == (0,)
+    assert embed(net, none, crop=crop, ps=[1.0, 3.0], **OPTIONS).shape == (2, 0, net.width)
+
+
+def test_shapes_of_other_images_are_refused(net, images):
+    with one_line_error(ValueError, "shapes", "8", "9 images"):
+        next(feature_maps(net, images, shapes=[(40, 30)] * 8, **OPTIONS))
 
 
 def test_the_network_is_put_in_eval_mode(net, images):
@@ -163,6 +212,24 @@ def test_processes_share_the_images(tiny_net, uneven_images, processes):
     shared = np.concatenate([of_rank[1] for of_rank in found])
     assert sorted(np.concatenate([of_rank[2] for of_rank in found])) == sorted(labels)
     np.testing.assert_allclose(np.sort(shared, axis=0), np.sort(logits, axis=0), rtol=1e-4, atol=1e-5)
+
+
+def refused_by_all(net, images):
+    """The last process alone gets maps that are not finite."""
+
+    def spoilt(*args, **options):
+        for maps, *rest in feature_maps(*args, **options):
+            yield maps * (np.nan if rank() == world_size() - 1 else 1), *rest
+
+    with patch("mgkit.embed.feature_maps", spoilt):
+        for work in (embed, partial(pooled, ps=[3.0])):
+            with one_line_error(ValueError, "the features of", images.root, "weights hold NaN"):
+                work(net, images, size=32)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_features_that_are_not_finite_are_refused_by_all(tiny_net, uneven_images, processes):
+    in_processes(processes, refused_by_all, tiny_net, uneven_images)
 
 
 def test_every_window_comes_also_where_a_process_has_nothing_of_it():

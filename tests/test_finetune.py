@@ -2,16 +2,19 @@
 
 import copy
 import math
+from contextlib import nullcontext
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
-from support import in_processes
+from support import in_processes, one_line_error
 from torch.nn import functional as F
 
-from mgkit.datasets import UnreadableImageError, UnreadableImages, load_image
-from mgkit.embed import classify
+from mgkit.config import FinetunePConfig, make
+from mgkit.datasets import UnreadableImageError, UnreadableImages, image_shape, load_image
+from mgkit.distributed import rank, world_size
+from mgkit.embed import classify, feature_maps, whole_shapes
 from mgkit.finetune import (
     SMALLEST_P,
     descend_p,
@@ -19,6 +22,7 @@ from mgkit.finetune import (
     finetune_p,
     images_a_window,
     in_classes_of,
+    search_p,
     set_p,
     sweep_p,
 )
@@ -105,6 +109,44 @@ def test_descent_never_leaves_the_exponents_that_gem_has(tiny_net):
     maps, target = torch.rand(12, 8, 3, 4), torch.arange(12) % 3
     path = descend_p(tiny_net, in_steps(maps, target, 2), steps=6, lr=1e4, momentum=0.9)
     assert (path[:, 1] >= SMALLEST_P * (1 - 1e-6)).all() and np.isfinite(path).all()
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_descent_leaves_p_as_it_was_after_an_error_and_its_gradient_always(tiny_net, error):
+    p, grad = tiny_net.pool.p, torch.tensor(5.0)
+    p.grad = grad
+
+    def batches():
+        yield from in_steps(torch.rand(8, 8, 3, 4), torch.arange(8) % 3, 4)
+        if error:
+            raise error
+
+    with pytest.raises(error) if error else nullcontext():
+        descend_p(tiny_net, batches(), steps=2, lr=10.0, momentum=0.9)
+    assert (p.item() == 3) == bool(error)
+    assert not p.requires_grad and p.grad is grad and grad.item() == 5
+
+
+def test_descent_refuses_maps_that_are_not_finite(tiny_net):
+    maps, target = torch.rand(8, 8, 3, 4), torch.arange(8) % 3
+    maps[5, 2, 1, 1] = math.nan
+    with one_line_error(ValueError, "step 2 is not finite", "weights hold NaN", "precision=float32"):
+        descend_p(tiny_net, in_steps(maps, target, 4), steps=2, lr=0.1, momentum=0.9)
+    assert tiny_net.pool.p.item() == 3
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused_and_leave_p(tiny_net, uneven_images, value):
+    for where, of_sweep, of_descent in (
+        (tiny_net.classifier, "the class scores of", "the loss of step 1"),
+        (tiny_net.features[3], "the class scores of", "the features of"),
+    ):
+        where.weight.data[0, 0] = value
+        with one_line_error(ValueError, of_sweep, uneven_images.root, "not finite", "precision=float32"):
+            sweep_p(tiny_net, uneven_images, sizes=[24], ps=PS)
+        with one_line_error(ValueError, of_descent, "not finite", "precision=float32"):
+            finetune_p(tiny_net, uneven_images, size=24)
+        assert tiny_net.pool.p.item() == 3 and not tiny_net.pool.p.requires_grad
 
 
 @pytest.mark.parametrize("crop", ["rect", "square"])
@@ -231,6 +273,40 @@ def test_the_sweep_freezes_the_backbone_once_for_all_sizes(tiny_net, uneven_imag
         assert made.call_count == 4 and np.array_equal(several, alone)
 
 
+@pytest.fixture
+def headers():
+    """What counts the file headers that are read."""
+    with patch("mgkit.datasets.image_shape", wraps=image_shape) as read:
+        yield read
+
+
+def test_the_sweep_reads_the_headers_once_for_all_sizes(tiny_net, uneven_images, headers):
+    sizes = [24, 32, 40, 48]
+    several = sweep_p(tiny_net, uneven_images, sizes=sizes, ps=PS)
+    assert headers.call_count == len(uneven_images)
+    alone = [sweep_p(tiny_net, uneven_images, sizes=[size], ps=PS)[0] for size in sizes]
+    assert headers.call_count == 5 * len(uneven_images) and np.array_equal(several, alone)
+    sweep_p(tiny_net, uneven_images, sizes=sizes, ps=PS, crop="square")
+    assert headers.call_count == 5 * len(uneven_images)
+
+
+def test_shapes_that_are_given_are_not_read_again_and_go_with_their_images(tiny_net, uneven_images, headers):
+    shapes = whole_shapes(uneven_images, "rect")
+    path, other = (
+        finetune_p(copy.deepcopy(tiny_net), uneven_images, size=32, lr=0.1, shapes=given, **FLOAT32)
+        for given in (shapes, None)
+    )
+    np.testing.assert_array_equal(path, other)
+    assert headers.call_count == 2 * len(uneven_images)  # those above, and for the path without
+
+
+def test_the_search_reads_every_header_once(tiny_net, uneven_images, headers, here, monkeypatch):
+    monkeypatch.setattr("mgkit.finetune.training_data", lambda config: (uneven_images, uneven_images))
+    config = make(FinetunePConfig, {"experiment": "t", "sizes": [24, 32, 40], "ps": [1.0], "workers": 0})
+    search_p(config, tiny_net)
+    assert headers.call_count == 2 * len(uneven_images)  # of the training and of the validation images
+
+
 def test_the_sweep_leaves_the_network_as_it_was(tiny_net, uneven_images):
     before = copy.deepcopy(tiny_net.state_dict())
     sweep_p(tiny_net, uneven_images, sizes=[24], ps=PS)
@@ -317,6 +393,25 @@ def test_the_sweep_counts_the_images_of_all_processes(tiny_net, image_folders, p
     for found, of_rank in in_processes(processes, shared_sweep, tiny_net, images, {"batch_size": 2}):
         np.testing.assert_array_equal(found, alone)
         assert of_rank == [broken]  # whoever met it
+
+
+def refused_by_all(net, images):
+    """The last process alone gets maps that are not finite."""
+
+    def spoilt(*args, **options):
+        for maps, *rest in feature_maps(*args, **options):
+            yield maps * (math.nan if rank() == world_size() - 1 else 1), *rest
+
+    with patch("mgkit.finetune.feature_maps", spoilt):
+        with one_line_error(ValueError, "the class scores of", images.root, "not finite"):
+            sweep_p(net, images, sizes=[24], ps=PS)
+        with one_line_error(ValueError, "the features of", images.root, "not finite"):
+            finetune_p(net, images, size=24)
+    assert net.pool.p.item() == 3
+
+
+def test_what_is_not_finite_in_one_process_is_refused_by_all(tiny_net, uneven_images):
+    in_processes(2, refused_by_all, tiny_net, uneven_images)
 
 
 def nothing_readable(net, images):

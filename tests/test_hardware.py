@@ -65,6 +65,15 @@ def test_placing_changes_the_layout_and_no_output(tiny_net):
     assert not placed.features[3].weight.is_contiguous()
 
 
+def test_placing_leaves_the_layout_of_all_but_2_d_convolutions(tiny_net):
+    tiny_net.volume = torch.nn.Conv3d(2, 4, 3)
+    tiny_net.register_buffer("table", torch.rand(2, 3, 4, 5))
+    placed = place(tiny_net, CPU)
+    assert placed is tiny_net and placed.volume.weight.is_contiguous()
+    for tensor in (placed.table, placed.features[3].weight):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "float32")])
 def test_describe_says_what_auto_means(monkeypatch, fast, precision):
     monkeypatch.setattr(hardware, "has_fast_bf16", lambda device: fast)

@@ -11,7 +11,7 @@ from PIL import Image
 from support import noise, one_line_error, write_empty, write_picture, write_tree
 
 from mgkit import index
-from mgkit.datasets import UnreadableImageError, image_shapes
+from mgkit.datasets import UnreadableImageError, image_shapes, load_image
 from mgkit.photo_folder import find_photos, load_photo, shown_name, without_warnings
 from mgkit.transforms import fitted_shape
 
@@ -175,7 +175,7 @@ def test_transparent_parts_are_white_and_animations_their_first_frame(tmp_path):
     assert found.images.load(1).getpixel((8, 8)) == (0, 0, 255)
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 def test_the_camera_s_rotation_is_applied_unless_told_otherwise(tmp_path, suffix):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
@@ -185,6 +185,19 @@ def test_the_camera_s_rotation_is_applied_unless_told_otherwise(tmp_path, suffix
     assert turned.load(0, least=50).size == (50, 100) if suffix == "jpg" else True
     red = np.asarray(turned.load(0), float)[..., 0]
     assert red[-1].mean() > red[0].mean() + 150  # what grew to the right grows downwards
+
+
+@pytest.mark.parametrize("exif", ["auto", "ignore"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_a_rotated_picture_is_that_of_the_benchmark_sets(tmp_path, suffix, orientation, exif):
+    tag = Image.Exif()
+    tag[0x0112] = orientation
+    gradient(64, 32).save(tmp_path / f"a.{suffix}", exif=tag, quality=95)
+    images = find_photos([tmp_path], side=64, exif=exif).images
+    expected = load_image(images.paths[0], exif=images.exif)
+    for found in (images.load(0), images.load(0, least=64)):
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
 
 
 def test_the_shape_is_the_one_that_embedding_expects(tmp_path):

@@ -104,6 +104,13 @@ def test_fit_needs_two_rows(shape):
         fit_pca_whitening(np.zeros(shape, np.float32))
 
 
+def test_a_fit_takes_embeddings_as_they_come_from_a_network(tiny_net):
+    x = tiny_net(torch.rand(40, 3, 16, 16))["embedding"]
+    assert x.requires_grad
+    for found, expected in zip(fit_pca_whitening(x), fit_pca_whitening(x.detach()), strict=True):
+        assert torch.equal(found, expected) and not found.requires_grad
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_fit_rejects_values_that_are_not_finite(value):
     x = correlated_rows(20, 3)
