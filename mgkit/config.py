@@ -2,12 +2,13 @@
 
 import ast
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from mgkit.backbones import check_backbone
@@ -17,7 +18,8 @@ BackboneName = Annotated[str, AfterValidator(check_backbone)]
 BackboneNameOrEmpty = Annotated[str, AfterValidator(lambda name: name and check_backbone(name))]
 Count = Annotated[int, Field(ge=1)]
 Pixels = Annotated[int, Field(ge=8)]
-Exponent = Annotated[float, Field(gt=0)]  # inf is max pooling
+Infinity = BeforeValidator(lambda value: math.inf if value in ("inf", "Inf") else value)  # YAML's is .inf
+Exponent = Annotated[float, Field(gt=0), Infinity]  # inf is max pooling
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Sizes = Annotated[list[Pixels], Field(min_length=1)]
 Crop = Literal["square", "rect"]
@@ -208,7 +210,7 @@ def make(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:
         if key not in known:
             raise ValueError(f"unknown parameter {key!r}; {cls.__name__} has {', '.join(sorted(known))}")
     values = {
-        key: as_list(value, known[key].metadata.get("separator")) if is_list(known[key]) else value
+        key: list_parameter(known[key], value) if is_list(known[key]) else value
         for key, value in values.items()
     }
     try:
@@ -220,6 +222,14 @@ def make(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:
         raise ValueError(f"{key}: {reason}, got {first['input']!r}" if key else reason) from None
 
 
+def list_parameter(field: dataclasses.Field, value: Any) -> Any:
+    """`as_list`, whose error names the parameter."""
+    try:
+        return as_list(value, field.metadata.get("separator"))
+    except ValueError as error:
+        raise ValueError(f"{field.name}: {error}") from None
+
+
 def is_list(field: dataclasses.Field) -> bool:
     return field.default_factory is not dataclasses.MISSING
 
@@ -227,12 +237,19 @@ def is_list(field: dataclasses.Field) -> bool:
 def as_list(value: Any, separator: str | None = None) -> Any:
     """`-p sizes "64, 96"` reaches us as text, `-p sizes 64` as a number: both are lists of one kind of thing.
 
-    separator: of texts whose items may hold commas.
+    separator: of texts whose items may hold commas, and brackets. Raises ValueError for a text that is no list.
     """
-    if isinstance(value, str) and separator and not value.lstrip().startswith("["):
-        return [item.strip() for item in value.split(separator) if item.strip()]
     if isinstance(value, str):
-        value = yaml.safe_load(value if value.lstrip().startswith("[") else f"[{value}]")
+        text = value.strip()
+        try:
+            listed = yaml.safe_load(text if text.startswith("[") else f"[{text}]")
+        except yaml.YAMLError:
+            listed = None
+        if separator and not (text.startswith("[") and isinstance(listed, list)):
+            return [item.strip() for item in text.split(separator) if item.strip()]
+        if not isinstance(listed, list):
+            raise ValueError(f"a list is wanted, as 64, 96 or [64, 96], got {value!r}")
+        value = listed
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 

@@ -37,7 +37,9 @@ PACKAGES = (
     "mgkit", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "faiss-cpu", "safetensors", "tensorboard"
 )  # fmt: skip
 # Results first: a run that was killed while it cleared away an earlier one is not to look like a finished one.
-LEFT_BY_A_RUN = ("results.json", "metrics.jsonl", "steps.jsonl", "provenance*.yaml")
+LEFT_BY_A_RUN = (
+    "results.json", "metrics.jsonl", "steps.jsonl", "provenance*.yaml", "*.png", "*.csv", "report.html",
+)  # fmt: skip
 
 
 def data_root(data: str) -> Path:

@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from mgkit.datasets import ImageList
 from mgkit.duplicates import Threshold
 from mgkit.photos import FoundPhotos
-from mgkit.plots import COLOURS, axes_grid, show_image, style, thumbnail
-from mgkit.stills import shortened
+from mgkit.plots import COLOURS, axes_grid, shortened, show_image, style, thumbnail
 
 
 def threshold_figure(threshold: Threshold) -> Figure:
@@ -54,7 +53,7 @@ def classes_of_photos(found: FoundPhotos, *, classes: int = 6, each: int = 7) ->
     for row, (name, count, surest) in zip(axes, rows, strict=True):
         show_row(row, found.images, surest, [f"{100 * found.probabilities[i, 0]:.0f} %" for i in surest])
         label = f"{shortened(name)}\n{count:,} pictures "
-        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
     return figure
 
 

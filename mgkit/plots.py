@@ -2,13 +2,16 @@
 
 import base64
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
 
@@ -25,6 +28,9 @@ MARKERS = "osD^vP*"
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 RIGHT, WRONG = COLOURS[2], COLOURS[1]
 TINT = "#DCEBF5"
+TITLE = 26  # characters of a title over a panel 3.6 inches wide
+TICK_INCHES = 0.42  # from one number at an axis to the next
+BEYOND = 1.2  # so many times the largest exponent is where max pooling is drawn
 
 
 class NotebookFigure(Figure):
@@ -34,6 +40,16 @@ class NotebookFigure(Figure):
     """
 
     INLINE_DPI, PNG_COLOURS, JPEG_QUALITY = 72, 64, 50
+
+    def draw(self, renderer) -> None:
+        """Draws every text as it is: names may hold a $, which opens mathematics only at the ticks of logarithmic axes."""
+        both = [axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis)]
+        powers = {
+            label for axis in both if axis.get_scale() == "log" for label in axis.get_ticklabels(which="both")
+        }
+        for text in self.findobj(Text):
+            text.set_parse_math(text in powers)
+        super().draw(renderer)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, bytes]:
         """What IPython shows of the figure, by its type."""
@@ -240,6 +256,18 @@ def line_legend(axes: Axes, panel: Panel) -> None:
         )  # fmt: skip
 
 
+def shortened(name: str, length: int = 18) -> str:
+    """A name of at most so many characters: of a longer one the beginning and the end, for names often differ there alone."""
+    end = length // 3
+    return name if len(name) <= length else f"{name[: length - 1 - end]}…{name[-end:]}"
+
+
+def tapering(k: int, count: int) -> dict[str, float]:
+    """Width and size of markers for the k-th of so many lines: the later, the thinner, so that none hides one beneath it."""
+    share = (count - 1 - k) / max(count - 1, 1)
+    return {"linewidth": 1.2 + 2.8 * share, "markersize": 3.5 + 5 * share}
+
+
 def turn(k: int) -> int:
     """A number for the k-th line's marker or dashes that has moved on by one when the colours come round again."""
     return k + k // len(COLOURS)
@@ -251,13 +279,28 @@ def whole_numbers(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
+def size_ticks(axes: Axes, sizes: Sequence[int]) -> None:
+    """A tick of x at every size, with its number where there is room: always at the largest and the smallest."""
+    sizes = sorted(set(sizes))
+    inches = axes.get_position().width * axes.figure.get_figwidth()
+    room = (sizes[-1] - sizes[0]) * TICK_INCHES / inches
+    named = sizes[:1]
+    for size in sizes[1:]:
+        if size == sizes[-1] or min(size - named[-1], sizes[-1] - size) >= room:
+            named.append(size)
+    axes.set_xticks(named)
+    axes.set_xticks(sizes, minor=True)
+
+
 def p_search(found: PSearch) -> Figure:
-    """Accuracy against p for each resolution, p* marked; and p* against resolution (figure 4)."""
+    """Accuracy against p for each resolution, p* marked; and p* against resolution (figure 4). Max pooling is the last tick."""
     figure, [[left, right]] = axes_grid(1, 2, width=5.4, height=3.4)
+    largest = max(p for p in [*found.ps, *found.p_star, found.training_p] if math.isfinite(p))
+    ps = [min(p, BEYOND * largest) for p in found.ps]
     for s, size in enumerate(found.sizes):
-        colour, marker = COLOURS[s % len(COLOURS)], MARKERS[s % len(MARKERS)]
+        colour, marker = COLOURS[s % len(COLOURS)], MARKERS[turn(s) % len(MARKERS)]
         curve = 100 * found.top1[s]
-        left.plot(found.ps, curve, color=colour, marker=marker, markersize=4, label=f"{size} px")
+        left.plot(ps, curve, color=colour, marker=marker, markersize=4, label=f"{size} px")
         left.plot(
             found.p_star[s],
             100 * found.top1_at_p_star[s],
@@ -271,7 +314,7 @@ def p_search(found: PSearch) -> Figure:
     style(left, f"Accuracy against the pooling exponent, {found.crop}", "p", "validation top-1 (%)")
     left.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
-    best = [found.ps[int(row.argmax())] for row in found.top1]
+    best = [ps[int(row.argmax())] for row in found.top1]
     right.plot(
         found.sizes,
         found.p_star,
@@ -290,19 +333,40 @@ def p_search(found: PSearch) -> Figure:
     )
     right.axhline(found.training_p, color="grey", linestyle=":", label="training p")
     style(right, "p* against resolution", "evaluation size (px)", "p*")
-    right.set_xticks(found.sizes)
+    size_ticks(right, found.sizes)
     right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    for axis, drawn in ((left.xaxis, ps), (right.yaxis, best)):
+        if max(drawn) > largest:
+            tick_max(axis, largest)
     return figure
 
 
+def tick_max(axis: Axis, largest: float) -> None:
+    """Ticks of exponents up to the largest finite one, and `max` where max pooling is drawn, beyond it."""
+    low, _ = sorted(axis.get_view_interval())
+    ticks = [tick for tick in axis.get_majorticklocs() if low <= tick <= largest]
+    axis.set_ticks([*ticks, BEYOND * largest], [*(f"{tick:g}" for tick in ticks), "max"])
+
+
 def search_by_resolution(found: PSearch) -> Figure:
-    """Accuracy against resolution, a line a whole exponent of the sweep: the half of figure 4 that is about classes."""
-    whole = [j for j, p in enumerate(found.ps) if float(p).is_integer()] or range(len(found.ps))
-    exponents = {f"p = {found.ps[j]:g}": found.ps[j] for j in whole}
+    """Accuracy against resolution, a line a whole exponent of the sweep and max pooling: figure 4's half about classes.
+
+    Without a whole exponent, a line each.
+    """
+    whole = [j for j, p in enumerate(found.ps) if float(p).is_integer()]
+    if whole:
+        whole += [j for j, p in enumerate(found.ps) if math.isinf(p)]
+    else:
+        whole = list(range(len(found.ps)))
+    exponents = {pooling_name(found.ps[j]): found.ps[j] for j in whole}
     name = f"Accuracy, {found.crop}"
     return resolution_figure(
         ResolutionCurves(found.sizes, exponents, {name: found.top1[:, whole]}, {name: "validation top-1"})
     )
+
+
+def pooling_name(p: float) -> str:
+    return "max pooling" if math.isinf(p) else f"p = {p:g}"
 
 
 def p_paths(found: PSearch) -> Figure:
@@ -349,9 +413,10 @@ def accuracy_by_size(rows: Sequence[Accuracy]) -> Figure:
         axes[0, 0].plot(
             [row.size for row in of_line], [100 * row.top1 for row in of_line],
             color=COLOURS[k], marker=MARKERS[k], linestyle="-" if exponent == "trained" else "--", label=label,
+            **tapering(k, len(lines)),
         )  # fmt: skip
     style(axes[0, 0], "Top-1 against resolution", "evaluation size (px)", "validation top-1 (%)")
-    axes[0, 0].set_xticks(sorted({row.size for row in rows}))
+    size_ticks(axes[0, 0], [row.size for row in rows])
     axes[0, 0].legend(fontsize=8, frameon=False)
     return figure
 
@@ -365,7 +430,9 @@ def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
     sets = list(dict.fromkeys(r.result.name for r in found))
     kinds = list(dict.fromkeys(r.descriptor for r in found))
     width = 0.85 / max(len(kinds), 1)
-    figure, [[panel]] = axes_grid(1, 1, width=max(6.0, 0.55 * len(kinds) * len(sets)), height=3.8)
+    names = [shortened(name, TITLE) for name in sets]
+    inches = max([0.55 * len(kinds), *(0.2 + 0.085 * len(name) for name in names)])
+    figure, [[panel]] = axes_grid(1, 1, width=max(6.0, inches * len(sets)), height=3.8)
     hatches = ("", "//", "xx", "..", "\\\\", "++", "--")
     for r in found:
         k, result = kinds.index(r.descriptor), r.result
@@ -373,7 +440,7 @@ def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
         x = sets.index(result.name) + (k - (len(kinds) - 1) / 2) * width
         value, (low, high) = scale * result.value, (scale * np.array(result.interval))
         panel.bar(
-            x, value, 0.92 * width, color=COLOURS[k % len(COLOURS)], hatch=hatches[k % len(hatches)], edgecolor="white",
+            x, value, 0.92 * width, color=COLOURS[k % len(COLOURS)], hatch=hatches[turn(k) % len(hatches)], edgecolor="white",
             label=r.descriptor,
         )  # fmt: skip
         whiskers = [[max(value - low, 0)], [max(high - value, 0)]]
@@ -381,7 +448,7 @@ def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
         panel.text(x, max(high, value) + 1, shown(result).split()[0], ha="center", fontsize=7)
     unit = "mAP or micro-AP (%)\nUKBench: score / 4 (%)"
     style(panel, "Retrieval, with 95 % confidence intervals", "", unit)
-    panel.set_xticks(range(len(sets)), sets)
+    panel.set_xticks(range(len(sets)), names, fontsize=9)
     panel.set_ylim(0, 112)
     if not found:
         nothing_measured(panel)
@@ -400,7 +467,13 @@ def figure_legend(figure: Figure, *panels: Axes) -> None:
     for panel in panels:
         handles |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
     figure.legend(
-        handles.values(), handles.keys(), fontsize=8, frameon=False, ncols=3, loc="outside lower center"
+        handles.values(),
+        handles.keys(),
+        fontsize=8,
+        frameon=False,
+        ncols=3,
+        handlelength=3,
+        loc="outside lower center",
     )
 
 
@@ -416,10 +489,10 @@ def precision_recall(found: Sequence[Retrieval]) -> Figure:
                 k = kinds.index(r.descriptor)
                 panel.plot(
                     100 * r.result.recall, 100 * r.result.precision, color=COLOURS[k % len(COLOURS)],
-                    linestyle=LINES[k % len(LINES)], label=r.descriptor,
+                    linestyle=LINES[turn(k) % len(LINES)], label=r.descriptor, **tapering(k, len(kinds)),
                 )  # fmt: skip
         curve = next(r.result.curve for r in found if r.result.name == name)
-        style(panel, name, f"recall (%), {curve}", "precision (%)")
+        style(panel, shortened(name, TITLE), f"recall (%), {curve}", "precision (%)")
         panel.set(xlim=(0, 102), ylim=(0, 104))
     if not sets:
         nothing_measured(axes[0, 0])
@@ -442,8 +515,8 @@ def level_curves(found: Sequence[Retrieval]) -> Figure:
             line = [r for r in found if r.descriptor == kind and r.retrieval_set.level[0] == edit]
             panel.plot(
                 [r.retrieval_set.level[1] for r in line], [100 * r.result.value for r in line],
-                color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)], linestyle=LINES[k % len(LINES)],
-                markersize=4, label=kind,
+                color=COLOURS[k % len(COLOURS)], marker=MARKERS[turn(k) % len(MARKERS)], linestyle=LINES[turn(k) % len(LINES)],
+                label=kind, **tapering(k, len(kinds)),
             )  # fmt: skip
         style(panel, title, unit, "mAP (%)")
         panel.set_ylim(0, 104)
@@ -467,11 +540,12 @@ def resolution_figure(curves: ResolutionCurves) -> Figure:
         for j, label in enumerate(curves.exponents):
             panel.plot(
                 curves.sizes, scale * curves.values[name][:, j], color=COLOURS[j % len(COLOURS)],
-                marker=MARKERS[turn(j) % len(MARKERS)], linestyle=LINES[turn(j) % len(LINES)], markersize=4, label=label,
+                marker=MARKERS[turn(j) % len(MARKERS)], linestyle=LINES[turn(j) % len(LINES)], label=label,
+                **tapering(j, len(curves.exponents)),
             )  # fmt: skip
         unit = "score (of 4)" if scale == 1 else f"{curves.measures[name]} (%)"
-        style(panel, name, "resolution (px)", unit)
-        panel.set_xticks(curves.sizes)
+        style(panel, shortened(name, TITLE), "resolution (px)", unit)
+        size_ticks(panel, curves.sizes)
     for panel in axes.flat[len(names) :]:
         panel.axis("off")
     figure_legend(figure, axes.flat[0])
@@ -498,7 +572,7 @@ def retrieval_grid(retrieval: Retrieval, *, queries: int = 6, k: int = 6) -> Fig
         ]
         title = query_title(result.measure, result.per_query[q])
         show_found(row, each.images, each.queries[q], found, judged=each.measure != "none", title=title)
-    title = f"{result.name}, {retrieval.descriptor}: "
+    title = f"{shortened(result.name, TITLE)}, {retrieval.descriptor}: "
     title += (
         shown(result) if result.measure == "none" else f"{result.measure} {shown(result)}, its worst queries"
     )
@@ -555,7 +629,9 @@ def class_grid(images: ImageList, *, classes: int = 6, per_class: int = 8) -> Fi
     shown_classes = range(min(classes, len(images.classes)))
     members = [np.flatnonzero(images.labels == label)[:per_class] for label in shown_classes]
     rows = [[thumbnail(images, i) for i in row] for row in members]
-    return image_grid(rows, row_titles=[f"{images.classes[label]} " for label in shown_classes])
+    return image_grid(
+        rows, row_titles=[f"{shortened(images.classes[label], TITLE)} " for label in shown_classes]
+    )
 
 
 def group_grid(retrieval_set: RetrievalSet, *, groups: int = 3) -> Figure:
@@ -565,7 +641,9 @@ def group_grid(retrieval_set: RetrievalSet, *, groups: int = 3) -> Figure:
     figure = image_grid([[thumbnail(retrieval_set.images, i) for i in row] for row in rows])
     figure.axes[0].set_title("query", fontsize=9)
     figure.axes[1].set_title("answers", fontsize=9)
-    figure.suptitle(f"{retrieval_set.name}: a query and its answers in each row", fontsize=10)
+    figure.suptitle(
+        f"{shortened(retrieval_set.name, TITLE)}: a query and its answers in each row", fontsize=10
+    )
     return figure
 
 

@@ -12,7 +12,17 @@ from PIL import Image
 
 from mgkit.browse import Classes, Collection
 from mgkit.datasets import evenly
-from mgkit.plots import COLOURS, LINES, MARKERS, axes_grid, show_found, show_image, style, thumbnail
+from mgkit.plots import (
+    COLOURS,
+    LINES,
+    MARKERS,
+    axes_grid,
+    shortened,
+    show_found,
+    show_image,
+    style,
+    thumbnail,
+)
 from mgkit.repooling import Repooling, SetMaps, match
 from mgkit.toy_batch import ToyBatch
 
@@ -71,10 +81,6 @@ def class_bars(axes: Axes, classes: Classes) -> None:
     axes.tick_params(axis="x", labelsize=7)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def shortened(name: str, length: int = 18) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def heat_overlay(picture: Image.Image, heat: np.ndarray) -> np.ndarray:

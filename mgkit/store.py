@@ -36,7 +36,7 @@ from mgkit.pooling import check_exponent
 from mgkit.transforms import eval_transform
 
 SHARD = 1024  # images; what a kill can cost, and what is held in memory
-FORMAT = 1  # another number, other folders: for changes of what a row is or how it is stored
+FORMAT = 2  # another number, other folders: for changes of what a row is or how it is stored
 
 
 def features_folder(experiment: str) -> Path:

@@ -24,6 +24,8 @@ SIDE = 96  # px of a thumbnail
 HEAT_SIDE = 192  # px of a picture with heat on it
 THUMBNAILS = 512  # that a collection keeps: about 1 kB each
 LISTED = 500  # queries in a list to choose from; `find` says which
+YOURS = "your picture"
+NO_QUERY = -1  # among queries: a picture that was brought along
 WIDE = {"description_width": "6em"}
 
 # Whether an answer is right -> mark, colour and line of the frame, in words.
@@ -150,9 +152,10 @@ def choice(description: str, options: Sequence[tuple[str, int]], kind: str) -> i
 
 
 def query_options(held: SetMaps, p: float) -> list[tuple[str, int]]:
-    """(name and measure, number) of the queries of a set, failures first."""
+    """(name, measure with exponent p, number) of the queries of a set, failures first."""
+    with_p = f", {shown_exponent(p)}"
     return [
-        (f"{name_of(held.set.images, held.set.queries[q])} {title}".strip(), q)
+        (name_of(held.set.images, held.set.queries[q]) + (f" {title}{with_p}" if title else ""), q)
         for q, title in held.titles(p).items()
     ]
 
@@ -239,16 +242,20 @@ class QueryBrowser(Explorer):
         return found
 
     def filter(self, change: object = None) -> None:
-        """List the queries that `find` asks for; the first of them is chosen, and so shown."""
+        """List the queries that `find` asks for, and show the first of them."""
         found = self.listed(self.find.value)
         if found:
             self.query.options = found
+            self.show()  # also where it is the same as before
         else:
             self.say(f"No query's name holds {self.find.value}.")
+            self.page.value = ""
 
     def show(self, change: object = None) -> None:
         """Show what the chosen image finds."""
         i = self.query.value
+        if i == NO_QUERY:
+            return
         answers = self.collection.answers(i, self.k)
         judged = self.collection.truth is not None
         lines = [f"{name_of(self.collection.images, i)} {self.collection.titles.get(i, '')}".strip()]
@@ -266,6 +273,8 @@ class QueryBrowser(Explorer):
         [given] = self.upload.value
         name, content = given["name"], bytes(given["content"])
         self.upload.value = ()  # neither kept in memory nor saved with the notebook
+        self.query.options = [(YOURS, NO_QUERY), *self.listed(self.find.value)]
+        self.query.value = NO_QUERY  # so that to choose any other is a change
         try:
             picture = read_picture(name, content)
         except UnreadableImageError as error:
@@ -278,7 +287,7 @@ class QueryBrowser(Explorer):
             f"{name}, {picture.width} × {picture.height} pixels, and its {len(neighbours)} nearest images."
         )
         picture.thumbnail((SIDE, SIDE))
-        query = tile(inline(picture), name, "your picture")
+        query = tile(inline(picture), name, YOURS)
         found = [(j, score, None) for j, score in zip(neighbours, scores, strict=True)]
         self.page.value = found_row(self.thumbnails, query, found, judged=False) + likely(classes)
 

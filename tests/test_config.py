@@ -9,6 +9,7 @@ from support import one_line_error
 from mgkit.config import (
     ClassifyConfig,
     FinetunePConfig,
+    PhotosConfig,
     RetrievalConfig,
     StageConfig,
     TrainConfig,
@@ -106,6 +107,29 @@ def test_the_borders_of_the_ranges_are_allowed():
 @pytest.mark.parametrize("given", ["64, 96", "[64, 96]", [64, 96], (64, 96)])
 def test_a_list_may_come_as_text(given):
     assert make(FinetunePConfig, {"sizes": given}).sizes == [64, 96]
+
+
+@pytest.mark.parametrize("given", ["[64", "{64", "64: 96, ]"])
+def test_text_that_is_no_list_is_one_line_with_the_parameter(given):
+    with one_line_error(ValueError, "sizes: a list is wanted", repr(given)):
+        make(FinetunePConfig, {"sizes": given})
+
+
+def test_names_of_folders_may_have_brackets():
+    assert make(PhotosConfig, {"photos": "[2019] trip; {b}"}).photos == ["[2019] trip", "{b}"]
+    assert make(PhotosConfig, {"photos": "[a, b]"}).photos == ["a", "b"]
+
+
+@pytest.mark.parametrize("given", ["1, inf", "[1, Inf]", "1, .inf", [1, "inf"], [1.0, math.inf]])
+def test_max_pooling_among_exponents(given):
+    assert make(FinetunePConfig, {"ps": given}).ps == [1.0, math.inf]
+
+
+def test_infinity_is_a_number_only_where_numbers_are_read():
+    assert make(FinetunePConfig, {"ps": "inf"}).ps == [math.inf]
+    assert make(RetrievalConfig, {"sets": "inf"}).sets == ["inf"]
+    with one_line_error(ValueError, "ps", "-inf"):
+        make(FinetunePConfig, {"ps": "1, -inf"})
 
 
 def test_a_single_value_is_a_list_of_one():

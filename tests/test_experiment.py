@@ -103,7 +103,11 @@ def test_the_same_config_runs_in_the_same_folder_without_stale_results(here):
     first = Run("train", train_config())
     first.log(epoch=1)
     first.results({"top1": 0.5})
+    for name in ("curves.png", "pairs.csv", "report.html", "checkpoint.pth"):
+        first.write(name, "of the first")
     again = Run("train", train_config())
+    left = {path.name for path in again.folder.iterdir()}
+    assert "checkpoint.pth" in left and not left & {"curves.png", "pairs.csv", "report.html"}
     assert again.folder == first.folder
     assert [path.name for path in first.folder.parent.iterdir()] == ["train"]
     assert read_results("t", "train") is None

@@ -63,3 +63,11 @@ def test_classes_have_a_row_each_the_surest_first(found):  # noqa: F811
     assert [label.split(":")[0].split("\n") for label in labels][0] == ["class <0>", "3 pictures "]
     probabilities = [int(title.split()[0]) for title in titles(figure)]
     assert probabilities[:3] == sorted(probabilities[:3], reverse=True) and len(probabilities) == 6
+
+
+def test_a_dollar_in_the_name_of_a_class_is_a_dollar(found):  # noqa: F811
+    photos = found(["0.jpg"], labels=[0])
+    photos = replace(photos, class_names=("$x_$", *photos.class_names[1:]))
+    figure = drawn(classes_of_photos(photos))
+    assert figure.axes[0].get_ylabel().startswith("$x_$\n")
+    assert not figure.axes[0].yaxis.label.get_parse_math()

@@ -1,14 +1,17 @@
 """Every figure is drawn and saved without a warning, and its axes say what they show."""
 
 import io
+import math
 import warnings
 from dataclasses import replace
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from support import noise
 
@@ -148,11 +151,109 @@ def test_figure_5_without_a_measurement_says_so():
 
 
 def test_the_classes_half_of_figure_4_has_a_line_a_whole_exponent():
-    [axes] = saved(plots.search_by_resolution, search(ps=(1.0, 1.5, 3.0, float("inf")))).axes
-    assert [line.get_label() for line in axes.lines] == ["p = 1", "p = 3"]
+    [axes] = saved(plots.search_by_resolution, search(ps=(1.0, 1.5, 3.0, math.inf))).axes
+    assert [line.get_label() for line in axes.lines] == ["p = 1", "p = 3", "max pooling"]
     assert axes.lines[1].get_ydata().tolist() == (100 * search(ps=(1.0, 1.5, 3.0, 4.0)).top1[:, 2]).tolist()
     [axes] = saved(plots.search_by_resolution, search(ps=(1.5, 2.5, 3.5))).axes
     assert len(axes.lines) == 3  # without a whole one: all
+
+
+@pytest.mark.parametrize("ps", [(1.0, 4.0, math.inf), (math.inf,) * 3])
+def test_max_pooling_has_the_last_tick(ps):
+    found = search(ps=ps)
+    found.top1[:, 2] = 1  # max pooling is best everywhere
+    left, right = saved(plots.p_search, found).axes
+    largest = max(4.0 if 4.0 in ps else 0, *found.p_star)
+    [place] = {left.lines[0].get_xdata()[2], *right.lines[1].get_ydata()}
+    assert largest < place < np.inf
+    for axis in (left.xaxis, right.yaxis):
+        *others, last = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
+        assert (last[0], last[1].get_text()) == (place, "max")
+        assert all(at <= largest and float(label.get_text()) == at for at, label in others)
+
+
+def test_without_max_pooling_there_is_no_such_tick():
+    for axes in saved(plots.p_search, search()).axes:
+        assert "max" not in [label.get_text() for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]]
+
+
+UNEVEN = [224, 256, 288, 320, 352, 384, 500, 800]
+LONG = [f"holidays_of_my_family_in_2019_and_2020_at_the_sea_{k}" for k in range(4)]
+
+
+def size_figures(sizes):
+    """The axes of every figure with sizes at x."""
+    rows = [Accuracy("rect", size, "p*", 3.0, 0.5, 0.9) for size in sizes]
+    values = {name: np.ones((len(sizes), 1)) for name in LONG}
+    curves = ResolutionCurves(sizes, {"p = 3": 3.0}, values, dict.fromkeys(values, "mAP"))
+    return [
+        saved(plots.p_search, search(sizes)).axes[1],
+        saved(plots.accuracy_by_size, rows).axes[0],
+        *saved(plots.resolution_figure, curves).axes,
+    ]
+
+
+def overlaps(texts):
+    """How many of these texts touch the next one."""
+    boxes = [text.get_window_extent() for text in texts]
+    return sum(one.overlaps(other) for one, other in pairwise(boxes))
+
+
+@pytest.mark.parametrize("sizes", [UNEVEN, [64, 96, 1600], list(range(64, 672, 32)), [96]])
+def test_the_numbers_of_uneven_sizes_do_not_overlap(sizes):
+    for axes in size_figures(sizes):
+        named = [int(label.get_text()) for label in axes.get_xticklabels()]
+        assert not overlaps(axes.get_xticklabels())
+        assert named[0] == sizes[0] and named[-1] == sizes[-1] and set(named) <= set(sizes)
+        assert set(named) | set(axes.xaxis.get_minorticklocs()) == set(sizes)
+
+
+def test_few_even_sizes_all_have_numbers():
+    for axes in size_figures([64, 96, 128, 160]):
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["64", "96", "128", "160"]
+
+
+def test_long_names_of_sets_do_not_overlap(whole_sets):
+    found = [replace(whole_sets[0], result=replace(whole_sets[0].result, name=name)) for name in LONG]
+    [axes] = saved(plots.retrieval_bars, found).axes
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert len(set(names)) == 4 and not overlaps(axes.get_xticklabels())
+    curves = ResolutionCurves(
+        [64], {"p = 3": 3.0}, {n: np.ones((1, 1)) for n in LONG}, dict.fromkeys(LONG, "mAP")
+    )
+    for figure in (saved(plots.precision_recall, found), saved(plots.resolution_figure, curves)):
+        shown = figure.axes[:4]
+        assert [axes.get_title() for axes in shown] == names
+        assert not overlaps([axes.title for axes in shown])
+
+
+def test_equal_lines_lie_on_wider_ones(found):
+    kinds = [f"kind {k}" for k in range(9)]
+    alike = [replace(found[0], descriptor=kind) for kind in kinds]
+    curves = ResolutionCurves(
+        [64, 96], dict.fromkeys(kinds, 3.0), {"top-1": np.ones((2, 9))}, {"top-1": "top-1"}
+    )
+    rows = [Accuracy(crop, 64, p, 3.0, 0.5, 0.9) for crop in ("square", "rect") for p in ("trained", "p*")]
+    for figure in (
+        saved(plots.precision_recall, alike),
+        saved(plots.resolution_figure, curves),
+        saved(plots.accuracy_by_size, rows),
+    ):
+        lines = figure.axes[0].lines
+        widths = [line.get_linewidth() for line in lines]
+        assert widths == sorted(set(widths), reverse=True) and len(widths) in (4, 9)
+        assert len({(line.get_color(), str(line._unscaled_dash_pattern)) for line in lines}) == len(lines)
+
+
+def test_a_single_line_is_thin():
+    assert plots.tapering(0, 1) == plots.tapering(4, 5)
+
+
+def test_many_sizes_are_told_apart():
+    sizes = range(32, 672, 32)
+    left, _ = saved(plots.p_search, search(sizes)).axes
+    curves = [line for line in left.lines if line.get_label().endswith(" px")]
+    assert len({(line.get_color(), line.get_marker()) for line in curves}) == len(sizes) == 20
 
 
 @pytest.mark.parametrize("draw", [plots.p_search, plots.p_paths])
@@ -405,6 +506,35 @@ def test_notebooks_show_curves_in_their_colours_and_photographs_in_few_bytes():
     whole = io.BytesIO()
     figure.savefig(whole, format="png", dpi=120, bbox_inches="tight")
     assert kind == "image/jpeg" and picture.format == "JPEG" and size < len(whole.getvalue()) / 3
+
+
+DOLLARS = ("$x_$", r"a$b$ \frac")  # no mathematics, and mathematics but for us
+
+
+@pytest.mark.parametrize("name", DOLLARS)
+def test_a_dollar_in_a_name_is_a_dollar(found, mini_root, name):
+    """In titles, at ticks, at the left of rows, in legends, for all figures alike."""
+    renamed = [replace(r, descriptor=name, result=replace(r.result, name=name)) for r in found[:3]]
+    images = replace(class_folders(mini_root / "imagenet" / "train"), classes=(name,))
+    curves = ResolutionCurves([64, 96], {name: 3.0}, {name: np.ones((2, 1))}, {name: "mAP"})
+    figures = [
+        saved(plots.retrieval_bars, renamed),
+        saved(plots.precision_recall, renamed),
+        saved(plots.resolution_figure, curves),
+        saved(plots.retrieval_grid, renamed[0], queries=1, k=1),
+        saved(plots.class_grid, images, per_class=1),
+        saved(plots.compare_runs, {name: [{"epoch": 1, "loss": 1.0}]}),
+    ]
+    for figure in figures:
+        named = [text for text in figure.findobj(Text) if name in text.get_text()]
+        assert named and not any(text.get_parse_math() for text in named)
+
+
+def test_the_ticks_of_logarithmic_axes_are_powers():
+    figure = saved(plots.spectrum, np.array([0.5, 1e-2, 1e-4]), 0.1)
+    for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
+        labels = [label for label in axis.get_ticklabels() if "^" in label.get_text()]
+        assert labels and all(label.get_parse_math() for label in labels)
 
 
 def test_every_figure_is_of_the_kind_that_notebooks_show_so():

@@ -75,6 +75,12 @@ def test_the_p_slider_ranks_anew(slider, tiny_net, monkeypatch):
     assert len(seen) == 3
 
 
+def test_the_list_says_of_which_exponent_its_measures_are(slider):
+    assert all(
+        label.endswith(f", p = {slider.repooling.training_p:.2f}") for label, _ in slider.query.options
+    )
+
+
 def test_a_choice_of_query_does_not_pool_anew(slider, monkeypatch):
     monkeypatch.setattr(slider.repooling.searched.maps, "pooled", lambda p: pytest.fail("pooled again"))
     before = slider.page.value
@@ -156,9 +162,10 @@ def test_queries_are_found_by_name(browser, uneven_images):
         i for i in (20, 2, 11) if Path(uneven_images.paths[i]).name == Path(uneven_images.paths[2]).name
     ]
     browser.find.value = "<nothing>"
-    assert line(browser) == "No query's name holds <nothing>."
+    assert line(browser) == "No query's name holds <nothing>." and not browser.page.value
     browser.find.value = ""
     assert len(browser.query.options) == 3
+    assert name_shown(browser) in line(browser) and len(pictures(browser)) == 6, "the first is shown again"
 
 
 def test_of_many_queries_the_first_are_listed(uneven_images, monkeypatch):
@@ -183,6 +190,22 @@ def test_a_picture_is_brought_along(browser, uneven_images):
     assert names(browser)[1] == Path(uneven_images.paths[13]).name
     assert "mgkit-classes" in browser.page.value
     assert browser.upload.value == (), "the bytes are not kept"
+
+
+def name_shown(browser):
+    return Path(browser.collection.images.paths[browser.query.value]).name
+
+
+def test_after_a_picture_of_one_s_own_any_query_can_be_chosen(browser, uneven_images):
+    chosen = browser.query.value
+    for find in ("", "."):
+        bring(browser, "mine.png", Path(uneven_images.paths[13]).read_bytes())
+        assert browser.query.label == "your picture"
+        if find:
+            browser.find.value = find
+        else:
+            browser.query.value = chosen  # which was chosen before
+        assert name_shown(browser) in line(browser) and "your picture" not in captions(browser)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xd8\xff\xe0 cut off"])
