@@ -1,25 +1,59 @@
-"""Time and memory as the work grows: 1, 4 and 16 times the images, and a thousand steps of a training."""
+"""Time and memory as the work grows: 1, 4 and 16 times the images, and the epochs of a training of a thousand steps.
 
-import argparse
+In a process of its own (`rows` starts it), whose heap gives back at once what is freed: in one that holds freed gigabytes of
+other benchmarks, whatever is held too long finds room and shows nowhere. ResNet-8: its maps are large beside its weights, so
+that it is the images that make the peak. p* and the store hold a window of images whatever the collection, at most 1,024;
+here a window is the smallest that all three collections fill.
+"""
+
 import gc
+import io
+import json
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
 from statistics import median
 from time import process_time
+from unittest.mock import patch
 
+import numpy as np
 import torch
-from bench_step import made_up_batch, our_step
-from measuring import Photos, Row, extra_memory, in_memory, memory, photos
+from measuring import Photos, Row, extra_memory, in_memory, memory, photo_folder, photos
+from PIL import Image
 
+from mgkit.config import TrainConfig, make
 from mgkit.embed import embed
+from mgkit.files import write_text
 from mgkit.finetune import finetune_p, set_p, sweep_p
 from mgkit.hardware import place
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.store import stored_features
+from mgkit.train import run_training
 
-IMAGES, TIMES = 96, (1, 4, 16)
-SIZE, SETTING = 32, dict(size=32, crop="square", batch_size=32, precision="float32")  # px
-STEPS = 1000
+# glibc's: blocks from 64 KiB on are the system's again once they are freed. Other systems pay no heed.
+HEAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+IMAGES, TIMES = 32, (1, 4, 16)
+SIZE = 128  # px
+SETTING = dict(size=SIZE, crop="square", batch_size=16, precision="float32")
+EPOCHS, STEPS, SETTLED = 10, 100, 2  # of the training; steps an epoch; epochs until it has all that it keeps
+TRAINING = {"backbone": "resnet8", "size": 32, "batch_size": 12, "workers": 0, "precision": "float32"}
+
+
+def rows() -> list[Row]:
+    """The rows of this file, run in a process of its own, in an empty folder."""
+    photos_of = {"MGKIT_PHOTOS": str(photo_folder().resolve())}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, Path(__file__).resolve(), "rows.json"]
+        subprocess.run(command, cwd=folder, env=os.environ | photos_of | HEAP, check=True)
+        return [Row(**row) for row in json.loads((Path(folder) / "rows.json").read_text())]
+
+
+# --- 1, 4 and 16 times the images
 
 
 def stages(net: MultiGrain) -> dict[str, Callable[[Photos], object]]:
@@ -29,50 +63,87 @@ def stages(net: MultiGrain) -> dict[str, Callable[[Photos], object]]:
 
     def to_disk(given: Photos) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            stored_features(net, given.images, ps=[3.0], folder=folder, **SETTING)
+            stored_features(net, given.images, ps=[3.0], folder=folder, description=None, **SETTING)
 
     def evaluation(given: Photos) -> None:
-        options = SETTING | {"sizes": [SIZE]}
+        options = SETTING | {"sizes": [SIZE], "description": None}
         del options["size"]
         sweep_p(net, given.images, ps=[3.0], **options)
 
     return {
         "p* fine-tuning": p_star,
         "evaluation": evaluation,
-        "embedding": lambda given: embed(net, given.images, **SETTING),
+        "embedding": lambda given: embed(net, given.images, description=None, **SETTING),
         "embedding to disk": to_disk,
     }
 
 
-def growth_rows(rounds: int) -> list[Row]:
-    """Of every stage: CPU seconds an image at 16 times the images relative to once; memory at 16 times beyond that at 4 times."""
+def growth_rows(rounds: int = 3) -> list[Row]:
+    """Two rows a stage, `flat_row` and `linear_row`."""
     torch.manual_seed(0)
-    net = place(get_multigrain("resnet18", num_classes=1000), torch.device("cpu")).eval()
+    net = place(get_multigrain("resnet8", num_classes=1000), torch.device("cpu")).eval()
     everything, found = photos(IMAGES * TIMES[-1]), []
-    with in_memory(everything, [(SIZE, "square")]):
+    parts = {k: everything.first(IMAGES * k) for k in TIMES}
+    with (
+        in_memory(everything, [(SIZE, "square")]),
+        patch("mgkit.finetune.BYTES_A_WINDOW", 0),  # then it is 32 images
+        patch("mgkit.store.SHARD", IMAGES),
+    ):
         for name, stage in stages(net).items():
-            parts = {k: everything.first(IMAGES * k) for k in TIMES}
-            stage(parts[1])
-            taken = {k: [] for k in TIMES}
-            for _ in range(rounds):
-                for k in TIMES:
-                    taken[k].append(cpu_seconds(stage, parts[k]) / (IMAGES * k))
-            slower = median(most / once for once, most in zip(taken[1], taken[TIMES[-1]], strict=True))
-            once, most = median(taken[1]) * 1e3, median(taken[TIMES[-1]]) * 1e3
-            raw = {"cpu_seconds_an_image": taken, "memory_bytes": {k: grown(stage, parts[k]) for k in TIMES}}
-            found.append(
-                Row(f"{name}: 16 × the images", most, once, "ms of CPU an image", slower, 1.15, True, raw=raw)
-            )
-            if raw["memory_bytes"][1] is not None:
-                rows_of_images = 4 * net.width * IMAGES * 12 / 2**20 if name == "embedding" else 0
-                more = max(0, raw["memory_bytes"][16] - raw["memory_bytes"][4]) / 2**20 - rows_of_images
-                found.append(
-                    Row(
-                        f"{name}: memory at 16 × beyond that at 4 ×", raw["memory_bytes"][16] / 2**20,
-                        raw["memory_bytes"][4] / 2**20, "MiB", max(0.0, more), 16, True, of="MiB more",
-                    )
-                )  # fmt: skip
+            flat = flat_row(name, stage, parts, net)  # the first time: a cache that stays shows then
+            found += [linear_row(name, stage, parts, rounds), *flat]
     return found
+
+
+def flat_row(
+    name: str, stage: Callable[[Photos], object], parts: dict[int, Photos], net: MultiGrain
+) -> list[Row]:
+    """MiB by which the stage's peak at 16 times the images is beyond that at 4 times; none where the system does not say.
+
+    Wanted: at most an eighth of what the maps of the images in between take, 24 MiB; their inputs take 72.
+    """
+    stage(parts[1])  # what the libraries allocate once
+    grown = {}
+    for k in TIMES:
+        gc.collect()
+        grown[str(k)] = extra_memory(lambda k=k: stage(parts[k]))
+    if grown["1"] is None:
+        return []
+    peaks = {k: grown_k / 2**20 for k, grown_k in grown.items()}
+    print(f"{name}: {listed(peaks, '.1f')} MiB at its peak")
+    with torch.no_grad():
+        maps = 4 * net.features(torch.zeros(1, 3, SIZE, SIZE)).numel() / 2**20
+    between, more = IMAGES * (TIMES[-1] - TIMES[-2]), max(0.0, peaks["16"] - peaks["4"])
+    raw = {
+        "memory_bytes": grown,
+        "MiB_of_maps": between * maps,
+        "MiB_of_inputs": between * 12 * SIZE**2 / 2**20,
+    }
+    stage_name = f"{name}: memory at 16 × beyond that at 4 ×"
+    return [
+        Row(
+            stage_name, peaks["16"], peaks["4"], "MiB", more, between * maps / 8, True, of="MiB more", raw=raw
+        )
+    ]
+
+
+def linear_row(name: str, stage: Callable[[Photos], object], parts: dict[int, Photos], rounds: int) -> Row:
+    """CPU time an image at 16 times the images relative to 4 times; of the fewest, what a call costs beside its images is most."""
+    taken = {str(k): [] for k in TIMES}
+    for _ in range(rounds):
+        for k in TIMES:
+            taken[str(k)].append(cpu_seconds(stage, parts[k]) / (IMAGES * k))
+    slower = median(most / few for few, most in zip(taken["4"], taken["16"], strict=True))
+    each = {k: median(of_k) * 1e3 for k, of_k in taken.items()}
+    print(f"{name}: {listed(each, '.2f')} ms of CPU an image")
+    raw = {"cpu_seconds_an_image": taken}
+    stage_name = f"{name}: 16 × the images beside 4 ×"
+    return Row(stage_name, each["16"], each["4"], "ms of CPU an image", slower, 1.15, True, raw=raw)
+
+
+def listed(values: dict[str, float], form: str) -> str:
+    """Of 1, 4 and 16 times the images, in a line."""
+    return ", ".join(f"{k} × {value:{form}}" for k, value in values.items())
 
 
 def cpu_seconds(stage: Callable[[Photos], object], given: Photos) -> float:
@@ -81,28 +152,57 @@ def cpu_seconds(stage: Callable[[Photos], object], given: Photos) -> float:
     return process_time() - began
 
 
-def grown(stage: Callable[[Photos], object], given: Photos) -> int | None:
-    gc.collect()
-    return extra_memory(lambda: stage(given))
+# --- The epochs of a training
 
 
-def training_row() -> list[Row]:
-    """The memory of the process after a thousand steps beyond that after a hundred."""
-    options = argparse.Namespace(backbone="resnet8", batch=12, size=32, compile=False)
-    step = our_step(options, "float32", made_up_batch(options.size, options.batch, torch.device("cpu")))
-    if extra_memory(step) is None:
+def write_pictures(folder: Path) -> Path:
+    """Noise of 64 × 48 px: 5 classes of 20 training images and 4 validation images, in train/ and val/."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 20), ("val", 4)):
+        for name in "abcde":
+            (folder / part / name).mkdir(parents=True)
+            for k in range(count):
+                pixels = random.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{k:02d}.jpg")
+    return folder
+
+
+def training_row(epochs: int = EPOCHS, steps: int = STEPS) -> list[Row]:
+    """MiB by which the process is larger at the end of the last epoch than at that of the second; none as for `flat_row`.
+
+    The training as it is run, in the working directory: loader, steps, lines of the log, validation, snapshots also within
+    epochs. Images are read in this process, so that what reading holds counts too. Wanted: at most 4 MiB, 5 KiB for
+    each of 800 steps, whose inputs take 144 KiB each; a copy of the network for each of 8 epochs would take 38 MiB.
+    """
+    data = write_pictures(Path("pictures"))
+    config = make(TrainConfig, TRAINING | {
+        "experiment": "growth", "data": str(data), "epochs": epochs, "checkpoint_minutes": 0.02,
+        "len_factor": steps * TRAINING["batch_size"] / 100,
+    })  # fmt: skip
+    if extra_memory(lambda: None) is None:
         return []
-    held = []
-    for number in range(STEPS):
-        step()
-        if number % 100 == 99:
+    held, asked = [], 0
+
+    def look() -> bool:
+        """Called before every step and after an epoch's last, where it notes the memory, cycles that are garbage being gone."""
+        nonlocal asked
+        asked += 1
+        if asked % (steps + 1) == 0:
+            gc.collect()
             held.append(memory("VmRSS") / 2**20)
-    more = max(0.0, held[-1] - held[0])
-    return [
-        Row(f"training: memory after {STEPS:,} steps beyond that after 100", held[-1], held[0], "MiB", more, 8, True,
-            of="MiB more", raw={"MiB_every_100_steps": held})
-    ]  # fmt: skip
+        return False
+
+    with redirect_stdout(io.StringIO()):  # a line an epoch
+        run_training(config, asked_to_stop=look)
+    first, last = held[SETTLED - 1], held[-1]
+    print(
+        f"training: {', '.join(f'{mib:.1f}' for mib in held)} MiB after each of {epochs} epochs of {steps} steps"
+    )
+    name = f"training: memory after {epochs * steps:,} steps in {epochs} epochs beyond that after {SETTLED * steps}"
+    raw = {"MiB_after_each_epoch": held}
+    return [Row(name, last, first, "MiB", max(0.0, last - first), 4, True, of="MiB more", raw=raw)]
 
 
-def rows(rounds: int = 3) -> list[Row]:
-    return growth_rows(rounds) + training_row()
+if __name__ == "__main__":
+    here = growth_rows() + training_row()
+    write_text(Path(sys.argv[1]), json.dumps([asdict(row) for row in here]))

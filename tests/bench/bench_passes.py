@@ -33,8 +33,8 @@ def network() -> MultiGrain:
 
 
 def forward_alone(net: MultiGrain, batches: Iterable[Tensor], precision: str) -> None:
-    for batch in batches:
-        with torch.no_grad(), autocast(CPU, precision):
+    with torch.no_grad(), autocast(CPU, precision):  # around the loop: the weights are cast once
+        for batch in batches:
             net.features(batch)
 
 

@@ -34,8 +34,10 @@ SETTINGS = (("resnet8", 96), ("resnet50", 224))
 def two_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def waited(stage: str, move: Callable[[], object]) -> Row:

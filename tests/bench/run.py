@@ -1,11 +1,12 @@
 """Every stage beside its floor: one table, outputs/bench/bench.json and bench.png.
 
-    python tests/bench/run.py                      # all, in about a quarter of an hour on two cores
+    python tests/bench/run.py                      # all, in about eight minutes on two cores
     python tests/bench/run.py --only losses start  # some, nothing is written; --full: the index on as many files as ImageNet has
 
 Run by `make bench`. A floor is what the stage's network, or its arithmetic, needs alone, as a plain loop in this folder; both run
 by turns in this process on made-up images or photos in memory, and a ratio is the median of the rounds' ratios. `of CPU time`
-is the same ratio by the processor's time, which tells more than the clock where other work has the cores too.
+is the same ratio by the processor's time, which tells more than the clock where other work has the cores too. What grows with
+the work is measured in a process of its own.
 """
 
 import argparse

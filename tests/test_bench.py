@@ -1,0 +1,47 @@
+"""The benchmark of growth sees what is held too long, and nothing where nothing is."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import bench_growth
+import pytest
+
+# In a process as the benchmark's own: a pass that keeps so many bytes an image, a training that keeps so many a step.
+MEASURED = """
+import json, sys
+import bench_growth as growth
+from mgkit.training import Training
+
+an_image, a_step = map(int, sys.argv[1:])
+held, step = [], Training.step
+
+def kept(count):
+    held.append(b"x" * count)  # written, hence resident
+
+def keeping(training, *args):
+    kept(a_step)
+    step(training, *args)
+
+Training.step = keeping
+net = growth.get_multigrain("resnet8", num_classes=1000).eval()
+parts = {k: range(growth.IMAGES * k) for k in growth.TIMES}
+rows = growth.flat_row("pass", lambda images: [kept(an_image) for _ in images], parts, net)
+rows += growth.training_row(epochs=4, steps=10)
+print(json.dumps([row.met for row in rows]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says what a process has")
+@pytest.mark.parametrize(
+    ("an_image", "a_step", "met"), [(0, 0, [True, True]), (20_000, 400_000, [False, False])]
+)
+def test_what_is_held_too_long_is_seen(tmp_path, an_image, a_step, met):
+    path = os.pathsep.join([str(Path(bench_growth.__file__).parent), *filter(None, sys.path)])
+    found = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(an_image), str(a_step)], cwd=tmp_path, text=True, check=True,
+        env=os.environ | bench_growth.HEAP | {"PYTHONPATH": path}, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert json.loads(found.stdout.splitlines()[-1]) == met
