@@ -294,7 +294,7 @@ def size_ticks(axes: Axes, sizes: Sequence[int]) -> None:
 
 def p_search(found: PSearch) -> Figure:
     """Accuracy against p for each resolution, p* marked; and p* against resolution (figure 4). Max pooling is the last tick."""
-    figure, [[left, right]] = axes_grid(1, 2, width=5.4, height=3.4)
+    figure, [[left, right]] = axes_grid(1, 2, width=4.5, height=3.4)
     largest = max(p for p in [*found.ps, *found.p_star, found.training_p] if math.isfinite(p))
     ps = [min(p, BEYOND * largest) for p in found.ps]
     for s, size in enumerate(found.sizes):
@@ -311,7 +311,7 @@ def p_search(found: PSearch) -> Figure:
         )
     left.plot([], [], "*", markersize=12, color="white", markeredgecolor="black", label="p* by SGD")
     left.axvline(found.training_p, color="grey", linestyle=":", label=f"training p = {found.training_p:g}")
-    style(left, f"Accuracy against the pooling exponent, {found.crop}", "p", "validation top-1 (%)")
+    style(left, f"Accuracy against p, {found.crop}", "pooling exponent p", "validation top-1 (%)")
     left.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
     best = [ps[int(row.argmax())] for row in found.top1]
@@ -482,7 +482,7 @@ def precision_recall(found: Sequence[Retrieval]) -> Figure:
     found = [r for r in found if len(r.result.recall) and r.retrieval_set.level is None]
     sets = list(dict.fromkeys(r.result.name for r in found))
     kinds = list(dict.fromkeys(r.descriptor for r in found))
-    figure, axes = axes_grid(1, max(len(sets), 1), width=3.6, height=3.0)
+    figure, axes = axes_grid(1, max(len(sets), 1), width=3.1, height=2.9)
     for panel, name in zip(axes[0], sets, strict=False):
         for r in found:
             if r.result.name == name:
