@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from mgkit import datasets
 from mgkit.backbones import Backbone
 from mgkit.config import NetworkConfig, RetrievalConfig, make
 from mgkit.datasets import class_folders
@@ -191,3 +192,16 @@ def retrieved(chain, mini_root):
         patch.chdir(chain.folder)
         task = retrieval_task(make(RetrievalConfig, values | {"indices": ["IVF4,Flat"]}))
         return task, evaluate_retrieval(task)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The paths of the images that are decoded from here on."""
+    paths, decode = [], datasets.ImageDataset.decode
+
+    def noted(self, index):
+        paths.append(self.images.paths[index])
+        return decode(self, index)
+
+    monkeypatch.setattr(datasets.ImageDataset, "decode", noted)
+    return paths

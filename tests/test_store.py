@@ -17,7 +17,7 @@ from PIL import Image
 from support import in_processes, one_line_error, write_picture
 from torch import nn
 
-from mgkit import datasets, files, store
+from mgkit import files, store
 from mgkit.backbones import Backbone
 from mgkit.datasets import ImageList, UnreadableImageError, UnreadableImages, class_folders
 from mgkit.embed import pooled
@@ -57,19 +57,6 @@ def keep(tiny_net, images, tmp_path):
 @pytest.fixture
 def expected(tiny_net, images):
     return pooled(tiny_net, images, ps=PS, window=5, **OPTIONS)
-
-
-@pytest.fixture
-def opened(monkeypatch):
-    """The paths of the images that are decoded from here on."""
-    paths, decode = [], datasets.ImageDataset.decode
-
-    def noted(self, index):
-        paths.append(self.images.paths[index])
-        return decode(self, index)
-
-    monkeypatch.setattr(datasets.ImageDataset, "decode", noted)
-    return paths
 
 
 def forbid_images(monkeypatch):
