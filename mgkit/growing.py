@@ -19,8 +19,8 @@ from mgkit.model import MultiGrain
 from mgkit.store import (
     StoredArray,
     all_but_p,
+    changed_meanwhile,
     how_they_are_read,
-    identity_of_images,
     shards_of,
     stamp,
     stored_features,
@@ -154,7 +154,7 @@ def join(
             content[~is_known] = rows[here[~is_known] - len(earlier)]
             skipped = {i: reasons[images.paths[i]] for i in of_shard if images.paths[i] in reasons}
             lines[shard] = array.write(shard, content, skipped)
-        if array.made_of["images"] != identity_of_images(images):
+        if error := changed_meanwhile(images, [array]):
             array.discard()
-            raise OSError(f"images of {images.root} changed while they were being embedded: embed them again")
+            raise error
         array.finish(lines, images.root)

@@ -30,9 +30,7 @@ from mgkit.progress import progress
 from mgkit.transforms import fitted_shape
 
 MOST_PIXELS = 128_000_000  # of a picture: 512 MB once it is decoded, unless it is a JPEG
-MOST_SIDE = (
-    2**15
-)  # of a picture as it is decoded, px: what edits it or shows it has limits of its own, a JPEG's is 65,500
+MOST_SIDE = 2**15  # px, of a picture as it is decoded: what edits or shows it has limits, a JPEG's is 65,500
 STRIP_PIXELS = 2**21  # that are converted at a time
 NO_FILE = "a pipe, a socket or a device, and no file"
 SHOWN_AS_THEY_ARE = "\u200d"  # joins emoji; not printable by itself

@@ -364,9 +364,7 @@ def write_missing(
         if error:
             raise error
         return
-    now = identity_of_images(images)
-    if error is None and any(arrays[p].made_of["images"] != now for p in there):
-        error = OSError(f"images of {images.root} changed while they were being embedded: embed them again")
+    error = error or changed_meanwhile(images, [arrays[p] for p in there])
     for p, lines_of_p in there.items():
         if error:
             arrays[p].discard()  # nobody knows which shards show which state
@@ -374,6 +372,14 @@ def write_missing(
             arrays[p].finish(lines_of_p, images.root)
     if error:
         raise error
+
+
+def changed_meanwhile(images: ImageList, arrays: Iterable[StoredArray]) -> OSError | None:
+    """The error that says so, if the images are no longer those that the arrays were begun for."""
+    now = identity_of_images(images)
+    if all(array.made_of["images"] == now for array in arrays):
+        return None
+    return OSError(f"images of {images.root} changed while they were being embedded: embed them again")
 
 
 def pooled_shards(

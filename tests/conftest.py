@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mgkit import datasets
+from mgkit import datasets, store
 from mgkit.backbones import Backbone
 from mgkit.config import NetworkConfig, RetrievalConfig, make
 from mgkit.datasets import class_folders
@@ -205,3 +205,9 @@ def opened(monkeypatch):
 
     monkeypatch.setattr(datasets.ImageDataset, "decode", noted)
     return paths
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Stored features have five images a shard."""
+    monkeypatch.setattr(store, "SHARD", 5)

@@ -33,6 +33,11 @@ def write_picture(path: Path, *, seed: int = 0, size: tuple[int, int] = (24, 16)
     return path
 
 
+def write_uneven(path: Path, seed: int) -> Path:
+    """A picture of one of three shapes, by its seed."""
+    return write_picture(path, seed=seed, size=[(24, 16), (16, 24), (20, 20)][seed % 3])
+
+
 def write_tree(root: Path, *names: str) -> Path:
     """A picture, each another one, for every name below root."""
     for seed, name in enumerate(names):

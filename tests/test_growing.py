@@ -5,32 +5,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support import in_processes, one_line_error, write_picture
+from support import in_processes, one_line_error, write_uneven
 
-from mgkit import store
 from mgkit.datasets import UnreadableImageError, UnreadableImages, View
 from mgkit.embed import pooled
 from mgkit.ground_truth import unlabelled
 from mgkit.growing import growing_features
 
+pytestmark = pytest.mark.usefixtures("small_shards")
+
 OPTIONS = dict(size=32, precision="float32", batch_size=4, description=None)
-
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch):
-    monkeypatch.setattr(store, "SHARD", 5)
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A folder of 12 pictures of three shapes."""
     for seed in range(12):
-        write(tmp_path / "photos" / f"{seed:02d}.png", seed)
+        write_uneven(tmp_path / "photos" / f"{seed:02d}.png", seed)
     return tmp_path / "photos"
-
-
-def write(path, seed):
-    write_picture(path, seed=seed, size=[(24, 16), (16, 24), (20, 20)][seed % 3])
 
 
 def names(paths):
@@ -59,7 +51,7 @@ def expected(net, folder, p=3.0, **changes):
 def test_only_new_pictures_are_embedded(tiny_net, folder, embedded, opened, capsys):
     embedded()
     for name in ("00a", "05a", "zz"):
-        write(folder / f"{name}.png", 40 + len(name))
+        write_uneven(folder / f"{name}.png", 40 + len(name))
     opened.clear()
     rows = embedded()
     assert {"00a.png", "05a.png", "zz.png"} <= names(opened)
@@ -73,7 +65,7 @@ def test_only_new_pictures_are_embedded(tiny_net, folder, embedded, opened, caps
 def test_it_may_grow_again_and_again(tiny_net, folder, embedded, opened):
     for seed in range(20, 23):
         embedded()
-        write(folder / f"{seed}.png", seed)
+        write_uneven(folder / f"{seed}.png", seed)
         opened.clear()
         rows = embedded()
         assert len(opened) == 2
@@ -82,7 +74,7 @@ def test_it_may_grow_again_and_again(tiny_net, folder, embedded, opened):
 
 def test_a_changed_picture_is_embedded_again_and_a_removed_one_has_no_row(tiny_net, folder, embedded, opened):
     embedded()
-    write(folder / "03.png", 77)
+    write_uneven(folder / "03.png", 77)
     (folder / "07.png").unlink()
     opened.clear()
     rows = embedded()
@@ -101,7 +93,7 @@ def test_a_broken_new_picture_is_listed_and_tried_again(tiny_net, folder, embedd
     again = UnreadableImages("skip")
     embedded(unreadable=again)
     assert again.reasons == unreadable.reasons
-    write(folder / "04a.png", 50)
+    write_uneven(folder / "04a.png", 50)
     opened.clear()
     rows = embedded()
     assert "04a.png" in names(opened) and len(opened) == 2 and np.isfinite(rows).all()
@@ -122,7 +114,7 @@ def test_a_broken_new_picture_that_must_not_be_skipped_raises_and_nothing_is_los
 @pytest.mark.parametrize("change", [{"p": 2.0}, {"size": 40}, {"crop": "square"}])
 def test_rows_that_were_made_otherwise_are_not_taken(tiny_net, folder, embedded, opened, change):
     embedded()
-    write(folder / "zz.png", 50)
+    write_uneven(folder / "zz.png", 50)
     opened.clear()
     rows = embedded(**change)
     assert len(opened) == 13
@@ -135,7 +127,7 @@ def test_a_damaged_array_is_not_taken(tiny_net, folder, embedded, opened, tmp_pa
     content = bytearray(features.read_bytes())
     content[-1] ^= 255
     features.write_bytes(content)
-    write(folder / "zz.png", 50)
+    write_uneven(folder / "zz.png", 50)
     opened.clear()
     rows = embedded()
     assert len(opened) == 13
@@ -144,7 +136,7 @@ def test_a_damaged_array_is_not_taken(tiny_net, folder, embedded, opened, tmp_pa
 
 def test_what_was_made_for_the_new_ones_alone_is_removed(folder, embedded, tmp_path):
     embedded()
-    write(folder / "zz.png", 50)
+    write_uneven(folder / "zz.png", 50)
     embedded()
     counts = sorted(
         np.load(path, mmap_mode="r").shape[0] for path in (tmp_path / "store").glob("*/features.npy")
@@ -159,7 +151,7 @@ def in_a_process(net, images, store_folder):
 def test_processes_share_what_is_new(tiny_net, folder, embedded, tmp_path):
     embedded()
     for seed in range(20, 27):
-        write(folder / f"{seed}.png", seed)
+        write_uneven(folder / f"{seed}.png", seed)
     parts = in_processes(2, in_a_process, tiny_net, listed(folder), tmp_path / "store")
     for rows in parts:
         np.testing.assert_allclose(rows, expected(tiny_net, folder), rtol=1e-5, atol=1e-6)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import in_processes, one_line_error, write_picture
+from support import in_processes, one_line_error, write_picture, write_uneven
 from torch import nn
 
 from mgkit import files, store
@@ -25,21 +25,17 @@ from mgkit.model import MultiGrain
 from mgkit.store import identity_of_images, identity_of_network, stored_features
 from mgkit.whitening import whiten
 
+pytestmark = pytest.mark.usefixtures("small_shards")
+
 PS = [1.0, 3.0, float("inf")]
 OPTIONS = dict(size=32, precision="float32", batch_size=4, description=None)
-
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch):
-    monkeypatch.setattr(store, "SHARD", 5)
 
 
 @pytest.fixture
 def images(tmp_path):
     """13 images of three shapes: three shards."""
     for seed in range(13):
-        size = [(24, 16), (16, 24), (20, 20)][seed % 3]
-        write_picture(tmp_path / "images" / f"class{seed % 2}" / f"{seed:02d}.png", seed=seed, size=size)
+        write_uneven(tmp_path / "images" / f"class{seed % 2}" / f"{seed:02d}.png", seed)
     return class_folders(tmp_path / "images")
 
 
