@@ -17,8 +17,8 @@ from time import perf_counter
 import faiss
 import numpy as np
 
-from mgkit.download import file_hash
-from mgkit.files import atomic_write, write_text
+from mgkit.machine.download import file_hash
+from mgkit.machine.files import atomic_write, write_text
 from mgkit.search import as_float32, row_norms, slices, top_k
 
 BLOCK = 65_536  # rows added at a time

@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from mgkit.download import BLOCK, file_hash, is_hash
-from mgkit.files import atomic_write
-from mgkit.progress import progress
+from mgkit.machine.download import BLOCK, file_hash, is_hash
+from mgkit.machine.files import atomic_write
+from mgkit.machine.progress import progress
 
 ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")  # the latter: of an empty one
 DAMAGE = (

@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from mgkit.archives import extract, is_extracted, recorded_hashes
-from mgkit.download import TIMEOUT, WAITS, DownloadError, fetch, file_hash
-from mgkit.files import find_path
-from mgkit.progress import progress
+from mgkit.machine.download import TIMEOUT, WAITS, DownloadError, fetch, file_hash
+from mgkit.machine.files import find_path
+from mgkit.machine.progress import progress
 from mgkit.revisited import read_revisited_gnd
 
 DOWNLOADS = ".downloads"  # below the root: the archives; once extracted they are not needed any more
@@ -88,7 +88,7 @@ def fetch_benchmark(
     """Download and extract what is missing of a set below `root/name`; returns that folder.
 
     name: one of `BENCHMARKS`. addresses: file name on the server -> addresses to use instead of the published ones. timeout,
-    waits: as for `mgkit.download.fetch`. Archives go to `root/.downloads`; one put there by hand counts as well. Where a folder
+    waits: as for `mgkit.machine.download.fetch`. Archives go to `root/.downloads`; one put there by hand counts as well. Where a folder
     holds the published number of images, or its archive has been extracted, nothing is done.
 
     Raises ValueError for an unknown name, a root that holds the embedded set, or an archive that must not be extracted;

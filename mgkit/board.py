@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from mgkit.files import project_root
+from mgkit.machine.files import project_root
 
 PAPER = Path(__file__).with_name("paper_results.yaml")
 IMAGENET_VALIDATION = 50_000  # images

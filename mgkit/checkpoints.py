@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mgkit.backbones import check_backbone
-from mgkit.download import fetch, is_web_page
-from mgkit.files import atomic_write, project_root
+from mgkit.machine.download import fetch, is_web_page
+from mgkit.machine.files import atomic_write, project_root
 from mgkit.model import MultiGrain, get_multigrain
 
 RELEASED_URL = "https://dl.fbaipublicfiles.com/multigrain"
@@ -213,7 +213,7 @@ def fetch_released(name: str, *, folder: str | Path | None = None) -> Path:
     """The file of a released checkpoint, downloaded on first use.
 
     name: one of `RELEASED`, with or without `.pth`. folder: where the files are kept, data/released below the
-    project's root unless given. Raises ValueError for an unknown name, and what `mgkit.download.fetch` raises.
+    project's root unless given. Raises ValueError for an unknown name, and what `mgkit.machine.download.fetch` raises.
     """
     name = name.removesuffix(".pth")
     if name not in RELEASED:

@@ -20,9 +20,9 @@ from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from mgkit.distributed import everyones, is_joined, is_main
 from mgkit.imagenet import SPLIT_FOLDERS, devkit_wnids, split_folder, validation_labels
 from mgkit.index import FolderIndex, image_files, image_index
+from mgkit.machine.distributed import everyones, is_joined, is_main
 
 UNLABELLED = -1
 ROTATION_TAG = 0x0112  # of EXIF data

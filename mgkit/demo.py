@@ -20,8 +20,8 @@ from mgkit.config import TrainConfig, make
 from mgkit.datasets import labelled_images
 from mgkit.embed import classify, embed
 from mgkit.experiment import data_root, read_results, stage_folder
-from mgkit.files import project_root
-from mgkit.hardware import pick_device, place
+from mgkit.machine.device import pick_device, place
+from mgkit.machine.files import project_root
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.protocols import Difference, measured_value, shown_value

@@ -16,12 +16,12 @@ from mgkit.datasets import (
     image_shapes,
 )
 from mgkit.descriptors import plain, whitened
-from mgkit.distributed import is_joined, is_main, rank, summed, together, world_size
-from mgkit.frozen import frozen
-from mgkit.hardware import autocast
+from mgkit.machine.device import autocast
+from mgkit.machine.distributed import is_joined, is_main, rank, summed, together, world_size
+from mgkit.machine.frozen import frozen
+from mgkit.machine.progress import progress
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem
-from mgkit.progress import progress
 from mgkit.samplers import same_shape_batches
 from mgkit.transforms import eval_transform, fitted_shape
 

@@ -4,11 +4,11 @@ from dataclasses import asdict, dataclass
 
 from mgkit.config import ClassifyConfig
 from mgkit.datasets import UnreadableImages
-from mgkit.distributed import is_main
 from mgkit.embed import frozen_backbone, whole_shapes
 from mgkit.experiment import Run, read_results, validation_data
 from mgkit.finetune import in_classes_of, p_star, sweep_p
 from mgkit.launch import on_all_devices
+from mgkit.machine.distributed import is_main
 from mgkit.train import trained_network
 
 STAGE = "evaluate_imagenet"

@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 
 from mgkit.config import NetworkConfig, StageConfig, different, to_yaml
 from mgkit.datasets import ImageList, labelled_images, list_hash, validation_images
-from mgkit.distributed import main_first
-from mgkit.download import file_hash
-from mgkit.files import find_path, free_name, project_root, write_text
-from mgkit.hardware import describe, pick_device
+from mgkit.machine.device import describe, pick_device
+from mgkit.machine.distributed import main_first
+from mgkit.machine.download import file_hash
+from mgkit.machine.files import find_path, free_name, project_root, write_text
 from mgkit.mini import make_mini
 
 NOTEBOOKS = {  # stage: the notebook that runs it

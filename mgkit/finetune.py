@@ -13,14 +13,22 @@ from torch.nn import functional as F
 
 from mgkit.config import FinetunePConfig, NetworkConfig, make
 from mgkit.datasets import ImageList, UnreadableImages, relabelled
-from mgkit.distributed import everyones, is_joined, is_main, summed, together, wait_for_all, world_size
 from mgkit.embed import WHY_NOT_FINITE, by_window, check_finite, feature_maps, frozen_backbone, whole_shapes
 from mgkit.experiment import Run, is_mini, read_results, training_data
 from mgkit.launch import on_all_devices
+from mgkit.machine.distributed import (
+    everyones,
+    is_joined,
+    is_main,
+    summed,
+    together,
+    wait_for_all,
+    world_size,
+)
+from mgkit.machine.progress import progress
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem_and_slope, gem_for_each
-from mgkit.progress import progress
 from mgkit.train import trained_network
 
 STAGE = "finetune_p"

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from mgkit.datasets import ImageList, UnreadableImages
-from mgkit.distributed import is_main, of_main, wait_for_all
-from mgkit.files import atomic_write
+from mgkit.machine.distributed import is_main, of_main, wait_for_all
+from mgkit.machine.files import atomic_write
 from mgkit.model import MultiGrain
 from mgkit.store import (
     StoredArray,

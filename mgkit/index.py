@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mgkit.files import atomic_write, project_root
-from mgkit.progress import progress
+from mgkit.machine.files import atomic_write, project_root
+from mgkit.machine.progress import progress
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from mgkit.config import AnyConfig, StageConfig, TrainConfig, to_yaml
-from mgkit.distributed import is_joined
-from mgkit.files import write_text
-from mgkit.progress import FOR_RELAY, show_relayed
+from mgkit.machine.distributed import is_joined
+from mgkit.machine.files import write_text
+from mgkit.machine.progress import FOR_RELAY, show_relayed
 
 FOLDER = "MGKIT_LAUNCH_FOLDER"  # environment of the workers: where they leave how it ended
 LAUNCHER = "MGKIT_LAUNCHER_PID"  # and the process whose death they do not outlive

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from mgkit.progress import progress as watched
+from mgkit.machine.progress import progress as watched
 
 VERSION = 2  # raise it whenever a picture changes: an older set on disk is then refused
 CHUNK = 24  # pictures that a process draws before it reports

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 
 from mgkit.experiment import json_lines
-from mgkit.files import write_text
+from mgkit.machine.files import write_text
 
 Batch = TypeVar("Batch")
 

@@ -5,9 +5,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from mgkit.distributed import gathered_rows, summed
-from mgkit.hardware import autocast
 from mgkit.losses import JointLoss, gradient_share
+from mgkit.machine.device import autocast
+from mgkit.machine.distributed import gathered_rows, summed
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
 

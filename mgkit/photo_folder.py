@@ -26,7 +26,7 @@ from mgkit.datasets import (
     turned,
 )
 from mgkit.index import walk
-from mgkit.progress import progress
+from mgkit.machine.progress import progress
 from mgkit.transforms import fitted_shape
 
 MOST_PIXELS = 128_000_000  # of a picture: 512 MB once it is decoded, unless it is a JPEG

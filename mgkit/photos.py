@@ -26,7 +26,6 @@ from mgkit.browse import (
 from mgkit.config import PhotosConfig
 from mgkit.datasets import ImageList, UnreadableImageError, UnreadableImages, check_folder, evenly
 from mgkit.descriptors import ROWS, in_blocks, plain
-from mgkit.distributed import main_first
 from mgkit.duplicates import (  # fmt: skip
     EDITS,
     Group,
@@ -38,9 +37,10 @@ from mgkit.duplicates import (  # fmt: skip
     pairs_beyond,
 )
 from mgkit.experiment import Run, data_root, is_mini, stage_folder, validation_data
-from mgkit.files import find_path
 from mgkit.growing import growing_features
 from mgkit.launch import on_all_devices
+from mgkit.machine.distributed import main_first
+from mgkit.machine.files import find_path
 from mgkit.model import MultiGrain, Whitening, append_one
 from mgkit.photo_folder import PhotoFolder, find_photos, shown_name, without_warnings
 from mgkit.pooling import l2_normalize

@@ -11,9 +11,9 @@ import torch
 
 from mgkit.config import TrainConfig
 from mgkit.datasets import Batch, UnreadableImageError
-from mgkit.distributed import everyones, exchange, world_size
 from mgkit.experiment import gib
-from mgkit.hardware import describe
+from mgkit.machine.device import describe
+from mgkit.machine.distributed import everyones, exchange, world_size
 from mgkit.training import Training, is_enough, parts_of, validate
 
 SECONDS = 10.0  # of each measurement

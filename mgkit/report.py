@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mgkit.datasets import WHOLE, UnreadableImageError, image_shape
 from mgkit.duplicates import Group
-from mgkit.files import write_text
+from mgkit.machine.files import write_text
 from mgkit.photo_folder import shown_name, without_warnings
 from mgkit.photos import FoundPhotos
 from mgkit.plots import data_uri

@@ -13,11 +13,11 @@ from mgkit.datasets import ImageList, UnreadableImages, evenly
 from mgkit.descriptors import multi_scale, plain, whitened
 from mgkit.embed import pooled_batches
 from mgkit.experiment import Run, add_results, data_root, read_results, validation_data
-from mgkit.files import find_path
 from mgkit.finetune import STAGE as P_STAGE
 from mgkit.finetune import in_classes_of
 from mgkit.ground_truth import RetrievalSet
 from mgkit.launch import on_all_devices
+from mgkit.machine.files import find_path
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
 from mgkit.protocols import (

@@ -18,11 +18,11 @@ from mgkit.benchmark_sets import (
     ukbench,
 )
 from mgkit.datasets import ImageList, check_folder, class_folders, dataset_root, plain_images, val_images
-from mgkit.download import file_hash
 from mgkit.ground_truth import RetrievalSet, no_images, unlabelled
 from mgkit.imagenet import META, split_folder
 from mgkit.index import image_files, list_folder
-from mgkit.progress import progress
+from mgkit.machine.download import file_hash
+from mgkit.machine.progress import progress
 
 SET_NAMES = ("holidays", "ukbench", "copydays", "copydays_levels", "roxford5k", "rparis6k", "disc21")
 FIRST_FOLDERS = {

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgkit.hardware import pick_device
+from mgkit.machine.device import pick_device
 
 MEMORY = 256 * 2**20
 QUERIES_AT_ONCE, ROWS_AT_ONCE = 1024, 8192  # where products of matrices are at full speed

@@ -7,7 +7,7 @@ from typing import IO
 import torch
 
 from mgkit.checkpoints import load_checkpoint
-from mgkit.files import atomic_write, free_name, remove_partial
+from mgkit.machine.files import atomic_write, free_name, remove_partial
 
 
 class SnapshotError(OSError):

@@ -26,11 +26,11 @@ import numpy as np
 import torch
 
 from mgkit.datasets import ImageList, UnreadableImageError, UnreadableImages
-from mgkit.distributed import everyones, is_main, of_main, wait_for_all
 from mgkit.embed import by_window, pooled_batches, rows_of_all
 from mgkit.experiment import provenance, stage_folder
-from mgkit.files import exclusive, move_into_place, remove_partial, write_text
-from mgkit.hardware import autocast
+from mgkit.machine.device import autocast
+from mgkit.machine.distributed import everyones, is_main, of_main, wait_for_all
+from mgkit.machine.files import exclusive, move_into_place, remove_partial, write_text
 from mgkit.model import MultiGrain
 from mgkit.pooling import check_exponent
 from mgkit.transforms import eval_transform
@@ -64,7 +64,7 @@ def stored_features(
     missing no image is opened. An array is reused for the same files (names below the root, sizes, times of change), turned and
     cut alike, the same backbone weights, size, crop, p and precision. A run that was cut off is continued, with the result,
     bit for bit, of one that was not, on the same machine with the same batch_size. Memory does not grow with N. Other options:
-    as for `embed.feature_maps`. A second process that wants the same array waits for the first; those of `mgkit.distributed`
+    as for `embed.feature_maps`. A second process that wants the same array waits for the first; those of `mgkit.machine.distributed`
     share the work, and the main one writes.
 
     Rows of images that `unreadable` skips are NaN; it is told of them again whenever the array is reused. Raises

@@ -9,11 +9,11 @@ import torch
 from mgkit.checkpoints import load_network
 from mgkit.config import NetworkConfig, TrainConfig, make
 from mgkit.datasets import end_workers
-from mgkit.distributed import is_main, main_first, of_main, together
 from mgkit.experiment import NOTEBOOKS, is_mini, missing_stage, stage_folder, training_data
-from mgkit.files import find_path
-from mgkit.hardware import pick_device, place
 from mgkit.launch import launch
+from mgkit.machine.device import pick_device, place
+from mgkit.machine.distributed import is_main, main_first, of_main, together
+from mgkit.machine.files import find_path
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.rehearsal import rehearse, report
 from mgkit.resume import STAGE, is_finished, open_run

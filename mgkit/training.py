@@ -27,7 +27,12 @@ from mgkit.datasets import (
     UnreadableImages,
     batch_loader,
 )
-from mgkit.distributed import (
+from mgkit.embed import classify
+from mgkit.experiment import read_metrics, stage_folder
+from mgkit.launch import StoppedError
+from mgkit.losses import JointLoss
+from mgkit.machine.device import pick_device, place
+from mgkit.machine.distributed import (
     copy_buffers_of_main,
     exchange,
     is_joined,
@@ -40,17 +45,12 @@ from mgkit.distributed import (
     with_synchronised_batch_norm,
     world_size,
 )
-from mgkit.embed import classify
-from mgkit.experiment import read_metrics, stage_folder
-from mgkit.files import link_or_copy
-from mgkit.hardware import pick_device, place
-from mgkit.launch import StoppedError
-from mgkit.losses import JointLoss
+from mgkit.machine.files import link_or_copy
+from mgkit.machine.progress import progress
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
 from mgkit.monitor import Monitor, Pace
 from mgkit.objective import Objective, Sums, means_of
-from mgkit.progress import progress
 from mgkit.resume import STAGE, OpenedRun
 from mgkit.samplers import RepeatedAugmentationSampler, share
 from mgkit.snapshots import SnapshotError, Snapshots

@@ -11,13 +11,13 @@ from torch import Tensor
 from mgkit.checkpoints import load_network, save_checkpoint
 from mgkit.config import NetworkConfig, WhitenConfig, make
 from mgkit.datasets import ImageList, UnreadableImages, plain_images
-from mgkit.distributed import is_main, main_first, wait_for_all
 from mgkit.embed import pooled
 from mgkit.experiment import Run, data_root, read_results, stage_folder, training_data, validation_data
-from mgkit.files import find_path
 from mgkit.finetune import in_classes_of, p_star, set_p
-from mgkit.hardware import pick_device, place
 from mgkit.launch import on_all_devices
+from mgkit.machine.device import pick_device, place
+from mgkit.machine.distributed import is_main, main_first, wait_for_all
+from mgkit.machine.files import find_path
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain, append_one
 from mgkit.store import features_folder, stored_features

@@ -25,10 +25,10 @@ from mgkit.config import (
     from_yaml,
 )
 from mgkit.datasets import UnreadableImageError
-from mgkit.distributed import joined
 from mgkit.evaluate import run_classification
 from mgkit.finetune import run_search
 from mgkit.launch import AGENT, FOLDER, LAUNCHER, StoppedError, read_ending, write_ending
+from mgkit.machine.distributed import joined
 from mgkit.photos import run_photos
 from mgkit.retrieval import run_embedding
 from mgkit.snapshots import SnapshotError

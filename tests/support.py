@@ -17,7 +17,7 @@ from scipy.io import savemat
 
 from mgkit import index
 from mgkit.config import TrainConfig, make
-from mgkit.distributed import joined
+from mgkit.machine.distributed import joined
 
 
 def noise(seed: int, size: tuple[int, int] = (24, 16)) -> Image.Image:

@@ -22,7 +22,7 @@ from mgkit.ann import (
     table,
     trained_index,
 )
-from mgkit.download import file_hash
+from mgkit.machine.download import file_hash
 from mgkit.search import top_k
 
 COUNT, DIM = 3000, 16

@@ -18,7 +18,7 @@ from support import one_line_error
 from mgkit import benchmarks
 from mgkit.archives import ArchiveError
 from mgkit.benchmarks import BENCHMARKS, BROKEN_IN_PARIS, check, examine, fetch_benchmark, main, survey
-from mgkit.download import DownloadError
+from mgkit.machine.download import DownloadError
 from mgkit.revisited import read_revisited_gnd
 
 NAMES = ("holidays", "ukbench", "copydays", "roxford5k", "rparis6k", "disc21")

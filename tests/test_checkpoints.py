@@ -36,7 +36,7 @@ from mgkit.checkpoints import (
 from mgkit.config import NetworkConfig, make
 from mgkit.datasets import class_folders
 from mgkit.finetune import in_classes_of
-from mgkit.hardware import place
+from mgkit.machine.device import place
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.train import trained_network
 from mgkit.whitening import whiten

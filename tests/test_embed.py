@@ -11,8 +11,8 @@ import torch
 from support import in_processes, one_line_error, write_picture
 
 from mgkit.datasets import UnreadableImageError, UnreadableImages, class_folders, load_image
-from mgkit.distributed import rank, world_size
 from mgkit.embed import by_window, classify, embed, feature_maps, pooled
+from mgkit.machine.distributed import rank, world_size
 from mgkit.model import get_multigrain
 from mgkit.transforms import eval_transform
 from mgkit.whitening import whiten

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from mgkit.config import FinetunePConfig, make
 from mgkit.datasets import UnreadableImageError, UnreadableImages, image_shape, load_image
-from mgkit.distributed import rank, world_size
 from mgkit.embed import classify, feature_maps, whole_shapes
 from mgkit.finetune import (
     SMALLEST_P,
@@ -26,7 +25,8 @@ from mgkit.finetune import (
     set_p,
     sweep_p,
 )
-from mgkit.frozen import frozen
+from mgkit.machine.distributed import rank, world_size
+from mgkit.machine.frozen import frozen
 from mgkit.metrics import topk_accuracy
 from mgkit.pooling import FLOOR
 from mgkit.transforms import eval_transform

@@ -173,7 +173,7 @@ def test_a_short_scan_prints_nothing(tree, capsys):
 
 
 def test_a_long_scan_says_where_it_stands(tree, capsys, monkeypatch):
-    monkeypatch.setattr("mgkit.progress.SECONDS_BETWEEN_LINES", 0.05)
+    monkeypatch.setattr("mgkit.machine.progress.SECONDS_BETWEEN_LINES", 0.05)
     monkeypatch.setattr(module, "list_folder", lambda path: time.sleep(0.03) or list_folder(path))
     image_files(tree)
     assert capsys.readouterr().out.splitlines()[-1].startswith("looking for images: 6 folders, ")

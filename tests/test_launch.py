@@ -33,7 +33,7 @@ from mgkit.launch import (
     worker_environment,
     write_ending,
 )
-from mgkit.progress import FOR_RELAY
+from mgkit.machine.progress import FOR_RELAY
 from mgkit.train import run_training, train
 
 SECONDS_TO_END = 30  # until nothing is left of a run whose parent was killed

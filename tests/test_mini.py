@@ -238,7 +238,7 @@ def test_views_of_one_scene_are_closer_than_views_of_two():
 
 
 def test_progress_is_shown_on_request(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mgkit.progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("mgkit.machine.progress.SECONDS_BETWEEN_LINES", 0.0)
     make_mini(tmp_path / "quiet", sizes=TINY, workers=1)
     assert not capsys.readouterr().out
     make_mini(tmp_path / "set", sizes=TINY, workers=1, progress=True)

@@ -141,7 +141,7 @@ def test_lines_are_rewritten_all_or_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mgkit.files.os.fsync", full)
+    monkeypatch.setattr("mgkit.machine.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         Monitor(tmp_path, step=4)
     assert (tmp_path / "steps.jsonl").read_bytes() == before

@@ -9,9 +9,9 @@ import torch
 from support import one_line_error
 
 from mgkit.config import RetrievalConfig, make
-from mgkit.download import file_hash
 from mgkit.embed import embed
 from mgkit.experiment import read_results
+from mgkit.machine.download import file_hash
 from mgkit.mini import CROPS, QUALITIES
 from mgkit.protocols import measured_value
 from mgkit.retrieval import (

@@ -17,10 +17,11 @@ from PIL import Image
 from support import in_processes, one_line_error, write_picture, write_uneven
 from torch import nn
 
-from mgkit import files, store
+from mgkit import store
 from mgkit.backbones import Backbone
 from mgkit.datasets import ImageList, UnreadableImageError, UnreadableImages, class_folders
 from mgkit.embed import pooled
+from mgkit.machine import files
 from mgkit.model import MultiGrain
 from mgkit.store import identity_of_images, identity_of_network, stored_features
 from mgkit.whitening import whiten
@@ -608,7 +609,7 @@ def embed_in_process(
     store.SHARD = shard
     net, images = process_network(), class_folders(root)
     if lines is not None:
-        own, left = {store.__file__, sys.modules["mgkit.files"].__file__}, [lines]
+        own, left = {store.__file__, sys.modules["mgkit.machine.files"].__file__}, [lines]
 
         def at_line(frame, event, argument):
             if frame.f_code.co_filename not in own:

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from mgkit import training as module
 from mgkit.datasets import Batch, UnreadableImageError
-from mgkit.distributed import is_main, wait_for_all
 from mgkit.experiment import training_data
 from mgkit.losses import MarginLoss, sample_triplets
+from mgkit.machine.distributed import is_main, wait_for_all
 from mgkit.model import get_multigrain
 from mgkit.samplers import share
 from mgkit.train import first_network

@@ -28,9 +28,9 @@ from PIL import Image
 
 from mgkit.config import TrainConfig, make
 from mgkit.embed import embed
-from mgkit.files import write_text
 from mgkit.finetune import finetune_p, set_p, sweep_p
-from mgkit.hardware import place
+from mgkit.machine.device import place
+from mgkit.machine.files import write_text
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.store import stored_features
 from mgkit.train import run_training

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mgkit.embed import PIXELS_A_BATCH
 from mgkit.finetune import finetune_p, set_p, sweep_p
-from mgkit.hardware import autocast, place
+from mgkit.machine.device import autocast, place
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.samplers import same_shape_batches
 from mgkit.store import stored_features

@@ -15,7 +15,7 @@ from measuring import Row, compared, extra_memory, table, write_json
 from mgkit import get_multigrain
 from mgkit.ann import compare, size
 from mgkit.ann import table as ann_table
-from mgkit.hardware import describe
+from mgkit.machine.device import describe
 from mgkit.scale import made_up, plan, rates_of
 from mgkit.scale import table as scale_table
 from mgkit.search import top_k

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from mgkit.config import TrainConfig, make
 from mgkit.datasets import Batch, ImageList
-from mgkit.hardware import autocast, describe, pick_device, place
+from mgkit.machine.device import autocast, describe, pick_device, place
 from mgkit.model import get_multigrain
 from mgkit.training import Training
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from mgkit.datasets import ImageDataset, ImageList, class_folders, dataset_root
 from mgkit.experiment import data_root
-from mgkit.files import project_root, write_text
 from mgkit.imagenet import split_folder
+from mgkit.machine.files import project_root, write_text
 from mgkit.transforms import eval_transform
 
 OUTPUT = project_root() / "outputs" / "bench"

@@ -28,8 +28,8 @@ import matplotlib.pyplot as plt
 import torch
 from measuring import OUTPUT, Row, table, write_json
 
-from mgkit.files import atomic_write
-from mgkit.hardware import describe
+from mgkit.machine.device import describe
+from mgkit.machine.files import atomic_write
 
 SUBJECTS = {
     "step": bench_step.rows,

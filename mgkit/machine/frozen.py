@@ -8,7 +8,7 @@ from torch import nn
 from torch.fx import GraphModule, symbolic_trace
 from torch.fx.experimental.optimization import fuse
 
-from mgkit.hardware import compute_dtype, place
+from mgkit.machine.device import compute_dtype, place
 
 LIBRARIES = {"torch", "torchvision", "timm", "mgkit"}  # whose modules compute maps and do nothing else
 

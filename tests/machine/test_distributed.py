@@ -8,7 +8,7 @@ import torch
 from support import in_processes
 from torch import nn
 
-from mgkit.distributed import (
+from mgkit.machine.distributed import (
     SyncBatchNorm2d,
     everyones,
     exchange,

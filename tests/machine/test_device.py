@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mgkit import hardware
-from mgkit.hardware import autocast, describe, pick_device, place
+from mgkit.machine import device as hardware
+from mgkit.machine.device import autocast, describe, pick_device, place
 
 CPU = torch.device("cpu")
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from mgkit import progress as module
-from mgkit.progress import progress, show_relayed
+from mgkit.machine import progress as module
+from mgkit.machine.progress import progress, show_relayed
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mgkit import files as module
-from mgkit.files import atomic_write, exclusive, find_path, project_root, write_text
+from mgkit.machine import files as module
+from mgkit.machine.files import atomic_write, exclusive, find_path, project_root, write_text
 
 pytestmark = pytest.mark.usefixtures("here")
 

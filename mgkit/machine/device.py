@@ -9,7 +9,7 @@ PRECISIONS = ("auto", "bf16", "float32")
 
 
 def pick_device() -> torch.device:
-    """This process's GPU, the first one unless `mgkit.distributed` chose another; without any, the CPU."""
+    """This process's GPU, the first one unless `mgkit.machine.distributed` chose another; without any, the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

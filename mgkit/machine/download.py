@@ -15,8 +15,8 @@ from io import BufferedReader
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from mgkit.files import atomic_write, move_into_place
-from mgkit.progress import progress
+from mgkit.machine.files import atomic_write, move_into_place
+from mgkit.machine.progress import progress
 
 BLOCK = 1_000_000  # bytes: a block is one MB of the progress bar
 TIMEOUT = 30.0  # seconds without a byte

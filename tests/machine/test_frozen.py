@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from mgkit.backbones import build_backbone
-from mgkit.distributed import SyncBatchNorm2d
-from mgkit.frozen import folded, frozen
-from mgkit.hardware import autocast
+from mgkit.machine.device import autocast
+from mgkit.machine.distributed import SyncBatchNorm2d
+from mgkit.machine.frozen import folded, frozen
 
 CPU = torch.device("cpu")
 

@@ -15,8 +15,8 @@ import pytest
 from servers import Server, announcing, breaking_off, ignoring_range, running, status
 from support import one_line_error
 
-from mgkit import download as module
-from mgkit.download import DownloadError, fetch, recorded_hash
+from mgkit.machine import download as module
+from mgkit.machine.download import DownloadError, fetch, recorded_hash
 
 CONTENT = bytes(range(256)) * 40  # 10,240 bytes
 HALF = len(CONTENT) // 2
