@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 
 from mgkit.annotations import read_pairs, read_rotations
-from mgkit.datasets import ImageList, View
+from mgkit.data.decoding import View
+from mgkit.data.folders import list_folder
+from mgkit.data.images import ImageList
 from mgkit.ground_truth import RetrievalSet, by_stem, files_of, numbers, unlabelled
-from mgkit.index import list_folder
 from mgkit.revisited import read_revisited_gnd
 
 UPRIGHT = "holidays-rotate.yaml"

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.models import ResNet50_Weights
 
-from mgkit.datasets import ImageList, UnreadableImageError, decoding, in_words, rotation, to_rgb, turned
+from mgkit.data.decoding import UnreadableImageError, decoding, in_words, rotation, to_rgb, turned
+from mgkit.data.images import ImageList
 from mgkit.experiment import data_root, is_mini
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem

@@ -17,7 +17,7 @@ import torch
 
 from mgkit.checkpoints import load_network
 from mgkit.config import TrainConfig, make
-from mgkit.datasets import labelled_images
+from mgkit.data.layouts import labelled_images
 from mgkit.embed import classify, embed
 from mgkit.experiment import data_root, read_results, stage_folder
 from mgkit.machine.device import pick_device, place

@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from mgkit.datasets import decoding, in_words
+from mgkit.data.decoding import decoding, in_words
 from mgkit.photo_folder import PhotoList, load_photo
 
 FEWEST = 20  # images, for quantiles to mean something

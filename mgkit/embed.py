@@ -7,14 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mgkit.datasets import (
-    ImageDataset,
-    ImageList,
-    SeededBatches,
-    UnreadableImages,
-    batch_loader,
-    image_shapes,
-)
+from mgkit.data.images import ImageList, image_shapes
+from mgkit.data.loader import ImageDataset, SeededBatches, UnreadableImages, batch_loader
 from mgkit.descriptors import plain, whitened
 from mgkit.machine.device import autocast
 from mgkit.machine.distributed import is_joined, is_main, rank, summed, together, world_size

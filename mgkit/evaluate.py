@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from mgkit.config import ClassifyConfig
-from mgkit.datasets import UnreadableImages
+from mgkit.data.loader import UnreadableImages
 from mgkit.embed import frozen_backbone, whole_shapes
 from mgkit.experiment import Run, read_results, validation_data
 from mgkit.finetune import in_classes_of, p_star, sweep_p

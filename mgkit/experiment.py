@@ -18,7 +18,8 @@ import yaml
 from matplotlib.figure import Figure
 
 from mgkit.config import NetworkConfig, StageConfig, different, to_yaml
-from mgkit.datasets import ImageList, labelled_images, list_hash, validation_images
+from mgkit.data.images import ImageList, list_hash
+from mgkit.data.layouts import labelled_images, validation_images
 from mgkit.machine.device import describe, pick_device
 from mgkit.machine.distributed import main_first
 from mgkit.machine.download import file_hash

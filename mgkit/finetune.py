@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgkit.config import FinetunePConfig, NetworkConfig, make
-from mgkit.datasets import ImageList, UnreadableImages, relabelled
+from mgkit.data.images import ImageList
+from mgkit.data.layouts import relabelled
+from mgkit.data.loader import UnreadableImages
 from mgkit.embed import WHY_NOT_FINITE, by_window, check_finite, feature_maps, frozen_backbone, whole_shapes
 from mgkit.experiment import Run, is_mini, read_results, training_data
 from mgkit.launch import on_all_devices

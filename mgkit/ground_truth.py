@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from mgkit.datasets import UNLABELLED, ImageList, View, check_folder
-from mgkit.index import image_files
+from mgkit.data.decoding import View
+from mgkit.data.folders import check_folder, image_files
+from mgkit.data.images import UNLABELLED, ImageList
 
 
 def no_images() -> np.ndarray:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mgkit.datasets import ImageList, UnreadableImages
+from mgkit.data.images import ImageList
+from mgkit.data.loader import UnreadableImages
 from mgkit.machine.distributed import is_main, of_main, wait_for_all
 from mgkit.machine.files import atomic_write
 from mgkit.model import MultiGrain

@@ -12,20 +12,18 @@ import numpy as np
 from PIL import Image
 
 from mgkit.browse import FORMATS
-from mgkit.datasets import (
-    UNLABELLED,
+from mgkit.data.decoding import (
     WHOLE,
-    ImageList,
     UnreadableImageError,
     cannot_read,
-    check_folder,
     decoding,
     image_shape,
     rotation,
     to_rgb,
     turned,
 )
-from mgkit.index import walk
+from mgkit.data.folders import check_folder, walk
+from mgkit.data.images import UNLABELLED, ImageList
 from mgkit.machine.progress import progress
 from mgkit.transforms import fitted_shape
 

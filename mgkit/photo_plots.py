@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mgkit.datasets import ImageList
+from mgkit.data.images import ImageList
 from mgkit.duplicates import Threshold
 from mgkit.photos import FoundPhotos
 from mgkit.plots import COLOURS, axes_grid, shortened, show_image, style, thumbnail

@@ -24,7 +24,10 @@ from mgkit.browse import (
     pooled_picture,
 )
 from mgkit.config import PhotosConfig
-from mgkit.datasets import ImageList, UnreadableImageError, UnreadableImages, check_folder, evenly
+from mgkit.data.decoding import UnreadableImageError
+from mgkit.data.folders import check_folder
+from mgkit.data.images import ImageList, evenly
+from mgkit.data.loader import UnreadableImages
 from mgkit.descriptors import ROWS, in_blocks, plain
 from mgkit.duplicates import (  # fmt: skip
     EDITS,

@@ -15,7 +15,8 @@ from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
 
-from mgkit.datasets import ImageDataset, ImageList, evenly
+from mgkit.data.images import ImageList, evenly
+from mgkit.data.loader import ImageDataset
 from mgkit.evaluate import Accuracy
 from mgkit.finetune import PSearch
 from mgkit.ground_truth import RetrievalSet

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from mgkit.datasets import evenly
+from mgkit.data.images import evenly
 from mgkit.ground_truth import RetrievalSet
 from mgkit.metrics import (
     average_precision,

@@ -10,7 +10,8 @@ import psutil
 import torch
 
 from mgkit.config import TrainConfig
-from mgkit.datasets import Batch, UnreadableImageError
+from mgkit.data.decoding import UnreadableImageError
+from mgkit.data.loader import Batch
 from mgkit.experiment import gib
 from mgkit.machine.device import describe
 from mgkit.machine.distributed import everyones, exchange, world_size

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mgkit.config import FinetunePConfig
-from mgkit.datasets import ImageList, UnreadableImages, evenly
+from mgkit.data.images import ImageList, evenly
+from mgkit.data.loader import UnreadableImages
 from mgkit.embed import feature_maps
 from mgkit.experiment import data_root, validation_data
 from mgkit.finetune import in_classes_of

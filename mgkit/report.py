@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mgkit.datasets import WHOLE, UnreadableImageError, image_shape
+from mgkit.data.decoding import WHOLE, UnreadableImageError, image_shape
 from mgkit.duplicates import Group
 from mgkit.machine.files import write_text
 from mgkit.photo_folder import shown_name, without_warnings

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mgkit.checkpoints import checkpoint_file
 from mgkit.config import TrainConfig, different
-from mgkit.datasets import ImageList, list_hash
+from mgkit.data.images import ImageList, list_hash
 from mgkit.experiment import Run, read_config, read_results, stage_folder
 from mgkit.machine.distributed import world_size
 from mgkit.machine.files import exclusive, find_path, remove_partial

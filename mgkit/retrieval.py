@@ -9,7 +9,8 @@ import torch
 
 from mgkit import ann
 from mgkit.config import RetrievalConfig
-from mgkit.datasets import ImageList, UnreadableImages, evenly
+from mgkit.data.images import ImageList, evenly
+from mgkit.data.loader import UnreadableImages
 from mgkit.descriptors import multi_scale, plain, whitened
 from mgkit.embed import pooled_batches
 from mgkit.experiment import Run, add_results, data_root, read_results, validation_data

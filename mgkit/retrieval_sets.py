@@ -17,10 +17,10 @@ from mgkit.benchmark_sets import (
     revisited,
     ukbench,
 )
-from mgkit.datasets import ImageList, check_folder, class_folders, dataset_root, plain_images, val_images
+from mgkit.data.folders import check_folder, image_files, list_folder
+from mgkit.data.images import ImageList
+from mgkit.data.layouts import META, class_folders, dataset_root, plain_images, split_folder, val_images
 from mgkit.ground_truth import RetrievalSet, no_images, unlabelled
-from mgkit.imagenet import META, split_folder
-from mgkit.index import image_files, list_folder
 from mgkit.machine.download import file_hash
 from mgkit.machine.progress import progress
 

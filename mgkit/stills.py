@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mgkit.browse import Classes, Collection
-from mgkit.datasets import evenly
+from mgkit.data.images import evenly
 from mgkit.plots import (
     COLOURS,
     LINES,

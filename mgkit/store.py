@@ -25,7 +25,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mgkit.datasets import ImageList, UnreadableImageError, UnreadableImages
+from mgkit.data.decoding import UnreadableImageError
+from mgkit.data.images import ImageList
+from mgkit.data.loader import UnreadableImages
 from mgkit.embed import by_window, pooled_batches, rows_of_all
 from mgkit.experiment import provenance, stage_folder
 from mgkit.machine.device import autocast

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mgkit.checkpoints import load_network
 from mgkit.config import TrainConfig
-from mgkit.datasets import ImageDataset, ImageList, SeededBatches
+from mgkit.data.images import ImageList
+from mgkit.data.loader import ImageDataset, SeededBatches
 from mgkit.experiment import training_data
 from mgkit.finetune import in_classes_of
 from mgkit.losses import JointLoss, gradient_share

@@ -8,7 +8,7 @@ import torch
 
 from mgkit.checkpoints import load_network
 from mgkit.config import NetworkConfig, TrainConfig, make
-from mgkit.datasets import end_workers
+from mgkit.data.loader import end_workers
 from mgkit.experiment import NOTEBOOKS, is_mini, missing_stage, stage_folder, training_data
 from mgkit.launch import launch
 from mgkit.machine.device import pick_device, place

@@ -18,15 +18,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mgkit.config import TrainConfig
-from mgkit.datasets import (
-    Batch,
-    ImageDataset,
-    ImageList,
-    SeededBatches,
-    UnreadableImageError,
-    UnreadableImages,
-    batch_loader,
-)
+from mgkit.data.decoding import UnreadableImageError
+from mgkit.data.images import ImageList
+from mgkit.data.loader import Batch, ImageDataset, SeededBatches, UnreadableImages, batch_loader
 from mgkit.embed import classify
 from mgkit.experiment import read_metrics, stage_folder
 from mgkit.launch import StoppedError

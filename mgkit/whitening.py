@@ -10,7 +10,9 @@ from torch import Tensor
 
 from mgkit.checkpoints import load_network, save_checkpoint
 from mgkit.config import NetworkConfig, WhitenConfig, make
-from mgkit.datasets import ImageList, UnreadableImages, plain_images
+from mgkit.data.images import ImageList
+from mgkit.data.layouts import plain_images
+from mgkit.data.loader import UnreadableImages
 from mgkit.embed import pooled
 from mgkit.experiment import Run, data_root, read_results, stage_folder, training_data, validation_data
 from mgkit.finetune import in_classes_of, p_star, set_p

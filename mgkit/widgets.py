@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from mgkit.browse import Classes, Collection, Describe, read_picture
-from mgkit.datasets import ImageList, UnreadableImageError
+from mgkit.data.decoding import UnreadableImageError
+from mgkit.data.images import ImageList
 from mgkit.plots import data_uri, mark_of, thumbnail
 from mgkit.repooling import Repooling, SetMaps, exponents, match, positions_for_half, shown_exponent
 from mgkit.stills import heat_overlay

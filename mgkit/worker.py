@@ -24,7 +24,7 @@ from mgkit.config import (
     WhitenConfig,
     from_yaml,
 )
-from mgkit.datasets import UnreadableImageError
+from mgkit.data.decoding import UnreadableImageError
 from mgkit.evaluate import run_classification
 from mgkit.finetune import run_search
 from mgkit.launch import AGENT, FOLDER, LAUNCHER, StoppedError, read_ending, write_ending

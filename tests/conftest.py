@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mgkit import datasets, store
+from mgkit import store
 from mgkit.backbones import Backbone
 from mgkit.config import NetworkConfig, RetrievalConfig, make
-from mgkit.datasets import class_folders
+from mgkit.data import loader
+from mgkit.data.layouts import class_folders
 from mgkit.ground_truth import RetrievalSet
 from mgkit.mini import MiniSizes, make_mini
 from mgkit.model import MultiGrain
@@ -197,13 +198,13 @@ def retrieved(chain, mini_root):
 @pytest.fixture
 def opened(monkeypatch):
     """The paths of the images that are decoded from here on."""
-    paths, decode = [], datasets.ImageDataset.decode
+    paths, decode = [], loader.ImageDataset.decode
 
     def noted(self, index):
         paths.append(self.images.paths[index])
         return decode(self, index)
 
-    monkeypatch.setattr(datasets.ImageDataset, "decode", noted)
+    monkeypatch.setattr(loader.ImageDataset, "decode", noted)
     return paths
 
 

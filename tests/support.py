@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from mgkit import index
 from mgkit.config import TrainConfig, make
+from mgkit.data import folders
+from mgkit.data.images import ImageList
 from mgkit.machine.distributed import joined
 
 
@@ -89,13 +90,13 @@ def write_devkit(root: Path, wnids: dict[int, str], truth: list[int]) -> Path:
 
 def list_backwards(monkeypatch) -> None:
     """From here on, folders are listed in another order than before."""
-    forwards = index.list_folder
+    forwards = folders.list_folder
 
     def backwards(folder):
         listing = forwards(folder)
         return listing._replace(folders=listing.folders[::-1], images=listing.images[::-1])
 
-    monkeypatch.setattr(index, "list_folder", backwards)
+    monkeypatch.setattr(folders, "list_folder", backwards)
 
 
 @contextmanager
@@ -182,3 +183,44 @@ def alive_in_another_process(work):
     yield
     end.set()
     process.join()
+
+
+def names(images):
+    """Paths relative to the list's root, with class names."""
+    root = Path(images.root).resolve()
+    return [
+        (str(Path(path).relative_to(root)), images.classes[label])
+        for path, label in zip(images.paths, images.labels, strict=True)
+    ]
+
+
+def made_up_list():
+    """200 images of five classes, mixed, of unequal numbers; some have equal hashes."""
+    labels = np.random.default_rng(0).choice(5, size=200, p=[0.4, 0.3, 0.2, 0.05, 0.05])
+    paths = tuple(f"/photos/{i // 2 if i > 150 else i}é.png" for i in range(200))
+    return ImageList(Path("/photos"), paths, labels, tuple("abcde"))
+
+
+# --- Odd image files
+
+WHITE, RED = (255, 255, 255), (255, 0, 0)
+
+
+def rotated_file(path, orientation):
+    """The left third is red, the rest blue, stored with a rotation tag."""
+    image = Image.new("RGB", (24, 16), (0, 0, 255))
+    image.paste(RED, (0, 0, 8, 16))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(path, exif=exif, quality=95)
+    return path
+
+
+def broken_file(path, kind):
+    """A file that looks like an image by its name alone."""
+    write_picture(path, size=(64, 64))
+    content = path.read_bytes()
+    path.write_bytes(
+        {"truncated": content[: len(content) // 2], "empty": b"", "text": b"<html>\n</html>\n"}[kind]
+    )
+    return path

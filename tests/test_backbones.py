@@ -23,7 +23,7 @@ from mgkit.backbones import (
     load_cells,
 )
 from mgkit.checkpoints import load_network, save_checkpoint
-from mgkit.datasets import class_folders
+from mgkit.data.layouts import class_folders
 from mgkit.embed import embed
 from mgkit.nasnet import pnasnet5_large
 from mgkit.whitening import whiten

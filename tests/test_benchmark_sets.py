@@ -17,7 +17,9 @@ from support import (
 )
 
 from mgkit.benchmark_sets import copydays, copydays_all, copydays_levels, disc21, holidays, revisited, ukbench
-from mgkit.datasets import ImageDataset, image_shapes, plain_images
+from mgkit.data.images import image_shapes
+from mgkit.data.layouts import plain_images
+from mgkit.data.loader import ImageDataset
 
 HOLIDAYS = ["100000", "100001", "100002", "100100", "100101", "149900", "149901", "149902", "149903"]
 HOLIDAYS_ANSWERS = {

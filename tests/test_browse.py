@@ -10,7 +10,7 @@ from PIL import Image
 from support import noise, one_line_error, with_malformed_tag
 
 from mgkit.browse import Collection, describe_with, likely_classes, read_picture, set_collection
-from mgkit.datasets import UnreadableImageError
+from mgkit.data.decoding import UnreadableImageError
 from mgkit.embed import classify, embed, pooled
 from mgkit.model import append_one
 from mgkit.search import top_k

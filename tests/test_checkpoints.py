@@ -34,7 +34,7 @@ from mgkit.checkpoints import (
     save_checkpoint,
 )
 from mgkit.config import NetworkConfig, make
-from mgkit.datasets import class_folders
+from mgkit.data.layouts import class_folders
 from mgkit.finetune import in_classes_of
 from mgkit.machine.device import place
 from mgkit.model import MultiGrain, get_multigrain

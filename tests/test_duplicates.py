@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from support import noise, one_line_error, write_picture
 
-from mgkit.datasets import UnreadableImageError
+from mgkit.data.decoding import UnreadableImageError
 from mgkit.duplicates import (
     EDITS,
     MOST,

@@ -10,7 +10,9 @@ import pytest
 import torch
 from support import in_processes, one_line_error, write_picture
 
-from mgkit.datasets import UnreadableImageError, UnreadableImages, class_folders, load_image
+from mgkit.data.decoding import UnreadableImageError, load_image
+from mgkit.data.layouts import class_folders
+from mgkit.data.loader import UnreadableImages
 from mgkit.embed import by_window, classify, embed, feature_maps, pooled
 from mgkit.machine.distributed import rank, world_size
 from mgkit.model import get_multigrain

@@ -10,7 +10,8 @@ import pytest
 from support import flat_name, in_processes, one_line_error, write_devkit
 
 from mgkit.config import ClassifyConfig, FinetunePConfig, RetrievalConfig, WhitenConfig, make
-from mgkit.datasets import image_shape, labelled_images
+from mgkit.data.decoding import image_shape
+from mgkit.data.layouts import labelled_images
 from mgkit.evaluate import evaluate_classification
 from mgkit.finetune import find_p
 from mgkit.launch import WorkerError
@@ -38,7 +39,7 @@ def test_what_is_there_is_not_run_again(after_chain, capsys):
 
 def test_classification_is_measured_for_every_crop_size_and_exponent(after_chain, mini_root):
     values = {"sizes": [32, 64], "data": str(mini_root), "experiment": "t", "workers": 0}
-    with patch("mgkit.datasets.image_shape", wraps=image_shape) as headers:
+    with patch("mgkit.data.images.image_shape", wraps=image_shape) as headers:
         rows = evaluate_classification(make(ClassifyConfig, values))
     assert headers.call_count == 36  # each once, for all sizes
     assert [(row.crop, row.size, row.exponent) for row in rows] == [

@@ -15,7 +15,8 @@ from support import one_line_error
 
 from mgkit import experiment
 from mgkit.config import FinetunePConfig, StageConfig, TrainConfig, WhitenConfig, make
-from mgkit.datasets import ImageList, class_folders, list_hash
+from mgkit.data.images import ImageList, list_hash
+from mgkit.data.layouts import class_folders
 from mgkit.experiment import (
     Run,
     add_results,

@@ -12,7 +12,8 @@ from support import in_processes, one_line_error
 from torch.nn import functional as F
 
 from mgkit.config import FinetunePConfig, make
-from mgkit.datasets import UnreadableImageError, UnreadableImages, image_shape, load_image
+from mgkit.data.decoding import UnreadableImageError, image_shape, load_image
+from mgkit.data.loader import UnreadableImages
 from mgkit.embed import classify, feature_maps, whole_shapes
 from mgkit.finetune import (
     SMALLEST_P,
@@ -276,7 +277,7 @@ def test_the_sweep_freezes_the_backbone_once_for_all_sizes(tiny_net, uneven_imag
 @pytest.fixture
 def headers():
     """What counts the file headers that are read."""
-    with patch("mgkit.datasets.image_shape", wraps=image_shape) as read:
+    with patch("mgkit.data.images.image_shape", wraps=image_shape) as read:
         yield read
 
 

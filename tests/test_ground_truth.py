@@ -8,7 +8,7 @@ from support import answers, file_name, ranked, write_tree
 from test_benchmark_sets import COPYDAYS, HOLIDAYS, HOLIDAYS_ANSWERS, STRONG, holidays_tree, revisited_tree
 
 from mgkit.benchmark_sets import copydays, holidays, revisited
-from mgkit.datasets import plain_images
+from mgkit.data.layouts import plain_images
 
 
 def without(retrieval_set, *names):

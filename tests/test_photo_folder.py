@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from support import noise, one_line_error, with_malformed_tag, write_empty, write_picture, write_tree
 
-from mgkit import index
-from mgkit.datasets import UnreadableImageError, image_shapes, load_image
+from mgkit.data import folders
+from mgkit.data.decoding import UnreadableImageError, load_image
+from mgkit.data.images import image_shapes
 from mgkit.photo_folder import find_photos, load_photo, shown_name, without_warnings
 from mgkit.transforms import fitted_shape
 
@@ -109,7 +110,7 @@ def locked(monkeypatch):
                 raise PermissionError(13, "Permission denied", str(path))
             return scandir(path)
 
-        monkeypatch.setattr(index.os, "scandir", refuse)
+        monkeypatch.setattr(folders.os, "scandir", refuse)
 
     return lock
 

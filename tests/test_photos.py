@@ -17,7 +17,7 @@ from mgkit import store
 from mgkit.browse import class_names
 from mgkit.checkpoints import load_network
 from mgkit.config import PhotosConfig, make
-from mgkit.datasets import UnreadableImageError
+from mgkit.data.decoding import UnreadableImageError
 from mgkit.duplicates import EDITS, recompressed
 from mgkit.model import append_one
 from mgkit.photos import (

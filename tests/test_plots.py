@@ -16,7 +16,8 @@ from PIL import Image
 from support import noise
 
 from mgkit import plots
-from mgkit.datasets import ImageDataset, class_folders
+from mgkit.data.layouts import class_folders
+from mgkit.data.loader import ImageDataset
 from mgkit.evaluate import Accuracy
 from mgkit.finetune import PSearch
 from mgkit.mini import CROPS, QUALITIES

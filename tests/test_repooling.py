@@ -10,7 +10,8 @@ from support import one_line_error, write_picture
 
 from mgkit import repooling
 from mgkit.config import FinetunePConfig, make
-from mgkit.datasets import UnreadableImages, class_folders
+from mgkit.data.layouts import class_folders
+from mgkit.data.loader import UnreadableImages
 from mgkit.embed import classify, embed
 from mgkit.finetune import set_p
 from mgkit.metrics import topk_accuracy

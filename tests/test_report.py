@@ -15,7 +15,7 @@ from support import noise
 
 from mgkit import report as module
 from mgkit.config import PhotosConfig, make
-from mgkit.datasets import UnreadableImages
+from mgkit.data.loader import UnreadableImages
 from mgkit.duplicates import EDITS, Group, calibrated
 from mgkit.photo_folder import PhotoFolder, find_photos
 from mgkit.photos import FoundPhotos, PhotoTask

@@ -27,7 +27,7 @@ from test_benchmark_sets import (
     ukbench_files,
 )
 
-from mgkit.datasets import plain_images
+from mgkit.data.layouts import plain_images
 from mgkit.retrieval_sets import distractor_record, find_sets, grouped_folder
 
 

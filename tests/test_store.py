@@ -19,7 +19,10 @@ from torch import nn
 
 from mgkit import store
 from mgkit.backbones import Backbone
-from mgkit.datasets import ImageList, UnreadableImageError, UnreadableImages, class_folders
+from mgkit.data.decoding import UnreadableImageError
+from mgkit.data.images import ImageList
+from mgkit.data.layouts import class_folders
+from mgkit.data.loader import UnreadableImages
 from mgkit.embed import pooled
 from mgkit.machine import files
 from mgkit.model import MultiGrain

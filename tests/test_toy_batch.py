@@ -6,7 +6,7 @@ import torch
 from support import one_line_error, write_picture
 
 from mgkit.config import TrainConfig, make
-from mgkit.datasets import class_folders
+from mgkit.data.layouts import class_folders
 from mgkit.losses import JointLoss
 from mgkit.toy_batch import COPIES, SAMPLES, ToyBatches, trained_toys
 

@@ -13,7 +13,7 @@ from support import one_line_error, training_config
 from mgkit import train as module
 from mgkit.checkpoints import load_checkpoint, load_network
 from mgkit.config import NetworkConfig, make
-from mgkit.datasets import UnreadableImageError
+from mgkit.data.decoding import UnreadableImageError
 from mgkit.experiment import read_metrics, read_results
 from mgkit.losses import JointLoss
 from mgkit.model import get_multigrain

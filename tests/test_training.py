@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from mgkit import training as module
-from mgkit.datasets import Batch, UnreadableImageError
+from mgkit.data.decoding import UnreadableImageError
+from mgkit.data.loader import Batch
 from mgkit.experiment import training_data
 from mgkit.losses import MarginLoss, sample_triplets
 from mgkit.machine.distributed import is_main, wait_for_all

@@ -11,7 +11,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 
 from mgkit.backbones import IMAGENET_MEAN, IMAGENET_STD
-from mgkit.datasets import load_image
+from mgkit.data.decoding import load_image
 from mgkit.transforms import (
     TRAIN_KINDS,
     ColorJitter,

@@ -16,7 +16,7 @@ from support import noise, write_picture
 
 from mgkit import widgets
 from mgkit.browse import Collection, describe_with
-from mgkit.datasets import plain_images
+from mgkit.data.layouts import plain_images
 from mgkit.embed import embed
 from mgkit.repooling import Repooling, SetMaps, match
 from mgkit.toy_batch import ToyBatches

@@ -10,7 +10,7 @@ import pytest
 from support import one_line_error
 
 from mgkit import worker as module
-from mgkit.datasets import UnreadableImageError
+from mgkit.data.decoding import UnreadableImageError
 from mgkit.experiment import NOTEBOOKS
 from mgkit.launch import AGENT, FOLDER, LAUNCHER, StoppedError, read_ending, write_ending
 from mgkit.snapshots import SnapshotError

@@ -20,7 +20,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from mgkit.backbones import IMAGENET_MEAN, IMAGENET_STD
-from mgkit.datasets import ImageDataset, SeededBatches, batch_loader, class_folders
+from mgkit.data.layouts import class_folders
+from mgkit.data.loader import ImageDataset, SeededBatches, batch_loader
 from mgkit.samplers import RepeatedAugmentationSampler
 from mgkit.transforms import EIGENVALUES, EIGENVECTORS, train_transform
 

@@ -10,8 +10,8 @@ from unittest.mock import patch
 
 from measuring import Row, by_turns, seconds
 
-from mgkit import index
-from mgkit.datasets import class_folders
+from mgkit.data import folders
+from mgkit.data.layouts import class_folders
 
 IMAGES, CLASSES = 1_281_167, 1000  # ImageNet's training set
 BESIDE = "import torch, torchvision"
@@ -37,8 +37,8 @@ def index_row(images: int, rounds: int) -> Row:
             (Path(folder) / "tree" / name).mkdir(parents=True)
             for k in range(IMAGES // CLASSES):
                 (Path(folder) / "tree" / name / f"{name}_{k:06d}.JPEG").touch()
-        time.sleep(index.SETTLED_NS / 1e9 + 0.1)  # before, nothing is remembered
-        with patch("mgkit.index.place", lambda root: Path(folder) / "kept.npz"):
+        time.sleep(folders.SETTLED_NS / 1e9 + 0.1)  # before, nothing is remembered
+        with patch("mgkit.data.folders.place", lambda root: Path(folder) / "kept.npz"):
             found = len(class_folders(f"{folder}/tree"))
             taken = [seconds(lambda: class_folders(f"{folder}/tree")) * IMAGES / found for _ in range(rounds)]
     scaled = "" if found >= IMAGES * 0.99 else f", measured on {found:,}, scaled"

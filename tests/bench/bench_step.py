@@ -18,7 +18,8 @@ from measuring import Row, compared, table, write_json
 from torch.nn import functional as F
 
 from mgkit.config import TrainConfig, make
-from mgkit.datasets import Batch, ImageList
+from mgkit.data.images import ImageList
+from mgkit.data.loader import Batch
 from mgkit.machine.device import autocast, describe, pick_device, place
 from mgkit.model import get_multigrain
 from mgkit.training import Training

@@ -17,7 +17,7 @@ from measuring import Row, photo_folder, seconds
 
 from mgkit import widgets
 from mgkit.browse import Collection, describe_with
-from mgkit.datasets import class_folders
+from mgkit.data.layouts import class_folders
 from mgkit.embed import embed
 from mgkit.ground_truth import RetrievalSet
 from mgkit.model import get_multigrain

@@ -104,7 +104,7 @@ def embed(images: str, folder: str) -> None:
     import torch
 
     from mgkit import store
-    from mgkit.datasets import plain_images
+    from mgkit.data.layouts import plain_images
     from mgkit.model import get_multigrain
 
     torch.manual_seed(0)

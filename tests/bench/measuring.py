@@ -13,9 +13,10 @@ from unittest.mock import patch
 import numpy as np
 from PIL import Image
 
-from mgkit.datasets import ImageDataset, ImageList, class_folders, dataset_root
+from mgkit.data.images import ImageList
+from mgkit.data.layouts import class_folders, dataset_root, split_folder
+from mgkit.data.loader import ImageDataset
 from mgkit.experiment import data_root
-from mgkit.imagenet import split_folder
 from mgkit.machine.files import project_root, write_text
 from mgkit.transforms import eval_transform
 

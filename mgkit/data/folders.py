@@ -1,7 +1,4 @@
-"""The images below a folder: found by scanning it, and for a large one remembered until a folder below it changes.
-
-What is remembered lies in data/.index below the project's root, never beside the images; removing it costs a scan.
-"""
+"""The images below a folder, found once and remembered."""
 
 import hashlib
 import os
@@ -21,11 +18,15 @@ from mgkit.machine.progress import progress
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
+
 FORMAT = 2  # of what is remembered
+
 WORTH_KEEPING = 10_000  # images and folders; fewer are found in 0.1 s, and within seconds on a slow disk
+
 SETTLED_NS = (
     2_000_000_000  # the coarsest clock of a file system: two changes nearer than this may look like one
 )
+
 SECONDS_WITHOUT_BAR = 3.0
 
 
@@ -221,3 +222,17 @@ def remembered(root: str) -> FolderIndex | None:
             return FolderIndex(root, folders, stamps, separate(kept["images"]))
     except Exception:  # no file, a folder that is gone; and a damaged archive may raise anything
         return None
+
+
+def check_folder(folder: str | Path, purpose: str) -> Path:
+    """The folder as a path; FileNotFoundError, NotADirectoryError or PermissionError that names it and its purpose."""
+    folder = Path(folder)
+    try:
+        exists = folder.exists()
+    except OSError as error:  # a folder around it may not be entered
+        raise type(error)(f"{purpose}: the folder {folder} cannot be read ({error.strerror})") from None
+    if not exists:
+        raise FileNotFoundError(f"{purpose}: the folder {folder} does not exist")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{purpose}: {folder} is not a folder")
+    return folder

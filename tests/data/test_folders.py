@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from support import one_line_error, write_empty
 
-from mgkit import index as module
-from mgkit.datasets import class_folders, labelled_images, plain_images
-from mgkit.index import image_files, image_index, list_folder
+from mgkit.data import folders as module
+from mgkit.data.folders import image_files, image_index, list_folder
+from mgkit.data.layouts import class_folders, labelled_images, plain_images
 
 SETTLED = 0.03  # seconds: more than a tick of the kernel's clock, by which folders are stamped
 

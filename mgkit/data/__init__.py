@@ -1,0 +1,1 @@
+"""Files -> images -> batches: decoding, folders and their layouts, lists with classes, loaders."""

@@ -1,0 +1,261 @@
+"""Folders and lists -> images with classes: ImageNet's layout, class folders, plain folders, text files."""
+
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from mgkit.data.folders import FolderIndex, check_folder, image_files, image_index
+from mgkit.data.images import UNLABELLED, ImageList, place_in_class
+
+
+def class_folders(folder: str | Path, *, purpose: str = "images") -> ImageList:
+    """One class a sub-folder, sorted by name; images anywhere below it.
+
+    Raises FileNotFoundError for a missing folder, ValueError for one without sub-folders or a class without images.
+    """
+    folder = check_folder(folder, purpose)
+    return by_sub_folder(folder, image_index(folder), purpose)
+
+
+def by_sub_folder(folder: Path, index: FolderIndex, purpose: str) -> ImageList:
+    """The indexed images of a folder, one class a sub-folder; ValueError where that gives no classes, or an empty one."""
+    classes = tuple(index.sub_folders())
+    if not classes:
+        raise ValueError(f"{purpose}: {folder} has no class folders (expected {folder}/<class>/<image>.jpg)")
+    runs = [index.below(name) for name in classes]
+    counts = [run.stop - run.start for run in runs]
+    if 0 in counts:
+        raise ValueError(f"{purpose}: the class folder {folder / classes[counts.index(0)]} holds no images")
+    everything = index.paths()
+    paths = tuple(chain.from_iterable(everything[run] for run in runs))
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
+    # ImageNet's classes are WordNet ids; other trees are taken for the user's own photos.
+    wordnet = all(re.fullmatch(r"n\d{8}", name) for name in classes)
+    return ImageList(folder, paths, labels, classes, exif=not wordnet)
+
+
+def plain_images(source: str | Path, *, purpose: str = "images") -> ImageList:
+    """Unlabelled images: everything below a folder, or a text file that lists one path a line.
+
+    Paths in a list are relative to the list's folder; blank lines and lines that start with # are skipped. Raises
+    FileNotFoundError for a missing source or listed file (naming the first), ValueError for an empty one.
+    """
+    source = Path(source)
+    paths = read_list(source, purpose) if source.is_file() else image_files(check_folder(source, purpose))
+    if not paths:
+        raise ValueError(f"{purpose}: {source} holds no images")
+    return ImageList(source, tuple(paths), np.full(len(paths), UNLABELLED, dtype=np.int64), exif=True)
+
+
+def read_list(listing: Path, purpose: str) -> list[str]:
+    """The absolute paths that a text file lists; FileNotFoundError names the first that is missing."""
+    try:
+        lines = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{purpose}: {listing} is neither a folder nor a text file that lists images"
+        ) from None
+    paths = [str((listing.parent / line).resolve()) for line in lines if line and not line.startswith("#")]
+    repeated = [path for path, times in Counter(paths).items() if times > 1]
+    if repeated:
+        raise ValueError(
+            f"{purpose}: {listing} lists {len(repeated)} files more than once, the first is {repeated[0]}"
+        )
+    missing = [path for path in paths if not os.path.isfile(path)]
+    if missing:
+        raise FileNotFoundError(
+            f"{purpose}: {listing} lists {len(missing)} missing files, the first is {missing[0]}"
+        )
+    return paths
+
+
+def labelled_images(root: str | Path, *, val_fraction: float = 0.1) -> tuple[ImageList, ImageList]:
+    """Training and validation images of an ImageNet-layout tree, or of any class-folder tree.
+
+    With `imagenet/` below root, that is taken for root. With `train/` and `val/` below root, those; `val/` may be flat, as
+    ImageNet's original is, with the devkit beside it. Otherwise root's own sub-folders are the classes, and about
+    `val_fraction` of each class, chosen by a hash of the file's path, is held out for validation. Raises ValueError for a
+    split without the other, and for validation classes that training lacks.
+    """
+    root = dataset_root(root)
+    train_folder, val_folder = split_folder(root, "train"), split_folder(root, "val")
+    if train_folder is None and val_folder is None:
+        return hold_out(class_folders(root, purpose="data"), val_fraction)
+    if train_folder is None or val_folder is None:
+        lacking = "train" if train_folder is None else "val"
+        raise ValueError(
+            f"data: {root} has no {' or '.join(SPLIT_FOLDERS[lacking])} folder beside the other split"
+        )
+    train = class_folders(train_folder, purpose="training images")
+    val = val_images(val_folder, root)
+    return train, relabelled(val, train.classes, f"those of {train_folder}")
+
+
+def validation_images(root: str | Path, *, val_fraction: float = 0.1) -> ImageList:
+    """The validation images of `labelled_images`. A `val/` without `train/` will do if ImageNet's devkit lies beside it.
+
+    Raises FileNotFoundError for a missing devkit, and what `labelled_images` raises.
+    """
+    tree = dataset_root(root)
+    val_folder = split_folder(tree, "val")
+    if val_folder is None or split_folder(tree, "train") is not None:
+        return labelled_images(root, val_fraction=val_fraction)[1]
+    classes = tuple(sorted(devkit_wnids(tree).values()))
+    return relabelled(val_images(val_folder, tree), classes, "the devkit's classes")
+
+
+def dataset_root(root: str | Path) -> Path:
+    """`root/imagenet` where that exists, else root; FileNotFoundError or NotADirectoryError names a wrong root."""
+    root = check_folder(root, "data")
+    return root / "imagenet" if (root / "imagenet").is_dir() else root
+
+
+def val_images(folder: Path, root: Path) -> ImageList:
+    """The images of a val/ folder: one class a sub-folder, or all in the folder itself and the devkit below root.
+
+    Raises ValueError for a mixture of both.
+    """
+    purpose = "validation images"
+    index = image_index(check_folder(folder, purpose))
+    loose = [image for image in index.images if os.sep not in image]
+    if not loose:
+        return by_sub_folder(folder, index, purpose)
+    if index.sub_folders():
+        raise ValueError(
+            f"{purpose}: {folder} holds both folders ({index.sub_folders()[0]}) and images ({loose[0]}): "
+            "expected class folders only, or ImageNet's flat original"
+        )
+    classes, labels = validation_labels(loose, root)
+    return ImageList(folder, tuple(index.paths()), labels, classes)
+
+
+def relabelled(images: ImageList, classes: tuple[str, ...], whose: str) -> ImageList:
+    """The same images with labels that index `classes`; ValueError names one of their classes that is not `whose`."""
+    used = [images.classes[label] for label in np.unique(images.labels)]
+    unknown = sorted(set(used) - set(classes))
+    if unknown:
+        raise ValueError(f"data: the class {unknown[0]} of {images.root} is not among {whose}")
+    position = {name: label for label, name in enumerate(classes)}
+    to_label = np.array([position.get(name, UNLABELLED) for name in images.classes])
+    return replace(images, labels=to_label[images.labels], classes=classes)
+
+
+def hold_out(images: ImageList, fraction: float) -> tuple[ImageList, ImageList]:
+    """Split each class by a hash of the path below root: at least one image on either side.
+
+    Raises ValueError for a class of one image, or a fraction outside (0,1).
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"val_fraction must lie between 0 and 1, got {fraction}")
+    counts = np.bincount(images.labels, minlength=len(images.classes))  # [K]
+    if counts.min() < 2:
+        name = images.classes[counts.argmin()]
+        raise ValueError(
+            f"data: the class {name} of {images.root} has one image; two are needed to hold one out"
+        )
+    prefix = os.path.join(images.root.resolve(), "")
+    hashes = [zlib.crc32(os.fsencode(path[len(prefix) :])) for path in images.paths]
+    held_out = np.clip(np.rint(fraction * counts), 1, counts - 1)
+    order = np.lexsort((hashes, images.labels))  # by class, by hash within a class
+    val = np.zeros(len(images), dtype=bool)
+    val[order] = place_in_class(images.labels[order]) < held_out[images.labels[order]]
+    return images.subset(np.flatnonzero(~val)), images.subset(np.flatnonzero(val))
+
+
+SPLIT_FOLDERS = {"train": ("train", "ILSVRC2012_img_train"), "val": ("val", "ILSVRC2012_img_val")}
+
+META = Path("ILSVRC2012_devkit_t12/data/meta.mat")
+
+GROUND_TRUTH = Path("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt")
+
+VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
+
+
+def split_folder(root: Path, split: str) -> Path | None:
+    """`root/train` or `root/ILSVRC2012_img_train` (likewise val), whichever exists."""
+    return next((root / name for name in SPLIT_FOLDERS[split] if (root / name).is_dir()), None)
+
+
+def validation_number(name: str) -> int | None:
+    """The number, from 1, in the name of a validation image; None for any other name."""
+    match = VALIDATION_IMAGE.fullmatch(name)
+    return int(match[1]) or None if match else None
+
+
+def validation_labels(names: Sequence[str], root: Path) -> tuple[tuple[str, ...], np.ndarray]:
+    """Classes, the sorted WordNet ids, and labels [N] of the images of a flat val/: its number picks an image's ground truth.
+
+    root: holds the devkit. Raises FileNotFoundError for a missing file of it, ValueError for a damaged or too short one
+    and for an image that is not named like a validation image.
+    """
+    numbers = [validation_number(name) for name in names]
+    if None in numbers:
+        raise ValueError(
+            f"validation images: {names[numbers.index(None)]} is not named ILSVRC2012_val_<8 digits>.JPEG, "
+            "nor lies in a class folder"
+        )
+    wnids = devkit_wnids(root)
+    truth = ground_truth(root, wnids)
+    last = max(numbers)
+    if last > len(truth):
+        raise ValueError(
+            f"{root / GROUND_TRUTH} has {len(truth)} lines, too few for {names[numbers.index(last)]}"
+        )
+    classes = tuple(sorted(wnids.values()))
+    label = {wnid: index for index, wnid in enumerate(classes)}
+    return classes, np.array([label[truth[number - 1]] for number in numbers], dtype=np.int64)
+
+
+def devkit_wnids(root: Path) -> dict[int, str]:
+    """ILSVRC2012_ID -> WordNet id of the classes: the devkit's synsets without children (1000 of 1860).
+
+    Raises FileNotFoundError or ValueError, naming the file.
+    """
+    from scipy.io import loadmat  # takes a while, and most layouts need none of it
+
+    path = devkit_file(root, META)
+    content = BytesIO(path.read_bytes())
+    try:
+        synsets = loadmat(content, squeeze_me=True, variable_names=["synsets"])["synsets"]  # [1860] records
+        leaves = synsets[synsets["num_children"].astype(int) == 0]
+        numbers, wnids = leaves["ILSVRC2012_ID"].astype(int).tolist(), leaves["WNID"].tolist()
+        sound = all(re.fullmatch(r"n\d{8}", wnid) for wnid in wnids)
+    except Exception as error:  # a damaged file may raise anything
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path} is damaged, or not ImageNet's meta.mat: {reason}") from None
+    if not sound or not len(set(numbers)) == len(set(wnids)) == len(leaves) > 0:
+        raise ValueError(
+            f"{path} is damaged, or not ImageNet's meta.mat: its classes have no ids, or one twice"
+        )
+    return dict(zip(numbers, wnids, strict=True))
+
+
+def ground_truth(root: Path, wnids: dict[int, str]) -> list[str]:
+    """The WordNet id of validation image 1, 2, …; ValueError names the line that is not the number of one of `wnids`."""
+    path = devkit_file(root, GROUND_TRUTH)
+    of_text = {str(number): wnid for number, wnid in wnids.items()}
+    lines = [line.strip() for line in path.read_text(encoding="ascii", errors="replace").splitlines()]
+    for number, line in enumerate(lines, start=1):
+        if line not in of_text:
+            raise ValueError(
+                f"{path}, line {number}: {line[:40]!r} is not the number of one of the {len(wnids)} classes"
+            )
+    return [of_text[line] for line in lines]
+
+
+def devkit_file(root: Path, name: Path) -> Path:
+    """A file of the devkit below root; FileNotFoundError says what it is for."""
+    if not (root / name).is_file():
+        raise FileNotFoundError(
+            f"{root / name} does not exist: ImageNet's devkit, unpacked there, "
+            "gives the classes of a val/ without class folders, or without train/ beside it"
+        )
+    return root / name

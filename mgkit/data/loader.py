@@ -1,0 +1,190 @@
+"""Image lists -> batches: datasets, loaders, and what to do with unreadable images."""
+
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from mgkit.data.decoding import UnreadableImageError
+from mgkit.data.images import ImageList
+from mgkit.machine.distributed import everyones, is_joined, is_main
+
+SECONDS_FOR_A_BATCH = (
+    900  # after which a reading process counts as hung: an error, which has a training start again
+)
+
+SECONDS_TO_SAVE = 30  # that a loader's process goes on after SIGTERM
+
+OnUnreadable = Literal["raise", "skip"]
+
+
+class Batch(NamedTuple):
+    """image: [B,3,H,W], or a list of [3,h,w] where shapes differ. label, instance: [B]. unreadable: (path, reason) of each image left out."""
+
+    image: Tensor | list[Tensor]
+    label: Tensor
+    instance: Tensor
+    unreadable: list[tuple[str, str]]
+
+
+class ImageDataset(Dataset):
+    """An `ImageList` and a transform. An item is (image, label, instance): the instance is the image's own index.
+
+    `__getitems__` takes a batch of (index, seed) pairs: each sample's augmentation is drawn from its own seed, so it does
+    not depend on the number of workers, and copies that stand side by side share one decoding.
+    """
+
+    def __init__(self, images: ImageList, transform: Callable[[Image.Image], Tensor]):
+        self.images, self.transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        return self.transform(self.images.load(index)), int(self.images.labels[index]), index
+
+    def __getitems__(self, pairs: Sequence[tuple[int, int]]) -> list:
+        samples, decoded, last = [], None, None
+        with torch.random.fork_rng(devices=[]):
+            for index, seed in pairs:
+                if index != last:
+                    decoded, last = self.decode(index), index
+                if isinstance(decoded, UnreadableImageError):
+                    samples.append((self.images.paths[index], str(decoded)))
+                    continue
+                # torch.manual_seed would look for accelerators too, a tenth of a millisecond each time.
+                torch.default_generator.manual_seed(seed)
+                samples.append((self.transform(decoded), int(self.images.labels[index]), index))
+        return samples
+
+    def decode(self, index: int) -> Image.Image | UnreadableImageError:
+        """The image, or the error, as a value: raising is the main process's business, workers only report."""
+        try:
+            return self.images.load(index)
+        except UnreadableImageError as error:
+            return error
+
+
+def collate(samples: list) -> Batch:
+    """What `ImageDataset.__getitems__` gives -> Batch; images are stacked if all have one shape."""
+    readable = [s for s in samples if len(s) == 3]
+    images = [s[0] for s in readable]
+    if len({image.shape for image in images}) == 1:
+        images = default_collate(images)  # in a worker into memory that is shared with the main process
+    label, instance = (torch.tensor([s[k] for s in readable], dtype=torch.int64) for k in (1, 2))
+    return Batch(images, label, instance, [s for s in samples if len(s) == 2])
+
+
+class SeededBatches:
+    """Batches of indices -> batches of (index, seed), a seed for every sample of the epoch.
+
+    `skip` batches at the front of an epoch are passed over.
+    """
+
+    def __init__(self, batches: Iterable[Sequence[int]], seed: int = 0):
+        self.batches, self.seed, self.epoch, self.skip = batches, seed, 0, 0
+
+    def __len__(self) -> int:
+        return len(self.batches) - self.skip
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        start = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)[0]) >> 2
+        sample = 0
+        for number, batch in enumerate(self.batches):
+            first = self.first_sample(number, sample)
+            if number >= self.skip:
+                yield [(int(index), start + first + k) for k, index in enumerate(batch)]
+            sample += len(batch)
+
+    def first_sample(self, number: int, sample: int) -> int:
+        """Which sample of the epoch batch `number` starts with, `sample` others having come before it here."""
+        return sample
+
+
+def batch_loader(
+    dataset: ImageDataset, batches: SeededBatches, *, workers: int = 0, device: torch.device | None = None
+) -> DataLoader:
+    """A DataLoader of `Batch` over the given batches; memory is pinned where a GPU waits for it."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=device is not None and device.type == "cuda",
+        persistent_workers=workers > 0,
+        timeout=SECONDS_FOR_A_BATCH if workers else 0,
+        worker_init_fn=leave_stopping_to_the_parent,
+    )
+
+
+def leave_stopping_to_the_parent(worker: int) -> None:
+    """A scheduler's SIGTERM goes to every process: the one that trains needs its loaders until it has saved.
+
+    They end a while later, and not never: torch and multiprocessing send it to those that do not end by themselves.
+    """
+    if hasattr(signal, "alarm"):  # which ends the process
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_SAVE))
+
+
+def end_workers(loader: DataLoader) -> None:
+    """End a loader's processes now.
+
+    If they are left to the garbage collector, in a cycle such as an error's traceback makes, torch closes their queues before
+    it tells them to end, and then waits five seconds for each.
+    """
+    end = getattr(getattr(loader, "_iterator", None), "_shutdown_workers", None)  # there is no public name
+    if end is not None:
+        end()
+
+
+class UnreadableImages:
+    """What to do with unreadable images: `raise` an UnreadableImageError at the first, or `skip`, count and list them."""
+
+    def __init__(self, on_unreadable: OnUnreadable = "raise"):
+        self.on_unreadable = on_unreadable
+        self.reasons: dict[str, str] = {}
+
+    def watch(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """The loader's batches, without those of which nothing was readable; UnreadableImageError if that is all of them.
+
+        One of several processes has a share of the images only, and leaves that to whoever sees all (`none_readable`).
+        """
+        readable = False
+        for batch in loader:
+            self.note(batch.unreadable)
+            if len(batch.label):
+                readable = True
+                yield batch
+        if not readable and self.reasons and not is_joined():
+            raise self.none_readable()
+
+    def none_readable(self) -> UnreadableImageError:
+        """The error for images of which not one could be read; to be made by all processes together."""
+        self.share()
+        reason = next(iter(self.reasons.values()), "there are none")
+        return UnreadableImageError(f"none of {len(self.reasons)} images is readable: {reason}")
+
+    def share(self) -> None:
+        """What was noted by any process is known to all."""
+        for reasons in everyones(self.reasons):
+            self.reasons |= reasons
+
+    def note(self, unreadable: Iterable[tuple[str, str]]) -> None:
+        """Count and list (path, reason) of unreadable images; UnreadableImageError for the first unless they are skipped."""
+        for path, reason in unreadable:
+            if self.on_unreadable == "raise":
+                raise UnreadableImageError(f"{reason} (on_unreadable='skip' leaves such files out)")
+            self.reasons[path] = reason
+
+    def report(self) -> None:
+        """Print the count and the list of what was skipped by any process, if anything was."""
+        self.share()
+        if self.reasons and is_main():
+            print(f"skipped {len(self.reasons)} unreadable images:")
+            for reason in self.reasons.values():
+                print(f"  {reason}")
