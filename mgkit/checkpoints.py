@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mgkit.backbones import check_backbone
+from mgkit.backbones.build import check_backbone
 from mgkit.machine.download import fetch, is_web_page
 from mgkit.machine.files import atomic_write, project_root
 from mgkit.model import MultiGrain, get_multigrain

@@ -11,7 +11,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from mgkit.backbones import check_backbone
+from mgkit.backbones.build import check_backbone
 
 Name = Annotated[str, Field(pattern=r"^[\w][\w.\-]*$")]  # becomes a folder of outputs/
 BackboneName = Annotated[str, AfterValidator(check_backbone)]

@@ -24,7 +24,7 @@ from mgkit.machine.device import describe, pick_device
 from mgkit.machine.distributed import main_first
 from mgkit.machine.download import file_hash
 from mgkit.machine.files import find_path, free_name, project_root, write_text
-from mgkit.mini import make_mini
+from mgkit.mini.make import make_mini
 
 NOTEBOOKS = {  # stage: the notebook that runs it
     "train": "01_train",

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mgkit.backbones import Backbone, build_backbone
+from mgkit.backbones.build import Backbone, build_backbone
 from mgkit.pooling import GeM, check_exponent, l2_normalize
 
 

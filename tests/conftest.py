@@ -11,12 +11,12 @@ from PIL import Image
 from torch import nn
 
 from mgkit import store
-from mgkit.backbones import Backbone
+from mgkit.backbones.build import Backbone
 from mgkit.config import NetworkConfig, RetrievalConfig, make
 from mgkit.data import loader
 from mgkit.data.layouts import class_folders
 from mgkit.ground_truth import RetrievalSet
-from mgkit.mini import MiniSizes, make_mini
+from mgkit.mini.make import MiniSizes, make_mini
 from mgkit.model import MultiGrain
 from mgkit.retrieval import evaluate_retrieval, retrieval_task
 from mgkit.whitening import whitened_network

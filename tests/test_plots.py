@@ -20,7 +20,7 @@ from mgkit.data.layouts import class_folders
 from mgkit.data.loader import ImageDataset
 from mgkit.evaluate import Accuracy
 from mgkit.finetune import PSearch
-from mgkit.mini import CROPS, QUALITIES
+from mgkit.mini.make import CROPS, QUALITIES
 from mgkit.protocols import retrieve
 from mgkit.retrieval import ResolutionCurves, Retrieval
 from mgkit.retrieval_sets import find_sets

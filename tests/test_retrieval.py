@@ -12,7 +12,7 @@ from mgkit.config import RetrievalConfig, make
 from mgkit.embed import embed
 from mgkit.experiment import read_results
 from mgkit.machine.download import file_hash
-from mgkit.mini import CROPS, QUALITIES
+from mgkit.mini.make import CROPS, QUALITIES
 from mgkit.protocols import measured_value
 from mgkit.retrieval import (
     best_exponents,

@@ -18,7 +18,7 @@ from support import in_processes, one_line_error, write_picture, write_uneven
 from torch import nn
 
 from mgkit import store
-from mgkit.backbones import Backbone
+from mgkit.backbones.build import Backbone
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
 from mgkit.data.layouts import class_folders

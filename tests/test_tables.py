@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mgkit.mini import CROPS, QUALITIES
+from mgkit.mini.make import CROPS, QUALITIES
 from mgkit.protocols import shown
 from mgkit.retrieval import best_of_each_set
 from mgkit.tables import (

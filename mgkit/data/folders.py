@@ -20,7 +20,6 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 FORMAT = 2  # of what is remembered
-
 WORTH_KEEPING = 10_000  # images and folders; fewer are found in 0.1 s, and within seconds on a slow disk
 
 SETTLED_NS = (

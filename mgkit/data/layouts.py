@@ -171,11 +171,8 @@ def hold_out(images: ImageList, fraction: float) -> tuple[ImageList, ImageList]:
 
 
 SPLIT_FOLDERS = {"train": ("train", "ILSVRC2012_img_train"), "val": ("val", "ILSVRC2012_img_val")}
-
 META = Path("ILSVRC2012_devkit_t12/data/meta.mat")
-
 GROUND_TRUTH = Path("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt")
-
 VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
 
 

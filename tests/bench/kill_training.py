@@ -174,7 +174,7 @@ def rank_of(pid: int) -> int:
 
 def compare(folder: Path, options: argparse.Namespace) -> int:
     """How many of the runs that were killed and continued are equal to an undisturbed one."""
-    from mgkit.mini import MiniSizes, make_mini
+    from mgkit.mini.make import MiniSizes, make_mini
 
     sizes = MiniSizes(train_per_class=6, val_per_class=3, holidays_groups=1, ukbench_objects=1, copydays_originals=1,
                       whiten=1, distractors=1)  # fmt: skip

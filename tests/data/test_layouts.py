@@ -36,7 +36,6 @@ from mgkit.data.layouts import (
 )
 
 IDS = {1: "n03000000", 2: "n01000000", 3: "n02000000"}
-
 SMALL_TRUTH = [3, 1, 1, 2]
 
 
@@ -312,11 +311,8 @@ def test_names_that_are_not_utf_8_or_hold_a_line_break_are_held_out_too(tmp_path
 # --- ImageNet's flat validation images
 
 IDS = {1: "n03000000", 2: "n01000000", 3: "n02000000"}  # by number, not in the order of the classes
-
 TRUTH = [3, 1, 1, 2, 3, 2]
-
 LABELS = [1, 2, 2, 0, 1, 0]  # of TRUTH, among the sorted ids
-
 CLASSES = ("n01000000", "n02000000", "n03000000")
 
 

@@ -35,7 +35,6 @@ def test_samples_are_of_the_view_and_one_file_may_be_there_whole_and_cropped(tmp
 # --- Samples
 
 BATCHES = [[0, 0, 0, 1], [1, 1, 2, 2], [2, 3]]
-
 OTHER_BATCHES = [[0, 0], [0, 1, 1, 1, 2, 2], [2], [3]]
 
 

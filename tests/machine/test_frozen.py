@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mgkit.backbones import build_backbone
+from mgkit.backbones.build import build_backbone
 from mgkit.machine.device import autocast
 from mgkit.machine.distributed import SyncBatchNorm2d
 from mgkit.machine.frozen import folded, frozen

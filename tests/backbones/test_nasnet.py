@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mgkit.nasnet import (
+from mgkit.backbones.nasnet import (
     PNASNET,
     Cell,
     CellPlan,

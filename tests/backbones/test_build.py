@@ -13,8 +13,9 @@ import torchvision
 from support import one_line_error, write_picture
 from torch import nn
 
-from mgkit import backbones, get_multigrain
-from mgkit.backbones import (
+from mgkit import get_multigrain
+from mgkit.backbones import build
+from mgkit.backbones.build import (
     IMAGENET_MEAN,
     NASNET_URL,
     backbone_names,
@@ -22,10 +23,10 @@ from mgkit.backbones import (
     check_backbone,
     load_cells,
 )
+from mgkit.backbones.nasnet import pnasnet5_large
 from mgkit.checkpoints import load_network, save_checkpoint
 from mgkit.data.layouts import class_folders
 from mgkit.embed import embed
-from mgkit.nasnet import pnasnet5_large
 from mgkit.whitening import whiten
 
 PUBLISHED = [
@@ -160,7 +161,7 @@ def files(monkeypatch):
         torch.save(known[url], path)
         return path
 
-    monkeypatch.setattr(backbones, "fetch", fetch)
+    monkeypatch.setattr(build, "fetch", fetch)
     return known
 
 
@@ -303,7 +304,7 @@ def test_a_damaged_file_is_named(files, here, monkeypatch):
         path.write_bytes(b"<html>404</html>")
         return path
 
-    monkeypatch.setattr(backbones, "fetch", fetch)
+    monkeypatch.setattr(build, "fetch", fetch)
     with one_line_error(ValueError, here / "data" / "pretrained" / "nasnetamobile-7e03cead.pth", NASNET_URL):
         build_backbone("nasnetamobile", True)
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 
+from mgkit.backbones.nasnet import CellNetwork, named, nasnet_a_mobile, pnasnet5_large
 from mgkit.machine.download import fetch
 from mgkit.machine.files import project_root
-from mgkit.nasnet import CellNetwork, named, nasnet_a_mobile, pnasnet5_large
 
 # timm is imported where it is used: that takes seconds, and most runs do without.
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mgkit import mini
-from mgkit.mini import CLASS_NAMES, MiniSizes, draw_instance, make_mini
+from mgkit.mini import make as module
+from mgkit.mini.make import MiniSizes, make_mini
+from mgkit.mini.pictures import LONG_SIDE, draw_instance
+from mgkit.mini.shapes import CLASS_NAMES
 
 SIZES = MiniSizes(
     train_per_class=3,
@@ -87,7 +89,7 @@ def test_copydays_has_every_copy_of_every_original(root):
     base = root / "copydays"
     originals = sorted(path.name for path in (base / "original").iterdir())
     assert originals == ["200000.jpg", "200100.jpg", "200200.jpg"]
-    for part, strengths in (("crops", mini.CROPS), ("jpegqual", mini.QUALITIES)):
+    for part, strengths in (("crops", module.CROPS), ("jpegqual", mini.QUALITIES)):
         assert sorted(int(folder.name) for folder in (base / part).iterdir()) == list(strengths)
         for strength in strengths:
             folder = base / part / str(strength)
@@ -98,7 +100,7 @@ def test_copydays_has_every_copy_of_every_original(root):
     strong = sorted(path.name for path in (base / "strong").iterdir())
     assert {name[:4] + "00.jpg" for name in strong} == set(originals)
     assert all(name[4:6] in ("01", "02", "03") for name in strong)
-    weights = [(base / f"jpegqual/{quality}/200000.jpg").stat().st_size for quality in mini.QUALITIES]
+    weights = [(base / f"jpegqual/{quality}/200000.jpg").stat().st_size for quality in module.QUALITIES]
     assert weights == sorted(weights)
 
 
@@ -120,14 +122,14 @@ def test_files_are_jpegs_of_varied_sizes_some_grey(root):
                 modes[image.mode] += 1
                 sizes.add(image.size)
                 if "strong" not in path.parts:
-                    assert mini.LONG_SIDE[0] <= max(image.size) <= mini.LONG_SIDE[1]
+                    assert LONG_SIDE[0] <= max(image.size) <= LONG_SIDE[1]
     assert set(modes) == {"RGB", "L"} and modes["L"] < 0.15 * modes.total()
     assert len({round(width / height, 1) for width, height in sizes}) >= 4
     assert modes.total() == json.loads((root / "mini.json").read_text())["files"]
 
 
 def test_the_plan_of_the_default_set_shares_no_instance_and_covers_the_classes():
-    jobs = mini._plan(MiniSizes())
+    jobs = module.plan(MiniSizes())
     assert len({job.path for job in jobs}) == len(jobs)
     owners = {}
     for job in jobs:
@@ -140,7 +142,7 @@ def test_the_plan_of_the_default_set_shares_no_instance_and_covers_the_classes()
 
 
 def test_a_complete_set_is_left_alone(root, monkeypatch):
-    monkeypatch.setattr(mini, "_write", None)
+    monkeypatch.setattr(module, "_write", None)
     assert make_mini(root, sizes=SIZES) == root
 
 
@@ -176,7 +178,7 @@ def test_nothing_is_left_after_a_failure(tmp_path, monkeypatch, error):
             raise error("in the middle")
         return Image.new("RGB", (8, 8))
 
-    monkeypatch.setattr(mini, "_picture", fail)
+    monkeypatch.setattr(module, "draw_picture", fail)
     with pytest.raises(error):
         make_mini(tmp_path / "deep/set", sizes=TINY, workers=1)
     assert len(drawn) > 20
@@ -192,14 +194,14 @@ def test_two_callers_at_once_both_end_with_the_set(tmp_path):
 
 def test_a_set_that_appears_meanwhile_is_kept(tmp_path, monkeypatch):
     """The slower of two finds the set of the faster one in its place when it is done."""
-    target, written = tmp_path / "set", mini._written
+    target, written = tmp_path / "set", module._written
 
     def slow(*args):
         yield from written(*args)
-        monkeypatch.setattr(mini, "_written", written)
+        monkeypatch.setattr(module, "_written", written)
         make_mini(target, sizes=TINY, workers=1)
 
-    monkeypatch.setattr(mini, "_written", slow)
+    monkeypatch.setattr(module, "_written", slow)
     assert make_mini(target, sizes=TINY, workers=1) == target
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
