@@ -89,7 +89,7 @@ def test_copydays_has_every_copy_of_every_original(root):
     base = root / "copydays"
     originals = sorted(path.name for path in (base / "original").iterdir())
     assert originals == ["200000.jpg", "200100.jpg", "200200.jpg"]
-    for part, strengths in (("crops", module.CROPS), ("jpegqual", mini.QUALITIES)):
+    for part, strengths in (("crops", module.CROPS), ("jpegqual", module.QUALITIES)):
         assert sorted(int(folder.name) for folder in (base / part).iterdir()) == list(strengths)
         for strength in strengths:
             folder = base / part / str(strength)
