@@ -15,6 +15,7 @@ from pathlib import Path
 import papermill
 import torch
 
+from mgkit.benchmarks.find import find_sets
 from mgkit.checkpoints import load_network
 from mgkit.config import TrainConfig, make
 from mgkit.data.layouts import labelled_images
@@ -26,7 +27,6 @@ from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.protocols import Difference, measured_value, shown_value
 from mgkit.reference import compare_with_reference, measures, set_name, write_reference
-from mgkit.retrieval_sets import find_sets
 from mgkit.train import run_training
 
 NOTEBOOKS = (

@@ -15,11 +15,11 @@ from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
 
+from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.data.images import ImageList, evenly
 from mgkit.data.loader import ImageDataset
 from mgkit.evaluate import Accuracy
 from mgkit.finetune import PSearch
-from mgkit.ground_truth import RetrievalSet
 from mgkit.protocols import failures_first, shown
 from mgkit.retrieval import ResolutionCurves, Retrieval
 from mgkit.toy_svm import ToyRuns

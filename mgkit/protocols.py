@@ -5,8 +5,8 @@ from typing import Literal
 
 import numpy as np
 
+from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.data.images import evenly
-from mgkit.ground_truth import RetrievalSet
 from mgkit.metrics import (
     average_precision,
     bootstrap_interval,

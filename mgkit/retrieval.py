@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from mgkit import ann
+from mgkit.benchmarks.find import GROUPS, SET_NAMES, distractor_record, distractor_source, find_sets, is_there
+from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.config import RetrievalConfig
 from mgkit.data.images import ImageList, evenly
 from mgkit.data.loader import UnreadableImages
@@ -16,7 +18,6 @@ from mgkit.embed import pooled_batches
 from mgkit.experiment import Run, add_results, data_root, read_results, validation_data
 from mgkit.finetune import STAGE as P_STAGE
 from mgkit.finetune import in_classes_of
-from mgkit.ground_truth import RetrievalSet
 from mgkit.launch import on_all_devices
 from mgkit.machine.files import find_path
 from mgkit.metrics import topk_accuracy
@@ -30,7 +31,6 @@ from mgkit.protocols import (
     score_bias,
     shown,
 )
-from mgkit.retrieval_sets import GROUPS, SET_NAMES, distractor_record, distractor_source, find_sets, is_there
 from mgkit.store import features_folder, stored_features
 from mgkit.whitening import whitened_network
 

@@ -224,3 +224,9 @@ def broken_file(path, kind):
         {"truncated": content[: len(content) // 2], "empty": b"", "text": b"<html>\n</html>\n"}[kind]
     )
     return path
+
+
+def written(folder, content, name="file.csv"):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path

@@ -16,6 +16,7 @@ from PIL import Image
 from support import noise
 
 from mgkit import plots
+from mgkit.benchmarks.find import find_sets
 from mgkit.data.layouts import class_folders
 from mgkit.data.loader import ImageDataset
 from mgkit.evaluate import Accuracy
@@ -23,7 +24,6 @@ from mgkit.finetune import PSearch
 from mgkit.mini.make import CROPS, QUALITIES
 from mgkit.protocols import retrieve
 from mgkit.retrieval import ResolutionCurves, Retrieval
-from mgkit.retrieval_sets import find_sets
 from mgkit.toy_svm import ToyRuns
 from mgkit.transforms import train_transform
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support import one_line_error
 
 from mgkit import protocols
-from mgkit.ground_truth import RetrievalSet, unlabelled
+from mgkit.benchmarks.retrieval_set import RetrievalSet, unlabelled
 from mgkit.protocols import (
     Difference,
     RetrievalResult,

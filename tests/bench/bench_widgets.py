@@ -16,10 +16,10 @@ import torch
 from measuring import Row, photo_folder, seconds
 
 from mgkit import widgets
+from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.browse import Collection, describe_with
 from mgkit.data.layouts import class_folders
 from mgkit.embed import embed
-from mgkit.ground_truth import RetrievalSet
 from mgkit.model import get_multigrain
 from mgkit.repooling import CACHE_BYTES, Repooling, SetMaps, images_held
 from mgkit.toy_batch import ToyBatches

@@ -9,9 +9,12 @@ import subprocess
 
 import numpy as np
 import pytest
-from support import one_line_error
+from benchmark_trees import REVISITED, REVISITED_FILES, jpg, junk, revisited_tree, write_gnd
+from PIL import Image
+from support import answers, one_line_error, ranked, write_tree
 
-from mgkit.revisited import read_revisited_gnd
+from mgkit.benchmarks.revisited import read_revisited_gnd, revisited
+from mgkit.data.images import image_shapes
 
 TRUTH = {
     "imlist": ["all_souls_000001", "magdalen_000002", "christ_church_000003", "ashmolean_000004", "keble_000005"],
@@ -273,3 +276,65 @@ def test_what_does_not_hold_together_is_named(tmp_path, content, culprits):
     path = written(tmp_path, content)
     with one_line_error(ValueError, path, *culprits):
         read_revisited_gnd(path)
+
+
+def test_revisited_queries_are_cropped_to_their_boxes(tmp_path):
+    easy = revisited(revisited_tree(tmp_path), "roxford5k")[0]
+    sizes = [easy.images.load(i).size for i in range(len(easy.images))]
+    assert image_shapes(easy.images) == sizes == [(24, 16)] * 5 + [(9, 13), (24, 16), (10, 8)]
+    for query, answer in zip(easy.queries, REVISITED["gnd"], strict=True):
+        with Image.open(easy.images.paths[query]) as image:
+            assert np.array_equal(easy.images.load(query), image.convert("RGB").crop(answer["bbx"]))
+
+
+def test_revisited_images_may_lie_in_sub_folders_and_a_query_in_the_database(tmp_path):
+    content = REVISITED | {"qimlist": ["all_souls_000001", "keble_000055", "radcliffe_000777"]}
+    root = revisited_tree(tmp_path)
+    write_gnd(root / "gnd_roxford5k.pkl", content)
+    (root / "jpg" / "keble").mkdir()
+    (root / "jpg" / "keble_000005.jpg").rename(root / "jpg" / "keble" / "keble_000005.jpg")
+    easy = revisited(root, "roxford5k")[0]
+    assert ranked(easy) == [f"{image}.jpg" for image in REVISITED["imlist"]]
+    assert easy.images.load(0).size == (24, 16) and easy.images.load(5).size == (
+        9,
+        13,
+    )  # one file, whole and cropped
+
+
+def test_missing_revisited_images_are_counted_and_the_first_named(tmp_path):
+    root = revisited_tree(tmp_path)
+    for name in ("magdalen_000002", "keble_000005", "radcliffe_000777"):
+        (root / "jpg" / f"{name}.jpg").unlink()
+    with one_line_error(
+        FileNotFoundError, "3 images", "magdalen_000002", root / "gnd_roxford5k.pkl", root / "jpg"
+    ):
+        revisited(root, "roxford5k")
+
+
+def test_a_set_without_its_pickle_or_its_images_is_named(tmp_path):
+    write_tree(tmp_path, *REVISITED_FILES)
+    with one_line_error(FileNotFoundError, tmp_path / "gnd_rparis6k.pkl"):
+        revisited(tmp_path, "rparis6k")
+    root = write_gnd(tmp_path / "other" / "gnd_rparis6k.pkl")
+    with one_line_error(FileNotFoundError, "rparis6k", root / "jpg"):
+        revisited(root, "rparis6k")
+
+
+@pytest.mark.parametrize("name", ["roxford5k", "rparis6k"])
+def test_revisited_sets_have_the_positives_and_junk_of_their_level(tmp_path, name):
+    found = revisited(revisited_tree(tmp_path, name), name)
+    assert [each.name for each in found] == [f"{name} {level}" for level in ("easy", "medium", "hard")]
+    expected = [  # of each query: positives, junk
+        [(jpg(0, 3), jpg(1, 4)), (jpg(), jpg(2, 4)), (jpg(), jpg(0))],
+        [(jpg(0, 1, 3), jpg(4)), (jpg(2, 4), jpg()), (jpg(), jpg(0))],
+        [(jpg(1), jpg(0, 3, 4)), (jpg(2, 4), jpg()), (jpg(), jpg(0))],
+    ]
+    for each, per_query in zip(found, expected, strict=True):
+        assert each.images is found[0].images and each.measure == "mAP" and not each.images.exif
+        assert list(answers(each)) == [f"{query}.jpg" for query in REVISITED["qimlist"]]
+        assert [set(positives) for positives in answers(each).values()] == [p for p, _ in per_query]
+        assert junk(each) == [j for _, j in per_query]
+        assert ranked(each) == [f"{image}.jpg" for image in REVISITED["imlist"]]  # no query among them
+        assert all(
+            array.dtype == np.int64 for array in (*each.positives, *each.junk, each.queries, each.database)
+        )

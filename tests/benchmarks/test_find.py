@@ -5,6 +5,16 @@ import subprocess
 
 import numpy as np
 import pytest
+from benchmark_trees import (
+    COPYDAYS,
+    LEVELS,
+    MATCHES,
+    STRONG,
+    disc_tree,
+    holidays_tree,
+    revisited_tree,
+    ukbench_files,
+)
 from support import (
     answers,
     flat_name,
@@ -15,20 +25,11 @@ from support import (
     write_empty,
     write_picture,
     write_tree,
-)
-from test_benchmark_sets import (
-    COPYDAYS,
-    LEVELS,
-    MATCHES,
-    STRONG,
-    disc_tree,
-    holidays_tree,
-    revisited_tree,
-    ukbench_files,
+    written,
 )
 
+from mgkit.benchmarks.find import distractor_record, find_sets, grouped_folder, read_groups
 from mgkit.data.layouts import plain_images
-from mgkit.retrieval_sets import distractor_record, find_sets, grouped_folder
 
 
 def every_benchmark(root):
@@ -339,3 +340,10 @@ def test_a_list_with_a_file_twice_is_named(mini_root, tmp_path):
     (tmp_path / "list.txt").write_text("1.png\n1.png\n")
     with one_line_error(ValueError, "list.txt", "more than once", "1.png"):
         find_sets(mini_root, names=["copydays"], distractors=str(tmp_path / "list.txt"))
+
+
+def test_groups_are_sorted_by_path(tmp_path):
+    for name in ("b.jpg", "a.jpg"):
+        (tmp_path / name).touch()
+    path = written(tmp_path, "group,note,image\nx,1,b.jpg\n,2,a.jpg\n")
+    assert list(read_groups(path).items()) == [(str(tmp_path / "a.jpg"), ""), (str(tmp_path / "b.jpg"), "x")]

@@ -1,13 +1,20 @@
-"""The ground truth of revisited Oxford and Paris, read from its pickle without running what a pickle may contain."""
+"""Revisited Oxford and Paris: images, ground truth, easy, medium and hard protocols."""
 
 import math
 import pickle
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+
+from mgkit.benchmarks.published import Archive, Benchmark, Companion, Images, images_to, some
+from mgkit.benchmarks.retrieval_set import RetrievalSet, by_stem, files_of, located, unlabelled
+from mgkit.data.decoding import View
 
 KINDS = ("easy", "hard", "junk")
 FARTHEST = 2**16  # pixels: no JPEG has a longer side
@@ -204,3 +211,95 @@ def answer_indices(query: str, answers: dict, images: int) -> tuple[np.ndarray, 
         index, _ = Counter(everything).most_common(1)[0]
         raise ValueError(f"easy, hard and junk of query {query!r} hold image {int(index)} twice")
     return tuple(np.array(sorted(found), dtype=np.int64) for found in of_kind)
+
+
+# --- Revisited Oxford and Paris
+
+
+def revisited(root: str | Path, name: Literal["roxford5k", "rparis6k"]) -> list[RetrievalSet]:
+    """Revisited Oxford or Paris, `gnd_<name>.pkl` and `jpg/`, as `<name> easy`, `medium` and `hard`; they share their images.
+
+    The database is imlist; the queries are qimlist, cropped to their boxes, and no part of it. A query without positives stays,
+    for the protocol to skip. Raises FileNotFoundError for missing images, and as `read_revisited_gnd`.
+    """
+    root = Path(root)
+    listing, folder = root / f"gnd_{name}.pkl", root / "jpg"
+    truth = read_revisited_gnd(listing)
+    paths = files_of(folder, name)
+    at = located([*truth.images, *truth.queries], by_stem(paths, folder), folder, listing)
+    database, queries = np.split(np.arange(len(at)), [len(truth.images)])
+    views = {query: View(box=box) for query, box in zip(queries.tolist(), truth.boxes, strict=True)}
+    images = unlabelled(folder, [paths[i] for i in at], views=views)
+    protocols = {
+        "easy": (truth.easy, joined(truth.junk, truth.hard)),
+        "medium": (joined(truth.easy, truth.hard), truth.junk),
+        "hard": (truth.hard, joined(truth.junk, truth.easy)),
+    }
+    return [
+        RetrievalSet(f"{name} {level}", images, queries, database, positives, junk=junk)
+        for level, (positives, junk) in protocols.items()
+    ]
+
+
+def joined(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """The indices of both, query by query."""
+    return tuple(np.union1d(*pair) for pair in zip(some, others, strict=True))
+
+
+def images_of_revisited(name: str, folder: Path, images: Images) -> Iterator[str]:
+    """The ground truth names the database's images and the queries."""
+    path = folder / f"gnd_{name}.pkl"
+    if not path.is_file():
+        return
+    try:
+        truth = read_revisited_gnd(path)
+    except (OSError, ValueError) as error:
+        yield str(error)
+        return
+    wanted = {f"{image}.jpg".lower() for image in (*truth.images, *truth.queries)}
+    if images["jpg"] and wanted - images["jpg"]:
+        yield f"missing in jpg/: {some(wanted - images['jpg'])}"
+    if images["jpg"] - wanted:
+        yield f"in jpg/ but not in {path.name}: {some(images['jpg'] - wanted)}"
+
+
+OXFORD = "https://thor.robots.ox.ac.uk"
+OXFORD_OLD = "https://www.robots.ox.ac.uk/~vgg/data"
+
+# Web pages under the names of images; the revisited ground truth names none of them.
+BROKEN_IN_PARIS = tuple(
+    f"paris_{image}.jpg"
+    for image in (
+        "louvre_000136", "louvre_000146", "moulinrouge_000422", "museedorsay_001059", "notredame_000188", "pantheon_000284",
+        "pantheon_000960", "pantheon_000974", "pompidou_000195", "pompidou_000196", "pompidou_000201", "pompidou_000467",
+        "pompidou_000640", "sacrecoeur_000299", "sacrecoeur_000330", "sacrecoeur_000353", "triomphe_000662", "triomphe_000833",
+        "triomphe_000863", "triomphe_000867",
+    )
+)  # fmt: skip
+
+
+def buildings_archive(path: str, leave_out: Sequence[str] = ()) -> Archive:
+    urls = (f"{OXFORD}/{path}", f"{OXFORD_OLD}/{path}")
+    return Archive(urls, partial(images_to, "jpg", leave_out=leave_out), ("jpg",))
+
+
+def buildings(name: str, number: int, *archives: Archive) -> Benchmark:
+    """Revisited Oxford or Paris: images of the database and 70 queries in one folder, and the new ground truth."""
+    truth = f"gnd_{name}.pkl"
+    there = f"://cmp.felk.cvut.cz/revisitop/data/datasets/{name}/{truth}"
+    return Benchmark(
+        {"jpg": number + 70},
+        ("*.jpg",),
+        partial(images_of_revisited, name),
+        archives,
+        (Companion(truth, "which says the queries and their answers", (f"http{there}", f"https{there}")),),
+    )
+
+
+ROXFORD5K = buildings("roxford5k", 4_993, buildings_archive("oxbuildings/oxbuild_images-v1.tgz"))
+
+RPARIS6K = buildings(
+    "rparis6k",
+    6_322,
+    *(buildings_archive(f"parisbuildings/paris_{i}-v1.tgz", BROKEN_IN_PARIS) for i in (1, 2)),
+)

@@ -9,17 +9,21 @@ import time
 import types
 import zipfile
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 
 import pytest
 from servers import Server, announcing, breaking_off, running, status, whole
 from support import one_line_error
 
-from mgkit import benchmarks
-from mgkit.archives import ArchiveError
-from mgkit.benchmarks import BENCHMARKS, BROKEN_IN_PARIS, check, examine, fetch_benchmark, main, survey
+from mgkit.benchmarks import revisited
+from mgkit.benchmarks.__main__ import main
+from mgkit.benchmarks.archives import ArchiveError
+from mgkit.benchmarks.fetch import check, examine, fetch_benchmark, survey
+from mgkit.benchmarks.find import BENCHMARKS
+from mgkit.benchmarks.published import numbered
+from mgkit.benchmarks.revisited import BROKEN_IN_PARIS, read_revisited_gnd
 from mgkit.machine.download import DownloadError
-from mgkit.revisited import read_revisited_gnd
 
 NAMES = ("holidays", "ukbench", "copydays", "roxford5k", "rparis6k", "disc21")
 
@@ -137,7 +141,7 @@ def stamps(root):
 def stand_in(monkeypatch, images, queries):
     """A reader of the revisited ground truth that gives these names."""
     truth = types.SimpleNamespace(images=tuple(images), queries=tuple(queries))
-    monkeypatch.setattr(benchmarks, "read_revisited_gnd", lambda path: truth)
+    monkeypatch.setattr(revisited, "read_revisited_gnd", lambda path: truth)
 
 
 def write_set(root, name):
@@ -370,7 +374,7 @@ def test_an_incomplete_holidays_is_described(tmp_path):
 
 
 def test_missing_images_of_ukbench_are_named(tmp_path, monkeypatch):
-    numbers = benchmarks.partial(benchmarks.numbered, {"full": ("ukbench{:05d}.jpg", 100)})
+    numbers = partial(numbered, {"full": ("ukbench{:05d}.jpg", 100)})
     monkeypatch.setitem(
         BENCHMARKS, "ukbench", replace(BENCHMARKS["ukbench"], folders={"full": 100}, details=numbers)
     )
@@ -418,7 +422,7 @@ def test_revisited_images_are_compared_with_the_ground_truth(tmp_path, monkeypat
 
 
 def test_a_ground_truth_that_cannot_be_read_is_a_finding(tmp_path, monkeypatch, small):
-    monkeypatch.setattr(benchmarks, "read_revisited_gnd", read_revisited_gnd)
+    monkeypatch.setattr(revisited, "read_revisited_gnd", read_revisited_gnd)
     folder = write_set(tmp_path, "roxford5k")
     [finding] = check(tmp_path, "roxford5k")
     assert str(folder / "gnd_roxford5k.pkl") in finding
@@ -427,9 +431,7 @@ def test_a_ground_truth_that_cannot_be_read_is_a_finding(tmp_path, monkeypatch, 
 def test_disc21_is_counted_and_named(tmp_path, monkeypatch):
     numbers = {"queries": 5, "references": 6, "train": 7}
     formats = {"queries": "Q{:05d}.jpg", "references": "R{:06d}.jpg", "train": "T{:06d}.jpg"}
-    published = benchmarks.partial(
-        benchmarks.numbered, {each: (formats[each], numbers[each]) for each in numbers}
-    )
+    published = partial(numbered, {each: (formats[each], numbers[each]) for each in numbers})
     monkeypatch.setitem(
         BENCHMARKS, "disc21", replace(BENCHMARKS["disc21"], folders=numbers, details=published)
     )

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from support import one_line_error
 
-from mgkit import archives
-from mgkit.archives import ArchiveError, extract, is_extracted, record_of, recorded_hashes
+from mgkit.benchmarks import archives
+from mgkit.benchmarks.archives import ArchiveError, extract, is_extracted, record_of, recorded_hashes
 
 FILES = {f"jpg/{1000 + i}.jpg": random.Random(i).randbytes(3000 + 700 * i) for i in range(6)}
 KINDS = ("a.tar", "a.tar.gz", "a.tgz", "a.tar.bz2", "a.tar.xz", "a.zip")
@@ -377,9 +377,7 @@ def test_a_killed_extraction_is_repeated(tmp_path, folder):
     """SIGKILL at several moments: never a record, never a wrong file, and the next call completes it."""
     files = {f"jpg/{i}.jpg": random.Random(i).randbytes(20_000) for i in range(300)}
     archive = write_tar(tmp_path / "a.tar.gz", files)
-    code = (
-        f"from mgkit.archives import extract; print(flush=True); extract({str(archive)!r}, {str(folder)!r})"
-    )
+    code = f"from mgkit.benchmarks.archives import extract; print(flush=True); extract({str(archive)!r}, {str(folder)!r})"
     for wait in (0.01, 0.05, 0.15):
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
             process.stdout.readline()

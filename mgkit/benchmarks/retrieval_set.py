@@ -1,5 +1,6 @@
-"""What a retrieval benchmark asks, among which images, and which answers are right."""
+"""What a retrieval benchmark asks: images, queries, database, right answers; and readers of ground truth."""
 
+import csv
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -134,3 +135,36 @@ def files_of(folder: Path, name: str) -> list[str]:
     if not paths:
         raise ValueError(f"{name}: {folder} holds no images")
     return paths
+
+
+def located(names: Iterable[str], of_stem: dict[str, int], folder: Path, listing: Path) -> list[int]:
+    """The indices of named images; FileNotFoundError says how many are not in the folder, and the first."""
+    names = list(names)
+    missing = [name for name in dict.fromkeys(names) if name not in of_stem]
+    if missing:
+        raise FileNotFoundError(
+            f"{listing} names {len(missing)} images that are not in {folder}, the first is {missing[0]!r}"
+        )
+    return [of_stem[name] for name in names]
+
+
+def read_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """(line number, cells without spaces around) of a csv's lines that are not blank; ValueError names what is no such file."""
+    try:
+        with open(
+            path, newline="", encoding="utf-8-sig"
+        ) as file:  # spreadsheets may put a byte order mark first
+            reader = csv.reader(file)
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no csv file in UTF-8: {error}") from None
+    rows = [(number, row) for number, row in rows if any(row)]
+    if not rows:
+        raise ValueError(f"{path} is empty")
+    return rows
+
+
+def columns(header: list[str], names: tuple[str, ...]) -> list[int] | None:
+    """Where the named columns stand in a header; None where it lacks one."""
+    found = [cell.lower() for cell in header]
+    return [found.index(name) for name in names] if set(names) <= set(found) else None

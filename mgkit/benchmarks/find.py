@@ -1,4 +1,4 @@
-"""Retrieval sets below a folder: the benchmarks that are there, or else the user's own images, grouped or not."""
+"""The published benchmarks, and the retrieval sets that a folder holds: benchmarks, or the user's own images."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -6,21 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mgkit.annotations import read_groups
-from mgkit.benchmark_sets import (
-    LEVEL_KINDS,
-    copydays,
-    copydays_all,
-    copydays_levels,
-    disc21,
-    holidays,
-    revisited,
-    ukbench,
-)
+from mgkit.benchmarks.copydays import COPYDAYS, LEVEL_KINDS, copydays, copydays_all, copydays_levels
+from mgkit.benchmarks.disc21 import DISC21, disc21
+from mgkit.benchmarks.holidays import HOLIDAYS, holidays
+from mgkit.benchmarks.retrieval_set import RetrievalSet, columns, no_images, read_rows, unlabelled
+from mgkit.benchmarks.revisited import ROXFORD5K, RPARIS6K, revisited
+from mgkit.benchmarks.ukbench import UKBENCH, ukbench
 from mgkit.data.folders import check_folder, image_files, list_folder
 from mgkit.data.images import ImageList
 from mgkit.data.layouts import META, class_folders, dataset_root, plain_images, split_folder, val_images
-from mgkit.ground_truth import RetrievalSet, no_images, unlabelled
 from mgkit.machine.download import file_hash
 from mgkit.machine.progress import progress
 
@@ -189,3 +183,45 @@ def distractor_record(images: ImageList, indices: np.ndarray, root: str | Path) 
         marked = "\\" if escaped != name else ""  # says that the name is escaped
         lines.append(f"{marked}{file_hash(Path(path))}  {escaped}\n")
     return "".join(lines)
+
+
+GROUP_COLUMNS = ("image", "group")
+
+
+def read_groups(path: Path) -> dict[str, str]:
+    """The images that a csv lists, `image,group`, as {absolute path: group}; sorted, the group empty where an image has none.
+
+    Paths are relative to the csv's folder; other columns are passed over. Raises FileNotFoundError for absent files (how many
+    and the first), ValueError for a missing header, no images, or an image that is listed twice; each names the csv.
+    """
+    rows = read_rows(path)
+    at = columns(rows[0][1], GROUP_COLUMNS)
+    if at is None:
+        raise ValueError(
+            f"{path}: the first line should name the columns {','.join(GROUP_COLUMNS)}, got {','.join(rows[0][1])!r}"
+        )
+    folder, groups = os.path.realpath(path.parent), {}
+    for number, row in rows[1:]:
+        name, group = (row[k] if k < len(row) else "" for k in at)
+        if not name:
+            raise ValueError(f"{path}, line {number}: no image is named")
+        image = os.path.normpath(os.path.join(folder, name))
+        if image in groups:
+            raise ValueError(f"{path}, line {number}: {name!r} is listed twice")
+        groups[image] = group
+    if not groups:
+        raise ValueError(f"{path} lists no images")
+    missing = [image for image in groups if not os.path.isfile(image)]
+    if missing:
+        raise FileNotFoundError(f"{path} lists {len(missing)} missing files, the first is {missing[0]!r}")
+    return dict(sorted(groups.items()))
+
+
+BENCHMARKS = {
+    "holidays": HOLIDAYS,
+    "ukbench": UKBENCH,
+    "copydays": COPYDAYS,
+    "roxford5k": ROXFORD5K,
+    "rparis6k": RPARIS6K,
+    "disc21": DISC21,
+}
