@@ -13,12 +13,13 @@ from torchvision.models import ResNet50_Weights
 
 from mgkit.data.decoding import UnreadableImageError, decoding, in_words, rotation, to_rgb, turned
 from mgkit.data.images import ImageList
-from mgkit.experiment import data_root, is_mini
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem
-from mgkit.protocols import rows_of, shown_query
-from mgkit.retrieval import Retrieval, RetrievalTask
-from mgkit.search import top_k
+from mgkit.retrieval.protocols import rows_of, shown_query
+from mgkit.retrieval.search import top_k
+from mgkit.stages.evaluate_retrieval import RetrievalTask
+from mgkit.stages.inputs import data_root, is_mini
+from mgkit.stages.results import Retrieval
 from mgkit.transforms import eval_transform
 
 MOST_PIXELS = 50_000_000  # of a picture that is brought along: 200 MB once it is decoded

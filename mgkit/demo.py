@@ -20,14 +20,15 @@ from mgkit.checkpoints import load_network
 from mgkit.config import TrainConfig, make
 from mgkit.data.layouts import labelled_images
 from mgkit.embed import classify, embed
-from mgkit.experiment import data_root, read_results, stage_folder
+from mgkit.experiment import read_results, stage_folder
 from mgkit.machine.device import pick_device, place
 from mgkit.machine.files import project_root
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain, get_multigrain
-from mgkit.protocols import Difference, measured_value, shown_value
 from mgkit.reference import compare_with_reference, measures, set_name, write_reference
-from mgkit.train import run_training
+from mgkit.retrieval.protocols import Difference, measured_value, shown_value
+from mgkit.stages.inputs import data_root
+from mgkit.stages.train import run_training
 
 NOTEBOOKS = (
     "00_start_here",

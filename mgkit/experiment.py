@@ -17,14 +17,11 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 
-from mgkit.config import NetworkConfig, StageConfig, different, to_yaml
+from mgkit.config import StageConfig, different, to_yaml
 from mgkit.data.images import ImageList, list_hash
-from mgkit.data.layouts import labelled_images, validation_images
 from mgkit.machine.device import describe, pick_device
-from mgkit.machine.distributed import main_first
 from mgkit.machine.download import file_hash
-from mgkit.machine.files import find_path, free_name, project_root, write_text
-from mgkit.mini.make import make_mini
+from mgkit.machine.files import free_name, project_root, write_text
 
 NOTEBOOKS = {  # stage: the notebook that runs it
     "train": "01_train",
@@ -43,45 +40,9 @@ LEFT_BY_A_RUN = (
 )  # fmt: skip
 
 
-def data_root(data: str) -> Path:
-    """The folder of `data`; `mini` is the embedded set, drawn on first use under data/mini."""
-    if data == "mini":
-        return make_mini(project_root() / "data" / "mini", progress=True)
-    if not data:
-        raise ValueError("data is empty: give a folder, or mini for the embedded set")
-    return find_path(data)
-
-
-def is_mini(data: str) -> bool:
-    """Whether `data` is the embedded set, where a missing earlier stage costs minutes and is simply run."""
-    return data == "mini" or (find_path(data) / "mini.json").is_file()
-
-
-def training_data(config: StageConfig) -> tuple[ImageList, ImageList]:
-    """The (training, validation) images of `config.data`, their rotation tags read as `config.exif` says."""
-    train_images, val_images = main_first(  # an index of millions of files is made once
-        lambda: labelled_images(data_root(config.data), val_fraction=config.val_fraction)
-    )
-    return train_images.with_exif(config.exif), val_images.with_exif(config.exif)
-
-
-def validation_data(config: StageConfig) -> ImageList:
-    """The validation images of `config.data`, which need no training images beside them; see `validation_images`."""
-    images = main_first(lambda: validation_images(data_root(config.data), val_fraction=config.val_fraction))
-    return images.with_exif(config.exif)
-
-
 def stage_folder(experiment: str, stage: str) -> Path:
     """outputs/<experiment>/<stage>/ below the project root."""
     return project_root() / "outputs" / experiment / stage
-
-
-def missing_stage(path: Path, stage: str, config: StageConfig) -> FileNotFoundError:
-    """The error for a file that an earlier stage should have left, with the command that makes it."""
-    shared = {"experiment": config.experiment, "data": config.data}
-    if isinstance(config, NetworkConfig) and config.backbone:
-        shared["backbone"] = config.backbone
-    return FileNotFoundError(f"{path} does not exist: make it with `{papermill_command(stage, shared)}`")
 
 
 def papermill_command(stage: str, parameters: dict) -> str:

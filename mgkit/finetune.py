@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from functools import partial
 
 import numpy as np
@@ -11,52 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgkit.config import FinetunePConfig, NetworkConfig, make
 from mgkit.data.images import ImageList
-from mgkit.data.layouts import relabelled
 from mgkit.data.loader import UnreadableImages
 from mgkit.embed import WHY_NOT_FINITE, by_window, check_finite, feature_maps, frozen_backbone, whole_shapes
-from mgkit.experiment import Run, is_mini, read_results, training_data
-from mgkit.launch import on_all_devices
-from mgkit.machine.distributed import (
-    everyones,
-    is_joined,
-    is_main,
-    summed,
-    together,
-    wait_for_all,
-    world_size,
-)
+from mgkit.machine.distributed import everyones, is_joined, summed, together, world_size
 from mgkit.machine.progress import progress
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem_and_slope, gem_for_each
-from mgkit.train import trained_network
 
-STAGE = "finetune_p"
 BYTES_A_WINDOW = 2**27  # of feature maps: 334 images of 224 px by a ResNet-50, or 64 of 500 px
 SMALLEST_P = 0.1  # SGD never steps to an exponent that GeM does not have
-
-
-@dataclass(frozen=True)
-class PSearch:
-    """What 02 found, for S sizes and P exponents.
-
-    sizes [S] px, ps [P]. p_star [S]: by SGD. paths: for each size, (loss, p) after every step [steps,2].
-    top1, top5 [S,P] in 0..1: accuracy on the validation images. training_p: what the network was trained with.
-    top1_at_training_p, top1_at_p_star [S]: the same with these exponents.
-    """
-
-    sizes: list[int]
-    ps: list[float]
-    p_star: list[float]
-    paths: list[np.ndarray]
-    top1: np.ndarray
-    top5: np.ndarray
-    top1_at_training_p: list[float]
-    top1_at_p_star: list[float]
-    training_p: float
-    crop: str
 
 
 def finetune_p(
@@ -229,122 +193,8 @@ def sweep_p(
     return accuracy
 
 
-def find_p(config: FinetunePConfig) -> PSearch:
-    """p* and the sweep for the experiment's network, or the configured one, on all devices; raises as `on_all_devices`."""
-    on_all_devices(STAGE, config, run_search)
-    return read_search(config.experiment)
-
-
-def run_search(config: FinetunePConfig) -> PSearch:
-    """The same in this process, or in each of those that are joined."""
-    return search_p(config, trained_network(config)[0])
-
-
-def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
-    """p* by SGD on training images and the sweep on validation images, at every size; results.json gets both."""
-    train_images, val_images = training_data(config)
-    subset = in_classes_of(net, train_images.first_per_class(config.images_per_class))
-    val_images = in_classes_of(net, val_images)
-    run = Run(STAGE, config, checkpoint=net.source) if is_main() else None
-    unreadable = UnreadableImages(config.on_unreadable)
-    options = dict(
-        crop=config.crop, batch_size=config.batch_size, workers=config.workers, precision=config.precision,
-        unreadable=unreadable, backbone=frozen_backbone(net, config.precision),
-    )  # fmt: skip
-    training_p = net.pool.p.item()
-    shapes = whole_shapes(subset, config.crop)
-    paths = []
-    for size in config.sizes:
-        path = finetune_p(
-            net, subset, size=size, step_size=config.step_size, lr=config.lr, momentum=config.momentum,
-            seed=config.seed, shapes=shapes, **options,
-        )  # fmt: skip
-        paths.append(path)
-        print(
-            f"{config.crop} {size} px: p* = {path[-1, 1]:.2f} after {len(path)} steps on {len(subset)} images"
-        )
-        set_p(net, training_p)
-    p_stars = [float(path[-1, 1]) for path in paths]
-    options["shapes"] = whole_shapes(val_images, config.crop)
-    accuracy = np.concatenate(
-        [  # the grid, and the two exponents in question
-            sweep_p(net, val_images, sizes=[size], ps=[*config.ps, training_p, p], **options)
-            for size, p in zip(config.sizes, p_stars, strict=True)
-        ]
-    )  # [S,P+2,2]
-    unreadable.report()
-    found = PSearch(
-        sizes=config.sizes, ps=config.ps, p_star=p_stars, paths=paths, training_p=training_p, crop=config.crop,
-        top1=accuracy[:, :-2, 0], top5=accuracy[:, :-2, 1],
-        top1_at_training_p=accuracy[:, -2, 0].tolist(), top1_at_p_star=accuracy[:, -1, 0].tolist(),
-    )  # fmt: skip
-    if run:
-        results = {key: as_plain(value) for key, value in vars(found).items()}
-        run.results(results | {"val_images": len(val_images)})
-    wait_for_all()
-    return found
-
-
-def read_search(experiment: str) -> PSearch:
-    """What `search_p` left in results.json."""
-    results = read_results(experiment, STAGE)
-    values = {field.name: results[field.name] for field in fields(PSearch)}
-    arrays = {key: np.array(values[key]) for key in ("top1", "top5")}
-    return PSearch(**values | arrays | {"paths": [np.array(path) for path in values["paths"]]})
-
-
-def as_plain(value):
-    """Arrays, and lists of them, as lists."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return [as_plain(each) for each in value] if isinstance(value, list) else value
-
-
 def set_p(net: MultiGrain, p: float) -> MultiGrain:
     """The network itself, pooling with p from now on."""
     with torch.no_grad():
         net.pool.p.fill_(p)
     return net
-
-
-def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
-    """The images, their labels being indices into the network's classes.
-
-    Classes are matched by name. Where the checkpoint does not name its own (the released files), the data's classes in
-    sorted order are its first ones, which a line says if it has more. Raises ValueError for a class that the network lacks.
-    """
-    known = net.classifier.out_features
-    if net.classes:
-        return relabelled(images, net.classes, f"them: the checkpoint knows {known} classes")
-    if len(images.classes) > known:
-        raise ValueError(f"the checkpoint knows {known} classes, {images.root} has {len(images.classes)}")
-    if len(images.classes) < known:
-        print(
-            f"the checkpoint does not name its {known} classes: the {len(images.classes)} of {images.root} "
-            "are taken for its first ones, so accuracies mean little unless they are"
-        )
-    return images
-
-
-def p_star(config: NetworkConfig, net: MultiGrain, *, size: int, crop: str) -> float:
-    """p* of the experiment's 02 for a resolution; where 02 has other resolutions, the nearest of them.
-
-    On the mini set a missing 02 is run first; otherwise the network's own p, with a line that says so.
-    """
-    results = read_results(config.experiment, STAGE)
-    if results is None and is_mini(config.data):
-        print("p* has not been learned yet: running 02_finetune_p first")
-        shared = {"experiment": config.experiment, "data": config.data, "checkpoint": config.checkpoint}
-        search_p(make(FinetunePConfig, shared), net)
-        results = read_results(config.experiment, STAGE)
-    if results is None:
-        print(
-            f"no p* in outputs/{config.experiment}/{STAGE}: pooling with the training exponent {net.pool.p.item():g}"
-        )
-        return net.pool.p.item()
-    nearest = int(np.argmin(np.abs(np.array(results["sizes"]) - size)))
-    if results["sizes"][nearest] != size or results["crop"] != crop:
-        print(
-            f"p* was learned at {results['crop']} {results['sizes']} px: taking that of {results['sizes'][nearest]} px"
-        )
-    return results["p_star"][nearest]

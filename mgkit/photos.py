@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mgkit import ann
 from mgkit.browse import (
     Classes,
     Collection,
@@ -39,7 +38,7 @@ from mgkit.duplicates import (  # fmt: skip
     neighbours_without_self,
     pairs_beyond,
 )
-from mgkit.experiment import Run, data_root, is_mini, stage_folder, validation_data
+from mgkit.experiment import Run, stage_folder
 from mgkit.growing import growing_features
 from mgkit.launch import on_all_devices
 from mgkit.machine.distributed import main_first
@@ -47,10 +46,13 @@ from mgkit.machine.files import find_path
 from mgkit.model import MultiGrain, Whitening, append_one
 from mgkit.photo_folder import PhotoFolder, find_photos, shown_name, without_warnings
 from mgkit.pooling import l2_normalize
-from mgkit.search import top_k
+from mgkit.retrieval import indices
+from mgkit.retrieval.search import top_k
+from mgkit.stages.inputs import data_root, is_mini, validation_data
+from mgkit.stages.train import trained_network
+from mgkit.stages.whiten import whitened_network
 from mgkit.store import features_folder, stored_features
-from mgkit.train import trained_network
-from mgkit.whitening import fit_pca_whitening, whitened_network
+from mgkit.whitening import fit_pca_whitening
 
 STAGE = "search_photos"
 MINI_FOLDERS = (
@@ -189,7 +191,7 @@ class FoundPhotos:
 def photo_task(config: PhotosConfig) -> PhotoTask:
     """Find the pictures, then the network: what 03 left, the configured one, or else what 01 left.
 
-    Raises what `find_photos`, `whitened_network` and `ann.check_factory` raise; FileNotFoundError, NotADirectoryError or PermissionError
+    Raises what `find_photos`, `whitened_network` and `indices.check_factory` raise; FileNotFoundError, NotADirectoryError or PermissionError
     for a `data` folder that is not there; ValueError where results would be written among the pictures.
     """
     if config.data != "mini":
@@ -203,7 +205,7 @@ def photo_task(config: PhotosConfig) -> PhotoTask:
             )
     net = search_network(config)
     if config.index:
-        ann.check_factory(config.index, net.width + (config.whitening != "none"))
+        indices.check_factory(config.index, net.width + (config.whitening != "none"))
     p = net.pool.p.item() if config.p is None else config.p
     return PhotoTask(config, folder, net, p, UnreadableImages(config.on_unreadable))
 
@@ -372,7 +374,7 @@ def neighbours(config: PhotosConfig, descriptors: np.ndarray) -> tuple[np.ndarra
     factory = config.index or (LARGE_INDEX if len(descriptors) > MOST_EXACT else "")
     if factory:
         print(f"{len(descriptors):,} pictures: neighbours by the index {factory}, which may miss a few")
-        found = ann.search_index(ann.build_index(factory, descriptors), descriptors, k=k)
+        found = indices.search_index(indices.build_index(factory, descriptors), descriptors, k=k)
     else:
         found = top_k(descriptors, descriptors, k=k)
     return neighbours_without_self(*found)

@@ -18,10 +18,8 @@ from PIL import Image
 from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.data.images import ImageList, evenly
 from mgkit.data.loader import ImageDataset
-from mgkit.evaluate import Accuracy
-from mgkit.finetune import PSearch
-from mgkit.protocols import failures_first, shown
-from mgkit.retrieval import ResolutionCurves, Retrieval
+from mgkit.retrieval.protocols import failures_first, shown
+from mgkit.stages.results import Accuracy, PSearch, ResolutionCurves, Retrieval
 from mgkit.toy_svm import ToyRuns
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito

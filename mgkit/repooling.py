@@ -15,13 +15,19 @@ from mgkit.config import FinetunePConfig
 from mgkit.data.images import ImageList, evenly
 from mgkit.data.loader import UnreadableImages
 from mgkit.embed import feature_maps
-from mgkit.experiment import data_root, validation_data
-from mgkit.finetune import in_classes_of
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem_of_logarithm, l2_normalize, relative_logarithm
-from mgkit.protocols import failures_first, measured_value, nearest, retrieve, shown_query, shown_value
-from mgkit.retrieval import RetrievalTask
+from mgkit.retrieval.protocols import (
+    failures_first,
+    measured_value,
+    nearest,
+    retrieve,
+    shown_query,
+    shown_value,
+)
+from mgkit.stages.evaluate_retrieval import RetrievalTask
+from mgkit.stages.inputs import data_root, in_classes_of, validation_data
 
 CACHE_BYTES = 2**26  # of feature maps that an explorer holds: two cores pool them anew in a tenth of a second
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from mgkit.ann import Measured, compare
+from mgkit.retrieval.indices import Measured, compare
 
 GIB = 2**30
 

@@ -4,8 +4,8 @@ from itertools import groupby
 
 import numpy as np
 
-from mgkit.protocols import shown, shown_difference, shown_interval, shown_value
-from mgkit.retrieval import Retrieval
+from mgkit.retrieval.protocols import shown, shown_difference, shown_interval, shown_value
+from mgkit.stages.results import Retrieval
 
 VERDICT = {True: "better", False: "worse", None: "undecided"}
 

@@ -12,11 +12,10 @@ from mgkit.checkpoints import load_network
 from mgkit.config import TrainConfig
 from mgkit.data.images import ImageList
 from mgkit.data.loader import ImageDataset, SeededBatches
-from mgkit.experiment import training_data
-from mgkit.finetune import in_classes_of
 from mgkit.losses import JointLoss, gradient_share
 from mgkit.model import MultiGrain
 from mgkit.samplers import RepeatedAugmentationSampler
+from mgkit.stages.inputs import in_classes_of, training_data
 from mgkit.transforms import train_transform
 
 SAMPLES = 12

@@ -1,38 +1,12 @@
 """PCA whitening learned on unlabelled images and folded into the classifier (section 3.6)."""
 
 import copy
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mgkit.checkpoints import load_network, save_checkpoint
-from mgkit.config import NetworkConfig, WhitenConfig, make
-from mgkit.data.images import ImageList
-from mgkit.data.layouts import plain_images
-from mgkit.data.loader import UnreadableImages
-from mgkit.embed import pooled
-from mgkit.experiment import Run, data_root, read_results, stage_folder, training_data, validation_data
-from mgkit.finetune import in_classes_of, p_star, set_p
-from mgkit.launch import on_all_devices
-from mgkit.machine.device import pick_device, place
-from mgkit.machine.distributed import is_main, main_first, wait_for_all
-from mgkit.machine.files import find_path
-from mgkit.metrics import topk_accuracy
-from mgkit.model import MultiGrain, append_one
-from mgkit.store import features_folder, stored_features
-from mgkit.train import network_left_by, trained_network
-
-STAGE = "whiten"
-FOLDING = (
-    "top1_before",
-    "top1_after",
-    "same_class",
-    "relative_difference",
-    "val_images",
-)  # of `check_folding`
+from mgkit.model import MultiGrain
 
 
 def fit_pca_whitening(embeddings: np.ndarray | Tensor, *, shrinkage: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -114,118 +88,3 @@ def fold(weight: Tensor, bias: Tensor, mean: Tensor, projection: Tensor) -> tupl
     mean, projection = mean.to(joined), projection.to(joined)
     folded = torch.linalg.solve(projection, joined.T).T  # projection⁻¹ acts on descriptors d, [.,D]
     return folded.float(), (joined @ mean).float()
-
-
-@dataclass(frozen=True)
-class Whitened:
-    """What 03 made: the whitened network, size (px), crop, p, images used, the variances of the components [D].
-
-    folding: of `check_folding`; empty where data has no labelled images.
-    """
-
-    net: MultiGrain
-    size: int
-    crop: str
-    p: float
-    images: int
-    variances: np.ndarray
-    folding: dict
-    checkpoint: Path
-
-
-def whiten_network(config: WhitenConfig) -> Whitened:
-    """Fit the whitening at the configured resolution and p, on all devices, fold it in and check that; raises as `on_all_devices`."""
-    on_all_devices(STAGE, config, run_whitening)
-    results = read_results(config.experiment, STAGE)
-    path = stage_folder(config.experiment, STAGE) / "checkpoint.pth"
-    net = place(load_network(path)[0], pick_device())
-    variances = np.array(results.pop("variances"))
-    folding = {key: results[key] for key in FOLDING if key in results}
-    kept = {key: results[key] for key in ("size", "crop", "p", "images")}
-    return Whitened(net=net, variances=variances, folding=folding, checkpoint=path, **kept)
-
-
-def run_whitening(config: WhitenConfig) -> None:
-    """The same in this process, or in each of those that are joined: outputs/<experiment>/whiten/checkpoint.pth, results.json."""
-    net, checkpoint = trained_network(config)
-    images = whitening_images(config)
-    if len(images) > config.images:
-        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: config.images]
-        images = images.subset(chosen.sort().values.tolist())
-    training_p = net.pool.p.item()
-    p = p_star(config, net, size=config.size, crop=config.crop) if config.p is None else config.p
-    run = Run(STAGE, config, checkpoint=net.source) if is_main() else None
-    set_p(net, p)
-    unreadable = UnreadableImages(config.on_unreadable)
-    [rows] = stored_features(
-        net, images, size=config.size, crop=config.crop, ps=[p], folder=features_folder(config.experiment),
-        batch_size=config.batch_size, workers=config.workers, precision=config.precision, unreadable=unreadable,
-        description=f"whitening, {config.crop} {config.size} px",
-    )  # fmt: skip
-    unreadable.report()
-    rows = torch.from_numpy(rows[np.isfinite(rows[:, 0])])
-    descriptors = append_one(rows)  # [N,C] -> [N,C+1]
-    mean, projection = fit_pca_whitening(descriptors, shrinkage=config.shrinkage)
-    after = whiten(net, mean, projection)
-    if run:
-        kept = {key: checkpoint[key] for key in ("extra", "classes") if key in checkpoint}
-        path = run.folder / "checkpoint.pth"
-        save_checkpoint(path, after, **kept, size=config.size, crop=config.crop, p=p, training_p=training_p)
-    folding = check_folding(config, net, after)
-    if run:
-        variances = torch.linalg.eigvalsh(moments(descriptors)[1]).flip(0).clamp(min=0)
-        run.results({
-            "size": config.size, "crop": config.crop, "p": p, "images": len(rows), "dimensions": len(mean),
-            "variances": variances.tolist(), **folding,
-        })  # fmt: skip
-    wait_for_all()
-
-
-def check_folding(config: WhitenConfig, before: MultiGrain, after: MultiGrain) -> dict:
-    """Classify the validation images by the network before and after whitening, from the same pooled features.
-
-    top1_before, top1_after, same_class in 0..1; relative_difference: of the logits, after the best factor for each image;
-    val_images. Empty, with a line that says why, where data has no images of the network's classes.
-    """
-    try:
-        images = in_classes_of(before, validation_data(config))
-    except (OSError, ValueError) as error:
-        print(f"that folding leaves the classes as they were is not checked: {error}")
-        return {}
-    rows = pooled(
-        before, images, size=config.size, crop=config.crop, ps=[before.pool.p.item()], batch_size=config.batch_size,
-        workers=config.workers, precision=config.precision, unreadable=UnreadableImages(config.on_unreadable),
-        description=f"folding, {config.crop} {config.size} px",
-    )[0]  # fmt: skip
-    readable = np.isfinite(rows[:, 0])
-    rows = torch.from_numpy(rows[readable]).to(before.classifier.weight.device)
-    labels = torch.from_numpy(images.labels[readable])
-    with torch.no_grad():
-        before, after = (net.head(rows)["classifier_output"].cpu() for net in (before, after))
-    factor = (before * after).sum(1, keepdim=True) / after.square().sum(1, keepdim=True)
-    return {
-        "top1_before": topk_accuracy(before, labels, ks=(1,))[0],
-        "top1_after": topk_accuracy(after, labels, ks=(1,))[0],
-        "same_class": float((before.argmax(1) == after.argmax(1)).double().mean()),
-        "relative_difference": float((factor * after - before).norm() / before.norm()),
-        "val_images": len(labels),
-    }
-
-
-def whitening_images(config: WhitenConfig) -> ImageList:
-    """The unlabelled images: `config.unlabelled`, or data's unlabelled/whiten, or data's training images without labels."""
-    if config.unlabelled:
-        return plain_images(find_path(config.unlabelled), purpose="unlabelled").with_exif(config.exif)
-    root = main_first(lambda: data_root(config.data))
-    beside = root / "unlabelled" / "whiten"
-    if beside.is_dir():
-        return plain_images(beside, purpose="unlabelled").with_exif(config.exif)
-    return training_data(config)[0]
-
-
-def whitened_network(config: NetworkConfig) -> tuple[MultiGrain, dict]:
-    """The network of `config.checkpoint`, or of the experiment's 03, and the checkpoint's content.
-
-    On the mini set a missing whitening is run first. Otherwise FileNotFoundError gives the command that makes it.
-    """
-    return network_left_by(STAGE, config, run=lambda shared: run_whitening(make(WhitenConfig, shared)))

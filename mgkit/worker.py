@@ -25,16 +25,16 @@ from mgkit.config import (
     from_yaml,
 )
 from mgkit.data.decoding import UnreadableImageError
-from mgkit.evaluate import run_classification
-from mgkit.finetune import run_search
 from mgkit.launch import AGENT, FOLDER, LAUNCHER, StoppedError, read_ending, write_ending
 from mgkit.machine.distributed import joined
 from mgkit.photos import run_photos
-from mgkit.retrieval import run_embedding
 from mgkit.snapshots import SnapshotError
-from mgkit.train import run_training
+from mgkit.stages.evaluate_imagenet import run_classification
+from mgkit.stages.evaluate_retrieval import run_embedding
+from mgkit.stages.finetune_p import run_search
+from mgkit.stages.train import run_training
+from mgkit.stages.whiten import run_whitening
 from mgkit.training import NonFiniteError
-from mgkit.whitening import run_whitening
 
 SECONDS_TO_STOP = 15  # once the launcher is gone
 

@@ -18,8 +18,8 @@ from mgkit.data import loader
 from mgkit.data.layouts import class_folders
 from mgkit.mini.make import MiniSizes, make_mini
 from mgkit.model import MultiGrain
-from mgkit.retrieval import evaluate_retrieval, retrieval_task
-from mgkit.whitening import whitened_network
+from mgkit.stages.evaluate_retrieval import evaluate_retrieval, retrieval_task
+from mgkit.stages.whiten import whitened_network
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 

@@ -135,7 +135,7 @@ def training_config(root, /, **values) -> TrainConfig:
 def in_processes(count: int, work, *arguments) -> list:
     """What `work(*arguments)` returns in each of so many joined processes, by rank; an error in one fails the test."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mgkit.train"])  # imported once, for all processes of all tests
+    context.set_forkserver_preload(["mgkit.stages.train"])  # imported once, for all processes of all tests
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from support import training_config
 
-from mgkit import balance
-from mgkit.balance import shares_by_lambda, shares_of_runs
 from mgkit.experiment import stage_folder
+from mgkit.stages import train as balance
+from mgkit.stages.train import shares_by_lambda, shares_of_runs
 
 
 def test_short_trainings_of_the_embedded_set_are_made_once(here, mini_root, monkeypatch):

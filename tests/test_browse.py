@@ -13,7 +13,7 @@ from mgkit.browse import Collection, describe_with, likely_classes, read_picture
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.embed import classify, embed, pooled
 from mgkit.model import append_one
-from mgkit.search import top_k
+from mgkit.retrieval.search import top_k
 from mgkit.whitening import fit_pca_whitening, whiten
 
 

@@ -35,10 +35,10 @@ from mgkit.checkpoints import (
 )
 from mgkit.config import NetworkConfig, make
 from mgkit.data.layouts import class_folders
-from mgkit.finetune import in_classes_of
 from mgkit.machine.device import place
 from mgkit.model import MultiGrain, get_multigrain
-from mgkit.train import trained_network
+from mgkit.stages.inputs import in_classes_of
+from mgkit.stages.train import trained_network
 from mgkit.whitening import whiten
 
 

@@ -20,7 +20,7 @@ from mgkit.duplicates import (
     stranger_rate,
 )
 from mgkit.photo_folder import find_photos
-from mgkit.search import top_k
+from mgkit.retrieval.search import top_k
 
 
 def unit(rows):

@@ -22,12 +22,9 @@ from mgkit.experiment import (
     add_results,
     changed_parameters,
     cpu_model,
-    data_root,
     driver_version,
     hardware,
-    is_mini,
     json_lines,
-    missing_stage,
     papermill_command,
     read_metrics,
     read_results,
@@ -35,6 +32,7 @@ from mgkit.experiment import (
     runs,
     stage_folder,
 )
+from mgkit.stages.inputs import data_root, is_mini, missing_stage
 
 pytestmark = pytest.mark.usefixtures("here")
 

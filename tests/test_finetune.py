@@ -15,21 +15,13 @@ from mgkit.config import FinetunePConfig, make
 from mgkit.data.decoding import UnreadableImageError, image_shape, load_image
 from mgkit.data.loader import UnreadableImages
 from mgkit.embed import classify, feature_maps, whole_shapes
-from mgkit.finetune import (
-    SMALLEST_P,
-    descend_p,
-    feature_windows,
-    finetune_p,
-    images_a_window,
-    in_classes_of,
-    search_p,
-    set_p,
-    sweep_p,
-)
+from mgkit.finetune import SMALLEST_P, descend_p, feature_windows, finetune_p, images_a_window, set_p, sweep_p
 from mgkit.machine.distributed import rank, world_size
 from mgkit.machine.frozen import frozen
 from mgkit.metrics import topk_accuracy
 from mgkit.pooling import FLOOR
+from mgkit.stages.finetune_p import search_p
+from mgkit.stages.inputs import in_classes_of
 from mgkit.transforms import eval_transform
 from mgkit.whitening import fit_pca_whitening, whiten
 
@@ -302,7 +294,9 @@ def test_shapes_that_are_given_are_not_read_again_and_go_with_their_images(tiny_
 
 
 def test_the_search_reads_every_header_once(tiny_net, uneven_images, headers, here, monkeypatch):
-    monkeypatch.setattr("mgkit.finetune.training_data", lambda config: (uneven_images, uneven_images))
+    monkeypatch.setattr(
+        "mgkit.stages.finetune_p.training_data", lambda config: (uneven_images, uneven_images)
+    )
     config = make(FinetunePConfig, {"experiment": "t", "sizes": [24, 32, 40], "ps": [1.0], "workers": 0})
     search_p(config, tiny_net)
     assert headers.call_count == 2 * len(uneven_images)  # of the training and of the validation images

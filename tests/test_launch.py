@@ -34,7 +34,7 @@ from mgkit.launch import (
     write_ending,
 )
 from mgkit.machine.progress import FOR_RELAY
-from mgkit.train import run_training, train
+from mgkit.stages.train import run_training, train
 
 SECONDS_TO_END = 30  # until nothing is left of a run whose parent was killed
 

@@ -19,11 +19,9 @@ from mgkit import plots
 from mgkit.benchmarks.find import find_sets
 from mgkit.data.layouts import class_folders
 from mgkit.data.loader import ImageDataset
-from mgkit.evaluate import Accuracy
-from mgkit.finetune import PSearch
 from mgkit.mini.make import CROPS, QUALITIES
-from mgkit.protocols import retrieve
-from mgkit.retrieval import ResolutionCurves, Retrieval
+from mgkit.retrieval.protocols import retrieve
+from mgkit.stages.results import Accuracy, PSearch, ResolutionCurves, Retrieval
 from mgkit.toy_svm import ToyRuns
 from mgkit.transforms import train_transform
 

@@ -9,10 +9,10 @@ import torch
 from support import in_processes, training_config
 
 from mgkit import rehearsal
-from mgkit.experiment import training_data
 from mgkit.rehearsal import Estimate, bottleneck, duration, rehearse, report
 from mgkit.snapshots import Snapshots
-from mgkit.train import first_network, run_training
+from mgkit.stages.inputs import training_data
+from mgkit.stages.train import first_network, run_training
 from mgkit.training import Training
 
 

@@ -16,7 +16,6 @@ from mgkit.embed import classify, embed
 from mgkit.finetune import set_p
 from mgkit.metrics import topk_accuracy
 from mgkit.pooling import gem, l2_normalize, relative_logarithm
-from mgkit.protocols import measured_value, nearest
 from mgkit.repooling import (
     CachedMaps,
     Repooling,
@@ -32,6 +31,7 @@ from mgkit.repooling import (
     size_to_hold,
     spread,
 )
+from mgkit.retrieval.protocols import measured_value, nearest
 
 EXPONENTS = [1.0, 2.5, 10.0, math.inf]
 

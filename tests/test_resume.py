@@ -15,7 +15,7 @@ from mgkit.experiment import read_metrics, read_steps
 from mgkit.launch import StoppedError
 from mgkit.resume import is_finished, open_run
 from mgkit.snapshots import SnapshotError
-from mgkit.train import run_training, train, training_data
+from mgkit.stages.train import run_training, train, training_data
 
 SPEED = ("images_per_second", "data_wait")
 FOLDER = Path("outputs/t/train")
@@ -106,7 +106,7 @@ def test_a_kill_before_the_results_are_written_ends_the_same(config):
 
 def test_a_finished_run_is_left_as_it_is_and_needs_no_processes(config, capsys, monkeypatch):
     run_training(config())
-    monkeypatch.setattr("mgkit.train.launch", lambda *_: pytest.fail("nothing is to be run"))
+    monkeypatch.setattr("mgkit.stages.train.launch", lambda *_: pytest.fail("nothing is to be run"))
     before = CHECKPOINT.stat().st_mtime_ns
     assert train(config()).samefile(CHECKPOINT) and CHECKPOINT.stat().st_mtime_ns == before
     assert "resume=False" in capsys.readouterr().out

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from mgkit.ann import Measured
+from mgkit.retrieval.indices import Measured
 from mgkit.scale import GIB, Plan, Rates, made_up, measured_rates, plan, rates_of, table
 
 RATES = Rates(

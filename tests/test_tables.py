@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from mgkit.mini.make import CROPS, QUALITIES
-from mgkit.protocols import shown
-from mgkit.retrieval import best_of_each_set
+from mgkit.retrieval.protocols import shown
+from mgkit.stages.evaluate_retrieval import best_of_each_set
 from mgkit.tables import (
     VERDICT,
     perfect_queries,

@@ -32,8 +32,8 @@ from mgkit.finetune import finetune_p, set_p, sweep_p
 from mgkit.machine.device import place
 from mgkit.machine.files import write_text
 from mgkit.model import MultiGrain, get_multigrain
+from mgkit.stages.train import run_training
 from mgkit.store import stored_features
-from mgkit.train import run_training
 
 # glibc's: blocks from 64 KiB on are the system's again once they are freed. Other systems pay no heed.
 HEAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}

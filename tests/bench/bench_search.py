@@ -13,12 +13,12 @@ import torch
 from measuring import Row, compared, extra_memory, table, write_json
 
 from mgkit import get_multigrain
-from mgkit.ann import compare, size
-from mgkit.ann import table as ann_table
 from mgkit.machine.device import describe
+from mgkit.retrieval.indices import compare, size
+from mgkit.retrieval.indices import table as ann_table
+from mgkit.retrieval.search import top_k
 from mgkit.scale import made_up, plan, rates_of
 from mgkit.scale import table as scale_table
-from mgkit.search import top_k
 
 COUNT, DIM, QUERIES, K = 200_000, 512, 1000, 100
 FACTORIES = ["IVF1024,SQ8", "OPQ64,IVF1024,PQ64"]

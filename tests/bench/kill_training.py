@@ -48,7 +48,7 @@ def main() -> None:
 def train(images: str, processes: str) -> None:
     """A training of 36 steps that writes a snapshot at almost every one; in a process of its own."""
     from mgkit.config import TrainConfig, make
-    from mgkit.train import train
+    from mgkit.stages.train import train
 
     values = {"experiment": "killed", "data": images, "size": 32, "batch_size": 12, "epochs": 3, "workers": 1}
     values |= {"gpus": int(processes), "checkpoint_minutes": 1e-4, "log_every": 5, "max_restarts": 1}

@@ -16,8 +16,8 @@ from PIL import Image
 from mgkit.data.images import ImageList
 from mgkit.data.layouts import class_folders, dataset_root, split_folder
 from mgkit.data.loader import ImageDataset
-from mgkit.experiment import data_root
 from mgkit.machine.files import project_root, write_text
+from mgkit.stages.inputs import data_root
 from mgkit.transforms import eval_transform
 
 OUTPUT = project_root() / "outputs" / "bench"

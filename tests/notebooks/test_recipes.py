@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from papermill.cli import papermill as papermill_command
 from test_notebooks import CONFIGS, NOTEBOOKS
 
-from mgkit.ann import check_factory
 from mgkit.board import board
 from mgkit.config import make
+from mgkit.retrieval.indices import check_factory
 
 RECIPES = NOTEBOOKS / "recipes"
 every_recipe = pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)

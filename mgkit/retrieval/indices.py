@@ -19,7 +19,7 @@ import numpy as np
 
 from mgkit.machine.download import file_hash
 from mgkit.machine.files import atomic_write, write_text
-from mgkit.search import as_float32, row_norms, slices, top_k
+from mgkit.retrieval.search import as_float32, row_norms, slices, top_k
 
 BLOCK = 65_536  # rows added at a time
 SAMPLE_A_CENTROID = 64  # rows to train on for every centroid; faiss advises between 39 and 256

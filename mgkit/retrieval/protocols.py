@@ -19,7 +19,7 @@ from mgkit.metrics import (
     recall_at_precision,
     ukbench_score,
 )
-from mgkit.search import similarities, top_k, top_pairs
+from mgkit.retrieval.search import similarities, top_k, top_pairs
 
 MOST_PREDICTIONS = 500_000  # pairs that are pooled for micro-AP, as DISC21's own evaluation takes them
 SHOWN = 6  # queries whose neighbours are kept for looking at

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgkit import search
-from mgkit.search import inner_products, similarities, top_k, top_pairs
+from mgkit.retrieval.search import inner_products, similarities, top_k, top_pairs
+from mgkit.stages.evaluate_retrieval import search
 
 CPU = torch.device("cpu")
 

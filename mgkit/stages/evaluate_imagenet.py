@@ -1,29 +1,20 @@
 """Classification: top-1 and top-5 for every crop and resolution, with the training exponent and with p* (04, section 4.2)."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from mgkit.config import ClassifyConfig
 from mgkit.data.loader import UnreadableImages
 from mgkit.embed import frozen_backbone, whole_shapes
-from mgkit.experiment import Run, read_results, validation_data
-from mgkit.finetune import in_classes_of, p_star, sweep_p
+from mgkit.experiment import Run, read_results
+from mgkit.finetune import sweep_p
 from mgkit.launch import on_all_devices
 from mgkit.machine.distributed import is_main
-from mgkit.train import trained_network
+from mgkit.stages.finetune_p import p_star
+from mgkit.stages.inputs import in_classes_of, validation_data
+from mgkit.stages.results import Accuracy
+from mgkit.stages.train import trained_network
 
 STAGE = "evaluate_imagenet"
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Top-1 and top-5 in 0..1 of one crop, size (px) and pooling exponent; `exponent` says whether p is `trained` or `p*`."""
-
-    crop: str
-    size: int
-    exponent: str
-    p: float
-    top1: float
-    top5: float
 
 
 def evaluate_classification(config: ClassifyConfig) -> list[Accuracy]:

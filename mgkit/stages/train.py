@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,14 +10,15 @@ import torch
 from mgkit.checkpoints import load_network
 from mgkit.config import NetworkConfig, TrainConfig, make
 from mgkit.data.loader import end_workers
-from mgkit.experiment import NOTEBOOKS, is_mini, missing_stage, stage_folder, training_data
+from mgkit.experiment import read_config, read_steps, runs, stage_folder
 from mgkit.launch import launch
-from mgkit.machine.device import pick_device, place
 from mgkit.machine.distributed import is_main, main_first, of_main, together
 from mgkit.machine.files import find_path
 from mgkit.model import MultiGrain, get_multigrain
+from mgkit.objective import SHARE
 from mgkit.rehearsal import rehearse, report
 from mgkit.resume import STAGE, is_finished, open_run
+from mgkit.stages.inputs import is_mini, network_left_by, training_data
 from mgkit.training import Training
 
 
@@ -120,23 +122,48 @@ def trained_network(config: NetworkConfig) -> tuple[MultiGrain, dict]:
     return network_left_by(STAGE, config, run=lambda shared: run_training(make(TrainConfig, shared)))
 
 
-def network_left_by(
-    stage: str, config: NetworkConfig, *, run: Callable[[dict], object]
-) -> tuple[MultiGrain, dict]:
-    """The network of `config.checkpoint`, the published one, or else the stage's own, and the checkpoint's content.
+LAMBDAS = (0.1, 0.5, 0.9)
+Shares = dict[float, list[tuple[int, float]]]  # {λ: [(optimizer step, share in 0..1), …]}
 
-    run: makes the stage with its defaults, given the parameters that all stages share; called on the mini set where the
-    stage's checkpoint is missing. Otherwise that raises FileNotFoundError with the command that makes it.
+
+def shares_by_lambda(config: TrainConfig) -> Shares:
+    """Shares of the classification gradient against λ, in the order of time, from trainings like `config` (figure 5).
+
+    On the embedded set: of half an epoch at half the size for each of LAMBDAS, kept as outputs/<experiment>-lambda<λ>/. Else: of
+    the experiment's own runs, train, train.1, …, as far as they were noted.
     """
-    if config.pretrained_backbone:  # published networks pool by averaging: p = 1
-        net = main_first(lambda: get_multigrain(config.backbone, p=1.0, pretrained_backbone=True))
-        return place(net.eval(), pick_device()), {}
-    own = stage_folder(config.experiment, stage) / "checkpoint.pth"
-    if not config.checkpoint and not own.is_file():
-        if not is_mini(config.data):
-            raise missing_stage(own, stage, config)
-        print(f"{own} does not exist: running {NOTEBOOKS[stage]} first, with its defaults")
-        run({"experiment": config.experiment, "data": config.data, "workers": config.workers})
-    path = find_path(config.checkpoint) if config.checkpoint else own
-    net, checkpoint = main_first(lambda: load_network(path, backbone=config.backbone or None))
-    return place(net, pick_device()), checkpoint
+    if not is_mini(config.data):
+        return shares_of_runs(config.experiment)
+    found: Shares = {}
+    for lambda_ in LAMBDAS:
+        short = short_training(config, lambda_)
+        if not is_finished(short, training_data(short)):
+            print(f"λ = {lambda_:g}, half an epoch at {short.size} px:")
+            run_training(short)
+        found[lambda_] = shares_noted(read_steps(short.experiment, STAGE))
+    return found
+
+
+def short_training(config: TrainConfig, lambda_: float) -> TrainConfig:
+    """Half an epoch at half the size, from the same first weights, with a line of steps.jsonl every few steps."""
+    return replace(
+        config, experiment=f"{config.experiment}-lambda{lambda_:g}", lambda_=lambda_, size=max(config.size // 2, 32),
+        epochs=1, len_factor=0.5, repetitions=max(config.repetitions, 2), log_every=2, gradient_share_every=1,
+    )  # fmt: skip
+
+
+def shares_of_runs(experiment: str) -> Shares:
+    """What the experiment's runs noted; of several with the same λ, the latest."""
+    found: Shares = {}
+    in_time = sorted(runs(experiment), key=lambda name: name == STAGE)  # train.1, train.2, …, train
+    for name in in_time:
+        lambda_ = read_config(experiment, name)["lambda_"]
+        noted = shares_noted(read_steps(experiment, name))
+        if noted:
+            found[lambda_] = noted
+    return found
+
+
+def shares_noted(steps: list[dict]) -> list[tuple[int, float]]:
+    """(step, share) of the lines of a steps.jsonl that hold one."""
+    return [(line["step"], line[SHARE]) for line in steps if SHARE in line]

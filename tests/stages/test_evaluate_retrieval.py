@@ -13,8 +13,8 @@ from mgkit.embed import embed
 from mgkit.experiment import read_results
 from mgkit.machine.download import file_hash
 from mgkit.mini.make import CROPS, QUALITIES
-from mgkit.protocols import measured_value
-from mgkit.retrieval import (
+from mgkit.retrieval.protocols import measured_value
+from mgkit.stages.evaluate_retrieval import (
     best_exponents,
     best_of_each_set,
     embedding_rate,
@@ -135,7 +135,7 @@ def test_figure_4_has_no_top1_where_data_holds_retrieval_sets_only(
 
 def test_indices_are_compared_on_the_descriptors_of_all_sets(after_chain, retrieved, monkeypatch):
     assert index_table(retrieved[0]).count("\n") == 0  # so few images need none
-    monkeypatch.setattr("mgkit.retrieval.FEWEST_INDEXED", 50)
+    monkeypatch.setattr("mgkit.stages.evaluate_retrieval.FEWEST_INDEXED", 50)
     lines = index_table(retrieved[0], queries=20).splitlines()
     assert [line.split()[0] for line in lines] == ["index", "exact", "IVF4,Flat"]
     assert lines[2].split()[1:3] == ["1.000", "1.000"]  # all four lists are looked into

@@ -12,11 +12,11 @@ from support import flat_name, in_processes, one_line_error, write_devkit
 from mgkit.config import ClassifyConfig, FinetunePConfig, RetrievalConfig, WhitenConfig, make
 from mgkit.data.decoding import image_shape
 from mgkit.data.layouts import labelled_images
-from mgkit.evaluate import evaluate_classification
-from mgkit.finetune import find_p
 from mgkit.launch import WorkerError
-from mgkit.retrieval import embed_sets, evaluate_retrieval, resolution_curves, retrieval_task
-from mgkit.whitening import whiten_network, whitened_network
+from mgkit.stages.evaluate_imagenet import evaluate_classification
+from mgkit.stages.evaluate_retrieval import embed_sets, evaluate_retrieval, resolution_curves, retrieval_task
+from mgkit.stages.finetune_p import find_p
+from mgkit.stages.whiten import whiten_network, whitened_network
 from mgkit.worker import STAGES
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from support import one_line_error
 
-from mgkit import ann as module
-from mgkit.ann import (
+from mgkit.machine.download import file_hash
+from mgkit.retrieval.indices import (
     add,
     build_index,
     compare,
@@ -22,8 +22,8 @@ from mgkit.ann import (
     table,
     trained_index,
 )
-from mgkit.machine.download import file_hash
-from mgkit.search import top_k
+from mgkit.retrieval.search import top_k
+from mgkit.stages.evaluate_retrieval import indices as module
 
 COUNT, DIM = 3000, 16
 FACTORIES = [

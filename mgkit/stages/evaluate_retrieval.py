@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
-from mgkit import ann
 from mgkit.benchmarks.find import GROUPS, SET_NAMES, distractor_record, distractor_source, find_sets, is_there
 from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.config import RetrievalConfig
@@ -15,44 +14,22 @@ from mgkit.data.images import ImageList, evenly
 from mgkit.data.loader import UnreadableImages
 from mgkit.descriptors import multi_scale, plain, whitened
 from mgkit.embed import pooled_batches
-from mgkit.experiment import Run, add_results, data_root, read_results, validation_data
-from mgkit.finetune import STAGE as P_STAGE
-from mgkit.finetune import in_classes_of
+from mgkit.experiment import Run, add_results, read_results
 from mgkit.launch import on_all_devices
 from mgkit.machine.files import find_path
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
-from mgkit.protocols import (
-    Difference,
-    RetrievalResult,
-    difference,
-    measured_value,
-    retrieve,
-    score_bias,
-    shown,
-)
+from mgkit.retrieval import indices
+from mgkit.retrieval.protocols import RetrievalResult, difference, measured_value, retrieve, score_bias, shown
+from mgkit.stages.finetune_p import STAGE as P_STAGE
+from mgkit.stages.inputs import data_root, in_classes_of, validation_data
+from mgkit.stages.results import ResolutionCurves, Retrieval
+from mgkit.stages.whiten import whitened_network
 from mgkit.store import features_folder, stored_features
-from mgkit.whitening import whitened_network
 
 STAGE = "evaluate_retrieval"
 NPROBE = 4  # lists of an IVF index that a query looks into
 FEWEST_INDEXED = 1000  # images
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """One set searched with one kind of descriptor.
-
-    descriptor: the kind. p: its pooling exponent. gain: what it gains on the kind called `over`, on the same queries; None for
-    the first kind, and where nothing is measured.
-    """
-
-    descriptor: str
-    p: float
-    retrieval_set: RetrievalSet
-    result: RetrievalResult
-    over: str = ""
-    gain: Difference | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +99,7 @@ def check_before_work(task: RetrievalTask) -> None:
         )
     for factory in config.indices:
         try:
-            ann.check_factory(factory, task.dimensions)
+            indices.check_factory(factory, task.dimensions)
         except ValueError as error:
             raise ValueError(f"indices: {error}") from None
 
@@ -271,16 +248,6 @@ def record_distractors(task: RetrievalTask, run: Run) -> None:
             print(f"{len(each.distractors)} distractors, listed with their hashes in {path}")
 
 
-@dataclass(frozen=True)
-class ResolutionCurves:
-    """Figure 4, for S sizes and P exponents: sizes [S] px; exponents: label -> p; values: name -> [S,P]; measures: name -> unit."""
-
-    sizes: list[int]
-    exponents: dict[str, float]
-    values: dict[str, np.ndarray]
-    measures: dict[str, str]
-
-
 def resolution_curves(task: RetrievalTask) -> ResolutionCurves:
     """mAP and top-1 against resolution for the training exponent and each p* of 02, one backbone pass a resolution (figure 4).
 
@@ -381,7 +348,7 @@ def index_table(task: RetrievalTask, *, queries: int = 200) -> str:
         return f"{len(rows)} images: exact search is all they need; indices are compared from {FEWEST_INDEXED} on"
     asking = evenly(len(rows), queries)
     database = np.delete(rows, asking, axis=0)
-    return ann.table(ann.compare(task.config.indices, database, rows[asking], nprobe=NPROBE))
+    return indices.table(indices.compare(task.config.indices, database, rows[asking], nprobe=NPROBE))
 
 
 def embedding_rate(task: RetrievalTask, *, images: int = 256) -> float:
@@ -396,8 +363,8 @@ def embedding_rate(task: RetrievalTask, *, images: int = 256) -> float:
         workers=config.workers, precision=config.precision, unreadable=UnreadableImages("skip"), description=None,
     )  # fmt: skip
     done, at = [0], [time.perf_counter()]
-    for _, indices in batches:
-        done.append(done[-1] + len(indices))
+    for _, of_batch in batches:
+        done.append(done[-1] + len(of_batch))
         at.append(time.perf_counter())
     start = 1 if len(done) > 2 else 0
     return (done[-1] - done[start]) / (at[-1] - at[start])

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import one_line_error
 
-from mgkit import protocols
 from mgkit.benchmarks.retrieval_set import RetrievalSet, unlabelled
-from mgkit.protocols import (
+from mgkit.retrieval.protocols import (
     Difference,
     RetrievalResult,
     difference,
@@ -23,6 +22,7 @@ from mgkit.protocols import (
     shown_difference,
     shown_interval,
 )
+from mgkit.stages.evaluate_retrieval import protocols
 
 
 def images(count):

@@ -1,0 +1,1 @@
+"""Search by descriptors: exact, by indices, and the protocols that measure it."""

@@ -1,0 +1,92 @@
+"""What a stage starts from: data, and the network that an earlier stage left."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mgkit.checkpoints import load_network
+from mgkit.config import NetworkConfig, StageConfig
+from mgkit.data.images import ImageList
+from mgkit.data.layouts import labelled_images, relabelled, validation_images
+from mgkit.experiment import NOTEBOOKS, papermill_command, stage_folder
+from mgkit.machine.device import pick_device, place
+from mgkit.machine.distributed import main_first
+from mgkit.machine.files import find_path, project_root
+from mgkit.mini.make import make_mini
+from mgkit.model import MultiGrain, get_multigrain
+
+
+def data_root(data: str) -> Path:
+    """The folder of `data`; `mini` is the embedded set, drawn on first use under data/mini."""
+    if data == "mini":
+        return make_mini(project_root() / "data" / "mini", progress=True)
+    if not data:
+        raise ValueError("data is empty: give a folder, or mini for the embedded set")
+    return find_path(data)
+
+
+def is_mini(data: str) -> bool:
+    """Whether `data` is the embedded set, where a missing earlier stage costs minutes and is simply run."""
+    return data == "mini" or (find_path(data) / "mini.json").is_file()
+
+
+def training_data(config: StageConfig) -> tuple[ImageList, ImageList]:
+    """The (training, validation) images of `config.data`, their rotation tags read as `config.exif` says."""
+    train_images, val_images = main_first(  # an index of millions of files is made once
+        lambda: labelled_images(data_root(config.data), val_fraction=config.val_fraction)
+    )
+    return train_images.with_exif(config.exif), val_images.with_exif(config.exif)
+
+
+def validation_data(config: StageConfig) -> ImageList:
+    """The validation images of `config.data`, which need no training images beside them; see `validation_images`."""
+    images = main_first(lambda: validation_images(data_root(config.data), val_fraction=config.val_fraction))
+    return images.with_exif(config.exif)
+
+
+def missing_stage(path: Path, stage: str, config: StageConfig) -> FileNotFoundError:
+    """The error for a file that an earlier stage should have left, with the command that makes it."""
+    shared = {"experiment": config.experiment, "data": config.data}
+    if isinstance(config, NetworkConfig) and config.backbone:
+        shared["backbone"] = config.backbone
+    return FileNotFoundError(f"{path} does not exist: make it with `{papermill_command(stage, shared)}`")
+
+
+def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
+    """The images, their labels being indices into the network's classes.
+
+    Classes are matched by name. Where the checkpoint does not name its own (the released files), the data's classes in
+    sorted order are its first ones, which a line says if it has more. Raises ValueError for a class that the network lacks.
+    """
+    known = net.classifier.out_features
+    if net.classes:
+        return relabelled(images, net.classes, f"them: the checkpoint knows {known} classes")
+    if len(images.classes) > known:
+        raise ValueError(f"the checkpoint knows {known} classes, {images.root} has {len(images.classes)}")
+    if len(images.classes) < known:
+        print(
+            f"the checkpoint does not name its {known} classes: the {len(images.classes)} of {images.root} "
+            "are taken for its first ones, so accuracies mean little unless they are"
+        )
+    return images
+
+
+def network_left_by(
+    stage: str, config: NetworkConfig, *, run: Callable[[dict], object]
+) -> tuple[MultiGrain, dict]:
+    """The network of `config.checkpoint`, the published one, or else the stage's own, and the checkpoint's content.
+
+    run: makes the stage with its defaults, given the parameters that all stages share; called on the mini set where the
+    stage's checkpoint is missing. Otherwise that raises FileNotFoundError with the command that makes it.
+    """
+    if config.pretrained_backbone:  # published networks pool by averaging: p = 1
+        net = main_first(lambda: get_multigrain(config.backbone, p=1.0, pretrained_backbone=True))
+        return place(net.eval(), pick_device()), {}
+    own = stage_folder(config.experiment, stage) / "checkpoint.pth"
+    if not config.checkpoint and not own.is_file():
+        if not is_mini(config.data):
+            raise missing_stage(own, stage, config)
+        print(f"{own} does not exist: running {NOTEBOOKS[stage]} first, with its defaults")
+        run({"experiment": config.experiment, "data": config.data, "workers": config.workers})
+    path = find_path(config.checkpoint) if config.checkpoint else own
+    net, checkpoint = main_first(lambda: load_network(path, backbone=config.backbone or None))
+    return place(net, pick_device()), checkpoint
