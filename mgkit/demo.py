@@ -20,7 +20,7 @@ from mgkit.checkpoints import load_network
 from mgkit.config import TrainConfig, make
 from mgkit.data.layouts import labelled_images
 from mgkit.embed import classify, embed
-from mgkit.experiment import read_results, stage_folder
+from mgkit.engine.run import read_results, stage_folder
 from mgkit.machine.device import pick_device, place
 from mgkit.machine.files import project_root
 from mgkit.metrics import topk_accuracy

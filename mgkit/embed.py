@@ -155,7 +155,7 @@ def embed(
 def pooled(net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float], **options) -> np.ndarray:
     """GeM-pooled features before whitening, [P,N,C] float32, all exponents from one backbone pass.
 
-    In memory; `mgkit.store.stored_features` keeps them on disk. The row of a skipped image is NaN.
+    In memory; `mgkit.engine.feature_store.stored_features` keeps them on disk. The row of a skipped image is NaN.
     """
     batches = pooled_batches(net, images, size=size, ps=ps, **options)
     return rows_of_batches(batches, (len(ps), len(images), net.width))

@@ -14,10 +14,7 @@ import numpy as np
 
 from mgkit.data.images import ImageList
 from mgkit.data.loader import UnreadableImages
-from mgkit.machine.distributed import is_main, of_main, wait_for_all
-from mgkit.machine.files import atomic_write
-from mgkit.model import MultiGrain
-from mgkit.store import (
+from mgkit.engine.feature_store import (
     StoredArray,
     all_but_p,
     changed_meanwhile,
@@ -26,6 +23,9 @@ from mgkit.store import (
     stamp,
     stored_features,
 )
+from mgkit.machine.distributed import is_main, of_main, wait_for_all
+from mgkit.machine.files import atomic_write
+from mgkit.model import MultiGrain
 
 
 @dataclass(frozen=True)

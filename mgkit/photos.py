@@ -38,9 +38,10 @@ from mgkit.duplicates import (  # fmt: skip
     neighbours_without_self,
     pairs_beyond,
 )
-from mgkit.experiment import Run, stage_folder
+from mgkit.engine.feature_store import features_folder, stored_features
+from mgkit.engine.launch import on_all_devices
+from mgkit.engine.run import Run, stage_folder
 from mgkit.growing import growing_features
-from mgkit.launch import on_all_devices
 from mgkit.machine.distributed import main_first
 from mgkit.machine.files import find_path
 from mgkit.model import MultiGrain, Whitening, append_one
@@ -51,7 +52,6 @@ from mgkit.retrieval.search import top_k
 from mgkit.stages.inputs import data_root, is_mini, validation_data
 from mgkit.stages.train import trained_network
 from mgkit.stages.whiten import whitened_network
-from mgkit.store import features_folder, stored_features
 from mgkit.whitening import fit_pca_whitening
 
 STAGE = "search_photos"

@@ -17,7 +17,8 @@ from pathlib import Path
 import nbformat
 from PIL import Image
 
-from mgkit.experiment import provenance, read_results, stage_folder
+from mgkit.engine.provenance import provenance
+from mgkit.engine.run import read_results, stage_folder
 from mgkit.machine.files import project_root, write_text
 
 # How far a measure may lie from the reference, in its own unit: shares, but for UKBench's score of 4, p*, and the number of groups.

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mgkit import store
 from mgkit.backbones.build import Backbone
 from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.config import NetworkConfig, RetrievalConfig, make
 from mgkit.data import loader
 from mgkit.data.layouts import class_folders
+from mgkit.engine import feature_store as store
 from mgkit.mini.make import MiniSizes, make_mini
 from mgkit.model import MultiGrain
 from mgkit.stages.evaluate_retrieval import evaluate_retrieval, retrieval_task

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from support import training_config
 
-from mgkit.experiment import stage_folder
+from mgkit.engine.run import stage_folder
 from mgkit.stages import train as balance
 from mgkit.stages.train import shares_by_lambda, shares_of_runs
 

@@ -8,7 +8,7 @@ import yaml
 
 from mgkit.board import WHITENED, board, table
 from mgkit.config import ClassifyConfig, make
-from mgkit.experiment import Run
+from mgkit.engine.run import Run
 
 
 @pytest.fixture

@@ -15,13 +15,14 @@ from torch.nn import functional as F
 from mgkit import training as module
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.loader import Batch
+from mgkit.engine.loop import Training, is_enough, parts_of
 from mgkit.losses import MarginLoss, sample_triplets
 from mgkit.machine.distributed import is_main, wait_for_all
 from mgkit.model import get_multigrain
 from mgkit.samplers import share
 from mgkit.stages.inputs import training_data
 from mgkit.stages.train import first_network
-from mgkit.training import Training, is_enough, parts_of, seed_of
+from mgkit.training import seed_of
 
 pytestmark = pytest.mark.usefixtures("here")
 

@@ -11,11 +11,12 @@ from support import one_line_error
 
 from mgkit import worker as module
 from mgkit.data.decoding import UnreadableImageError
-from mgkit.experiment import NOTEBOOKS
-from mgkit.launch import AGENT, FOLDER, LAUNCHER, StoppedError, read_ending, write_ending
-from mgkit.snapshots import SnapshotError
-from mgkit.training import NonFiniteError
-from mgkit.worker import StopRequest, Unbreakable, is_alive, run_stage
+from mgkit.engine.launch import AGENT, FOLDER, LAUNCHER, StoppedError, read_ending, write_ending
+from mgkit.engine.loop import NonFiniteError
+from mgkit.engine.run import NOTEBOOKS
+from mgkit.engine.snapshots import SnapshotError
+from mgkit.engine.stopping import StopRequest, Unbreakable, is_alive
+from mgkit.worker import run_stage
 
 GONE = 2**22 + 1  # above the largest process id that Linux gives
 

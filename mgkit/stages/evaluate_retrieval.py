@@ -14,8 +14,9 @@ from mgkit.data.images import ImageList, evenly
 from mgkit.data.loader import UnreadableImages
 from mgkit.descriptors import multi_scale, plain, whitened
 from mgkit.embed import pooled_batches
-from mgkit.experiment import Run, add_results, read_results
-from mgkit.launch import on_all_devices
+from mgkit.engine.feature_store import features_folder, stored_features
+from mgkit.engine.launch import on_all_devices
+from mgkit.engine.run import Run, add_results, read_results
 from mgkit.machine.files import find_path
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
@@ -25,7 +26,6 @@ from mgkit.stages.finetune_p import STAGE as P_STAGE
 from mgkit.stages.inputs import data_root, in_classes_of, validation_data
 from mgkit.stages.results import ResolutionCurves, Retrieval
 from mgkit.stages.whiten import whitened_network
-from mgkit.store import features_folder, stored_features
 
 STAGE = "evaluate_retrieval"
 NPROBE = 4  # lists of an IVF index that a query looks into

@@ -7,9 +7,9 @@ import numpy as np
 from mgkit.config import FinetunePConfig, NetworkConfig, make
 from mgkit.data.loader import UnreadableImages
 from mgkit.embed import frozen_backbone, whole_shapes
-from mgkit.experiment import Run, read_results
+from mgkit.engine.launch import on_all_devices
+from mgkit.engine.run import Run, read_results
 from mgkit.finetune import finetune_p, set_p, sweep_p
-from mgkit.launch import on_all_devices
 from mgkit.machine.distributed import is_main, wait_for_all
 from mgkit.model import MultiGrain
 from mgkit.stages.inputs import in_classes_of, is_mini, training_data

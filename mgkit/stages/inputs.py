@@ -7,7 +7,7 @@ from mgkit.checkpoints import load_network
 from mgkit.config import NetworkConfig, StageConfig
 from mgkit.data.images import ImageList
 from mgkit.data.layouts import labelled_images, relabelled, validation_images
-from mgkit.experiment import NOTEBOOKS, papermill_command, stage_folder
+from mgkit.engine.run import NOTEBOOKS, papermill_command, stage_folder
 from mgkit.machine.device import pick_device, place
 from mgkit.machine.distributed import main_first
 from mgkit.machine.files import find_path, project_root

@@ -10,23 +10,23 @@ import torch
 from mgkit.checkpoints import load_network
 from mgkit.config import NetworkConfig, TrainConfig, make
 from mgkit.data.loader import end_workers
-from mgkit.experiment import read_config, read_steps, runs, stage_folder
-from mgkit.launch import launch
+from mgkit.engine.dry_run import rehearse, report
+from mgkit.engine.launch import launch
+from mgkit.engine.loop import Training
+from mgkit.engine.run import read_config, read_steps, runs, stage_folder
+from mgkit.engine.snapshots import STAGE, is_finished, open_run
 from mgkit.machine.distributed import is_main, main_first, of_main, together
 from mgkit.machine.files import find_path
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.objective import SHARE
-from mgkit.rehearsal import rehearse, report
-from mgkit.resume import STAGE, is_finished, open_run
 from mgkit.stages.inputs import is_mini, network_left_by, training_data
-from mgkit.training import Training
 
 
 def train(config: TrainConfig) -> Path | None:
     """Run a whole training in worker processes; returns the checkpoint it leaves, outputs/<experiment>/train/checkpoint.pth.
 
     With `dry_run`, some steps are measured, what the whole would cost is printed, and None is returned. An unfinished training of the same config goes on at its last snapshot, a finished one is left as it is, unless
-    `resume` is off. Raises what is wrong with config or data at once, and `mgkit.launch.WorkerError` for what fails later.
+    `resume` is off. Raises what is wrong with config or data at once, and `mgkit.engine.launch.WorkerError` for what fails later.
     """
     checkpoint = stage_folder(config.experiment, STAGE) / "checkpoint.pth"
     images = training_data(config)

@@ -12,9 +12,10 @@ from mgkit.data.images import ImageList
 from mgkit.data.layouts import plain_images
 from mgkit.data.loader import UnreadableImages
 from mgkit.embed import pooled
-from mgkit.experiment import Run, read_results, stage_folder
+from mgkit.engine.feature_store import features_folder, stored_features
+from mgkit.engine.launch import on_all_devices
+from mgkit.engine.run import Run, read_results, stage_folder
 from mgkit.finetune import set_p
-from mgkit.launch import on_all_devices
 from mgkit.machine.device import pick_device, place
 from mgkit.machine.distributed import is_main, main_first, wait_for_all
 from mgkit.machine.files import find_path
@@ -23,7 +24,6 @@ from mgkit.model import MultiGrain, append_one
 from mgkit.stages.finetune_p import p_star
 from mgkit.stages.inputs import data_root, in_classes_of, network_left_by, training_data, validation_data
 from mgkit.stages.train import trained_network
-from mgkit.store import features_folder, stored_features
 from mgkit.whitening import fit_pca_whitening, moments, whiten
 
 STAGE = "whiten"

@@ -28,12 +28,12 @@ from PIL import Image
 
 from mgkit.config import TrainConfig, make
 from mgkit.embed import embed
+from mgkit.engine.feature_store import stored_features
 from mgkit.finetune import finetune_p, set_p, sweep_p
 from mgkit.machine.device import place
 from mgkit.machine.files import write_text
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.stages.train import run_training
-from mgkit.store import stored_features
 
 # glibc's: blocks from 64 KiB on are the system's again once they are freed. Other systems pay no heed.
 HEAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
@@ -87,7 +87,7 @@ def growth_rows(rounds: int = 3) -> list[Row]:
     with (
         in_memory(everything, [(SIZE, "square")]),
         patch("mgkit.finetune.BYTES_A_WINDOW", 0),  # then it is 32 images
-        patch("mgkit.store.SHARD", IMAGES),
+        patch("mgkit.engine.feature_store.SHARD", IMAGES),
     ):
         for name, stage in stages(net).items():
             flat = flat_row(name, stage, parts, net)  # the first time: a cache that stays shows then

@@ -13,11 +13,11 @@ from measuring import Photos, Row, compared, in_memory, photos
 from torch import Tensor
 
 from mgkit.embed import PIXELS_A_BATCH
+from mgkit.engine.feature_store import stored_features
 from mgkit.finetune import finetune_p, set_p, sweep_p
 from mgkit.machine.device import autocast, place
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.samplers import same_shape_batches
-from mgkit.store import stored_features
 from mgkit.transforms import eval_transform, fitted_shape
 
 CPU = torch.device("cpu")

@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from mgkit.config import TrainConfig, make
 from mgkit.data.images import ImageList
 from mgkit.data.loader import Batch
+from mgkit.engine.loop import Training
 from mgkit.machine.device import autocast, describe, pick_device, place
 from mgkit.model import get_multigrain
-from mgkit.training import Training
 
 CLASSES, REPETITIONS = 1000, 3
 WANTED = 0.95  # of the bare step's images a second
@@ -38,7 +38,7 @@ def made_up_batch(size: int, batch: int, device: torch.device) -> Batch:
 
 
 def our_step(options: argparse.Namespace, precision: str, batch: Batch) -> Callable[[], None]:
-    """The step of `mgkit.training.Training`; the last of a round takes what a line of the log says, without writing it.
+    """The step of `mgkit.engine.loop.Training`; the last of a round takes what a line of the log says, without writing it.
 
     So every counted round has its line, which a median would not see in one round of many. A run has a line every 20 steps:
     in rounds of 20 (`--steps 20`) the share is the same, in shorter ones it is larger, and the row errs against the kit.

@@ -2,7 +2,7 @@
 
     python tests/bench/kill_embedding.py --images 20000 --kills 3 --seed 0
 
-Draws small JPEGs in a temporary folder, embeds them by `mgkit.store` in a process of its own, once undisturbed and once with
+Draws small JPEGs in a temporary folder, embeds them by `mgkit.engine.feature_store` in a process of its own, once undisturbed and once with
 so many SIGKILLs at moments drawn from the seed; prints what was on disk at each kill and whether the files are equal.
 """
 
@@ -103,8 +103,8 @@ def embed(images: str, folder: str) -> None:
     """Embed the images by an untrained resnet8 at 32 px; in a process of its own."""
     import torch
 
-    from mgkit import store
     from mgkit.data.layouts import plain_images
+    from mgkit.engine import feature_store as store
     from mgkit.model import get_multigrain
 
     torch.manual_seed(0)

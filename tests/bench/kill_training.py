@@ -247,7 +247,7 @@ def survives(folder, images, number, random, seconds, expected, processes) -> bo
 def left_by(folder: Path) -> dict:
     """What a training left: its last snapshot, and its lines without the speed."""
     from mgkit.checkpoints import load_checkpoint
-    from mgkit.experiment import json_lines
+    from mgkit.engine.run import json_lines
 
     run = folder / "outputs/killed/train"
     steps = [{k: v for k, v in line.items() if k not in SPEED} for line in json_lines(run / "steps.jsonl")]

@@ -12,7 +12,7 @@ from support import flat_name, in_processes, one_line_error, write_devkit
 from mgkit.config import ClassifyConfig, FinetunePConfig, RetrievalConfig, WhitenConfig, make
 from mgkit.data.decoding import image_shape
 from mgkit.data.layouts import labelled_images
-from mgkit.launch import WorkerError
+from mgkit.engine.launch import WorkerError
 from mgkit.stages.evaluate_imagenet import evaluate_classification
 from mgkit.stages.evaluate_retrieval import embed_sets, evaluate_retrieval, resolution_curves, retrieval_task
 from mgkit.stages.finetune_p import find_p
@@ -131,7 +131,7 @@ def test_every_stage_on_two_processes_finds_what_one_finds(chain, mini_root, tmp
     in_processes(2, run_stages, tmp_path / "two", configs)
     monkeypatch.chdir(tmp_path / "two")
     # What two processes left is read again, and no image is embedded any more.
-    monkeypatch.setattr("mgkit.launch.is_joined", lambda: True)
+    monkeypatch.setattr("mgkit.engine.launch.is_joined", lambda: True)
     for module in ("finetune", "whitening", "evaluate"):
         monkeypatch.setattr(f"mgkit.{module}.on_all_devices", lambda *_: None)
     monkeypatch.setattr("mgkit.embed.image_shapes", lambda images: pytest.fail("an image was opened"))

@@ -10,7 +10,7 @@ from support import one_line_error
 
 from mgkit.config import RetrievalConfig, make
 from mgkit.embed import embed
-from mgkit.experiment import read_results
+from mgkit.engine.run import read_results
 from mgkit.machine.download import file_hash
 from mgkit.mini.make import CROPS, QUALITIES
 from mgkit.retrieval.protocols import measured_value

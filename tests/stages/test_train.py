@@ -13,12 +13,13 @@ from support import one_line_error, training_config
 from mgkit.checkpoints import load_checkpoint, load_network
 from mgkit.config import NetworkConfig, make
 from mgkit.data.decoding import UnreadableImageError
-from mgkit.experiment import read_metrics, read_results
+from mgkit.engine.loop import Training
+from mgkit.engine.run import read_metrics, read_results
 from mgkit.losses import JointLoss
 from mgkit.model import get_multigrain
 from mgkit.stages import train as module
 from mgkit.stages.train import run_training, trained_network
-from mgkit.training import Training, build_optimizer, learning_rate, set_learning_rate
+from mgkit.training import build_optimizer, learning_rate, set_learning_rate
 
 ONCE = {"len_factor": 1.0, "lambda_": 1.0, "repetitions": 1}  # an epoch sees every image, once
 

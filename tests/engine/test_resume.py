@@ -9,12 +9,11 @@ import pytest
 import torch
 from support import alive_in_another_process, one_line_error, training_config
 
-from mgkit import resume as module
 from mgkit.checkpoints import load_checkpoint
-from mgkit.experiment import read_metrics, read_steps
-from mgkit.launch import StoppedError
-from mgkit.resume import is_finished, open_run
-from mgkit.snapshots import SnapshotError
+from mgkit.engine import snapshots as module
+from mgkit.engine.launch import StoppedError
+from mgkit.engine.run import read_metrics, read_steps
+from mgkit.engine.snapshots import SnapshotError, is_finished, open_run
 from mgkit.stages.train import run_training, train, training_data
 
 SPEED = ("images_per_second", "data_wait")

@@ -12,7 +12,7 @@ import torch
 from support import one_line_error
 
 from mgkit.checkpoints import load_checkpoint
-from mgkit.snapshots import SnapshotError, Snapshots
+from mgkit.engine.snapshots import SnapshotError, Snapshots
 
 
 class Killed(BaseException):

@@ -12,10 +12,10 @@ import torch
 from mgkit.config import TrainConfig
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.loader import Batch
-from mgkit.experiment import gib
+from mgkit.engine.loop import Training, is_enough, parts_of, validate
+from mgkit.engine.provenance import gib
 from mgkit.machine.device import describe
 from mgkit.machine.distributed import everyones, exchange, world_size
-from mgkit.training import Training, is_enough, parts_of, validate
 
 SECONDS = 10.0  # of each measurement
 FEWEST = 2  # steps measured, however long they take

@@ -16,11 +16,10 @@ import pytest
 import torch
 from support import in_processes, one_line_error
 
-from mgkit import launch as module
 from mgkit.checkpoints import load_checkpoint
 from mgkit.config import TrainConfig, from_yaml, make
-from mgkit.experiment import read_metrics
-from mgkit.launch import (
+from mgkit.engine import launch as module
+from mgkit.engine.launch import (
     FOLDER,
     LAUNCHER,
     StoppedError,
@@ -33,6 +32,7 @@ from mgkit.launch import (
     worker_environment,
     write_ending,
 )
+from mgkit.engine.run import read_metrics
 from mgkit.machine.progress import FOR_RELAY
 from mgkit.stages.train import run_training, train
 
@@ -265,7 +265,9 @@ def test_a_parent_that_is_told_to_stop_has_the_workers_save_and_says_so(started,
     started.send_signal(signal.SIGTERM)
     assert started.wait(SECONDS_TO_END) == 1
     last = Path("log").read_text().splitlines()[-1]
-    assert last.startswith("mgkit.launch.StoppedError: stopped as asked; saved at ") and "step-" in last
+    assert (
+        last.startswith("mgkit.engine.launch.StoppedError: stopped as asked; saved at ") and "step-" in last
+    )
     wait_until_all_ended(tmp_path)
     assert from_yaml(TrainConfig, tmp_path / "outputs/t/train/config.yaml").epochs == 500
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from support import in_processes, training_config
 
-from mgkit import rehearsal
-from mgkit.rehearsal import Estimate, bottleneck, duration, rehearse, report
-from mgkit.snapshots import Snapshots
+from mgkit.engine import dry_run as rehearsal
+from mgkit.engine.dry_run import Estimate, bottleneck, duration, rehearse, report
+from mgkit.engine.loop import Training
+from mgkit.engine.snapshots import Snapshots
 from mgkit.stages.inputs import training_data
 from mgkit.stages.train import first_network, run_training
-from mgkit.training import Training
 
 
 @pytest.fixture(autouse=True)

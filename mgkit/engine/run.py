@@ -2,24 +2,17 @@
 
 import dataclasses
 import json
-import os
-import platform
-import re
 import shlex
-import subprocess
 import time
 from collections.abc import Sequence
-from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 
-import torch
 import yaml
 from matplotlib.figure import Figure
 
 from mgkit.config import StageConfig, different, to_yaml
 from mgkit.data.images import ImageList, list_hash
-from mgkit.machine.device import describe, pick_device
+from mgkit.engine.provenance import provenance
 from mgkit.machine.download import file_hash
 from mgkit.machine.files import free_name, project_root, write_text
 
@@ -31,9 +24,6 @@ NOTEBOOKS = {  # stage: the notebook that runs it
     "evaluate_retrieval": "05_evaluate_retrieval",
     "search_photos": "06_search_your_photos",
 }
-PACKAGES = (
-    "mgkit", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "faiss-cpu", "safetensors", "tensorboard"
-)  # fmt: skip
 # Results first: a run that was killed while it cleared away an earlier one is not to look like a finished one.
 LEFT_BY_A_RUN = (
     "results.json", "metrics.jsonl", "steps.jsonl", "provenance*.yaml", "*.png", "*.csv", "report.html",
@@ -210,65 +200,3 @@ def describe_images(images: ImageList) -> dict:
         "classes": len(images.classes),
         "sha256": list_hash(images),
     }
-
-
-def provenance() -> dict:
-    """What a result depends on besides its config: code, packages, machine, time."""
-    revision = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
-    return {
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "revision": revision.stdout.strip() or "unknown",
-        "packages": {name: version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "machine": describe(pick_device()),
-        "hardware": hardware(),
-    }
-
-
-def hardware() -> dict:
-    """Processor, memory, GPUs and operating system; the machine's own name is left out."""
-    found = {
-        "system": platform.platform(),
-        "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": gib(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
-    }
-    if torch.cuda.is_available():
-        gpus = [torch.cuda.get_device_properties(k) for k in range(torch.cuda.device_count())]
-        found["gpus"] = [{"name": gpu.name, "memory_gib": gib(gpu.total_memory)} for gpu in gpus]
-        found |= {
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-            "driver": driver_version(),
-        }
-    return found
-
-
-def gib(size: int) -> float:
-    """Bytes -> GiB, to a tenth."""
-    return round(size / 2**30, 1)
-
-
-def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name as Linux tells it; elsewhere, and where it tells none, the architecture."""
-    model = (
-        re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        if cpuinfo.is_file()
-        else None
-    )
-    return model[1] if model else platform.machine()
-
-
-def driver_version(told: Path = Path("/proc/driver/nvidia/version")) -> str:
-    """The version of NVIDIA's kernel module as Linux tells it; else `unknown`."""
-    version = re.search(r"\b\d+(\.\d+)+\b", told.read_text()) if told.is_file() else None
-    return version[0] if version else "unknown"
-
-
-def version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"

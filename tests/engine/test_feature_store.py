@@ -17,16 +17,16 @@ from PIL import Image
 from support import in_processes, one_line_error, write_picture, write_uneven
 from torch import nn
 
-from mgkit import store
 from mgkit.backbones.build import Backbone
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
 from mgkit.data.layouts import class_folders
 from mgkit.data.loader import UnreadableImages
 from mgkit.embed import pooled
+from mgkit.engine import feature_store as store
+from mgkit.engine.feature_store import identity_of_images, identity_of_network, stored_features
 from mgkit.machine import files
 from mgkit.model import MultiGrain
-from mgkit.store import identity_of_images, identity_of_network, stored_features
 from mgkit.whitening import whiten
 
 pytestmark = pytest.mark.usefixtures("small_shards")
@@ -630,7 +630,9 @@ def embed_in_process(
 def start():
     """A function that starts `embed_in_process`; all from one server, which has imported torch once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mgkit.store", "pytest", "scipy.io"])  # what takes seconds to import
+    context.set_forkserver_preload(
+        ["mgkit.engine.feature_store", "pytest", "scipy.io"]
+    )  # what takes seconds to import
 
     def begin(*args, **options):
         process = context.Process(target=embed_in_process, args=tuple(map(str, args[:2])) + args[2:], kwargs=options)  # fmt: skip

@@ -11,9 +11,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mgkit import monitor
-from mgkit.experiment import json_lines
-from mgkit.monitor import Monitor, Pace
+from mgkit.engine import monitor
+from mgkit.engine.monitor import Monitor, Pace
+from mgkit.engine.run import json_lines
 
 CPU = torch.device("cpu")
 

@@ -13,17 +13,15 @@ import yaml
 from papermill.cli import _resolve_type
 from support import one_line_error
 
-from mgkit import experiment
 from mgkit.config import FinetunePConfig, StageConfig, TrainConfig, WhitenConfig, make
 from mgkit.data.images import ImageList, list_hash
 from mgkit.data.layouts import class_folders
-from mgkit.experiment import (
+from mgkit.engine import run as experiment
+from mgkit.engine.provenance import cpu_model, driver_version, hardware
+from mgkit.engine.run import (
     Run,
     add_results,
     changed_parameters,
-    cpu_model,
-    driver_version,
-    hardware,
     json_lines,
     papermill_command,
     read_metrics,

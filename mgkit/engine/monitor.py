@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from mgkit.experiment import json_lines
+from mgkit.engine.run import json_lines
 from mgkit.machine.files import write_text
 
 Batch = TypeVar("Batch")
