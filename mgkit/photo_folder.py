@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mgkit.browse import FORMATS
 from mgkit.data.decoding import (
     WHOLE,
     UnreadableImageError,
@@ -24,6 +23,7 @@ from mgkit.data.decoding import (
 )
 from mgkit.data.folders import check_folder, walk
 from mgkit.data.images import UNLABELLED, ImageList
+from mgkit.explore.browse import FORMATS
 from mgkit.machine.progress import progress
 from mgkit.transforms import fitted_shape
 

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from mgkit.data.images import ImageList
 from mgkit.duplicates import Threshold
+from mgkit.explore.style import COLOURS, axes_grid, shortened, show_image, style, thumbnail
 from mgkit.photos import FoundPhotos
-from mgkit.plots import COLOURS, axes_grid, shortened, show_image, style, thumbnail
 
 
 def threshold_figure(threshold: Threshold) -> Figure:

@@ -13,15 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mgkit.browse import (
-    Classes,
-    Collection,
-    Describe,
-    class_names,
-    class_probabilities,
-    likely_classes,
-    pooled_picture,
-)
 from mgkit.config import PhotosConfig
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.folders import check_folder
@@ -41,6 +32,15 @@ from mgkit.duplicates import (  # fmt: skip
 from mgkit.engine.feature_store import features_folder, stored_features
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, stage_folder
+from mgkit.explore.browse import (
+    Classes,
+    Collection,
+    Describe,
+    class_names,
+    class_probabilities,
+    likely_classes,
+    pooled_picture,
+)
 from mgkit.growing import growing_features
 from mgkit.machine.distributed import main_first
 from mgkit.machine.files import find_path

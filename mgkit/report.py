@@ -14,10 +14,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mgkit.data.decoding import WHOLE, UnreadableImageError, image_shape
 from mgkit.duplicates import Group
+from mgkit.explore.style import data_uri
 from mgkit.machine.files import write_text
 from mgkit.photo_folder import shown_name, without_warnings
 from mgkit.photos import FoundPhotos
-from mgkit.plots import data_uri
 
 MOST_GROUPS, MOST_MEMBERS = 40, 12
 MOST_CLASSES, MOST_OF_A_CLASS = 12, 8

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from measuring import Row, photo_folder, seconds
 
-from mgkit import widgets
 from mgkit.benchmarks.retrieval_set import RetrievalSet
-from mgkit.browse import Collection, describe_with
 from mgkit.data.layouts import class_folders
 from mgkit.embed import embed
+from mgkit.explore import widgets
+from mgkit.explore.browse import Collection, describe_with
+from mgkit.explore.repooling import CACHE_BYTES, Repooling, SetMaps, images_held
+from mgkit.explore.toy_batch import ToyBatches
 from mgkit.model import get_multigrain
-from mgkit.repooling import CACHE_BYTES, Repooling, SetMaps, images_held
-from mgkit.toy_batch import ToyBatches
 
 WANTED = 0.2  # seconds
 MOVES = 12

@@ -11,6 +11,7 @@ from support import one_line_error
 from mgkit.config import RetrievalConfig, make
 from mgkit.embed import embed
 from mgkit.engine.run import read_results
+from mgkit.explore.tables import table
 from mgkit.machine.download import file_hash
 from mgkit.mini.make import CROPS, QUALITIES
 from mgkit.retrieval.protocols import measured_value
@@ -23,7 +24,6 @@ from mgkit.stages.evaluate_retrieval import (
     resolution_curves,
     retrieval_task,
 )
-from mgkit.tables import table
 
 KINDS = [
     "GeM, training p",

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 from support import noise, write_picture
 
-from mgkit import widgets
-from mgkit.browse import Collection, describe_with
 from mgkit.data.layouts import plain_images
 from mgkit.embed import embed
-from mgkit.repooling import Repooling, SetMaps, match
-from mgkit.toy_batch import ToyBatches
+from mgkit.explore import widgets
+from mgkit.explore.browse import Collection, describe_with
+from mgkit.explore.repooling import Repooling, SetMaps, match
+from mgkit.explore.toy_batch import ToyBatches
 
 EVIL = "a b'c\"<img src=x onerror=alert(1)>&amp;😀.png"
 

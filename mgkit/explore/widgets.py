@@ -1,6 +1,6 @@
 """Explorers for the notebooks, of ordinary ipywidgets: p, queries, matching regions, λ and N, live.
 
-Each has a figure in `mgkit.stills` that shows the same where no kernel runs. All can be worked by keyboard, and each says what it
+Each has a figure in `mgkit.explore.stills` that shows the same where no kernel runs. All can be worked by keyboard, and each says what it
 shows in a line of text (class `mgkit-line`), which a screen reader announces. Nothing leaves the machine.
 """
 
@@ -13,13 +13,13 @@ import ipywidgets
 import numpy as np
 from PIL import Image
 
-from mgkit.browse import Classes, Collection, Describe, read_picture
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
-from mgkit.plots import data_uri, mark_of, thumbnail
-from mgkit.repooling import Repooling, SetMaps, exponents, match, positions_for_half, shown_exponent
-from mgkit.stills import heat_overlay
-from mgkit.toy_batch import COPIES, ToyBatches
+from mgkit.explore.browse import Classes, Collection, Describe, read_picture
+from mgkit.explore.repooling import Repooling, SetMaps, exponents, match, positions_for_half, shown_exponent
+from mgkit.explore.stills import heat_overlay
+from mgkit.explore.style import data_uri, mark_of, thumbnail
+from mgkit.explore.toy_batch import COPIES, ToyBatches
 
 SIDE = 96  # px of a thumbnail
 HEAT_SIDE = 192  # px of a picture with heat on it

@@ -8,15 +8,12 @@ import pytest
 import torch
 from support import one_line_error, write_picture
 
-from mgkit import repooling
 from mgkit.config import FinetunePConfig, make
 from mgkit.data.layouts import class_folders
 from mgkit.data.loader import UnreadableImages
 from mgkit.embed import classify, embed
-from mgkit.finetune import set_p
-from mgkit.metrics import topk_accuracy
-from mgkit.pooling import gem, l2_normalize, relative_logarithm
-from mgkit.repooling import (
+from mgkit.explore import repooling
+from mgkit.explore.repooling import (
     CachedMaps,
     Repooling,
     SetMaps,
@@ -31,6 +28,9 @@ from mgkit.repooling import (
     size_to_hold,
     spread,
 )
+from mgkit.finetune import set_p
+from mgkit.metrics import topk_accuracy
+from mgkit.pooling import gem, l2_normalize, relative_logarithm
 from mgkit.retrieval.protocols import measured_value, nearest
 
 EXPONENTS = [1.0, 2.5, 10.0, math.inf]

@@ -8,10 +8,10 @@ import pytest
 from support import noise
 from test_plots import saved
 
-from mgkit import stills
-from mgkit.browse import Collection
-from mgkit.repooling import Repooling, SetMaps
-from mgkit.toy_batch import ToyBatches
+from mgkit.explore import stills
+from mgkit.explore.browse import Collection
+from mgkit.explore.repooling import Repooling, SetMaps
+from mgkit.explore.toy_batch import ToyBatches
 
 
 def titles(axes):

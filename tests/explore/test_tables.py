@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from mgkit.mini.make import CROPS, QUALITIES
-from mgkit.retrieval.protocols import shown
-from mgkit.stages.evaluate_retrieval import best_of_each_set
-from mgkit.tables import (
+from mgkit.explore.tables import (
     VERDICT,
     perfect_queries,
     precision_at_half_recall,
     table,
     weakest_and_strongest_copies,
 )
+from mgkit.mini.make import CROPS, QUALITIES
+from mgkit.retrieval.protocols import shown
+from mgkit.stages.evaluate_retrieval import best_of_each_set
 
 
 def test_the_table_has_a_line_for_every_measurement(retrieved):

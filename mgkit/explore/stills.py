@@ -1,4 +1,4 @@
-"""What the explorers of `mgkit.widgets` show live, as figures: for runs without a browser, and for reading."""
+"""What the explorers of `mgkit.explore.widgets` show live, as figures: for runs without a browser, and for reading."""
 
 import math
 from collections.abc import Sequence
@@ -10,9 +10,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mgkit.browse import Classes, Collection
 from mgkit.data.images import evenly
-from mgkit.plots import (
+from mgkit.explore.browse import Classes, Collection
+from mgkit.explore.repooling import Repooling, SetMaps, match
+from mgkit.explore.style import (
     COLOURS,
     LINES,
     MARKERS,
@@ -23,8 +24,7 @@ from mgkit.plots import (
     style,
     thumbnail,
 )
-from mgkit.repooling import Repooling, SetMaps, match
-from mgkit.toy_batch import ToyBatch
+from mgkit.explore.toy_batch import ToyBatch
 
 HEAT = "inferno"  # a scale of colours that also rises in lightness
 

@@ -15,14 +15,14 @@ from matplotlib.text import Text
 from PIL import Image
 from support import noise
 
-from mgkit import plots
 from mgkit.benchmarks.find import find_sets
 from mgkit.data.layouts import class_folders
 from mgkit.data.loader import ImageDataset
+from mgkit.explore import plots
+from mgkit.explore.toy_svm import ToyRuns
 from mgkit.mini.make import CROPS, QUALITIES
 from mgkit.retrieval.protocols import retrieve
 from mgkit.stages.results import Accuracy, PSearch, ResolutionCurves, Retrieval
-from mgkit.toy_svm import ToyRuns
 from mgkit.transforms import train_transform
 
 

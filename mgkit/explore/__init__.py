@@ -1,0 +1,1 @@
+"""What notebooks show: figures, stills, widgets, tables."""
