@@ -24,7 +24,7 @@ from mgkit.engine.loop import NonFiniteError
 from mgkit.engine.snapshots import SnapshotError
 from mgkit.engine.stopping import StopRequest, Unbreakable, end_readers, leave_printing_to_main
 from mgkit.machine.distributed import joined
-from mgkit.photos import run_photos
+from mgkit.photos.search import run_photos
 from mgkit.stages.evaluate_imagenet import run_classification
 from mgkit.stages.evaluate_retrieval import run_embedding
 from mgkit.stages.finetune_p import run_search

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 from support import noise
 
-from mgkit import report as module
 from mgkit.config import PhotosConfig, make
 from mgkit.data.loader import UnreadableImages
-from mgkit.duplicates import EDITS, Group, calibrated
-from mgkit.photo_folder import PhotoFolder, find_photos
-from mgkit.photos import FoundPhotos, PhotoTask
-from mgkit.report import summary, write_report
+from mgkit.photos import report as module
+from mgkit.photos.duplicates import EDITS, Group, calibrated
+from mgkit.photos.folder import PhotoFolder, find_photos
+from mgkit.photos.report import summary, write_report
+from mgkit.photos.search import FoundPhotos, PhotoTask
 
 NAMES = [
     "plain.jpg", "a b.jpg", "it's \"quoted\".jpg", "<img src=x onerror=alert(1)>.jpg", "<_figcaption><script>alert(2)<_script>.jpg",

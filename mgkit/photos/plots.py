@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mgkit.data.images import ImageList
-from mgkit.duplicates import Threshold
 from mgkit.explore.style import COLOURS, axes_grid, shortened, show_image, style, thumbnail
-from mgkit.photos import FoundPhotos
+from mgkit.photos.duplicates import Threshold
+from mgkit.photos.search import FoundPhotos
 
 
 def threshold_figure(threshold: Threshold) -> Figure:

@@ -19,7 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from mgkit.data.decoding import decoding, in_words
-from mgkit.photo_folder import PhotoList, load_photo
+from mgkit.photos.folder import PhotoList, load_photo
 
 FEWEST = 20  # images, for quantiles to mean something
 QUANTILES = 0.1, 0.5  # of the nearest others, between which strangers are looked at

@@ -13,7 +13,7 @@ from support import noise, one_line_error, with_malformed_tag, write_empty, writ
 from mgkit.data import folders
 from mgkit.data.decoding import UnreadableImageError, load_image
 from mgkit.data.images import image_shapes
-from mgkit.photo_folder import find_photos, load_photo, shown_name, without_warnings
+from mgkit.photos.folder import find_photos, load_photo, shown_name, without_warnings
 from mgkit.transforms import fitted_shape
 
 

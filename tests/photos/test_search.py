@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 from support import noise, one_line_error, write_empty, write_picture
 
-from mgkit import photos as module
 from mgkit.checkpoints import load_network
 from mgkit.config import PhotosConfig, make
 from mgkit.data.decoding import UnreadableImageError
-from mgkit.duplicates import EDITS, recompressed
 from mgkit.engine import feature_store as store
 from mgkit.explore.browse import class_names
 from mgkit.model import append_one
-from mgkit.photos import (
+from mgkit.photos import search as module
+from mgkit.photos.duplicates import EDITS, recompressed
+from mgkit.photos.search import (
     chosen_whitening,
     describe_with,
     embed_photos,

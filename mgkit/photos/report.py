@@ -13,11 +13,11 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mgkit.data.decoding import WHOLE, UnreadableImageError, image_shape
-from mgkit.duplicates import Group
 from mgkit.explore.style import data_uri
 from mgkit.machine.files import write_text
-from mgkit.photo_folder import shown_name, without_warnings
-from mgkit.photos import FoundPhotos
+from mgkit.photos.duplicates import Group
+from mgkit.photos.folder import shown_name, without_warnings
+from mgkit.photos.search import FoundPhotos
 
 MOST_GROUPS, MOST_MEMBERS = 40, 12
 MOST_CLASSES, MOST_OF_A_CLASS = 12, 8
@@ -56,7 +56,10 @@ def write_report(path: str | Path, found: FoundPhotos) -> Path:
     """Write the report of what was found, all or nothing; returns its path."""
     report = Report(found)
     template = Environment(
-        loader=PackageLoader("mgkit", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("mgkit.photos", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     ).get_template("report.html")
     left_out = list(found.left_out.items())
     text = template.render(

@@ -8,7 +8,7 @@ from PIL import Image
 from support import noise, one_line_error, write_picture
 
 from mgkit.data.decoding import UnreadableImageError
-from mgkit.duplicates import (
+from mgkit.photos.duplicates import (
     EDITS,
     MOST,
     calibrated,
@@ -19,7 +19,7 @@ from mgkit.duplicates import (
     stranger_quantile,
     stranger_rate,
 )
-from mgkit.photo_folder import find_photos
+from mgkit.photos.folder import find_photos
 from mgkit.retrieval.search import top_k
 
 

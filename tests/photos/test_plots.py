@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from test_report import found  # noqa: F401 - a fixture
 
-from mgkit.duplicates import EDITS, calibrated
-from mgkit.photo_plots import classes_of_photos, duplicate_groups, threshold_figure
+from mgkit.photos.duplicates import EDITS, calibrated
+from mgkit.photos.plots import classes_of_photos, duplicate_groups, threshold_figure
 
 
 def drawn(figure):

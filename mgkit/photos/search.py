@@ -19,16 +19,6 @@ from mgkit.data.folders import check_folder
 from mgkit.data.images import ImageList, evenly
 from mgkit.data.loader import UnreadableImages
 from mgkit.descriptors import ROWS, in_blocks, plain
-from mgkit.duplicates import (  # fmt: skip
-    EDITS,
-    Group,
-    Threshold,
-    calibrated,
-    edited_copies,
-    near_duplicates,
-    neighbours_without_self,
-    pairs_beyond,
-)
 from mgkit.engine.feature_store import features_folder, stored_features
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, stage_folder
@@ -41,11 +31,21 @@ from mgkit.explore.browse import (
     likely_classes,
     pooled_picture,
 )
-from mgkit.growing import growing_features
 from mgkit.machine.distributed import main_first
 from mgkit.machine.files import find_path
 from mgkit.model import MultiGrain, Whitening, append_one
-from mgkit.photo_folder import PhotoFolder, find_photos, shown_name, without_warnings
+from mgkit.photos.duplicates import (
+    EDITS,
+    Group,
+    Threshold,
+    calibrated,
+    edited_copies,
+    near_duplicates,
+    neighbours_without_self,
+    pairs_beyond,
+)
+from mgkit.photos.folder import PhotoFolder, find_photos, shown_name, without_warnings
+from mgkit.photos.growing import growing_features
 from mgkit.pooling import l2_normalize
 from mgkit.retrieval import indices
 from mgkit.retrieval.search import top_k
