@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mgkit import reference
-from mgkit.demo import NOTEBOOKS
-from mgkit.reference import Measure, compare, compare_with_reference, measures, read_metrics, report
+from mgkit.demo import reference
+from mgkit.demo.__main__ import NOTEBOOKS
+from mgkit.demo.reference import Measure, compare, compare_with_reference, measures, read_metrics, report
 
 BEFORE = {"top-1": Measure(0.60, 0.10), "pictures": Measure(40, 0.0)}
 COMMITTED = reference.folder()
@@ -42,7 +42,7 @@ def test_what_lies_outside_its_tolerance_is_named(now, outside):
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """A project without a reference."""
-    monkeypatch.setattr("mgkit.reference.project_root", lambda: tmp_path)
+    monkeypatch.setattr("mgkit.demo.reference.project_root", lambda: tmp_path)
     return tmp_path / "outputs" / "reference"
 
 
@@ -148,7 +148,7 @@ def write_notebook(stages, text):
 
 
 def test_a_reference_that_was_written_compares_as_equal(finished, elsewhere, monkeypatch):
-    monkeypatch.setattr("mgkit.reference.stage_folder", lambda experiment, stage: finished / stage)
+    monkeypatch.setattr("mgkit.demo.reference.stage_folder", lambda experiment, stage: finished / stage)
     assert reference.write_reference("e", BEFORE) == elsewhere
     assert compare_with_reference(BEFORE).startswith("All 2 measures")
     made = json.loads((elsewhere / "metrics.json").read_text())["made"]
@@ -179,7 +179,7 @@ def test_what_a_demo_measures_has_tolerances_by_what_it_depends_on(tmp_path, mon
             "copies_found": {"brighter": 0.9},
         },
     }
-    monkeypatch.setattr("mgkit.reference.read_results", lambda experiment, stage: results[stage])
+    monkeypatch.setattr("mgkit.demo.reference.read_results", lambda experiment, stage: results[stage])
     found = measures("e", {"joint": [{"top-1": 0.6, "ukbench": 3.1}], "untrained": [{"top-1": 0.1}]})
     assert found["joint, seed 0: top-1"] == Measure(0.6, reference.TRAINED["top-1"])
     assert found["joint, seed 0: ukbench"] == Measure(3.1, reference.TRAINED["ukbench"])

@@ -1,44 +1,25 @@
-"""`python -m mgkit.demo`: every notebook on the embedded set, the method's claims, and outputs/reference, against what was measured.
+"""The claims of the method, checked on the demo's results."""
 
-A claim that does not hold is printed as not holding, and one that the measurements leave open as undecided. Joint training (λ=0.5, N=3) and cross-entropy alone (λ=1, N=1) get
-equal budgets and several seeds, because on so small a set one seed convinces nobody.
-"""
-
-import argparse
-import json
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import papermill
 import torch
 
 from mgkit.benchmarks.find import find_sets
 from mgkit.checkpoints import load_network
 from mgkit.config import TrainConfig, make
 from mgkit.data.layouts import labelled_images
+from mgkit.demo.reference import set_name
 from mgkit.embed import classify, embed
 from mgkit.engine.run import read_results, stage_folder
 from mgkit.machine.device import pick_device, place
-from mgkit.machine.files import project_root
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain, get_multigrain
-from mgkit.reference import compare_with_reference, measures, set_name, write_reference
 from mgkit.retrieval.protocols import Difference, measured_value, shown_value
 from mgkit.stages.inputs import data_root
 from mgkit.stages.train import run_training
 
-NOTEBOOKS = (
-    "00_start_here",
-    "01_train",
-    "02_finetune_p",
-    "03_whiten",
-    "04_evaluate_imagenet",
-    "05_evaluate_retrieval",
-    "06_search_your_photos",
-)
 SETS = ("holidays", "ukbench", "copydays")
 CROSS_ENTROPY_ALONE = {"lambda_": 1.0, "repetitions": 1}
 
@@ -51,21 +32,6 @@ class Claim:
     before: str
     after: str
     holds: bool | None
-
-
-def run_notebooks(experiment: str, data: str) -> Path:
-    """Execute 00-06 in order; returns the folder of the executed copies."""
-    root = project_root()
-    folder = root / "outputs" / experiment / "notebooks"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in NOTEBOOKS:
-        start = time.perf_counter()
-        papermill.execute_notebook(
-            root / "notebooks" / f"{name}.ipynb", folder / f"{name}.ipynb",
-            parameters={"experiment": experiment, "data": data}, cwd=root / "notebooks", progress_bar=False,
-        )  # fmt: skip
-        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-    return folder
 
 
 def measure(net: MultiGrain, data: str, size: int) -> dict[str, float]:
@@ -170,48 +136,3 @@ def table(found: Sequence[Claim], seeds: int) -> str:
         f"± is the standard deviation over {seeds} seeds; the other lines are from seed 0. Undecided: the seeds of both sides overlap,",
         "the 95 % interval of the difference over the same queries holds zero, or, for p*, as many images are right.",
     ])  # fmt: skip
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Run the notebooks on the embedded set and check the method's claims."
-    )
-    parser.add_argument("--experiment", default="mini", help="results go to outputs/<experiment>/")
-    parser.add_argument("--data", default="mini", help="mini, or the folder of another embedded set")
-    parser.add_argument("--seeds", type=int, default=2, help="trainings of each kind")
-    parser.add_argument("--size", type=int, default=96, help="evaluation resolution of the comparison, px")
-    parser.add_argument(
-        "--write-reference", action="store_true", help="make this run the one in outputs/reference/"
-    )
-    arguments = parser.parse_args()
-    given = vars(arguments)
-    as_by_default = all(given[name] == parser.get_default(name) for name in ("data", "seeds", "size"))
-    if arguments.write_reference and not as_by_default:
-        parser.error("--write-reference takes no --data, --seeds or --size: `make demo` is held against it")
-    start = time.perf_counter()
-    run_notebooks(arguments.experiment, arguments.data)
-    measured = joint_against_cross_entropy(
-        arguments.experiment, arguments.data, range(arguments.seeds), arguments.size
-    )
-    found = claims(arguments.experiment, measured, arguments.size)
-    folder = stage_folder(arguments.experiment, "claims")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "claims.json").write_text(json.dumps([vars(claim) for claim in found], indent=1))
-    (folder / "measured.json").write_text(json.dumps(measured, indent=1))
-    (folder / "claims.txt").write_text(table(found, arguments.seeds) + "\n")
-    print(f"\n{table(found, arguments.seeds)}\n")
-    now = measures(arguments.experiment, measured)
-    if arguments.write_reference:
-        print(f"written: {write_reference(arguments.experiment, now)}")
-    elif as_by_default:
-        # A difference is something to look at, not a run that failed: it ends with 0 all the same.
-        print(compare_with_reference(now))
-    else:
-        print("not compared with outputs/reference, which has the default --data, --seeds and --size")
-    print(
-        f"{time.perf_counter() - start:.0f} s in all; notebooks and figures are in {stage_folder(arguments.experiment, '')}"
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mgkit.config import TrainConfig
-from mgkit.demo import Claim, claims, spread, table
+from mgkit.demo.claims import Claim, claims, spread, table
 
 MEASURED = {
     "joint": [

@@ -1,0 +1,1 @@
+"""`make demo`: the notebooks run, the claims of the method, the comparison with the reference run."""
