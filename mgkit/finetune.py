@@ -12,7 +12,14 @@ from torch.nn import functional as F
 
 from mgkit.data.images import ImageList
 from mgkit.data.loader import UnreadableImages
-from mgkit.embed import WHY_NOT_FINITE, by_window, check_finite, feature_maps, frozen_backbone, whole_shapes
+from mgkit.features import (
+    WHY_NOT_FINITE,
+    by_window,
+    check_finite,
+    feature_maps,
+    frozen_backbone,
+    whole_shapes,
+)
 from mgkit.machine.distributed import everyones, is_joined, summed, together, world_size
 from mgkit.machine.progress import progress
 from mgkit.metrics import target_ranks

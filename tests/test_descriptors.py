@@ -5,8 +5,8 @@ import pytest
 import torch
 from support import one_line_error
 
-from mgkit import descriptors
-from mgkit.descriptors import multi_scale, plain, whitened
+from mgkit import features as descriptors
+from mgkit.features import multi_scale, plain, whitened
 from mgkit.whitening import whiten
 
 

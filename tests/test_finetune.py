@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mgkit.config import FinetunePConfig, make
 from mgkit.data.decoding import UnreadableImageError, image_shape, load_image
 from mgkit.data.loader import UnreadableImages
-from mgkit.embed import classify, feature_maps, whole_shapes
+from mgkit.features import classify, feature_maps, whole_shapes
 from mgkit.finetune import SMALLEST_P, descend_p, feature_windows, finetune_p, images_a_window, set_p, sweep_p
 from mgkit.machine.distributed import rank, world_size
 from mgkit.machine.frozen import frozen
@@ -259,7 +259,7 @@ def test_the_sweep_runs_the_backbone_once_an_image_and_size(tiny_net, uneven_ima
 
 
 def test_the_sweep_freezes_the_backbone_once_for_all_sizes(tiny_net, uneven_images):
-    with patch("mgkit.embed.frozen", wraps=frozen) as made:
+    with patch("mgkit.features.frozen", wraps=frozen) as made:
         several = sweep_p(tiny_net, uneven_images, sizes=[24, 32, 40], ps=PS)
         assert made.call_count == 1
         alone = [sweep_p(tiny_net, uneven_images, sizes=[size], ps=PS)[0] for size in (24, 32, 40)]

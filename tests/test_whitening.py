@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
-from mgkit.embed import classify
+from mgkit.features import classify
 from mgkit.model import append_one
 from mgkit.whitening import fit_pca_whitening, fold, moments, whiten
 

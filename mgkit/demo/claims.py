@@ -11,8 +11,8 @@ from mgkit.checkpoints import load_network
 from mgkit.config import TrainConfig, make
 from mgkit.data.layouts import labelled_images
 from mgkit.demo.reference import set_name
-from mgkit.embed import classify, embed
 from mgkit.engine.run import read_results, stage_folder
+from mgkit.features import classify, embed
 from mgkit.machine.device import pick_device, place
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain, get_multigrain

@@ -28,9 +28,9 @@ import torch
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
 from mgkit.data.loader import UnreadableImages
-from mgkit.embed import by_window, pooled_batches, rows_of_all
 from mgkit.engine.provenance import provenance
 from mgkit.engine.run import stage_folder
+from mgkit.features import by_window, pooled_batches, rows_of_all
 from mgkit.machine.device import autocast
 from mgkit.machine.distributed import everyones, is_main, of_main, wait_for_all
 from mgkit.machine.files import exclusive, move_into_place, remove_partial, write_text

@@ -55,7 +55,7 @@ def on_all_devices(stage: str, config: AnyConfig, run: Callable[[AnyConfig], obj
 
 
 def launch(stage: str, config: StageConfig) -> None:
-    """Run a stage in worker processes, `python -m mgkit.worker`, until they have ended; their output is shown here.
+    """Run a stage in worker processes, `python -m mgkit`, until they have ended; their output is shown here.
 
     A worker that dies has all of them started anew, at most `max_restarts` times. Raises StoppedError where the run was
     told to stop and could save; WorkerError, with the message or the traceback of the worker, where it failed.
@@ -121,7 +121,7 @@ def torchrun_command(stage: str, config: StageConfig, config_file: Path, process
             "--rdzv-endpoint=localhost:0",
             "--local-addr=localhost",
         ]
-    return [*command, "-m", "mgkit.worker", stage, str(config_file)]
+    return [*command, "-m", "mgkit", stage, str(config_file)]
 
 
 def worker_environment(folder: str, processes: int) -> dict[str, str]:

@@ -16,11 +16,11 @@ from mgkit.config import TrainConfig
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
 from mgkit.data.loader import Batch, ImageDataset, UnreadableImages, batch_loader
-from mgkit.embed import classify
 from mgkit.engine.launch import StoppedError
 from mgkit.engine.monitor import Monitor, Pace
 from mgkit.engine.run import read_metrics, stage_folder
 from mgkit.engine.snapshots import STAGE, OpenedRun, SnapshotError, Snapshots
+from mgkit.features import classify
 from mgkit.losses import JointLoss
 from mgkit.machine.device import pick_device, place
 from mgkit.machine.distributed import (
@@ -40,9 +40,17 @@ from mgkit.machine.files import link_or_copy
 from mgkit.machine.progress import progress
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
-from mgkit.objective import Objective, Sums, means_of
 from mgkit.samplers import share
-from mgkit.training import build_optimizer, epoch_batches, freeze_batch_norm, seed_of, set_learning_rate
+from mgkit.training import (
+    Objective,
+    Sums,
+    build_optimizer,
+    epoch_batches,
+    freeze_batch_norm,
+    means_of,
+    seed_of,
+    set_learning_rate,
+)
 from mgkit.transforms import train_transform
 
 Result = TypeVar("Result")

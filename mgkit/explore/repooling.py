@@ -14,7 +14,7 @@ from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.config import FinetunePConfig
 from mgkit.data.images import ImageList, evenly
 from mgkit.data.loader import UnreadableImages
-from mgkit.embed import feature_maps
+from mgkit.features import feature_maps
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem_of_logarithm, l2_normalize, relative_logarithm

@@ -1,6 +1,6 @@
 """Several processes as one training: who am I, what do the others have, sums and gathered rows. No-ops in a process alone.
 
-Started by `mgkit.engine.launch`, or by hand with `torchrun -m mgkit.worker`. W processes have ranks 0 to W-1; rank r has n_r of the
+Started by `mgkit.engine.launch`, or by hand with `torchrun -m mgkit`. W processes have ranks 0 to W-1; rank r has n_r of the
 batch's B samples. Collectives on the CPU go through gloo, on GPUs through NCCL.
 """
 

@@ -18,7 +18,6 @@ from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.folders import check_folder
 from mgkit.data.images import ImageList, evenly
 from mgkit.data.loader import UnreadableImages
-from mgkit.descriptors import ROWS, in_blocks, plain
 from mgkit.engine.feature_store import features_folder, stored_features
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, stage_folder
@@ -31,6 +30,7 @@ from mgkit.explore.browse import (
     likely_classes,
     pooled_picture,
 )
+from mgkit.features import ROWS, in_blocks, plain
 from mgkit.machine.distributed import main_first
 from mgkit.machine.files import find_path
 from mgkit.model import MultiGrain, Whitening, append_one

@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 from mgkit.config import ClassifyConfig
 from mgkit.data.loader import UnreadableImages
-from mgkit.embed import frozen_backbone, whole_shapes
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, read_results
+from mgkit.features import frozen_backbone, whole_shapes
 from mgkit.finetune import sweep_p
 from mgkit.machine.distributed import is_main
 from mgkit.stages.finetune_p import p_star

@@ -12,11 +12,10 @@ from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.config import RetrievalConfig
 from mgkit.data.images import ImageList, evenly
 from mgkit.data.loader import UnreadableImages
-from mgkit.descriptors import multi_scale, plain, whitened
-from mgkit.embed import pooled_batches
 from mgkit.engine.feature_store import features_folder, stored_features
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, add_results, read_results
+from mgkit.features import multi_scale, plain, pooled_batches, whitened
 from mgkit.machine.files import find_path
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain

@@ -6,9 +6,9 @@ import numpy as np
 
 from mgkit.config import FinetunePConfig, NetworkConfig, make
 from mgkit.data.loader import UnreadableImages
-from mgkit.embed import frozen_backbone, whole_shapes
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, read_results
+from mgkit.features import frozen_backbone, whole_shapes
 from mgkit.finetune import finetune_p, set_p, sweep_p
 from mgkit.machine.distributed import is_main, wait_for_all
 from mgkit.model import MultiGrain

@@ -18,8 +18,8 @@ from mgkit.engine.snapshots import STAGE, is_finished, open_run
 from mgkit.machine.distributed import is_main, main_first, of_main, together
 from mgkit.machine.files import find_path
 from mgkit.model import MultiGrain, get_multigrain
-from mgkit.objective import SHARE
 from mgkit.stages.inputs import is_mini, network_left_by, training_data
+from mgkit.training import SHARE
 
 
 def train(config: TrainConfig) -> Path | None:

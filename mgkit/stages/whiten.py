@@ -11,10 +11,10 @@ from mgkit.config import NetworkConfig, WhitenConfig, make
 from mgkit.data.images import ImageList
 from mgkit.data.layouts import plain_images
 from mgkit.data.loader import UnreadableImages
-from mgkit.embed import pooled
 from mgkit.engine.feature_store import features_folder, stored_features
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, read_results, stage_folder
+from mgkit.features import pooled
 from mgkit.finetune import set_p
 from mgkit.machine.device import pick_device, place
 from mgkit.machine.distributed import is_main, main_first, wait_for_all

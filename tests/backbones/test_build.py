@@ -26,7 +26,7 @@ from mgkit.backbones.build import (
 from mgkit.backbones.nasnet import pnasnet5_large
 from mgkit.checkpoints import load_network, save_checkpoint
 from mgkit.data.layouts import class_folders
-from mgkit.embed import embed
+from mgkit.features import embed
 from mgkit.whitening import whiten
 
 PUBLISHED = [

@@ -27,8 +27,8 @@ from measuring import Photos, Row, extra_memory, in_memory, memory, photo_folder
 from PIL import Image
 
 from mgkit.config import TrainConfig, make
-from mgkit.embed import embed
 from mgkit.engine.feature_store import stored_features
+from mgkit.features import embed
 from mgkit.finetune import finetune_p, set_p, sweep_p
 from mgkit.machine.device import place
 from mgkit.machine.files import write_text

@@ -12,8 +12,8 @@ import torch
 from measuring import Photos, Row, compared, in_memory, photos
 from torch import Tensor
 
-from mgkit.embed import PIXELS_A_BATCH
 from mgkit.engine.feature_store import stored_features
+from mgkit.features import PIXELS_A_BATCH
 from mgkit.finetune import finetune_p, set_p, sweep_p
 from mgkit.machine.device import autocast, place
 from mgkit.model import MultiGrain, get_multigrain

@@ -17,11 +17,11 @@ from measuring import Row, photo_folder, seconds
 
 from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.data.layouts import class_folders
-from mgkit.embed import embed
 from mgkit.explore import widgets
 from mgkit.explore.browse import Collection, describe_with
 from mgkit.explore.repooling import CACHE_BYTES, Repooling, SetMaps, images_held
 from mgkit.explore.toy_batch import ToyBatches
+from mgkit.features import embed
 from mgkit.model import get_multigrain
 
 WANTED = 0.2  # seconds

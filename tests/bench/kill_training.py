@@ -91,7 +91,9 @@ class Started:
         if victim == "agent" or agent is None:
             return agent
         workers = [
-            pid for pid, command in commands.items() if "mgkit.worker" in command and parent_of(pid) == agent
+            pid
+            for pid, command in commands.items()
+            if "-m mgkit train" in command and parent_of(pid) == agent
         ]
         of_rank = {rank_of(pid): pid for pid in workers}
         return of_rank.get(0) if victim == "rank 0" else of_rank.get(max(of_rank, default=0))

@@ -187,7 +187,7 @@ def in_memory(given: Photos, settings: Sequence[tuple[int, str]]) -> Iterator[No
         tensors[size, crop] = {path: transform(given.pictures[path]) for path in given.images.paths}
     with (
         patch.object(ImageDataset, "decode", lambda dataset, index: dataset.images.paths[index]),
-        patch("mgkit.embed.eval_transform", lambda size, crop, **_: tensors[size, crop].__getitem__),
-        patch("mgkit.embed.image_shapes", lambda images: [given.pictures[p].size for p in images.paths]),
+        patch("mgkit.features.eval_transform", lambda size, crop, **_: tensors[size, crop].__getitem__),
+        patch("mgkit.features.image_shapes", lambda images: [given.pictures[p].size for p in images.paths]),
     ):
         yield

@@ -22,9 +22,9 @@ from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
 from mgkit.data.layouts import class_folders
 from mgkit.data.loader import UnreadableImages
-from mgkit.embed import pooled
 from mgkit.engine import feature_store as store
 from mgkit.engine.feature_store import identity_of_images, identity_of_network, stored_features
+from mgkit.features import pooled
 from mgkit.machine import files
 from mgkit.model import MultiGrain
 from mgkit.whitening import whiten

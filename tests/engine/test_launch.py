@@ -57,7 +57,7 @@ def test_processes_are_one_a_gpu_and_on_cpus_as_many_as_asked(monkeypatch):
 def test_the_command_starts_the_workers_of_this_machine_alone(tmp_path):
     command = torchrun_command("train", config_of(max_restarts=7), tmp_path / "config.yaml", 3)
     assert command[:3] == [sys.executable, "-m", "torch.distributed.run"]
-    assert command[-4:] == ["-m", "mgkit.worker", "train", str(tmp_path / "config.yaml")]
+    assert command[-4:] == ["-m", "mgkit", "train", str(tmp_path / "config.yaml")]
     assert {"--nproc-per-node=3", "--max-restarts=7", "--nnodes=1", "--rdzv-endpoint=localhost:0"} <= {
         *command
     }
@@ -134,7 +134,7 @@ def test_the_traceback_is_that_of_the_first_to_fail_in_the_last_attempt(tmp_path
 
 FAILING = """
 import os
-from mgkit import worker
+from mgkit import __main__ as worker
 from mgkit.distributed import rank
 from mgkit.training import Training
 
@@ -181,7 +181,7 @@ def failing(tmp_path, monkeypatch):
     monkeypatch.setattr(
         module,
         "torchrun_command",
-        lambda *given: ["failing_worker" if word == "mgkit.worker" else word for word in command(*given)],
+        lambda *given: ["failing_worker" if word == "mgkit" else word for word in command(*given)],
     )
     return lambda times: monkeypatch.setenv("FAILS", times)
 

@@ -10,8 +10,8 @@ from PIL import Image
 from support import noise, one_line_error, with_malformed_tag
 
 from mgkit.data.decoding import UnreadableImageError
-from mgkit.embed import classify, embed, pooled
 from mgkit.explore.browse import Collection, describe_with, likely_classes, read_picture, set_collection
+from mgkit.features import classify, embed, pooled
 from mgkit.model import append_one
 from mgkit.retrieval.search import top_k
 from mgkit.whitening import fit_pca_whitening, whiten

@@ -11,7 +11,6 @@ from support import one_line_error, write_picture
 from mgkit.config import FinetunePConfig, make
 from mgkit.data.layouts import class_folders
 from mgkit.data.loader import UnreadableImages
-from mgkit.embed import classify, embed
 from mgkit.explore import repooling
 from mgkit.explore.repooling import (
     CachedMaps,
@@ -28,6 +27,7 @@ from mgkit.explore.repooling import (
     size_to_hold,
     spread,
 )
+from mgkit.features import classify, embed
 from mgkit.finetune import set_p
 from mgkit.metrics import topk_accuracy
 from mgkit.pooling import gem, l2_normalize, relative_logarithm

@@ -15,11 +15,11 @@ from PIL import Image
 from support import noise, write_picture
 
 from mgkit.data.layouts import plain_images
-from mgkit.embed import embed
 from mgkit.explore import widgets
 from mgkit.explore.browse import Collection, describe_with
 from mgkit.explore.repooling import Repooling, SetMaps, match
 from mgkit.explore.toy_batch import ToyBatches
+from mgkit.features import embed
 
 EVIL = "a b'c\"<img src=x onerror=alert(1)>&amp;😀.png"
 

@@ -10,7 +10,7 @@ from support import in_processes, one_line_error, write_uneven
 from mgkit.benchmarks.retrieval_set import unlabelled
 from mgkit.data.decoding import UnreadableImageError, View
 from mgkit.data.loader import UnreadableImages
-from mgkit.embed import pooled
+from mgkit.features import pooled
 from mgkit.photos.growing import growing_features
 
 pytestmark = pytest.mark.usefixtures("small_shards")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support import flat_name, in_processes, one_line_error, write_devkit
 
+from mgkit.__main__ import STAGES
 from mgkit.config import ClassifyConfig, FinetunePConfig, RetrievalConfig, WhitenConfig, make
 from mgkit.data.decoding import image_shape
 from mgkit.data.layouts import labelled_images
@@ -17,7 +18,6 @@ from mgkit.stages.evaluate_imagenet import evaluate_classification
 from mgkit.stages.evaluate_retrieval import embed_sets, evaluate_retrieval, resolution_curves, retrieval_task
 from mgkit.stages.finetune_p import find_p
 from mgkit.stages.whiten import whiten_network, whitened_network
-from mgkit.worker import STAGES
 
 
 def test_missing_stages_are_run_first_each_with_a_line(chain):
@@ -134,7 +134,7 @@ def test_every_stage_on_two_processes_finds_what_one_finds(chain, mini_root, tmp
     monkeypatch.setattr("mgkit.engine.launch.is_joined", lambda: True)
     for module in ("finetune", "whitening", "evaluate"):
         monkeypatch.setattr(f"mgkit.{module}.on_all_devices", lambda *_: None)
-    monkeypatch.setattr("mgkit.embed.image_shapes", lambda images: pytest.fail("an image was opened"))
+    monkeypatch.setattr("mgkit.features.image_shapes", lambda images: pytest.fail("an image was opened"))
     together = what_stages_find(configs)
     assert together.keys() == alone.keys()
     for name, values in alone.items():

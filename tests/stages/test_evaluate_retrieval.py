@@ -9,9 +9,9 @@ import torch
 from support import one_line_error
 
 from mgkit.config import RetrievalConfig, make
-from mgkit.embed import embed
 from mgkit.engine.run import read_results
 from mgkit.explore.tables import table
+from mgkit.features import embed
 from mgkit.machine.download import file_hash
 from mgkit.mini.make import CROPS, QUALITIES
 from mgkit.retrieval.protocols import measured_value
@@ -90,7 +90,7 @@ def test_the_distractors_are_listed_with_their_hashes(after_chain, retrieved, mi
 
 
 def test_a_second_evaluation_reads_the_features_from_disk(after_chain, retrieved, monkeypatch):
-    monkeypatch.setattr("mgkit.embed.image_shapes", lambda images: pytest.fail("an image was opened"))
+    monkeypatch.setattr("mgkit.features.image_shapes", lambda images: pytest.fail("an image was opened"))
     again = evaluate_retrieval(retrieved[0])
     assert [r.result.value for r in again] == [r.result.value for r in retrieved[1]]
 

@@ -13,7 +13,7 @@ from support import in_processes, one_line_error, write_picture
 from mgkit.data.decoding import UnreadableImageError, load_image
 from mgkit.data.layouts import class_folders
 from mgkit.data.loader import UnreadableImages
-from mgkit.embed import by_window, classify, embed, feature_maps, pooled
+from mgkit.features import by_window, classify, embed, feature_maps, pooled
 from mgkit.machine.distributed import rank, world_size
 from mgkit.model import get_multigrain
 from mgkit.transforms import eval_transform
@@ -114,7 +114,7 @@ def test_embedding_holds_little_beside_its_result(tiny_net, monkeypatch):
     count, width = 60_000, tiny_net.width
     batch = np.ones((1, 100, width), np.float32)
     batches = ((batch, np.arange(start, start + 100)) for start in range(0, count, 100))
-    monkeypatch.setattr("mgkit.embed.pooled_batches", lambda *_, **__: batches)
+    monkeypatch.setattr("mgkit.features.pooled_batches", lambda *_, **__: batches)
     tracemalloc.start()
     rows = embed(tiny_net, range(count), size=32)
     most = tracemalloc.get_traced_memory()[1]
@@ -223,7 +223,7 @@ def refused_by_all(net, images):
         for maps, *rest in feature_maps(*args, **options):
             yield maps * (np.nan if rank() == world_size() - 1 else 1), *rest
 
-    with patch("mgkit.embed.feature_maps", spoilt):
+    with patch("mgkit.features.feature_maps", spoilt):
         for work in (embed, partial(pooled, ps=[3.0])):
             with one_line_error(ValueError, "the features of", images.root, "weights hold NaN"):
                 work(net, images, size=32)

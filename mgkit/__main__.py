@@ -1,4 +1,4 @@
-"""What one of several processes runs: `python -m mgkit.worker <stage> <config.yaml>`, started by torch.distributed.run.
+"""What one of several processes runs: `python -m mgkit <stage> <config.yaml>`, started by torch.distributed.run.
 
 It ends with its launcher, saves when a scheduler sends SIGTERM, and leaves word of how it ended for `mgkit.engine.launch`.
 """

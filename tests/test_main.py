@@ -9,14 +9,14 @@ import time
 import pytest
 from support import one_line_error
 
-from mgkit import worker as module
+from mgkit import __main__ as module
+from mgkit.__main__ import run_stage
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.engine.launch import AGENT, FOLDER, LAUNCHER, StoppedError, read_ending, write_ending
 from mgkit.engine.loop import NonFiniteError
 from mgkit.engine.run import NOTEBOOKS
 from mgkit.engine.snapshots import SnapshotError
 from mgkit.engine.stopping import StopRequest, Unbreakable, is_alive
-from mgkit.worker import run_stage
 
 GONE = 2**22 + 1  # above the largest process id that Linux gives
 
@@ -159,7 +159,7 @@ def test_a_stopped_run_ends_well_and_is_told(folder, monkeypatch):
 
 def test_a_restart_after_the_end_does_nothing(folder, monkeypatch):
     write_ending("failed", "SnapshotError: disk full")
-    monkeypatch.setattr(sys, "argv", ["mgkit.worker", "train", "config.yaml"])
+    monkeypatch.setattr(sys, "argv", ["mgkit", "train", "config.yaml"])
     monkeypatch.setattr(module, "run_stage", lambda *_: pytest.fail("it is to do nothing"))
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     module.main()
@@ -168,7 +168,7 @@ def test_a_restart_after_the_end_does_nothing(folder, monkeypatch):
 
 def test_a_worker_whose_launcher_is_gone_begins_nothing(folder, monkeypatch):
     monkeypatch.setenv(LAUNCHER, str(GONE))
-    monkeypatch.setattr(sys, "argv", ["mgkit.worker", "train", "config.yaml"])
+    monkeypatch.setattr(sys, "argv", ["mgkit", "train", "config.yaml"])
     monkeypatch.setattr(module, "run_stage", lambda *_: pytest.fail("it is to do nothing"))
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     module.main()
@@ -204,7 +204,7 @@ def test_the_main_process_prints_for_all(monkeypatch, capsys, rank, local_rank, 
 READING = """
 import time
 from torch.utils.data import DataLoader
-from mgkit.worker import end_readers
+from mgkit.engine.stopping import end_readers
 
 class Slow(list):
     def __getitem__(self, index):
