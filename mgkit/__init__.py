@@ -71,21 +71,10 @@ The modules in the order in which the method reads:
     demo            runs the notebooks, checks the method's claims, compares with the reference
 """
 
-__all__ = ["get_multigrain", "load_checkpoint", "load_released"]
+import lazy_loader
 
-
-def __getattr__(name: str):
-    """The public names, imported at first use: processes that only draw or decode pictures need no torch."""
-    if name == "get_multigrain":
-        from mgkit.model import get_multigrain
-
-        return get_multigrain
-    if name == "load_checkpoint":
-        from mgkit.checkpoints import load_checkpoint
-
-        return load_checkpoint
-    if name == "load_released":
-        from mgkit.checkpoints import load_released
-
-        return load_released
-    raise AttributeError(f"module 'mgkit' has no attribute {name!r}")
+# At first use: processes that only draw or decode pictures need no torch.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={"checkpoints": ["load_checkpoint", "load_released"], "model": ["get_multigrain"]},
+)

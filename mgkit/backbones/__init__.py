@@ -1,12 +1,17 @@
 """Backbone networks: a name -> a network up to its last feature map."""
 
-from mgkit.backbones.build import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Backbone,
-    backbone_names,
-    build_backbone,
-    check_backbone,
-)
+import lazy_loader
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Backbone", "backbone_names", "build_backbone", "check_backbone"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "build": [
+            "IMAGENET_MEAN",
+            "IMAGENET_STD",
+            "Backbone",
+            "backbone_names",
+            "build_backbone",
+            "check_backbone",
+        ]
+    },
+)

@@ -1,18 +1,14 @@
 """Backbones by name: a network up to its last feature map, randomly initialised or with its published ImageNet weights."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from mgkit.backbones.nasnet import CellNetwork, named, nasnet_a_mobile, pnasnet5_large
-from mgkit.machine.download import fetch
-from mgkit.machine.files import project_root
-
-# timm is imported where it is used: that takes seconds, and most runs do without.
+# Imported where used, since most runs do without: timm (takes seconds), the NASNets, and published weights.
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -99,6 +95,8 @@ def build_resnet(name: str, pretrained: bool) -> Backbone:
     if pretrained:
         if weights is None:
             raise ValueError(f"{name} has no published weights: leave pretrained off, or take resnet18")
+        from mgkit.backbones.published import published_state
+
         net.load_state_dict(published_state(weights.url, net))
         classifier = of_imagenet(net.fc)
     # The children keep their names, so that state dicts read features.conv1.weight, as the released files do.
@@ -117,6 +115,9 @@ def build_senet154(name: str, pretrained: bool) -> Backbone:
 
 def build_nasnet(name: str, pretrained: bool) -> Backbone:
     """NASNet-A-Mobile, with the weights of the 2018 port."""
+    from mgkit.backbones.nasnet import nasnet_a_mobile
+    from mgkit.backbones.published import published_state
+
     net = nasnet_a_mobile()
     classifier = load_cells(net, published_state(NASNET_URL, net)) if pretrained else None
     return with_relu(name, net, classifier)
@@ -124,21 +125,23 @@ def build_nasnet(name: str, pretrained: bool) -> Backbone:
 
 def build_pnasnet(name: str, pretrained: bool) -> Backbone:
     """PNASNet-5-Large, with timm's copy of the weights of the 2018 port."""
+    from mgkit.backbones.nasnet import pnasnet5_large
+
     net = pnasnet5_large()
     classifier = load_cells(net, timm_model("pnasnet5large", True).state_dict()) if pretrained else None
     return with_relu(name, net, classifier)
 
 
-def with_relu(name: str, net: CellNetwork, classifier: tuple[Tensor, Tensor] | None) -> Backbone:
+def with_relu(name: str, net: nn.Module, classifier: tuple[Tensor, Tensor] | None) -> Backbone:
     """A NASNet, its last ReLU behind it, under the names of the released files."""
-    features = nn.Sequential(named(base_net=net), nn.ReLU())
+    features = nn.Sequential(nn.Sequential(OrderedDict(base_net=net)), nn.ReLU())
     half = (0.5, 0.5, 0.5)
     return Backbone(
         name, features, net.width, mean=half, std=half, dropout=0.5, twin="0.base_net", classifier=classifier
     )
 
 
-def load_cells(net: CellNetwork, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def load_cells(net: nn.Module, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Load the state of a 2018 port, or of timm's, which has its names; returns its classifier, without the background."""
     cells = {key: value for key, value in state.items() if not key.startswith("last_linear.")}
     net.load_state_dict(cells)
@@ -216,29 +219,10 @@ def timm_model(model: str, pretrained: bool) -> nn.Module:
         ) from None
 
 
-def published_state(url: str, net: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a published file, fetched once into data/pretrained/. ValueError, naming it, if it is not for net."""
-    path = fetch(url, project_root() / "data" / "pretrained" / PurePosixPath(url).name)
-    wrong = f"{path} does not hold the weights of {url}"
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged pickle may raise anything
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{wrong}: {reason}") from None
-    if not isinstance(state, dict):
-        raise ValueError(f"{wrong}, but a {type(state).__name__}")
-    for key, value in net.state_dict().items():
-        counts = key.endswith("num_batches_tracked")  # came after 2018
-        if not counts and (key not in state or state[key].shape != value.shape):
-            raise ValueError(f"{wrong}: {key} is missing or of another shape")
-    return state
-
-
 def without(net: nn.Module, *children: str) -> nn.Sequential:
     """The network's other children in a row, under their names."""
-    return named(**{name: module for name, module in net.named_children() if name not in children})
+    kept = {name: module for name, module in net.named_children() if name not in children}
+    return nn.Sequential(OrderedDict(kept))
 
 
 def of_imagenet(linear: nn.Linear) -> tuple[Tensor, Tensor]:

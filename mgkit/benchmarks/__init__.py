@@ -3,8 +3,13 @@
 From a shell: `python -m mgkit.benchmarks fetch holidays --root data`, `python -m mgkit.benchmarks check --root data`.
 """
 
-from mgkit.benchmarks.fetch import check, examine, fetch_benchmark, survey
-from mgkit.benchmarks.find import BENCHMARKS, find_sets
-from mgkit.benchmarks.retrieval_set import RetrievalSet
+import lazy_loader
 
-__all__ = ["BENCHMARKS", "RetrievalSet", "check", "examine", "fetch_benchmark", "find_sets", "survey"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "fetch": ["check", "examine", "fetch_benchmark", "survey"],
+        "find": ["BENCHMARKS", "find_sets"],
+        "retrieval_set": ["RetrievalSet"],
+    },
+)

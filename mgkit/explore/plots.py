@@ -1,16 +1,17 @@
 """Every figure of the notebooks. Colours are told apart by colour-blind readers; right and wrong also by shape."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
-from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.data.images import ImageList, evenly
 from mgkit.data.loader import ImageDataset
 from mgkit.explore.style import (
@@ -31,9 +32,12 @@ from mgkit.explore.style import (
     turn,
     whole_numbers,
 )
-from mgkit.explore.toy_svm import ToyRuns
 from mgkit.retrieval.protocols import failures_first, shown
-from mgkit.stages.results import Accuracy, PSearch, ResolutionCurves, Retrieval
+
+if TYPE_CHECKING:  # annotations only: whoever draws need not load the stages
+    from mgkit.benchmarks.retrieval_set import RetrievalSet
+    from mgkit.explore.toy_svm import ToyRuns
+    from mgkit.stages.results import Accuracy, PSearch, ResolutionCurves, Retrieval
 
 TINT = "#DCEBF5"
 BEYOND = 1.2  # so many times the largest exponent is where max pooling is drawn

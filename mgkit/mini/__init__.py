@@ -1,6 +1,8 @@
 """The embedded dataset: drawn scenes of drawn objects, for a first run without downloads."""
 
-from mgkit.mini.make import MiniSizes, make_mini
-from mgkit.mini.shapes import CLASS_NAMES
+import lazy_loader
 
-__all__ = ["CLASS_NAMES", "MiniSizes", "make_mini"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={"make": ["MiniSizes", "make_mini"], "shapes": ["CLASS_NAMES"]},
+)

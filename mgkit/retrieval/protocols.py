@@ -1,11 +1,12 @@
 """The retrieval protocols: a set and one descriptor an image in, measures with their confidence intervals out (section 4.3)."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.data.images import evenly
 from mgkit.metrics import (
     average_precision,
@@ -20,6 +21,9 @@ from mgkit.metrics import (
     ukbench_score,
 )
 from mgkit.retrieval.search import similarities, top_k, top_pairs
+
+if TYPE_CHECKING:  # annotations only
+    from mgkit.benchmarks.retrieval_set import RetrievalSet
 
 MOST_PREDICTIONS = 500_000  # pairs that are pooled for micro-AP, as DISC21's own evaluation takes them
 SHOWN = 6  # queries whose neighbours are kept for looking at
