@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from mgkit.config import NetworkConfig, RetrievalConfig, make
 from mgkit.data import loader
 from mgkit.data.layouts import class_folders
 from mgkit.engine import feature_store as store
+from mgkit.engine.launch import AGENT, FOLDER, LAUNCHER
+from mgkit.engine.stopping import StopRequest
 from mgkit.mini.make import MiniSizes, make_mini
 from mgkit.model import MultiGrain
 from mgkit.stages.evaluate_retrieval import evaluate_retrieval, retrieval_task
@@ -212,3 +215,30 @@ def opened(monkeypatch):
 def small_shards(monkeypatch):
     """Stored features have five images a shard."""
     monkeypatch.setattr(store, "SHARD", 5)
+
+
+@pytest.fixture
+def signals():
+    """What was done at a signal is done again after the test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def launch_folder(tmp_path, monkeypatch):
+    """The launcher's folder, and this process as the launcher's."""
+    monkeypatch.setenv(FOLDER, str(tmp_path / "launch"))
+    monkeypatch.setenv(LAUNCHER, str(os.getpid()))
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / AGENT).write_text(str(os.getppid()))
+    return tmp_path / "launch"
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    """The watch over the parents, which would end the process of the tests; not begun by itself."""
+    watch = StopRequest.watch
+    monkeypatch.setattr(StopRequest, "watch", lambda stop: None)
+    return watch

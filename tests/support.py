@@ -230,3 +230,10 @@ def written(folder, content, name="file.csv"):
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
+
+
+GONE = 2**22 + 1  # above the largest process id that Linux gives
+
+
+def train_config(**values):
+    return make(TrainConfig, {"experiment": "t", **values})

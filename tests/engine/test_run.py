@@ -1,23 +1,19 @@
-"""A run's folder: what it holds, and that an earlier run is never lost."""
+"""A run's folder: config, results, figures, earlier runs set aside."""
 
 import hashlib
 import json
-import platform
 import shlex
-import types
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from papermill.cli import _resolve_type
-from support import one_line_error
+from support import one_line_error, train_config
 
-from mgkit.config import FinetunePConfig, StageConfig, TrainConfig, WhitenConfig, make
+from mgkit.config import FinetunePConfig, StageConfig, WhitenConfig, make
 from mgkit.data.images import ImageList, list_hash
 from mgkit.data.layouts import class_folders
-from mgkit.engine import run as experiment
-from mgkit.engine.provenance import cpu_model, driver_version, hardware
+from mgkit.engine.provenance import version
 from mgkit.engine.run import (
     Run,
     add_results,
@@ -30,13 +26,6 @@ from mgkit.engine.run import (
     runs,
     stage_folder,
 )
-from mgkit.stages.inputs import data_root, is_mini, missing_stage
-
-pytestmark = pytest.mark.usefixtures("here")
-
-
-def train_config(**values):
-    return make(TrainConfig, {"experiment": "t", **values})
 
 
 def test_outputs_land_below_the_working_directory_outside_a_project(here):
@@ -45,39 +34,6 @@ def test_outputs_land_below_the_working_directory_outside_a_project(here):
 
 def test_outputs_land_below_the_project_from_within_it(bare_project):
     assert stage_folder("t", "train") == bare_project / "outputs" / "t" / "train"
-
-
-def test_empty_data_is_refused(here):
-    with one_line_error(ValueError, "data"):
-        data_root("")
-
-
-def test_what_counts_as_the_embedded_set(here, mini_root):
-    assert is_mini("mini") and is_mini(str(mini_root))
-    assert not is_mini(str(here)) and not is_mini("nowhere")
-
-
-def test_a_run_leaves_config_provenance_metrics_and_results(here):
-    run = Run("train", train_config(lr=0.5))
-    run.log(epoch=1, loss=2.0)
-    run.log(epoch=2, loss=1.0)
-    returned = run.results({"top1": 0.5})
-    folder = here / "outputs" / "t" / "train"
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "config.yaml",
-        "metrics.jsonl",
-        "provenance.yaml",
-        "results.json",
-    ]
-    assert yaml.safe_load((folder / "config.yaml").read_text())["lr"] == 0.5
-    assert read_metrics("t", "train") == [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]
-    assert read_results("t", "train") == returned
-    assert returned["top1"] == 0.5 and returned["seconds"] >= 0
-    provenance = yaml.safe_load((folder / "provenance.yaml").read_text())
-    assert {"command", "time", "revision", "packages", "python", "machine", "hardware"} == set(provenance)
-    assert "not installed" not in [
-        provenance["packages"][name] for name in ("torch", "timm", "scipy", "pillow")
-    ]
 
 
 def test_a_run_with_another_config_is_set_aside_and_kept(here, capsys):
@@ -166,22 +122,8 @@ def test_the_recorded_command_makes_the_same_config(here):
     assert make(FinetunePConfig, given) == config
 
 
-def test_a_missing_stage_says_which_command_makes_it(here):
-    config = make(WhitenConfig, {"experiment": "t", "data": "my photos"})
-    message = str(missing_stage(here / "checkpoint.pth", "train", config))
-    assert "\n" not in message and str(here / "checkpoint.pth") in message
-    program, notebook, copy, *options = shlex.split(message.split("`")[1])
-    assert (program, notebook) == ("papermill", "notebooks/01_train.ipynb")
-    assert copy.startswith("outputs/") and copy.endswith(".ipynb")
-    assert options == ["-p", "experiment", "t", "-p", "data", "my photos"]
-    config = make(WhitenConfig, {"experiment": "t", "backbone": "resnet18"})
-    assert "-p data mini -p backbone resnet18`" in str(
-        missing_stage(here / "checkpoint.pth", "train", config)
-    )
-
-
 def test_a_package_that_is_not_there_does_not_stop_a_run():
-    assert experiment.version("no-such-package-here") == "not installed"
+    assert version("no-such-package-here") == "not installed"
 
 
 # --- Runs that go on
@@ -290,46 +232,3 @@ def test_a_list_of_imagenet_s_size_is_noted_without_a_look_at_a_file(here):
     run = Run("train", train_config(), images=images)
     [data] = yaml.safe_load((run.folder / "provenance.yaml").read_text())["data"]
     assert (data["images"], data["classes"]) == (20_000, 16)
-
-
-def test_hardware_is_told_without_the_machine_s_name():
-    found = hardware()
-    assert found["cpu"] and found["cores"] >= 1 and 0.1 < found["memory_gib"] < 1e5
-    assert ("gpus" in found) == torch.cuda.is_available()
-    assert platform.node() not in yaml.safe_dump(found).replace(platform.system(), "").split()
-
-
-def test_every_gpu_is_told(monkeypatch):
-    gpus = [
-        types.SimpleNamespace(name=name, total_memory=size << 30) for name, size in (("A", 80), ("B", 24))
-    ]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", gpus.__getitem__)
-    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 90100)
-    found = hardware()
-    assert found["gpus"] == [{"name": "A", "memory_gib": 80.0}, {"name": "B", "memory_gib": 24.0}]
-    assert {"cuda", "cudnn", "driver"} <= found.keys()
-    yaml.safe_dump(found)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023",
-        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  535.104.05  Release Build  (dvs-builder@U16)",
-    ],
-)
-def test_the_driver_s_version_is_read_from_the_kernel_s_own_line(here, line):
-    (here / "version").write_text(line + "\nGCC version:  gcc version 12.2.0 (Debian 12.2.0-14)\n")
-    assert driver_version(here / "version") == "535.104.05"
-    assert driver_version(here / "nothing") == "unknown"
-
-
-def test_the_processor_is_named_where_linux_names_it(here):
-    (here / "cpuinfo").write_text(
-        "processor\t: 0\nmodel\t\t: 1\nmodel name\t: AMD EPYC 7763\n\nmodel name\t: other\n"
-    )
-    assert cpu_model(here / "cpuinfo") == "AMD EPYC 7763"
-    (here / "cpuinfo").write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")
-    assert cpu_model(here / "cpuinfo") == cpu_model(here / "nothing") == platform.machine()

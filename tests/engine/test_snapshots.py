@@ -2,17 +2,25 @@
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from support import one_line_error
+from support import alive_in_another_process, one_line_error, training_config
 
 from mgkit.checkpoints import load_checkpoint
-from mgkit.engine.snapshots import SnapshotError, Snapshots
+from mgkit.engine import snapshots as module
+from mgkit.engine.launch import StoppedError
+from mgkit.engine.run import read_metrics, read_steps
+from mgkit.engine.snapshots import SnapshotError, Snapshots, is_finished, open_run
+from mgkit.stages.train import run_training, train, training_data
+
+pytestmark = pytest.mark.usefixtures("here")
 
 
 class Killed(BaseException):
@@ -140,3 +148,234 @@ def test_a_disk_that_is_full_leaves_the_older_ones_and_says_why(snapshots):
     )
     assert names(snapshots) == ["step-000000001.pth", "step-000000002.pth"]
     assert load_checkpoint(snapshots.files()[0])["position"]["step"] == 2
+
+
+SPEED = ("images_per_second", "data_wait")
+FOLDER = Path("outputs/t/train")
+CHECKPOINT = FOLDER / "checkpoint.pth"
+
+
+@pytest.fixture
+def config(mini_root):
+    """A function that makes a config of two epochs of three batches, but for the values given."""
+    return partial(training_config, mini_root, epochs=2, len_factor=0.5, log_every=2)
+
+
+def stopped_after(steps):
+    """asked_to_stop of a run that is to make so many steps."""
+    asked = iter(range(steps))
+    return lambda: next(asked, None) is None
+
+
+def stop_at(config, steps):
+    with one_line_error(StoppedError, "run the same command again"):
+        run_training(config, asked_to_stop=stopped_after(steps))
+
+
+def left():
+    """What a run left: weights, β, the optimizer's state, the lines without the speed."""
+    content = load_checkpoint(CHECKPOINT)
+    steps = [{k: v for k, v in line.items() if k not in SPEED} for line in read_steps("t", "train")]
+    state = [*content["model_state"].values(), content["extra"]["beta"]]
+    momenta = [entry["momentum_buffer"] for entry in content["optimizer"]["state"].values()]
+    return [x.clone() for x in state + momenta], read_metrics("t", "train"), steps
+
+
+def assert_same(ours, theirs):
+    assert len(ours[0]) == len(theirs[0]) and all(map(torch.equal, ours[0], theirs[0]))
+    assert ours[1:] == theirs[1:]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"augmentation": "AA"},
+        {"checkpoint_minutes": 1e-9},
+        {"workers": 1, "accumulate": 2, "gradient_share_every": 2},
+    ],
+)
+def test_a_stopped_run_goes_on_mid_epoch_bit_for_bit(config, capsys, values):
+    run_training(config(**values))
+    whole = left()
+    shutil.rmtree("outputs")
+    for steps in (1, 1, 3):  # stopped after steps 1, 2 and 5; lines are due after 2, 4 and 6
+        stop_at(config(**values), steps)
+    run_training(config(**values))
+    assert capsys.readouterr().out.count("going on at") == 3
+    assert_same(left(), whole)
+    assert not is_finished(config(seed=1), training_data(config()))
+    assert is_finished(config(**values | {"checkpoint_minutes": 5.0}), training_data(config()))
+
+
+def test_a_kill_between_two_snapshots_repeats_what_was_lost_and_no_line_twice(config, monkeypatch):
+    run_training(config(log_every=1))
+    whole = left()
+    shutil.rmtree("outputs")
+    stop_at(config(log_every=1), 2)
+    snapshot = FOLDER / "snapshots" / "step-000000002.pth"
+    kept = snapshot.read_bytes()
+    stop_at(config(log_every=1), 3)  # to step 5, past the end of the first epoch
+    for later in snapshot.parent.glob("step-*.pth"):
+        later.unlink()
+    snapshot.write_bytes(kept)
+    run_training(config(log_every=1))
+    assert_same(left(), whole)
+
+
+def test_a_kill_before_the_results_are_written_ends_the_same(config):
+    run_training(config())
+    whole = left()
+    (FOLDER / "results.json").unlink()
+    run_training(config())
+    assert_same(left(), whole)
+    CHECKPOINT.unlink()
+    assert not is_finished(config(), training_data(config()))
+    run_training(config())
+    assert_same(left(), whole)
+
+
+def test_a_finished_run_is_left_as_it_is_and_needs_no_processes(config, capsys, monkeypatch):
+    run_training(config())
+    monkeypatch.setattr("mgkit.stages.train.launch", lambda *_: pytest.fail("nothing is to be run"))
+    before = CHECKPOINT.stat().st_mtime_ns
+    assert train(config()).samefile(CHECKPOINT) and CHECKPOINT.stat().st_mtime_ns == before
+    assert "resume=False" in capsys.readouterr().out
+
+
+def test_resume_off_trains_anew_and_keeps_an_unfinished_run(config, here, capsys):
+    stop_at(config(), 2)
+    snapshot = next(FOLDER.glob("snapshots/*")).read_bytes()
+    run_training(config(resume=False))
+    assert "going on at" not in capsys.readouterr().out
+    [kept] = here.glob("outputs/t/train.1/snapshots/*")
+    assert kept.read_bytes() == snapshot and [line["epoch"] for line in read_metrics("t", "train")] == [1, 2]
+    run_training(config(resume=False))
+    assert Path("outputs/t/train.2/results.json").exists() and Path("outputs/t/train/results.json").exists()
+
+
+def test_a_finished_run_is_kept_where_its_images_have_changed(config, mini_root, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(mini_root / "imagenet", data)
+    run_training(config(data=str(data)))
+    before = CHECKPOINT.read_bytes()
+    one = next((data / "train").glob("*/*"))
+    shutil.copy(one, one.with_name(f"more_{one.name}"))
+    run_training(config(data=str(data)))
+    assert Path("outputs/t/train.1/checkpoint.pth").read_bytes() == before
+    assert Path("outputs/t/train.1/results.json").exists() and CHECKPOINT.read_bytes() != before
+
+
+def test_a_kill_while_a_finished_run_is_replaced_leaves_one_that_can_go_on(config, monkeypatch):
+    run_training(config(epochs=1))
+    whole = left()
+    for last in range(1, 7):  # of what is removed or written before the first step
+        made, unlink, write = [], Path.unlink, module.Run.write
+
+        def deadly(real, made=made, last=last):
+            def call(*arguments, **options):
+                made.append(arguments)
+                if len(made) >= last:
+                    raise Killed
+                return real(*arguments, **options)
+
+            return call
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(Path, "unlink", deadly(unlink))
+            patch.setattr(module.Run, "write", deadly(write))
+            run_training(config(epochs=1, resume=False))
+        run_training(config(epochs=1))
+        assert_same(left(), whole)
+
+
+def test_an_unfinished_run_of_other_parameters_is_set_aside_not_lost(config, here):
+    stop_at(config(), 2)
+    snapshot = next(FOLDER.glob("snapshots/*")).read_bytes()
+    run_training(config(lr=0.01))
+    [kept] = here.glob("outputs/t/train.1/snapshots/*")
+    assert kept.read_bytes() == snapshot
+    assert not (here / "outputs/t/train.1/checkpoint.pth").exists() and CHECKPOINT.is_file()
+
+
+def test_a_snapshot_of_other_parameters_is_refused(config):
+    stop_at(config(), 2)
+    shutil.copytree(FOLDER / "snapshots", "other")
+    stop_at(config(seed=1), 2)
+    shutil.rmtree(FOLDER / "snapshots")
+    Path("other").rename(FOLDER / "snapshots")
+    with one_line_error(ValueError, "step-000000002.pth", "seed", "init_from"):
+        run_training(config(seed=1))
+
+
+def test_images_that_changed_are_refused_and_nothing_is_lost(config, mini_root, here):
+    shutil.copytree(mini_root / "imagenet", here / "images")
+    stop_at(config(data="images"), 2)
+    image = next((here / "images/train").rglob("*.JPEG"))
+    image.rename(here / "moved.JPEG")
+    with one_line_error(ValueError, "images", "step-000000002.pth", "put them back"):
+        run_training(config(data="images"))
+    (here / "moved.JPEG").rename(image)
+    run_training(config(data="images"))
+    assert len(read_metrics("t", "train")) == 2
+
+
+def test_damaged_snapshots_start_the_run_anew_and_are_kept(config, here, capsys):
+    stop_at(config(), 2)
+    next(FOLDER.glob("snapshots/*")).write_bytes(b"PK")
+    run_training(config())
+    printed = capsys.readouterr().out
+    assert "step-000000002.pth" in printed and "going on at" not in printed
+    assert list(here.glob("outputs/**/step-000000002.pth.damaged"))
+
+
+def test_another_number_of_processes_goes_on_and_says_so(config, capsys, monkeypatch):
+    stop_at(config(), 2)
+    monkeypatch.setattr(module, "world_size", lambda: 3)
+    with ExitStack() as stack:
+        assert open_run(config(), training_data(config()), stack).content["position"]["step"] == 2
+    assert "so far with 1 processes, from here with 3" in capsys.readouterr().out
+
+
+def test_first_weights_need_not_be_there_any_more_once_a_run_goes_on(config, here):
+    run_training(config(experiment="first"))
+    first = Path("outputs/first/train/checkpoint.pth").rename("first.pth")
+    stop_at(config(init_from="first.pth"), 2)
+    first.unlink()
+    run_training(config(init_from="first.pth"))
+    assert len(read_metrics("t", "train")) == 2
+    with one_line_error(FileNotFoundError, "first.pth"):
+        run_training(config(init_from="first.pth", seed=1))
+
+
+def test_a_run_s_own_checkpoint_is_no_first_weights(config):
+    run_training(config())
+    with one_line_error(ValueError, "init_from", "resume"):
+        run_training(config(init_from=str(CHECKPOINT), seed=1))
+
+
+def hold_folder(started, end):
+    with ExitStack() as stack:
+        module.hold(FOLDER, stack)
+        started.set()
+        end.wait()
+
+
+def test_two_processes_do_not_train_in_one_folder(config, monkeypatch, capsys):
+    monkeypatch.setattr(module, "LONGEST_STOP", 0.3)
+    with (
+        alive_in_another_process(hold_folder),
+        one_line_error(TimeoutError, FOLDER, "choose another experiment"),
+    ):
+        run_training(config())
+    assert "waiting for another process" in capsys.readouterr().out
+    run_training(config())
+
+
+@pytest.mark.parametrize(
+    "place", ["outputs", "outputs/t/train", "outputs/t/train/snapshots", "outputs/t/train/tensorboard"]
+)
+def test_a_file_in_place_of_a_folder_is_a_line_that_says_what_to_do(config, place):
+    Path(place).parent.mkdir(parents=True, exist_ok=True)
+    Path(place).write_text("")
+    with one_line_error(SnapshotError, place, "run the same command again"):
+        run_training(config())

@@ -292,7 +292,7 @@ def test_cut_off_and_damaged_files_are_read_or_refused_never_anything_else(tmp_p
 
 MEASURE = """
 import resource, sys
-import mgkit.photo_folder as module
+import mgkit.photos.folder as module
 for path in sys.argv[1:]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     picture = module.load_photo(path, least=192)

@@ -1,0 +1,78 @@
+"""What a result depends on besides its config."""
+
+import platform
+import types
+
+import pytest
+import torch
+import yaml
+from support import train_config
+
+from mgkit.engine.provenance import cpu_model, driver_version, hardware
+from mgkit.engine.run import Run, read_metrics, read_results
+
+
+def test_a_run_leaves_config_provenance_metrics_and_results(here):
+    run = Run("train", train_config(lr=0.5))
+    run.log(epoch=1, loss=2.0)
+    run.log(epoch=2, loss=1.0)
+    returned = run.results({"top1": 0.5})
+    folder = here / "outputs" / "t" / "train"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.yaml",
+        "metrics.jsonl",
+        "provenance.yaml",
+        "results.json",
+    ]
+    assert yaml.safe_load((folder / "config.yaml").read_text())["lr"] == 0.5
+    assert read_metrics("t", "train") == [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]
+    assert read_results("t", "train") == returned
+    assert returned["top1"] == 0.5 and returned["seconds"] >= 0
+    provenance = yaml.safe_load((folder / "provenance.yaml").read_text())
+    assert {"command", "time", "revision", "packages", "python", "machine", "hardware"} == set(provenance)
+    assert "not installed" not in [
+        provenance["packages"][name] for name in ("torch", "timm", "scipy", "pillow")
+    ]
+
+
+def test_hardware_is_told_without_the_machine_s_name():
+    found = hardware()
+    assert found["cpu"] and found["cores"] >= 1 and 0.1 < found["memory_gib"] < 1e5
+    assert ("gpus" in found) == torch.cuda.is_available()
+    assert platform.node() not in yaml.safe_dump(found).replace(platform.system(), "").split()
+
+
+def test_every_gpu_is_told(monkeypatch):
+    gpus = [
+        types.SimpleNamespace(name=name, total_memory=size << 30) for name, size in (("A", 80), ("B", 24))
+    ]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", gpus.__getitem__)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 90100)
+    found = hardware()
+    assert found["gpus"] == [{"name": "A", "memory_gib": 80.0}, {"name": "B", "memory_gib": 24.0}]
+    assert {"cuda", "cudnn", "driver"} <= found.keys()
+    yaml.safe_dump(found)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023",
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  535.104.05  Release Build  (dvs-builder@U16)",
+    ],
+)
+def test_the_driver_s_version_is_read_from_the_kernel_s_own_line(here, line):
+    (here / "version").write_text(line + "\nGCC version:  gcc version 12.2.0 (Debian 12.2.0-14)\n")
+    assert driver_version(here / "version") == "535.104.05"
+    assert driver_version(here / "nothing") == "unknown"
+
+
+def test_the_processor_is_named_where_linux_names_it(here):
+    (here / "cpuinfo").write_text(
+        "processor\t: 0\nmodel\t\t: 1\nmodel name\t: AMD EPYC 7763\n\nmodel name\t: other\n"
+    )
+    assert cpu_model(here / "cpuinfo") == "AMD EPYC 7763"
+    (here / "cpuinfo").write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")
+    assert cpu_model(here / "cpuinfo") == cpu_model(here / "nothing") == platform.machine()
