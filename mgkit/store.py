@@ -107,6 +107,7 @@ def all_but_p(net: MultiGrain, images: ImageList, *, size: int, crop: str, preci
         bf16 = torch.is_autocast_enabled(device.type)
     return {
         "format": FORMAT,
+        "shard": SHARD,  # in which a journal counts
         "images": identity_of_images(images),
         "network": identity_of_network(net),
         "size": int(size),

@@ -372,6 +372,14 @@ def test_a_journal_without_its_partial_file_is_not_believed(keep, expected, tmp_
     assert np.array_equal(keep()[0], expected[1])
 
 
+def test_a_run_with_shards_of_another_size_takes_none_of_the_earlier_ones(
+    keep, expected, tmp_path, monkeypatch
+):
+    cut_off(keep, tmp_path, monkeypatch)
+    monkeypatch.setattr(store, "SHARD", 4)
+    np.testing.assert_allclose(keep()[0], expected[1], rtol=1e-5)
+
+
 def test_the_last_steps_are_taken_without_an_image(keep, expected, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(store, "move_into_place", lambda *paths: (_ for _ in ()).throw(Cut))
