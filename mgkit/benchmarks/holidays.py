@@ -95,7 +95,7 @@ ROTATION = "multigrain/datasets/holidays-rotate.yaml"
 
 
 def holidays_archive(name: str) -> Archive:
-    urls = (f"ftp://ftp.inrialpes.fr/pub/lear/douze/data/{name}", f"{INRIA}/data2/holidays/{name}")
+    urls = (f"{INRIA}/data2/holidays/{name}", f"ftp://ftp.inrialpes.fr/pub/lear/douze/data/{name}")
     return Archive(urls, partial(images_to, "jpg"), ("jpg",))
 
 

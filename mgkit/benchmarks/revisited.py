@@ -4,7 +4,7 @@ import math
 import pickle
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,25 +18,15 @@ from mgkit.data.decoding import View
 
 KINDS = ("easy", "hard", "junk")
 FARTHEST = 2**16  # pixels: no JPEG has a longer side
-ARRAY, BUFFER, SCALAR, DTYPE, BYTES = "array", "array from a buffer", "scalar", "dtype", "bytes"
-NUMPY_CORES = ("numpy.core", "numpy._core")  # before numpy 2, and since
-ADMITTED = {
-    **{(f"{core}.multiarray", "_reconstruct"): ARRAY for core in NUMPY_CORES},
-    **{(f"{core}.numeric", "_frombuffer"): BUFFER for core in NUMPY_CORES},
-    **{(f"{core}.multiarray", "scalar"): SCALAR for core in NUMPY_CORES},
-    ("numpy", "dtype"): DTYPE,
-    ("numpy", "ndarray"): "ndarray",
-    ("_codecs", "encode"): BYTES,  # how Python 3 writes bytes for Python 2
-    ("__builtin__", "bytes"): BYTES,  # and how it writes none at all
-}
 
 
 @dataclass(frozen=True)
 class RevisitedGroundTruth:
     """What a gnd_*.pkl says of N database images and Q queries.
 
-    images, queries: their names, without `.jpg`. boxes: (x1, y1, x2, y2) in pixels of each query. easy, hard, junk: for each
-    query, indices into `images`, disjoint.
+    images, queries: their names, without `.jpg`.
+    boxes: (x1, y1, x2, y2) in pixels of each query.
+    easy, hard, junk: for each query, indices into `images`, disjoint.
     """
 
     images: tuple[str, ...]
@@ -50,8 +40,8 @@ class RevisitedGroundTruth:
 def read_revisited_gnd(path: str | Path) -> RevisitedGroundTruth:
     """The ground truth in a `gnd_roxford5k.pkl` or `gnd_rparis6k.pkl`; nothing in it is executed.
 
-    Raises FileNotFoundError for a missing file, ValueError, naming the file, for one that is damaged, mentions anything but
-    plain values and numpy arrays (named as well), or does not hold together.
+    Raises FileNotFoundError for a missing file, ValueError, naming the file, for one that is damaged,
+    mentions anything but plain values and numpy arrays (named as well), or does not hold together.
     """
     path = Path(path)
     if not path.is_file():
@@ -65,84 +55,54 @@ def read_revisited_gnd(path: str | Path) -> RevisitedGroundTruth:
         raise ValueError(f"{path} cannot be read as revisited ground truth: {reason}") from None
 
 
-# --- The pickle: whatever it would call is only noted
+# --- The pickle: numpy's own functions would trust a dtype's flags and take an array's bytes for addresses
 
 
-class Note:
-    """A call that a pickle asks for, which nobody makes: of what, with which arguments, and the state set afterwards."""
+class Dtype:
+    """Stands for numpy.dtype, of numbers and texts, and of objects where their values are listed."""
 
-    __slots__ = ("args", "of", "state")
+    def __init__(self, code: str, *flags):
+        if not re.fullmatch(r"[iuf][1248]|U[1-9]\d{0,3}|O8", str(code)):
+            raise ValueError(f"an array of {code!r} is neither of numbers nor of texts")
+        self.code, self.order = str(code), "="
 
-    def __init__(self, of: str, args: tuple):
-        self.of, self.args, self.state = of, args, None
+    def __setstate__(self, state: tuple) -> None:
+        self.order = state[1] if state[1] in ("<", ">") else "="
 
-    def __setstate__(self, state: object) -> None:
-        self.state = state
+    def values(self, content: bytes | str) -> list:
+        """The elements that these bytes stand for; as text they are Python 2's, read as latin-1."""
+        content = content.encode("latin1") if isinstance(content, str) else content
+        return np.frombuffer(content, dtype=self.order + self.code).tolist() if content else []
 
 
-class Admitted:
-    """Stands for a global that a pickle may mention; called, it makes a note."""
+class Array(list):
+    """Stands for numpy.ndarray: the list of its elements, flat."""
 
-    __slots__ = ("of",)
-
-    def __init__(self, of: str):
-        self.of = of
-
-    def __call__(self, *args) -> Note:
-        return Note(self.of, args)
-
-    def __setstate__(self, state: object) -> None:
-        raise ValueError("it gives a function a state")
+    def __setstate__(self, state: tuple) -> None:
+        _, _, dtype, _, content = state
+        self[:] = content if isinstance(content, list) else dtype.values(content)
 
 
 class NarrowUnpickler(pickle.Unpickler):
-    """Gives plain values, and a `Note` wherever numpy would have to be called; ValueError for any other global."""
+    """Reads plain values and numpy arrays, these as lists; ValueError for any other global."""
 
-    def find_class(self, module: str, name: str) -> Admitted:
-        if (module, name) not in ADMITTED:
+    def find_class(self, module: str, name: str) -> Callable:
+        allowed = {  # made at each mention, as a pickle may set attributes of what it is given
+            "numpy.dtype": Dtype,
+            "numpy.ndarray": Array,
+            "numpy.core.multiarray._reconstruct": lambda *empty: Array(),
+            "numpy.core.multiarray.scalar": lambda dtype, content: dtype.values(content)[0],
+            "numpy.core.numeric._frombuffer": lambda content, dtype, *shape: dtype.values(content),
+            "_codecs.encode": lambda text, encoding: text.encode("latin1"),  # bytes in protocols 0 to 2,
+            "__builtin__.bytes": lambda: b"",  # and empty ones
+        }
+        found = allowed.get(f"{module}.{name}".replace("numpy._core.", "numpy.core."))  # as of numpy 2
+        if found is None:
             raise ValueError(
-                f"it mentions {f'{module}.{name}'!r}, where plain values and numpy arrays are expected; nothing of it was run"
+                f"it mentions {f'{module}.{name}'!r}, where plain values and numpy arrays are expected; "
+                "nothing of it was run"
             )
-        return Admitted(ADMITTED[module, name])
-
-
-def items(value: object) -> list:
-    """The elements of a list, a tuple or a noted numpy array as plain Python values; ValueError for anything else."""
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, Note) and value.of == ARRAY:
-        _, _, dtype, _, content = value.state
-        return items(content) if isinstance(content, list) else stored(content, dtype)
-    if isinstance(value, Note) and value.of == BUFFER:
-        return stored(*value.args[:2])
-    raise ValueError(f"a {type(value).__name__} stands where a list or an array is expected")
-
-
-def plain(value: object) -> object:
-    """The value of a noted numpy scalar; any other value as it is."""
-    if isinstance(value, Note) and value.of == SCALAR:
-        dtype, content = value.args
-        [value] = stored(content, dtype)
-    return value
-
-
-def stored(content: object, dtype: Note) -> list:
-    """The numbers or texts that an array's bytes stand for, flat."""
-    if isinstance(content, Note) and content.of == BYTES:
-        content = content.args[0] if content.args else b""
-    if isinstance(content, str):  # Python 2's strings are bytes, read as latin-1
-        content = content.encode("latin1")
-    return np.frombuffer(content, dtype=element_type(dtype)).tolist() if content else []
-
-
-def element_type(dtype: object) -> np.dtype:
-    """The type that a noted numpy.dtype means: integers, floats or texts; ValueError for any other."""
-    code = str(dtype.args[0]) if isinstance(dtype, Note) and dtype.of == DTYPE else ""
-    match = re.fullmatch(r"[<>|=]?([iuf][1248]|U[1-9]\d{0,3})", code)
-    if not match:
-        raise ValueError(f"an array of {code or 'nothing known'!r} is neither of numbers nor of texts")
-    order = dtype.state[1] if dtype.state else "="
-    return np.dtype((order if order in ("<", ">") else "=") + match[1])
+        return found
 
 
 # --- The structure
@@ -173,18 +133,24 @@ def entry(content: dict, key: str, whose: str) -> object:
 
 def names(value: object, key: str) -> tuple[str, ...]:
     """A list of names; ValueError for an empty one, and for what is no name."""
-    found = items(value)
-    for each in found:
+    for each in listed(value, key):
         if not isinstance(each, str) or not each:
             raise ValueError(f"{key} should be a list of names, but holds {each!r}")
-    if not found:
+    if not value:
         raise ValueError(f"{key} is empty")
-    return tuple(found)
+    return tuple(value)
+
+
+def listed(value: object, key: str) -> list | tuple:
+    """The value, if it is a list or a tuple; else ValueError."""
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{key} should be a list or an array, and is a {type(value).__name__}")
+    return value
 
 
 def box(query: str, answers: dict) -> tuple[float, ...]:
     """The query's part of its image, x1, y1, x2, y2; ValueError unless it has an extent."""
-    found = items(entry(answers, "bbx", f"query {query!r}"))
+    found = listed(entry(answers, "bbx", f"query {query!r}"), "bbx")
     numbers = all(type(x) in (int, float) and math.isfinite(x) and abs(x) < FARTHEST for x in found)
     if (
         not numbers
@@ -199,8 +165,8 @@ def box(query: str, answers: dict) -> tuple[float, ...]:
 
 
 def answer_indices(query: str, answers: dict, images: int) -> tuple[np.ndarray, ...]:
-    """A query's easy, hard and junk images; ValueError for one that is not among the images, or stands there twice."""
-    of_kind = [items(entry(answers, kind, f"query {query!r}")) for kind in KINDS]
+    """A query's easy, hard and junk images; ValueError for one that is no image, or stands there twice."""
+    of_kind = [listed(entry(answers, kind, f"query {query!r}"), kind) for kind in KINDS]
     everything = [index for found in of_kind for index in found]
     for index in everything:
         if type(index) not in (int, float) or not 0 <= index < images or index != int(index):

@@ -3,13 +3,16 @@
 An array has a folder of its own, named by size, crop, p and a hash of all that it is made of:
 
     features.npy      [N,C] float32, once it is whole; until then features.partial
-    manifest.json     what it is made of, by which versions on which machine, and its shards
+    manifest.json     what it is made of, by which versions on which machine, and which images were skipped
     journal.jsonl     the shards that features.partial holds, a line each
     lock              held by the process that writes, and by none after its death
 
-A shard is a run of SHARD images, with the SHA-256 of its rows. That alone decides whether it is there: what a kill or a
-power cut left half-written does not match and is made again, so nothing has to be forced onto the disk in between. No
-batch mixes shards; hence its rows do not depend on which shards were there before. Removing a folder costs time only.
+A shard is a run of SHARD images. Its line is written to the journal once its rows are on the disk: a shard with
+a line is whole, also after a kill or a power cut, and one without a line is made again. No batch mixes shards;
+hence its rows do not depend on which shards were there before.
+
+A whole array is made again if its size or time of change is not that of the manifest (so copy folders with their
+times: cp -a, rsync -a). Removing a folder costs time only.
 """
 
 import hashlib
@@ -33,13 +36,13 @@ from mgkit.engine.run import stage_folder
 from mgkit.features import by_window, pooled_batches, rows_of_all
 from mgkit.machine.device import autocast
 from mgkit.machine.distributed import everyones, is_main, of_main, wait_for_all
-from mgkit.machine.files import exclusive, move_into_place, remove_partial, write_text
+from mgkit.machine.files import exclusive, move_into_place, remove_partial, sync, write_text
 from mgkit.model import MultiGrain
 from mgkit.pooling import check_exponent
 from mgkit.transforms import eval_transform
 
 SHARD = 1024  # images; what a kill can cost, and what is held in memory
-FORMAT = 2  # another number, other folders: for changes of what a row is or how it is stored
+FORMAT = 3  # another number, other folders: for changes of what a row is or how it is stored
 
 
 def features_folder(experiment: str) -> Path:
@@ -93,7 +96,7 @@ def stored_features(
             )  # fmt: skip
         wait_for_all()
     for array in arrays.values():
-        tell(unreadable, images, array.manifest()["shards"])
+        tell(unreadable, images, array.manifest()["skipped"])
     return [np.load(arrays[p].path, mmap_mode="r") for p in exponents]
 
 
@@ -107,6 +110,7 @@ def all_but_p(net: MultiGrain, images: ImageList, *, size: int, crop: str, preci
         bf16 = torch.is_autocast_enabled(device.type)
     return {
         "format": FORMAT,
+        "shard": SHARD,  # in which a journal counts
         "images": identity_of_images(images),
         "network": identity_of_network(net),
         "size": int(size),
@@ -192,43 +196,22 @@ class StoredArray:
         """The manifest; None where there is none of this array, or a damaged one."""
         try:
             manifest = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
-            manifest["shards"] = [journal_line(line) for line in manifest["shards"]]
-            return manifest if manifest["made_of"] == self.made_of and manifest["written_ns"] else None
+            known = manifest["made_of"] == self.made_of and manifest["written_ns"]
+            return manifest if known and isinstance(manifest["skipped"], dict) else None
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
     def is_whole(self) -> bool:
-        """Whether the array is on disk as it was written: untouched since, or else the same by its hashes."""
+        """Whether the array is on disk, untouched since it was written."""
         manifest = self.manifest()
         if manifest is None or not self.path.is_file():
             return False
         status = self.path.stat()
-        if status.st_size != self.start(self.shape[0]):
-            return False
-        if status.st_mtime_ns == manifest["written_ns"]:
-            return True
-        header = npy_header(self.shape)
-        with open(self.path, "rb") as file:
-            if file.read(len(header)) != header:
-                return False
-        return len(self.intact(self.path, manifest["shards"])) == len(shards_of(self.shape[0]))
+        return (status.st_size, status.st_mtime_ns) == (self.start(self.shape[0]), manifest["written_ns"])
 
     def start(self, row: int) -> int:
         """Where in the file a row starts, in bytes."""
         return len(npy_header(self.shape)) + row * self.shape[1] * 4
-
-    def intact(self, path: Path, lines: Iterable[dict]) -> dict[int, dict]:
-        """Those of the lines {shard, sha256, skipped} whose shard the file holds, {shard: line}."""
-        by_shard = {line["shard"]: line for line in lines}
-        found = {}
-        with open(path, "rb") as file:
-            for shard, rows in enumerate(shards_of(self.shape[0])):
-                if shard in by_shard:
-                    file.seek(self.start(rows.start))
-                    content = file.read(self.start(rows.stop) - self.start(rows.start))
-                    if hashlib.sha256(content).hexdigest() == by_shard[shard]["sha256"]:
-                        found[shard] = by_shard[shard]
-        return found
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -256,41 +239,44 @@ class StoredArray:
             ) from None
 
     def begin(self) -> dict[int, dict]:
-        """Have a partial file and a clean journal; returns the lines of the shards that are in it, {shard: line}."""
+        """Have a partial file and a clean journal; returns the shards that they hold, {shard: {row: reason}}."""
+        size = self.start(self.shape[0])
         with self.explained():
             remove_partial(self.folder)
             if self.path.exists():
-                print(f"{self.path} or its manifest is damaged: what does not match is made again")
-                os.replace(self.path, self.partial)
+                print(f"{self.path} or its manifest is damaged or was changed: it is made again")
+                self.path.unlink()
+            kept = self.partial.exists() and self.partial.stat().st_size == size
+            shards = read_journal(self.journal, len(shards_of(self.shape[0]))) if kept else {}
+            # Before the file has its size, so that no shard of an earlier file counts for a new one.
+            write_text(self.journal, "".join(journal_line(*each) for each in shards.items()))
             self.partial.touch()
             with open(self.partial, "r+b") as file:
                 file.write(npy_header(self.shape))
-                file.truncate(self.start(self.shape[0]))
-            manifest = self.manifest()
-            lines = (manifest["shards"] if manifest else []) + read_journal(self.journal)
-            intact = self.intact(self.partial, lines)
-            write_text(self.journal, "".join(json.dumps(line) + "\n" for line in intact.values()))
-        return intact
+                file.truncate(size)
+        return shards
 
-    def write(self, shard: int, rows: np.ndarray, skipped: dict[int, str]) -> dict:
-        """Write the rows [n,C] of a shard, then its line in the journal, which is returned; skipped: {row: reason}."""
-        line = {"shard": shard, "sha256": hashlib.sha256(rows).hexdigest(), "skipped": skipped}
+    def write(self, shard: int, rows: np.ndarray, skipped: dict[int, str]) -> None:
+        """Write the rows [n,C] of a shard, then, once they are on the disk, its line in the journal.
+
+        skipped: {row: reason}.
+        """
         with self.explained():
             with open(self.partial, "r+b") as file:
                 file.seek(self.start(shard * SHARD))
                 file.write(rows)
+                sync(file)
             with open(self.journal, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        return line
+                file.write(journal_line(shard, skipped))
 
-    def finish(self, lines: dict[int, dict], source: Path) -> None:
+    def finish(self, shards: dict[int, dict], source: Path) -> None:
         """The manifest, then the array under its name: from that moment on it is whole."""
         manifest = {
             "made_of": self.made_of,
             "images_from": str(source),
             "provenance": provenance(),
             "written_ns": self.partial.stat().st_mtime_ns,
-            "shards": [lines[shard] for shard in sorted(lines)],
+            "skipped": {row: reason for shard in sorted(shards) for row, reason in shards[shard].items()},
         }
         with self.explained():
             write_text(self.folder / "manifest.json", json.dumps(manifest, indent=1))
@@ -317,18 +303,19 @@ def shards_of(rows: int) -> list[range]:
     return [range(start, min(start + SHARD, rows)) for start in range(0, rows, SHARD)]
 
 
-def read_journal(path: Path) -> list[dict]:
-    """The lines of a journal, without those that were cut off."""
-    lines = []
+def journal_line(shard: int, skipped: dict) -> str:
+    return json.dumps({"shard": shard, "skipped": skipped}) + "\n"
+
+
+def read_journal(path: Path, count: int) -> dict[int, dict]:
+    """The shards in a journal of so many at most, {shard: {row: reason}}, without lines that were cut off."""
+    shards = {}
     for text in path.read_bytes().splitlines() if path.exists() else []:
         with suppress(ValueError, KeyError, TypeError):
-            lines.append(journal_line(json.loads(text)))
-    return lines
-
-
-def journal_line(found: dict) -> dict:
-    """A line as it was written, {shard, sha256, skipped: {row: reason}}; KeyError or TypeError if it is none."""
-    return {"shard": int(found["shard"]), "sha256": found["sha256"], "skipped": dict(found["skipped"])}
+            line = json.loads(text)
+            if line["shard"] in range(count):
+                shards[line["shard"]] = dict(line["skipped"])
+    return shards
 
 
 # --- From images to arrays
@@ -345,34 +332,36 @@ def write_missing(
     """One backbone pass over every shard that any of the arrays {p: array} lacks; all are whole afterwards."""
     # While this process waited for its turn, another one may have written some.
     there = {p: array.begin() for p, array in arrays.items() if not array.is_whole()} if is_main() else None
-    there = of_main(there)  # {p: {shard: line}}
+    there = of_main(there)  # {p: {shard: {row: why it was skipped}}}
     if not there:
         return
-    lines = [line for of_p in there.values() for line in of_p.values()]
-    tell(unreadable, images, lines)  # before the work, where it raises
+    known = [of_shard for of_p in there.values() for of_shard in of_p.items()]
+    for _, skipped in known:
+        tell(unreadable, images, skipped)  # before the work, where it raises
     parts = shards_of(len(images))
     lacking = [shard for shard in range(len(parts)) if any(shard not in of_p for of_p in there.values())]
     if 0 < len(lacking) < len(parts):
         print(f"features: {len(parts) - len(lacking)} of {len(parts)} shards are on disk, the others follow")
-    readable = any(len(line["skipped"]) < len(parts[line["shard"]]) for line in lines)
+    readable = any(len(skipped) < len(parts[shard]) for shard, skipped in known)
     skipping = UnreadableImages(unreadable.on_unreadable)
     options |= {"ps": list(there), "unreadable": skipping}
     for shard, rows, skipped in pooled_shards(net, images, lacking, **options):
         readable |= len(skipped) < len(parts[shard])
-        for of_p, (p, lines_of_p) in zip(rows, there.items(), strict=True):
-            if is_main() and shard not in lines_of_p:
-                lines_of_p[shard] = arrays[p].write(shard, of_p, skipped)
+        for of_p, (p, shards) in zip(rows, there.items(), strict=True):
+            if is_main() and shard not in shards:
+                arrays[p].write(shard, of_p, skipped)
+                shards[shard] = skipped
     error = None if readable else skipping.none_readable()
     if not is_main():
         if error:
             raise error
         return
     error = error or changed_meanwhile(images, [arrays[p] for p in there])
-    for p, lines_of_p in there.items():
+    for p, shards in there.items():
         if error:
             arrays[p].discard()  # nobody knows which shards show which state
         else:
-            arrays[p].finish(lines_of_p, images.root)
+            arrays[p].finish(shards, images.root)
     if error:
         raise error
 
@@ -424,6 +413,6 @@ def pooled_shards(
         )
 
 
-def tell(unreadable: UnreadableImages, images: ImageList, lines: Iterable[dict]) -> None:
-    """What was skipped when these shards were made counts as tried and found unreadable now: listed, or raised."""
-    unreadable.note((images.paths[int(i)], reason) for line in lines for i, reason in line["skipped"].items())
+def tell(unreadable: UnreadableImages, images: ImageList, skipped: dict[int | str, str]) -> None:
+    """What was skipped, {row: reason}, when the rows were made is unreadable now too: listed, or raised."""
+    unreadable.note((images.paths[int(i)], reason) for i, reason in skipped.items())

@@ -136,12 +136,12 @@ def open_run(config: TrainConfig, images: tuple[ImageList, ImageList], stack: Ex
     snapshots = Snapshots(folder / "snapshots", keep=config.keep_checkpoints)
     try:
         hold(folder, stack)
-        return open_held(config, images, folder, snapshots, stack)
+        return open_held(config, images, folder, snapshots)
     except TimeoutError:
         raise
     except OSError as error:
         path = Path(error.filename or folder)
-        if path not in (folder, *folder.parents) and folder not in path.parents:
+        if path not in (folder, lock_of(folder), *folder.parents) and folder not in path.parents:
             raise  # such as init_from
         raise snapshots.explained(error, path) from None
 
@@ -151,7 +151,6 @@ def open_held(
     images: tuple[ImageList, ImageList],
     folder: Path,
     snapshots: Snapshots,
-    stack: ExitStack,
 ) -> OpenedRun:
     """`open_run`, once its folder is held."""
     found = images_hash(images)
@@ -167,8 +166,12 @@ def open_held(
         return OpenedRun(Run(STAGE, config, images=images, fresh=False), snapshots, newest[1], found)
     first_weights = str(checkpoint_file(find_path(config.init_from))) if config.init_from else ""
     run = Run(STAGE, config, checkpoint=first_weights, images=images, keep=unfinished or has_results)
-    hold(folder, stack)  # it may be another folder now, the earlier one being set aside
     return OpenedRun(run, snapshots, None, found)
+
+
+def lock_of(folder: Path) -> Path:
+    """The lock of a run's folder: beside it, as the folder itself may be renamed."""
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def hold(folder: Path, stack: ExitStack) -> None:
@@ -178,7 +181,7 @@ def hold(folder: Path, stack: ExitStack) -> None:
         print(f"waiting for another process, which is training in {folder}")
 
     try:
-        stack.enter_context(exclusive(folder / "lock", on_wait=say, patience=LONGEST_STOP))
+        stack.enter_context(exclusive(lock_of(folder), on_wait=say, patience=LONGEST_STOP))
     except TimeoutError:
         raise TimeoutError(
             f"another process is training in {folder}: wait for it, or choose another experiment"

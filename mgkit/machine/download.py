@@ -1,6 +1,5 @@
 """Downloads that leave the right file or none: resumed, checked against a SHA-256, moved into place whole."""
 
-import ftplib
 import hashlib
 import json
 import math
@@ -9,11 +8,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
 from http.client import HTTPException, HTTPResponse
-from io import BufferedReader
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from mgkit.machine.files import atomic_write, move_into_place
 from mgkit.machine.progress import progress
@@ -45,15 +41,17 @@ def fetch(
     timeout: float = TIMEOUT,
     waits: Sequence[float] = WAITS,
 ) -> Path:
-    """The file at `path`, downloaded from `url` (http, https or ftp) unless it is there; returns the path.
+    """The file at `path`, downloaded from `url` unless it is there; returns the path.
 
-    sha256: the hash that its content must have, in hexadecimal. Without one the hash recorded beside the file
-    (`<name>.sha256`, for `sha256sum -c`) counts; where there is neither, the hash of what is there is recorded.
-    timeout: seconds without a byte. waits: seconds before each further try after trouble that may pass; every try that
-    gets further starts the row anew. What a broken download left (`<name>.partial`) is continued by the next call.
+    url: http, https, or ftp; only the former two are resumed.
+    sha256: the hash that its content must have, in hexadecimal. Without one, the hash recorded beside it
+        (`<name>.sha256`, for `sha256sum -c`) counts; without either, that of what is there is recorded.
+    timeout: seconds without a byte.
+    waits: seconds before each further try; a try that gets further starts them anew.
 
-    Raises DownloadError (an OSError) for trouble with the network or the server, and ValueError for wrong content, of
-    which nothing remains. A file that is there and has another hash is left alone, and a ValueError.
+    What a broken download left (`<name>.partial`) is continued by the next call. Raises DownloadError (an
+    OSError) for trouble with the network or the server, and ValueError for wrong content, of which nothing
+    remains. A file that is there and has another hash is left alone, and a ValueError.
     """
     path = Path(path)
     if sha256 and not is_hash(sha256):
@@ -99,7 +97,7 @@ def record_of(path: Path) -> Path:
 
 
 def recorded_hash(path: Path) -> str | None:
-    """The hash that stands in the record of a file, None where there is no record; ValueError for a damaged one."""
+    """The hash in the record of a file, None without a record; ValueError for a damaged one."""
     where = record_of(path)
     if not where.exists():
         return None
@@ -117,7 +115,7 @@ def is_hash(text: str) -> bool:
 
 
 def record(path: Path, found: str) -> None:
-    """Write the record, as sha256sum does, unless it says so already; a folder that cannot be written goes without."""
+    """Write the record, as sha256sum does, unless it is there; a read-only folder goes without."""
     line = f"{found}  {path.name}\n"
     where = record_of(path)
     if where.exists() and where.read_text(encoding="utf-8", errors="replace") == line:
@@ -173,7 +171,7 @@ class Partial:
 
 
 def complete(partial: Partial, *, timeout: float, waits: Sequence[float]) -> None:
-    """Complete the partial file, in as many tries as it takes while they get further. Raises DownloadError."""
+    """Complete the partial file, in as many tries as it takes while they get further; or DownloadError."""
     tries, left = 0, list(waits)
     while True:
         before, tries = partial.size(), tries + 1
@@ -199,10 +197,14 @@ def receive(partial: Partial, *, timeout: float) -> None:
     note = partial.noted()
     if note and note["total"] == partial.size():
         return  # stopped between the last byte and the move into place
-    source = from_ftp if partial.url.lower().startswith("ftp://") else from_http
-    with source(partial, note, timeout) as (total, blocks):
+    headers = {"User-Agent": "mgkit", "Accept-Encoding": "identity"}
+    if note:  # the server sends the rest only of this very version, else everything
+        headers |= {"Range": f"bytes={partial.size()}-", "If-Range": note["validator"]}
+    request = urllib.request.Request(partial.url, headers=headers)
+    with answer(request, partial, timeout) as response:
+        total = begin_or_continue(response, partial, note)
         missing = math.ceil((total - partial.size()) / BLOCK) if total is not None else None
-        blocks = progress(blocks, f"downloading {partial.path.name}", total=missing, unit="MB")
+        blocks = progress(blocks_of(response), f"downloading {partial.path.name}", total=missing, unit="MB")
         with open(partial.data, "ab") as file:
             for block in blocks:
                 file.write(block)
@@ -214,71 +216,20 @@ def receive(partial: Partial, *, timeout: float) -> None:
         raise Interrupted(f"{size} bytes came where {total} were announced")
 
 
-@contextmanager
-def from_http(partial: Partial, note: dict, timeout: float):
-    """Yields the size of the whole file in bytes (None: not announced) and the blocks that are missing of it."""
-    headers = {"User-Agent": "mgkit", "Accept-Encoding": "identity"}
-    if note:  # the server sends the rest only of this very version, else everything
-        headers |= {"Range": f"bytes={partial.size()}-", "If-Range": note["validator"]}
-    with answer(urllib.request.Request(partial.url, headers=headers), partial, timeout) as response:
-        if response.status == 206:
-            check_continuation(response, partial, note)
-            total = note["total"]
-        elif response.status != 200:
-            raise Interrupted(f"the server answers {response.status} {response.reason}")
-        else:
-            refuse_web_page(partial, response.headers.get_content_type() == "text/html")
-            total = length_of(response)
-            partial.begin(validator_of(response), total)
-        yield total, blocks_of(response)
-
-
-@contextmanager
-def from_ftp(partial: Partial, note: dict, timeout: float):
-    """As `from_http`: what names the version is its size, and its date where the server tells it."""
-    address = urlsplit(partial.url)
-    path = unquote(address.path, "latin-1").removeprefix("/")  # in latin-1 bytes stay what they are
-    with closing(ftplib.FTP(timeout=timeout, encoding="latin-1")) as ftp:
-        with ftp_trouble():
-            ftp.connect(address.hostname, address.port or ftplib.FTP_PORT)
-            ftp.login(unquote(address.username or ""), unquote(address.password or ""))
-            ftp.voidcmd("TYPE I")  # bytes as they are; in text mode some servers tell no size
-            told = [told_by_ftp(ftp, f"{question} {path}") for question in ("SIZE", "MDTM")]
-            total = int(told[0]) if told[0].isdigit() else None
-            validator = " ".join(told).strip() if total is not None else None
-            start = partial.size() if note and note["validator"] == validator else 0
-            try:
-                connection = ftp.transfercmd(f"RETR {path}", start or None)
-            except ftplib.error_perm:
-                if not start:
-                    raise
-                start, connection = 0, ftp.transfercmd(f"RETR {path}")  # a server that knows no REST
-        with connection, connection.makefile("rb") as stream:
-            if not start:
-                partial.begin(validator, total)
-            yield total, blocks_of(stream)
-        if total is None:
-            with ftp_trouble():
-                ftp.voidresp()  # nothing else tells the end of the file from that of the connection
-
-
-def told_by_ftp(ftp: ftplib.FTP, question: str) -> str:
-    """The server's answer to SIZE or MDTM, "" from one that does not know the question (or the file: RETR tells)."""
-    try:
-        return ftp.voidcmd(question).removeprefix("213").strip()
-    except ftplib.error_perm:
-        return ""
-
-
-@contextmanager
-def ftp_trouble():
-    """Turns what ftplib raises into Refused (answers 5xx) or Interrupted."""
-    try:
-        yield
-    except ftplib.error_perm as error:
-        raise Refused(reason_of(error)) from None
-    except ftplib.all_errors as error:
-        raise Interrupted(reason_of(error)) from None
+def begin_or_continue(response: HTTPResponse, partial: Partial, note: dict) -> int | None:
+    """Make the partial file ready for what comes; returns the bytes of the whole file, None if unknown."""
+    if response.status == 206:
+        check_continuation(response, partial, note)
+        return note["total"]
+    by_ftp = response.status is None
+    if not by_ftp and response.status != 200:
+        raise Interrupted(f"the server answers {response.status} {response.reason}")
+    refuse_web_page(partial, response.headers.get_content_type() == "text/html")
+    total = length_of(response)
+    if by_ftp and total is None:  # the end of the file could not be told from that of the connection
+        raise Refused("without the size of the file")
+    partial.begin(validator_of(response), total)
+    return total
 
 
 def answer(request: urllib.request.Request, partial: Partial, timeout: float) -> HTTPResponse:
@@ -296,8 +247,8 @@ def answer(request: urllib.request.Request, partial: Partial, timeout: float) ->
         raise Interrupted(reason_of(error)) from None
 
 
-def blocks_of(stream: HTTPResponse | BufferedReader) -> Iterator[bytes]:
-    """What comes, a block at a time; only trouble of the network turns into Interrupted, not that of our disk."""
+def blocks_of(stream: HTTPResponse) -> Iterator[bytes]:
+    """What comes, a block at a time; Interrupted for trouble of the network, not of our disk."""
     block = b""
     while True:
         try:
@@ -316,12 +267,13 @@ def blocks_of(stream: HTTPResponse | BufferedReader) -> Iterator[bytes]:
 
 def reason_of(error: Exception) -> str:
     """What went wrong, in one line."""
-    reason = getattr(error, "reason", error)
-    return " ".join(str(reason).split()) or type(reason).__name__
+    while hasattr(error, "reason"):  # a URLError may hold another one
+        error = error.reason
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def check_continuation(response: HTTPResponse, partial: Partial, note: dict) -> None:
-    """Start over, through Interrupted, unless a 206 brings the rest of the very version that the note names."""
+    """Start over, through Interrupted, unless a 206 brings the rest of the version that the note names."""
     span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", "").strip())
     fits = span and note and int(span[1]) == partial.size() and int(span[3]) == note["total"]
     if not fits or validator_of(response) not in (None, note["validator"]):
@@ -330,7 +282,7 @@ def check_continuation(response: HTTPResponse, partial: Partial, note: dict) -> 
 
 
 def validator_of(response: HTTPResponse) -> str | None:
-    """What names this version of the file: its ETag (a weak one does not tell bytes apart), or else its date."""
+    """What names this version of the file: its ETag (a weak one does not tell bytes apart) or its date."""
     tag = response.headers.get("ETag", "")
     return tag if tag.startswith('"') else response.headers.get("Last-Modified")
 
@@ -342,7 +294,7 @@ def length_of(response: HTTPResponse) -> int | None:
 
 
 def refuse_web_page(partial: Partial, is_page: bool) -> None:
-    """ValueError for a web page (a login, an error served as a success) under the name of another kind of file."""
+    """ValueError for a web page (a login, an error) under the name of another kind of file."""
     if is_page and partial.path.suffix.lower() not in WEB_PAGES:
         partial.discard()
         raise ValueError(
@@ -357,7 +309,7 @@ def is_web_page(head: bytes) -> bool:
 
 
 def check_content(partial: Partial, expected: str | None) -> str:
-    """The SHA-256 of the completed partial file; ValueError, with nothing left of it, if the content is wrong."""
+    """The SHA-256 of the completed partial file; ValueError, nothing left of it, if the content is wrong."""
     with open(partial.data, "rb") as file:
         refuse_web_page(partial, is_web_page(file.read(512)))
     size, found = partial.size(), file_hash(partial.data)

@@ -1,17 +1,16 @@
 """Where files are, and how they are written: the project's root, paths as a person gives them, all or nothing."""
 
+import errno
 import os
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-try:
-    import fcntl
-except ImportError:  # Windows: one process at a time is up to the user there
-    fcntl = None
+from filelock import FileLock, Timeout
+
+CANNOT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # of file systems, not of files
 
 
 def project_root() -> Path:
@@ -63,6 +62,16 @@ def move_into_place(written: Path, path: Path) -> None:
             os.close(folder)
 
 
+def sync(file: IO) -> None:
+    """Have what was written to an open file on the disk, where its file system can say so."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
+
+
 def link_or_copy(source: Path, path: Path) -> None:
     """Give a finished file a second name, in place of what had it; a copy where the file system has no hard links."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -91,46 +100,22 @@ def remove_partial(folder: Path) -> None:
 
 
 @contextmanager
-def exclusive(path: Path, *, on_wait: Callable[[], None], patience: float = float("inf")):
-    """Hold a file as a lock: one process at a time. on_wait: called once if another has it. patience: seconds.
+def exclusive(path: Path, *, on_wait: Callable[[], None], patience: float = -1):
+    """Hold a file as a lock: one process at a time; it ends with the process, however that dies.
 
-    Raises TimeoutError past that, OSError where it cannot be made. The lock ends with the process, however that dies; some
-    network drives lock nothing, which a line says.
+    on_wait: called once if another process holds it.
+    patience: seconds to wait then, without end by default.
+
+    Raises TimeoutError past that, OSError where the file cannot be made or locked.
     """
-    waited, start = False, time.monotonic()
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w") as file:
-            if is_locked(file):
-                if is_still_at(path, file):
-                    yield
-                    return
-                continue  # its folder was renamed while we waited: the lock is another file now
-        if not waited:
-            on_wait()
-        waited = True
-        if time.monotonic() - start > patience:
-            raise TimeoutError(f"{path} is held by another process")
-        time.sleep(0.2)
-
-
-def is_locked(file: IO) -> bool:
-    """Whether an open file is this process's now, as a lock; true where nothing can be locked."""
-    if not fcntl:
-        return True
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
     try:
-        # A POSIX lock: unlike one of flock, it does not live on in loader workers that survive their parent's kill.
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError as error:
-        print(f"{Path(file.name).parent} cannot be locked ({error.strerror}): let no other process write it")
-    return True
-
-
-def is_still_at(path: Path, file: IO) -> bool:
-    """Whether the open file is the one that the path leads to."""
+        lock.acquire(timeout=0)
+    except Timeout:  # a TimeoutError
+        on_wait()
+        lock.acquire(timeout=patience, poll_interval=0.2)
     try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
+        yield
+    finally:
+        lock.release()

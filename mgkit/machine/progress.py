@@ -14,59 +14,46 @@ MARK = "\x1e"  # begins a line that is a bar's state, not text
 
 
 class LineBar(text_bar):
-    """A bar that prints whole lines instead of redrawing one."""
+    """A bar that prints whole lines instead of redrawing one, and no state twice."""
 
-    @staticmethod
-    def status_printer(file):
-        def print_line(text: str) -> None:
-            if text.strip():
-                file.write(text + "\n")
-                file.flush()
+    printed = None  # the count in the last line
 
-        return print_line
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Print the state; tqdm would also move the cursor between bars, as empty lines in a log."""
+        if msg != "" and self.n != self.printed:
+            self.printed = self.n
+            self.fp.write(self.line() + "\n")
+            self.fp.flush()
 
-    def close(self) -> None:
-        if self.disable:
-            return
-        self.leave = False  # tqdm's own farewell redraws the line; ours is printed once, here
-        print_line, summary = self.status_printer(self.fp), str(self)
-        long = self.format_dict["elapsed"] >= SECONDS_BETWEEN_LINES  # what took no time needs no line
-        super().close()
-        if long:
-            print_line(summary)
-
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        """Where tqdm would wipe its line with an empty one, and return the carriage, nothing is written."""
-        return msg != "" and super().display(msg, pos)
+    def line(self) -> str:
+        return str(self)
 
     def clear(self, nolock: bool = False) -> None:
         """Nothing to wipe: lines stay."""
 
+    def close(self) -> None:
+        if not self.disable:
+            if self.format_dict["elapsed"] >= SECONDS_BETWEEN_LINES:  # what took no time needs no line
+                self.display()
+            self.leave = False  # tqdm's own farewell redraws the line
+            super().close()
 
-class RelayedBar(text_bar):
+
+class RelayedBar(LineBar):
     """A bar that writes its state as a line, for another process to show."""
 
-    @staticmethod
-    def status_printer(file):
-        return lambda text: None
+    closed = False
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        if msg != "":
-            self.tell(closed=False)
-
-    def tell(self, *, closed: bool) -> None:
+    def line(self) -> str:
         state = {"description": self.desc, "n": self.n, "total": self.total, "unit": self.unit}
-        state |= {"initial": self.initial, "stays": self.leave, "closed": closed}
-        print(MARK + json.dumps(state), flush=True)
+        state |= {"initial": self.initial, "stays": self.leave, "closed": self.closed}
+        return MARK + json.dumps(state)
 
     def close(self) -> None:
         if not self.disable:
-            self.tell(closed=True)
-            self.leave = False
+            self.closed, self.printed = True, None
+            self.display()
             super().close()
-
-    def clear(self, nolock: bool = False) -> None:
-        """Nothing to wipe."""
 
 
 def show_relayed(lines: Iterable[str]) -> None:
@@ -112,17 +99,20 @@ def progress(
     initial: int = 0,
     stays: bool = False,
 ) -> text_bar:
-    """Iterate with progress: a bar in JupyterLab or a terminal, a line every 15 s elsewhere (papermill, a log file).
+    """Iterate with progress: a bar in JupyterLab or a terminal, elsewhere a line every 15 s.
 
-    delay: seconds before a bar appears, for loops that are mostly too short for one. initial: steps that were made before.
-    stays: whether JupyterLab keeps it when all is done; a page with twenty full bars hides what was found.
-    None for the iterable: call `update` and `close` of what is returned.
+    iterable: None to call `update` and `close` of what is returned.
+    delay: seconds before a bar appears, for loops that are mostly too short for one.
+    initial: steps that were made before.
+    stays: whether JupyterLab keeps the bar when all is done; twenty full bars hide what was found.
     """
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)
     options = dict(desc=description, total=total, unit=unit, initial=initial)
     if FOR_RELAY in os.environ:
-        return RelayedBar(iterable, mininterval=1.0, maxinterval=1.0, delay=delay, leave=stays, **options)
+        return RelayedBar(
+            iterable, file=sys.stdout, mininterval=1.0, miniters=1, delay=delay, leave=stays, **options
+        )
     if "JPY_SESSION_NAME" in os.environ:  # set by Jupyter servers for the kernels of opened notebooks
         from tqdm.notebook import tqdm as widget_bar
 
@@ -132,7 +122,8 @@ def progress(
     bar = "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed} passed, {remaining} to go, {rate_fmt}"
     if total is None:
         bar = "{desc}: {n_fmt} {unit}, {elapsed} passed, {rate_fmt}"
+    # miniters: 1 keeps tqdm's monitor thread from printing in between
     return LineBar(
         iterable, file=sys.stdout, bar_format=bar, delay=SECONDS_BETWEEN_LINES,
-        mininterval=SECONDS_BETWEEN_LINES, maxinterval=SECONDS_BETWEEN_LINES, **options,
+        mininterval=SECONDS_BETWEEN_LINES, miniters=1, **options,
     )  # fmt: skip

@@ -144,18 +144,18 @@ def join(
     with array.locked():
         if array.is_whole():  # by another process, meanwhile
             return
-        lines = array.begin()
+        shards = array.begin()
         for shard, of_shard in enumerate(shards_of(len(images))):
-            if shard in lines:
+            if shard in shards:
                 continue
             here = source[of_shard.start : of_shard.stop]
             is_known = here < len(earlier)
             content = np.empty((len(here), earlier.shape[1]), dtype=np.float32)
             content[is_known] = earlier[here[is_known]]
             content[~is_known] = rows[here[~is_known] - len(earlier)]
-            skipped = {i: reasons[images.paths[i]] for i in of_shard if images.paths[i] in reasons}
-            lines[shard] = array.write(shard, content, skipped)
+            shards[shard] = {i: reasons[images.paths[i]] for i in of_shard if images.paths[i] in reasons}
+            array.write(shard, content, shards[shard])
         if error := changed_meanwhile(images, [array]):
             array.discard()
             raise error
-        array.finish(lines, images.root)
+        array.finish(shards, images.root)

@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 from support import one_line_error
 
-from mgkit.benchmarks import archives
 from mgkit.benchmarks.archives import ArchiveError, extract, is_extracted, record_of, recorded_hashes
 
 FILES = {f"jpg/{1000 + i}.jpg": random.Random(i).randbytes(3000 + 700 * i) for i in range(6)}
@@ -98,7 +97,7 @@ def test_all_files_come_with_a_record_of_their_hashes(tmp_path, name):
     assert record == folder / f"{name}.contents.sha256"
     assert recorded_hashes(record) == {name: sha256(content).hexdigest() for name, content in FILES.items()}
     assert {path.name for path in folder.iterdir()} == {"jpg", record.name}
-    assert not stat.S_IMODE((folder / "jpg/1000.jpg").stat().st_mode) & 0o7111
+    assert not stat.S_IMODE((folder / "jpg/1000.jpg").stat().st_mode) & 0o7022
 
 
 @pytest.mark.skipif(not shutil.which("sha256sum"), reason="sha256sum is not installed")
@@ -157,10 +156,9 @@ def test_members_may_go_elsewhere_or_nowhere(tmp_path, folder):
     assert found(folder) == {"mine.txt": b"mine", "jpg/1.jpg": b"1", "jpg/2.jpg": b"2"}
 
 
-@pytest.mark.parametrize("name", ["../1.jpg", "/1.jpg", "a/../../1.jpg", ""])
-def test_members_may_not_be_sent_out_of_the_folder(tmp_path, folder, name):
-    with one_line_error(ArchiveError, tmp_path / "a.tar", repr(name)):
-        extract(write_tar(tmp_path / "a.tar"), folder, rename=lambda path: name)
+def test_members_may_not_be_sent_out_of_the_folder(tmp_path, folder):
+    with one_line_error(ArchiveError, tmp_path / "a.tar", "'../1.jpg'"):
+        extract(write_tar(tmp_path / "a.tar", {"1.jpg": b"1"}), folder, rename=lambda path: "../1.jpg")
     assert untouched(folder)
 
 
@@ -190,24 +188,16 @@ def test_nothing_is_overwritten(tmp_path, folder, there):
 
 
 EVIL_TARS = {
-    "absolute": ("/tmp/evil.jpg", {}),
     "up": ("../evil.jpg", {}),
     "up, hidden": ("jpg/../../evil.jpg", {}),
-    "up and down": ("jpg/../evil.jpg", {}),
-    "backslashes": ("jpg\\..\\..\\evil.jpg", {}),
-    "drive": ("C:evil.jpg", {}),
     "line break": ("jpg/evil\n.jpg", {}),
-    "folder": ("../evil", {"kind": tarfile.DIRTYPE}),
     "symbolic link": ("jpg/evil.jpg", {"kind": tarfile.SYMTYPE, "linkname": "/etc/passwd"}),
     "harmless link": ("jpg/evil.jpg", {"kind": tarfile.SYMTYPE, "linkname": "1000.jpg"}),
     "hard link": ("jpg/evil.jpg", {"kind": tarfile.LNKTYPE, "linkname": "jpg/1000.jpg"}),
     "device": ("jpg/evil.jpg", {"kind": tarfile.CHRTYPE, "devmajor": 1, "devminor": 3}),
-    "disk": ("jpg/evil.jpg", {"kind": tarfile.BLKTYPE}),
     "pipe": ("jpg/evil.jpg", {"kind": tarfile.FIFOTYPE}),
     "twice": ("jpg/1000.jpg", {"content": b"other"}),
     "twice, spelled otherwise": ("./jpg//1000.jpg", {"content": b"other"}),
-    "file as a folder": ("jpg/1000.jpg/evil.jpg", {}),
-    "folder as a file": ("jpg", {}),
 }
 
 
@@ -218,8 +208,15 @@ def test_an_evil_tar_leaves_nothing(tmp_path, folder, evil, form):
     archive = write_tar(tmp_path / f"a.{form}", FILES, lambda tar: add(tar, name, **fields))
     with one_line_error(ArchiveError, archive, repr(name)):
         extract(archive, folder)
+    assert untouched(folder) and not (tmp_path / "evil.jpg").exists()
+
+
+@pytest.mark.parametrize("name", ["jpg/1000.jpg/evil.jpg", "jpg"])
+def test_a_tar_with_a_file_in_place_of_a_folder_leaves_nothing(tmp_path, folder, name):
+    archive = write_tar(tmp_path / "a.tar", FILES, lambda tar: add(tar, name))
+    with one_line_error(OSError, archive, folder):
+        extract(archive, folder)
     assert untouched(folder)
-    assert not Path("/tmp/evil.jpg").exists() and not (tmp_path / "evil.jpg").exists()
 
 
 def test_a_file_written_through_a_link_of_the_archive_goes_nowhere(tmp_path, folder):
@@ -229,38 +226,34 @@ def test_a_file_written_through_a_link_of_the_archive_goes_nowhere(tmp_path, fol
         add(tar, "out", tarfile.SYMTYPE, linkname=str(tmp_path / "outside"))
 
     archive = write_tar(tmp_path / "a.tar", {}, link, lambda tar: add(tar, "out/evil.jpg", content=b"evil"))
-    with one_line_error(ArchiveError, archive, "'out'", "symbolic link"):
+    with one_line_error(ArchiveError, archive, "'out'", "a link"):
         extract(archive, folder)
     assert untouched(folder) and not list((tmp_path / "outside").iterdir())
 
 
-@pytest.mark.parametrize(
-    ("name", "mode"),
-    [
-        ("/evil.jpg", 0),
-        ("../evil.jpg", 0),
-        ("jpg/../../evil.jpg", 0),
-        ("..\\evil.jpg", 0),
-        ("C:\\evil.jpg", 0),
-        ("c:evil.jpg", 0),
-        ("jpg/evil.jpg", stat.S_IFLNK | 0o777),
-        ("jpg/evil.jpg", stat.S_IFIFO | 0o644),
-        ("jpg/evil.jpg", stat.S_IFCHR | 0o644),
-        ("jpg/evil.jpg/", stat.S_IFLNK | 0o777),
-        pytest.param("jpg/1000.jpg", 0, marks=pytest.mark.filterwarnings("ignore:Duplicate name")),
-    ],
-)
-def test_an_evil_zip_leaves_nothing(tmp_path, folder, name, mode):
-    archive = write_zip(tmp_path / "a.zip", FILES, **{name: mode})
-    with one_line_error(ArchiveError, archive, repr(name)):
-        extract(archive, folder)
-    assert untouched(folder)
+def test_absolute_paths_of_a_tar_are_taken_below_the_folder(tmp_path, folder):
+    extract(write_tar(tmp_path / "a.tar", {f"{tmp_path}/evil.jpg": b"1"}), folder)
+    assert found(folder) == {"mine.txt": b"mine", f"{tmp_path}/evil.jpg"[1:]: b"1"}
+    assert not (tmp_path / "evil.jpg").exists()
 
 
-def test_a_zip_name_that_ends_in_a_null_byte_is_refused(tmp_path, folder):
-    archive = write_zip(tmp_path / "a.zip", {"jpg/evil.txt_.jpg": b"1"})
-    archive.write_bytes(archive.read_bytes().replace(b"txt_", b"txt\0"))
-    with one_line_error(ArchiveError, archive, "evil.txt"):
+@pytest.mark.parametrize("name", ["/evil.jpg", "../evil.jpg", "jpg/../../evil.jpg"])
+def test_paths_of_a_zip_are_taken_below_the_folder(tmp_path, folder, name):
+    extract(write_zip(tmp_path / "a.zip", {}, **{name: 0}), folder)
+    [path] = found(folder).keys() - {"mine.txt"}
+    assert path in ("evil.jpg", "jpg/evil.jpg")
+    assert {each.name for each in folder.parent.iterdir()} == {"set"}
+
+
+def test_a_link_in_a_zip_is_a_plain_file(tmp_path, folder):
+    extract(write_zip(tmp_path / "a.zip", {}, **{"evil.jpg": stat.S_IFLNK | 0o777}), folder)
+    assert (folder / "evil.jpg").read_text() == "/etc/passwd" and not (folder / "evil.jpg").is_symlink()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_zip_with_a_path_twice_leaves_nothing(tmp_path, folder):
+    archive = write_zip(tmp_path / "a.zip", FILES, **{"jpg/1000.jpg": 0})
+    with one_line_error(ArchiveError, archive, "'jpg/1000.jpg'"):
         extract(archive, folder)
     assert untouched(folder)
 
@@ -268,7 +261,7 @@ def test_a_zip_name_that_ends_in_a_null_byte_is_refused(tmp_path, folder):
 def test_an_encrypted_zip_is_refused(tmp_path, folder):
     archive = write_zip(tmp_path / "a.zip", {"1.jpg": b"1"})
     content = bytearray(archive.read_bytes())
-    content[content.index(b"PK\x01\x02", 40) + 8] |= 1
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
     archive.write_bytes(content)
     with one_line_error(ArchiveError, archive, "encrypted"):
         extract(archive, folder)
@@ -339,27 +332,22 @@ def test_a_missing_archive_is_named(tmp_path, folder):
 
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.zip"])
 def test_a_full_disk_leaves_nothing(tmp_path, folder, name, monkeypatch):
-    archive, written, write_new = write_archive(tmp_path / name), [], archives.write_new
+    def full(source, target, *args):
+        target.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def fill(archive, member, path):
-        written.append(path)
-        if len(written) == 4:
-            path.write_bytes(b"half")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write_new(archive, member, path)
-
-    monkeypatch.setattr(archives, "write_new", fill)
+    archive = write_archive(tmp_path / name)
+    monkeypatch.setattr(tarfile, "copyfileobj", full)
+    monkeypatch.setattr(shutil, "copyfileobj", full)  # by which zipfile writes
     with one_line_error(OSError, archive, folder, os.strerror(errno.ENOSPC)):
         extract(archive, folder)
     assert untouched(folder)
 
 
 @pytest.mark.parametrize("moment", [0, 1, 3, 5, 6])
-@pytest.mark.parametrize("present", [True, False])
-def test_what_stops_while_files_move_is_undone(tmp_path, folder, moment, present, monkeypatch):
+def test_what_stops_while_files_move_is_undone(tmp_path, folder, moment, monkeypatch):
     """The sixth replacement is that of the record."""
     archive, replaced, replace = write_tar(tmp_path / "a.tar"), [], os.replace
-    folder = folder if present else folder.parent / "other"
 
     def stop(source, target):
         if len(replaced) == moment:
@@ -370,7 +358,7 @@ def test_what_stops_while_files_move_is_undone(tmp_path, folder, moment, present
     monkeypatch.setattr(os, "replace", stop)
     with pytest.raises(KeyboardInterrupt):
         extract(archive, folder)
-    assert untouched(folder) if present else not folder.exists()
+    assert found(folder) == {"mine.txt": b"mine"}
 
 
 def test_a_killed_extraction_is_repeated(tmp_path, folder):

@@ -25,7 +25,6 @@ from mgkit.data.loader import UnreadableImages
 from mgkit.engine import feature_store as store
 from mgkit.engine.feature_store import identity_of_images, identity_of_network, stored_features
 from mgkit.features import pooled
-from mgkit.machine import files
 from mgkit.model import MultiGrain
 from mgkit.whitening import whiten
 
@@ -121,7 +120,7 @@ def test_a_folder_holds_an_array_its_manifest_and_nothing_left_over(keep, images
     assert manifest["made_of"]["images"]["count"] == 13 and manifest["made_of"]["p"] == "3.0"
     assert manifest["images_from"] == str(images.root)
     assert manifest["provenance"]["packages"]["torch"]
-    assert [line["shard"] for line in manifest["shards"]] == [0, 1, 2]
+    assert manifest["skipped"] == {}
 
 
 def test_the_file_is_a_plain_npy(keep, expected, tmp_path):
@@ -324,7 +323,7 @@ def in_shard(shard: int) -> int:
 def test_half_a_line_of_the_journal_is_not_believed(keep, expected, tmp_path, opened, monkeypatch):
     folder = cut_off(keep, tmp_path, monkeypatch)
     journal = (folder / "journal.jsonl").read_bytes()
-    (folder / "journal.jsonl").write_bytes(journal[:-30])
+    (folder / "journal.jsonl").write_bytes(journal[:-10])
     opened.clear()
     restore = cut_after(monkeypatch, 1)  # the next line must not be glued to the half one
     with pytest.raises(Cut):
@@ -334,21 +333,12 @@ def test_half_a_line_of_the_journal_is_not_believed(keep, expected, tmp_path, op
     assert np.array_equal(keep()[0], expected[1])
 
 
-@pytest.mark.parametrize("line", [b"\xff\xfe\n", b"[]\n", b"3\n", b'{"shard": 7, "sha256": "", "skipped": {}}\n', b'{"shard": 0}\n'])  # fmt: skip
+@pytest.mark.parametrize("line", [b"\xff\xfe\n", b"\0" * 20, b"[]\n", b"3\n", b'{"shard": 3, "skipped": {}}\n', b'{"shard": 2}\n'])  # fmt: skip
 def test_nonsense_in_the_journal_is_not_believed(keep, expected, tmp_path, monkeypatch, line):
     folder = cut_off(keep, tmp_path, monkeypatch)
     with open(folder / "journal.jsonl", "ab") as file:
         file.write(line)
     assert np.array_equal(keep()[0], expected[1])
-
-
-@pytest.mark.parametrize("shard", [0, 1])
-def test_a_damaged_shard_is_made_again(keep, expected, tmp_path, opened, monkeypatch, shard):
-    folder = cut_off(keep, tmp_path, monkeypatch)
-    flip(folder / "features.partial", in_shard(shard))
-    opened.clear()
-    assert np.array_equal(keep()[0], expected[1])
-    assert len(opened) == 8  # that one and the last
 
 
 def test_a_partial_file_that_was_cut_short_or_is_gone_is_made_again(keep, expected, tmp_path, monkeypatch):
@@ -357,6 +347,40 @@ def test_a_partial_file_that_was_cut_short_or_is_gone_is_made_again(keep, expect
     assert np.array_equal(keep()[0], expected[1])
     (folder / "features.npy").unlink()
     assert np.array_equal(keep()[0], expected[1])
+
+
+def test_the_rows_are_on_the_disk_before_their_line_is_in_the_journal(keep, tmp_path, monkeypatch):
+    lines, sync = [], store.sync
+
+    def counted(file):
+        sync(file)
+        lines.append(len((Path(file.name).parent / "journal.jsonl").read_bytes().splitlines()))
+
+    monkeypatch.setattr(store, "sync", counted)
+    keep()
+    assert lines == [0, 1, 2]
+
+
+@pytest.mark.parametrize("rest", [None, b"", b"short"])
+def test_a_journal_without_its_partial_file_is_not_believed(keep, expected, tmp_path, monkeypatch, rest):
+    folder = cut_off(keep, tmp_path, monkeypatch)
+    (folder / "features.partial").unlink()
+    if rest is not None:
+        (folder / "features.partial").write_bytes(rest)
+    restore = cut_after(monkeypatch, 0)
+    with pytest.raises(Cut):
+        keep()
+    restore()
+    assert not (folder / "journal.jsonl").read_bytes()
+    assert np.array_equal(keep()[0], expected[1])
+
+
+def test_a_run_with_shards_of_another_size_takes_none_of_the_earlier_ones(
+    keep, expected, tmp_path, monkeypatch
+):
+    cut_off(keep, tmp_path, monkeypatch)
+    monkeypatch.setattr(store, "SHARD", 4)
+    np.testing.assert_allclose(keep()[0], expected[1], rtol=1e-5)
 
 
 def test_the_last_steps_are_taken_without_an_image(keep, expected, tmp_path, monkeypatch):
@@ -385,7 +409,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_array_is_repaired_and_named(keep, expected, tmp_path, monkeypatch, capsys, damage):
+def test_a_damaged_array_is_made_again_and_named(keep, expected, tmp_path, monkeypatch, capsys, damage):
     keep()
     (folder,) = array_folders(tmp_path / "store")
     whole = (folder / "features.npy").read_bytes()
@@ -395,23 +419,6 @@ def test_a_damaged_array_is_repaired_and_named(keep, expected, tmp_path, monkeyp
     assert (folder / "features.npy").read_bytes() == whole
     forbid_images(monkeypatch)
     keep()
-
-
-def test_only_the_damaged_shard_is_made_again(keep, tmp_path, opened):
-    keep()
-    (folder,) = array_folders(tmp_path / "store")
-    flip(folder / "features.npy", in_shard(1))
-    opened.clear()
-    keep()
-    assert len(opened) == 5
-
-
-def test_a_copy_with_another_time_is_recognised_by_its_hashes(keep, expected, tmp_path, monkeypatch):
-    keep()
-    (folder,) = array_folders(tmp_path / "store")
-    os.utime(folder / "features.npy", ns=(0, 0))
-    forbid_images(monkeypatch)
-    assert np.array_equal(keep()[0], expected[1])
 
 
 # --- Unreadable images
@@ -576,17 +583,6 @@ def test_images_that_change_meanwhile_are_an_error_and_nothing_of_them_is_used(
             keep()
     assert not list((tmp_path / "store").glob("*/features.*"))
     assert np.isfinite(keep()[0]).all()
-
-
-def test_a_drive_without_locks_is_used_all_the_same(keep, expected, monkeypatch, capsys):
-    def refuse(*args):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(files.fcntl, "lockf", refuse)
-    assert np.array_equal(keep()[0], expected[1])
-    assert "cannot be locked (No locks available)" in capsys.readouterr().out
-    monkeypatch.setattr(files, "fcntl", None)
-    assert np.array_equal(keep(ps=[1.0])[0], expected[0])
 
 
 # --- Killed, in processes of their own

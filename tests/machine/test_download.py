@@ -8,7 +8,6 @@ import shutil
 import socket
 import socketserver
 import subprocess
-import threading
 import time
 
 import pytest
@@ -408,18 +407,16 @@ def test_progress_is_shown_in_megabytes(server, path, monkeypatch):
 
 
 class FtpServer(socketserver.ThreadingTCPServer):
-    """Serves `content` as file.pth; it sends `limits[n]` bytes (all after those) in its n-th transfer.
+    """Serves CONTENT as file.pth; its n-th transfer sends `limits[n]` bytes, later ones all.
 
-    unknown: commands that it does not know. size: what it announces. quiet: whether it hangs instead of sending.
+    sized: whether it announces the size.
     """
 
     daemon_threads, allow_reuse_address = True, True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), FtpHandler)
-        self.content, self.date, self.size, self.unknown = CONTENT, "20190402100000", None, ()
-        self.limits, self.starts, self.quiet, self.released = [], [], False, threading.Event()
-        self.ending, self.greeting, self.names = "226 done", "220 welcome", []
+        self.limits, self.transfers, self.sized = [], 0, True
 
     def url(self, name="file.pth"):
         return f"ftp://127.0.0.1:{self.server_address[1]}/{name}"
@@ -430,177 +427,70 @@ class FtpServer(socketserver.ThreadingTCPServer):
 
 class FtpHandler(socketserver.StreamRequestHandler):
     def say(self, line):
-        self.wfile.write(line.encode("latin-1") + b"\r\n")
+        self.wfile.write(line.encode() + b"\r\n")
 
     def handle(self):
-        self.start, self.listening = 0, None
-        self.say(self.server.greeting)
+        self.say("220 welcome")
         for line in self.rfile:
-            command, _, argument = line.decode("latin-1").strip().partition(" ")
-            if command in self.server.unknown:
-                self.say(f"502 {command} is not known here")
-            else:
-                getattr(self, command.lower(), self.other)(argument)
+            command, _, argument = line.decode().strip().partition(" ")
+            getattr(self, command.lower(), self.other)(argument)
 
     def other(self, argument):
         self.say("200 fine")
 
     def user(self, name):
-        self.server.names.append(name)
         self.say("230 come in")
 
-    def find(self, name):
-        if name != "file.pth":
-            self.say(f"550 {name}: no such file")
-        return name == "file.pth"
+    def pwd(self, argument):
+        self.say('257 "/"')
 
-    def size(self, name):
-        if self.find(name):
-            told = self.server.size
-            self.say(f"213 {len(self.server.content) if told is None else told}")
-
-    def mdtm(self, name):
-        if self.find(name):
-            self.say(f"213 {self.server.date}")
+    def cwd(self, name):
+        self.say("250 fine" if name in (".", "/") else f"550 {name}: no such folder")
 
     def pasv(self, argument):
         self.listening = socket.create_server(("127.0.0.1", 0))
         port = self.listening.getsockname()[1]
         self.say(f"227 go to (127,0,0,1,{port // 256},{port % 256})")
 
-    def rest(self, start):
-        self.start = int(start)
-        self.say("350 go on")
-
     def retr(self, name):
-        start, self.start = self.start, 0
         with self.listening:
-            if not self.find(name):
+            if name != "file.pth":
+                self.say(f"550 {name}: no such file")
                 return
-            transfer, limits = len(self.server.starts), self.server.limits
-            self.server.starts.append(start)
-            self.say("150 here it comes")
+            server = self.server
+            limit = server.limits[server.transfers] if server.transfers < len(server.limits) else None
+            server.transfers += 1
+            self.say("150 here it comes" + f" ({len(CONTENT)} bytes)" * server.sized)
             connection, _ = self.listening.accept()
             with connection, contextlib.suppress(ConnectionError):
-                if self.server.quiet:
-                    self.server.released.wait(10)
-                limit = limits[transfer] if transfer < len(limits) else None
-                connection.sendall(self.server.content[start:][:limit])
-        self.say(self.server.ending)
+                connection.sendall(CONTENT[:limit])
+        self.say("226 done")
 
 
 @pytest.fixture
 def ftp_server():
     with running(FtpServer()) as ftp:
         yield ftp
-        ftp.released.set()
 
 
-@pytest.mark.parametrize("content", [CONTENT, b""])
-def test_a_file_comes_by_ftp(ftp_server, path, content):
-    ftp_server.content = content
-    assert arrived(get(ftp_server, path), content)
-    get(ftp_server, path, sha256=sha256(content))
-    assert ftp_server.starts == [0] and ftp_server.names == ["anonymous"]
-
-
-@pytest.mark.parametrize("unknown", [(), ("MDTM",)])
-def test_an_ftp_transfer_that_breaks_off_is_continued(ftp_server, path, unknown):
-    ftp_server.limits, ftp_server.unknown = [HALF, 100] + [1] * 5, unknown
+def test_a_file_comes_by_ftp(ftp_server, path):
     assert arrived(get(ftp_server, path, sha256=sha256(CONTENT)))
-    assert ftp_server.starts == [0, HALF, *(HALF + 100 + i for i in range(6))]
 
 
-def test_a_later_call_continues_what_an_earlier_one_left_by_ftp(ftp_server, path):
-    ftp_server.limits = [HALF]
-    with one_line_error(DownloadError, ftp_server.url(), path, f"{HALF} bytes", "by hand"):
-        get(ftp_server, path, waits=())
-    assert left(path) == {"file.pth.partial", "file.pth.partial.json"}
+def test_an_ftp_transfer_that_breaks_off_starts_anew(ftp_server, path):
+    ftp_server.limits = [HALF, 100]
     assert arrived(get(ftp_server, path))
-    assert ftp_server.starts == [0, HALF]
+    assert ftp_server.transfers == 3
 
 
-def test_an_ftp_server_that_knows_no_rest_starts_anew(ftp_server, path):
-    ftp_server.limits, ftp_server.unknown = [HALF], ("REST",)
-    assert arrived(get(ftp_server, path))
-    assert ftp_server.starts == [0, 0]
-
-
-def test_an_ftp_server_that_ignores_rest_starts_anew(ftp_server, path, monkeypatch):
-    monkeypatch.setattr(FtpHandler, "rest", lambda handler, start: handler.say("350 go on"))
-    ftp_server.limits = [HALF]
-    assert arrived(get(ftp_server, path))
-    assert ftp_server.starts == [0, 0, 0]
-
-
-@pytest.mark.parametrize(("content", "date"), [(CONTENT[::-1], "20200101000000"), (CONTENT + b"!", None)])
-def test_two_versions_of_a_file_never_mix_by_ftp(ftp_server, path, content, date):
-    ftp_server.limits = [HALF]
-    with pytest.raises(DownloadError):
-        get(ftp_server, path, waits=())
-    ftp_server.content, ftp_server.date = content, date or ftp_server.date
-    assert arrived(get(ftp_server, path), content)
-    assert ftp_server.starts == [0, 0]
-
-
-def test_without_a_size_by_ftp_nothing_is_continued_and_the_last_word_counts(ftp_server, path):
-    ftp_server.unknown = ("SIZE",)
-    ftp_server.limits, ftp_server.ending = [HALF], "426 broken off"
-    with one_line_error(DownloadError, "426 broken off", path):
-        get(ftp_server, path, waits=())
-    ftp_server.ending = "226 done"
-    assert arrived(get(ftp_server, path))
-    assert ftp_server.starts == [0, 0]
-
-
-@pytest.mark.parametrize("wrong", [5, -5])
-def test_a_wrong_size_by_ftp_is_an_error_in_the_end(ftp_server, path, wrong):
-    ftp_server.size = len(CONTENT) + wrong
-    with one_line_error(DownloadError, ftp_server.url(), path, f"{len(CONTENT)}", f"{len(CONTENT) + wrong}"):
+def test_an_ftp_server_that_tells_no_size_is_refused_at_once(ftp_server, path):
+    ftp_server.sized = False
+    with one_line_error(DownloadError, ftp_server.url(), "size", "by hand", path):
         get(ftp_server, path)
-    assert not path.exists()
+    assert ftp_server.transfers == 1 and not list(path.parent.iterdir())
 
 
-def test_wrong_bytes_by_ftp_leave_nothing_behind(ftp_server, path):
-    with one_line_error(ValueError, ftp_server.url(), path, sha256(b"other")):
-        get(ftp_server, path, sha256=sha256(b"other"))
+def test_a_file_that_the_ftp_server_lacks_is_an_error(ftp_server, path):
+    with one_line_error(DownloadError, "550", "no such", "by hand", path.with_name("other.pth")):
+        fetch(ftp_server.url("other.pth"), path.with_name("other.pth"), waits=())
     assert not list(path.parent.iterdir())
-
-
-def test_a_file_that_the_ftp_server_lacks_is_an_error_at_once(ftp_server, path):
-    with one_line_error(DownloadError, "550", "no such file", "by hand", path.with_name("a b.pth")):
-        fetch(ftp_server.url("a%20b.pth"), path.with_name("a b.pth"), waits=(9.0,))
-    assert not list(path.parent.iterdir())
-
-
-def test_an_ftp_server_that_hangs_is_given_up(ftp_server, path):
-    ftp_server.quiet = True
-    with one_line_error(DownloadError, "timed out", path):
-        get(ftp_server, path, timeout=0.1, waits=(0.0,))
-
-
-def test_an_ftp_server_that_is_busy_is_tried_again(ftp_server, path, monkeypatch):
-    def now_welcome(seconds):
-        ftp_server.greeting = "220 welcome"
-
-    monkeypatch.setattr(module.time, "sleep", now_welcome)
-    ftp_server.greeting = "421 too many\xe9 connections"
-    assert arrived(get(ftp_server, path))
-
-
-def test_no_ftp_server_is_an_error_that_says_what_to_fetch_by_hand(path):
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"ftp://127.0.0.1:{unused.getsockname()[1]}/file.pth"
-        with one_line_error(DownloadError, url, path, "by hand", "refused"):
-            fetch(url, path, waits=())
-
-
-def test_a_full_disk_is_not_taken_for_trouble_with_the_ftp_server(ftp_server, path, monkeypatch):
-    def refuse(*args, **options):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-    monkeypatch.setattr(module.Partial, "begin", refuse)
-    with one_line_error(OSError, os.strerror(errno.ENOSPC), path):
-        get(ftp_server, path)
-    assert ftp_server.starts == [0]

@@ -1,8 +1,14 @@
 """Files: the project's root from anywhere in it, paths as given, and a file is there whole or not at all."""
 
-import pytest
+import multiprocessing
+import os
+import signal
+import time
+from functools import partial
 
-from mgkit.machine import files as module
+import pytest
+from support import alive_in_another_process
+
 from mgkit.machine.files import atomic_write, exclusive, find_path, project_root, write_text
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -54,21 +60,35 @@ def test_a_write_that_ends_well_replaces_the_file(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def never():
-    pytest.fail("nobody else has it")
+def hold(path, started, end):
+    with exclusive(path, on_wait=lambda: None):
+        started.set()
+        end.wait(60)
 
 
-def test_a_lock_whose_folder_was_renamed_while_one_waited_is_taken_anew(tmp_path, monkeypatch):
-    """The holder sets the folder aside and makes another: who waited is to hold that one, not the one set aside."""
-    (tmp_path / "run").mkdir()
-    real, tries = module.is_locked, []
+def test_a_lock_is_waited_for_once_said_and_refused_past_ones_patience(tmp_path):
+    path, said = tmp_path / "run" / "lock", []
+    with alive_in_another_process(partial(hold, path)):
+        with pytest.raises(TimeoutError), exclusive(path, on_wait=lambda: said.append(1), patience=0.5):
+            pytest.fail("another process has it")
+        assert said == [1]
+    with exclusive(path, on_wait=lambda: pytest.fail("nobody else has it")):
+        pass
 
-    def renamed_first(file):
-        if not tries:
-            (tmp_path / "run").rename(tmp_path / "run.1")
-        tries.append(file.name)
-        return real(file)
 
-    monkeypatch.setattr(module, "is_locked", renamed_first)
-    with exclusive(tmp_path / "run" / "lock", on_wait=never):
-        assert len(tries) == 2 and (tmp_path / "run" / "lock").is_file()
+def hold_and_fork(path):
+    """Die by SIGKILL while holding the lock, a forked child (as a loader's worker) living on for a while."""
+    with exclusive(path, on_wait=lambda: None):
+        if os.fork() == 0:
+            time.sleep(2)
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_lock_ends_with_its_process_however_that_dies(tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=hold_and_fork, args=(tmp_path / "lock",))
+    process.start()
+    process.join()  # with a timeout it would wait for the child too
+    assert process.exitcode == -signal.SIGKILL
+    with exclusive(tmp_path / "lock", on_wait=lambda: None, patience=10):
+        pass

@@ -50,6 +50,21 @@ def test_there_is_at_most_one_line_an_interval(capsys, monkeypatch):
     assert 2 <= len(lines) <= elapsed / 0.2 + 1  # and the last, which says that it is done
 
 
+def test_a_state_is_printed_once_and_bars_within_bars_leave_no_empty_lines(capsys, monkeypatch):
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.01)
+    for _ in progress(range(2), "outer"):
+        for _ in progress(range(3), "inner"):
+            time.sleep(0.02)
+    text = capsys.readouterr().out
+    assert "\x1b" not in text and "" not in text.splitlines()
+    assert [line.split(",")[0] for line in text.splitlines()] == [
+        *(f"inner: {n}/3 batch" for n in (1, 2, 3)),
+        "outer: 1/2 batch",
+        *(f"inner: {n}/3 batch" for n in (1, 2, 3)),
+        "outer: 2/2 batch",
+    ]
+
+
 def test_an_iterable_without_length_may_be_given_one(capsys, monkeypatch):
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.01)
     items, lines = printed(capsys, iter("abc"), seconds=0.02, total=3, unit="step")
