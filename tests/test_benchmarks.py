@@ -17,7 +17,7 @@ from support import one_line_error
 
 from mgkit import benchmarks
 from mgkit.archives import ArchiveError
-from mgkit.benchmarks import BENCHMARKS, BROKEN_IN_PARIS, check, examine, fetch_benchmark, main, survey
+from mgkit.benchmarks import BENCHMARKS, BROKEN_IN_PARIS, examine, fetch_benchmark, main, survey
 from mgkit.download import DownloadError
 from mgkit.revisited import read_revisited_gnd
 
@@ -318,13 +318,17 @@ def test_the_embedded_set_is_left_alone(tmp_path, get, server):
     assert not server.asked
 
 
-@pytest.mark.parametrize("ask", [fetch_benchmark, lambda name, root: check(root, name)])
+@pytest.mark.parametrize("ask", [fetch_benchmark, lambda name, root: examine(root, name)])
 def test_an_unknown_set_is_an_error(tmp_path, ask):
     with one_line_error(ValueError, "'oxford'", "roxford5k"):
         ask("oxford", tmp_path)
 
 
 # --- Checking
+
+
+def check(root, name, **options):
+    return examine(root, name, **options).findings
 
 
 @pytest.mark.parametrize("name", ["holidays", "ukbench", "copydays"])
