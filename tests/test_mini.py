@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mgkit import mini
-from mgkit.mini import CLASS_NAMES, MiniSizes, draw_instance, make_mini
+from mgkit.mini import CLASS_NAMES, MiniSizes, make_mini
 
 SIZES = MiniSizes(
     train_per_class=3,
@@ -218,22 +218,17 @@ def test_seed_and_workers_are_checked(tmp_path):
             make_mini(tmp_path / "set", sizes=TINY, **{name: value})
 
 
-def test_draw_instance():
-    image = draw_instance(3, 0, size=(90, 120))
-    assert (image.size, image.mode) == ((120, 90), "RGB")
-    assert draw_instance(3, 0, size=(90, 120)) == image
-    assert draw_instance(3, 0, view=1, size=(90, 120)) != image
-    assert draw_instance(3, 1, size=(90, 120)) != image
-    with pytest.raises(IndexError):
-        draw_instance(12, 0)
+def drawn(class_index, *, view, scene):
+    """A view of an instance in a scene."""
+    return mini._picture(0, class_index, "thing", "thing", f"scene {scene}", f"view {view}")
 
 
 def test_views_of_one_scene_are_closer_than_views_of_two():
     def distance(a, b):
         return np.abs(np.asarray(a, dtype=float) - np.asarray(b, dtype=float)).mean()
 
-    together = [distance(*(draw_instance(c, 0, view=v, scene=0) for v in (0, 1))) for c in range(12)]
-    apart = [distance(*(draw_instance(c, 0, view=v) for v in (0, 1))) for c in range(12)]
+    together = [distance(*(drawn(c, view=v, scene=0) for v in (0, 1))) for c in range(12)]
+    apart = [distance(*(drawn(c, view=v, scene=v) for v in (0, 1))) for c in range(12)]
     assert np.mean(together) < np.mean(apart)
 
 
