@@ -136,7 +136,10 @@ def candidates(
     best, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     for part in slices(count, block):
         some = as_float32(database[part])
-        new, found = search_block(queries, some, min(kept, len(some)), device)
+        if device.type == "cpu":
+            new, found = faiss.knn(queries, some, min(kept, len(some)), faiss.METRIC_INNER_PRODUCT)
+        else:
+            new, found = torch_knn(queries, some, min(kept, len(some)), device)
         best, rows = np.concatenate([best, new], 1), np.concatenate([rows, part.start + found], 1)
         if best.shape[1] > kept:
             chosen = np.argpartition(best, -kept, axis=1)[:, -kept:]
@@ -144,10 +147,8 @@ def candidates(
     return best.min(1), rows
 
 
-def search_block(queries: np.ndarray, rows: np.ndarray, k: int, device: torch.device) -> tuple:
-    """(scores, rows), [q,k] each, in plain float32 as the error bound assumes: no TF32, no autocast."""
-    if device.type == "cpu":
-        return faiss.knn(queries, rows, k, faiss.METRIC_INNER_PRODUCT)
+def torch_knn(queries: np.ndarray, rows: np.ndarray, k: int, device: torch.device) -> tuple:
+    """`faiss.knn` on a device: (scores, rows), [q,k] each, in float32 without TF32 and autocast."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -114,6 +114,17 @@ def test_similarities_are_all_scores(queries, images, dim, kind, order, memory, 
     np.testing.assert_array_equal(scores, exact_scores(q, x).astype(np.float32))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_gpus_run_finds_the_same(kind, monkeypatch):
+    monkeypatch.setattr(search.faiss, "knn", lambda q, x, k, _: search.torch_knn(q, x, k, CPU))
+    monkeypatch.setattr(search, "MEMORY", 10_000)
+    q, x = with_ties(20, 24, kind, 500), np.asfortranarray(with_ties(200, 24, kind, 1))  # in blocks
+    precision = torch.get_float32_matmul_precision()
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(top_k(q, x, k=30, device=CPU)[1], sorted_list(q, x, 30)[1])
+    assert torch.get_float32_matmul_precision() == precision
+
+
 def test_without_bias_pairs_are_compared_as_they_are():
     q, x = rows(5, 8), rows(30, 8, 1)
     for ours, expected in zip(top_pairs(q, x, count=7), sorted_pairs(q, x, 7, np.zeros(5)), strict=True):
