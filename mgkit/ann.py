@@ -163,7 +163,6 @@ def compare(
     *,
     k: int = 10,
     nprobe: int = 16,
-    seed: int = 0,
     repeats: int = 3,
 ) -> list[Measured]:
     """Recall, size and time of exact search and of an index for every factory string, on the same descriptors and queries.
@@ -177,7 +176,7 @@ def compare(
     count, dim = database.shape
     rows, exact_seconds = [], [seconds]
     for factory in factories:
-        ann = build_index(factory, database, seed=seed)
+        ann = build_index(factory, database)
         lists = inverted_lists(ann.index)
         probes = min(nprobe, lists.nlist) if lists is not None else None
         own_seconds = []
