@@ -15,7 +15,7 @@ from mgkit.hardware import pick_device
 
 MEMORY = 256 * 2**20  # bytes of temporary arrays, on host and device each, unless one query takes more
 QUERIES_AT_ONCE = 1024
-MARGIN = 32  # candidates beyond k
+MARGIN = 8  # candidates beyond k; each takes as long as one of the k, and few scores tie in float32
 CANDIDATE_BYTES, SCORE_BYTES = 160, 128  # of one candidate, and of one score of `similarities`, with copies
 CACHED_BYTES = 2**20  # of rows that are multiplied in float64 at a time: they stay in the processor's cache
 SMALLEST = 2.0**-126  # of float32: what is below may count as zero

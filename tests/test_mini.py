@@ -219,8 +219,9 @@ def test_seed_and_workers_are_checked(tmp_path):
 
 
 def drawn(class_index, *, view, scene):
-    """A view of an instance in a scene."""
-    return mini._picture(0, class_index, "thing", "thing", f"scene {scene}", f"view {view}")
+    """A view of an instance in a scene, of one size whatever the scene."""
+    image = mini._picture(0, class_index, "thing", "thing", f"scene {scene}", f"view {view}")
+    return image.resize((160, 160))
 
 
 def test_views_of_one_scene_are_closer_than_views_of_two():
