@@ -47,8 +47,7 @@ The modules in the order in which the method reads:
     whitening       PCA whitening, folded into the classifier           (03)
     descriptors     whitened, reduced, multi-scale descriptors
     search          nearest neighbours, exact
-    ann             approximate ones: faiss indices made, kept, compared
-    scale           what a large collection needs, from measured rates
+    ann             approximate ones: faiss indices made and compared
     metrics         accuracy, average precision (by query and pooled), UKBench score, bootstrap intervals
     protocols       a set and its descriptors -> measures, intervals, neighbours
     evaluate        top-1/top-5                                         (04)

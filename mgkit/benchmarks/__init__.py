@@ -8,7 +8,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "fetch": ["check", "examine", "fetch_benchmark", "survey"],
+        "fetch": ["examine", "fetch_benchmark", "survey"],
         "find": ["BENCHMARKS", "find_sets"],
         "retrieval_set": ["RetrievalSet"],
     },

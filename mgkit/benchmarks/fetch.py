@@ -98,17 +98,12 @@ def is_filled(benchmark: Benchmark, folder: Path, folders: Iterable[str]) -> boo
     return all(len(images[each]) == benchmark.folders[each] for each in folders)
 
 
-def check(root: str | Path, name: str, *, hashes: bool = False) -> list[str]:
-    """What is missing or unexpected in `root/name`, a line each; none where the set is complete. Nothing is decoded.
-
-    hashes: also compare every file with the hashes that were recorded when it was fetched and extracted. In a root that
-    holds the embedded set, few images are no finding. Raises ValueError for an unknown name only.
-    """
-    return examine(root, name, hashes=hashes).findings
-
-
 def examine(root: str | Path, name: str, *, hashes: bool = False) -> Report:
-    """As `check`, with a line that sums up."""
+    """What is missing or unexpected in `root/name`, and a line that sums up. No image is decoded.
+
+    hashes: also compare every file with the hashes that were recorded when it was fetched and extracted. In a root
+    that holds the embedded set, few images are no finding. Raises ValueError for an unknown name only.
+    """
     benchmark, root = benchmark_of(name), Path(root)
     folder, published = root / name, sum(benchmark.folders.values())
     if not folder.is_dir():

@@ -169,20 +169,11 @@ class Run:
         write_text(self.folder / name, text)
         return self.folder / name
 
-    def log(self, **metrics) -> None:
-        """Append one line to metrics.jsonl."""
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
-
     def results(self, values: dict) -> dict:
         """Write results.json, with the seconds since this start of the run; returns the values."""
         values = values | {"seconds": round(time.perf_counter() - self.started, 3)}
         self.write("results.json", json.dumps(values, indent=1))
         return values
-
-    def figure(self, figure: Figure, name: str) -> Figure:
-        """Save a figure as <name>.png beside the results; returns it, for the notebook to show."""
-        return save_figure(figure, self.folder / f"{name}.png")
 
 
 def save_figure(figure: Figure, path: Path) -> Figure:

@@ -232,12 +232,12 @@ def _light(picture, base, nudge):
     return np.ascontiguousarray(np.clip(lit, 0, 255).astype(np.uint8).transpose(1, 2, 0))
 
 
-def draw_picture(seed, class_index, instance, family, scene, view, size=None):
-    """Draw one picture: the same names give the same. `size` is (height, width), else the scene's own."""
+def draw_picture(seed, class_index, instance, family, scene, view):
+    """Draw one picture: the same names give the same."""
     thing = _instance(seed, class_index, instance, family)
     pose, around, sun = (generator_of(seed, f"{part} {scene}") for part in ("pose", "around", "sun"))
     nudge = generator_of(seed, "view " + view)
-    size = size or _size(pose)
+    size = _size(pose)
     stray = (
         0.25 * NUDGE
     )  # the part of the surroundings that this view shows: left, top, right, bottom in 0..1
@@ -253,21 +253,6 @@ def draw_picture(seed, class_index, instance, family, scene, view, size=None):
     if count := around.integers(*FRONT_CLUTTER):
         picture = _over(picture, *_clutter(around, size, window, count, FRONT_SIZE))
     return Image.fromarray(_light(picture, sun, nudge))
-
-
-def draw_instance(class_index, instance, *, seed=0, view=0, scene=None, size=(160, 160)) -> Image.Image:
-    """Draw a view of an instance, to look at: none of these is in the set that `make_mini` writes.
-
-    `class_index` counts in `CLASS_NAMES`; `instance`, `view` and `scene` are any numbers (or words). Each
-    view is a scene of its own unless `scene` is given, which holds pose, light and surroundings together.
-    Returns an RGB image of `size` (height, width) pixels. Raises IndexError for a class that is not there.
-    """
-    if not 0 <= class_index < len(CLASS_NAMES):
-        raise IndexError(f"class_index {class_index} is not in 0..{len(CLASS_NAMES) - 1}")
-    name = f"show/{class_index}/{instance}"
-    return draw_picture(
-        seed, class_index, name, name, f"{name}/{view if scene is None else scene}", f"{name}/{view}", size
-    )
 
 
 # --- Copies

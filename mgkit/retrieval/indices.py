@@ -1,70 +1,60 @@
-"""Approximate nearest neighbours, for collections past exact search: faiss indices made, kept, searched and compared.
+"""Approximate nearest neighbours, for collections past exact search: faiss indices made, searched and compared.
 
 A faiss factory string says what an index does, from left to right: `OPQ64_512,IVF4096,PQ64` rotates a descriptor, files it in one of
 4096 lists, and keeps 64 bytes of it. How to choose one: https://github.com/facebookresearch/faiss/wiki/Guidelines-to-choose-an-index.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import faiss
 import numpy as np
 
-from mgkit.machine.download import file_hash
-from mgkit.machine.files import atomic_write, write_text
-from mgkit.retrieval.search import as_float32, row_norms, slices, top_k
+from mgkit.retrieval.search import as_float32, largest_norm, slices, top_k
 
 BLOCK = 65_536  # rows added at a time
 SAMPLE_A_CENTROID = 64  # rows to train on for every centroid; faiss advises between 39 and 256
 ADVISED_A_CENTROID = 39
-FORMAT = 1
 
 
 @dataclass(frozen=True)
 class AnnIndex:
-    """A faiss index over [count,dim] descriptors, by inner product, and what it was made of.
+    """A faiss index over [count,dim] descriptors, by inner product.
 
-    factory: faiss's factory string. descriptors: their SHA-256. train_seconds, add_seconds: what making it took.
+    factory: faiss's factory string.
+    train_seconds, add_seconds: what making it took.
     """
 
     index: faiss.Index
     factory: str
     count: int
     dim: int
-    descriptors: str
     train_seconds: float
     add_seconds: float
 
 
-def build_index(
-    factory: str, database: np.ndarray, *, train: np.ndarray | None = None, seed: int = 0, block: int = BLOCK
-) -> AnnIndex:
-    """An index over the database [N,D], by inner product.
+def build_index(factory: str, database: np.ndarray, *, seed: int = 0, block: int = BLOCK) -> AnnIndex:
+    """An index over the database, by inner product.
 
-    factory: faiss's factory string, for instance `Flat`, `HNSW32`, `IVF1024,Flat`, `OPQ64,IVF4096,PQ64`. train [T,D]: descriptors
-    to train on, the database's own by default; of more than 64 a centroid (at least 16,384) a random sample, drawn by seed, is taken. block: rows
-    added at a time, so that a memory-mapped file is never copied whole. Raises ValueError for an unknown factory string or
-    one that does not fit D, fewer training descriptors than centroids, and descriptors that are not finite.
+    factory: faiss's factory string, for instance `Flat`, `HNSW32`, `IVF1024,Flat`, `OPQ64,IVF4096,PQ64`.
+    database: [N,D]; of more than 64 rows per centroid (at least 16,384) a random sample is trained on.
+    seed: of the sample.
+    block: rows added at a time, so that a memory-mapped file is never copied whole.
+    Raises ValueError for an unknown factory string or one that does not fit D, fewer rows than centroids, and
+    descriptors that are not finite.
     """
     check_rows(database, "database", dim=database.shape[-1])
-    if train is None:
-        train = database
-    else:
-        check_rows(train, "training set", dim=database.shape[1])
     start = perf_counter()
-    index = trained_index(factory, train, seed=seed)
+    index = trained_index(factory, database, seed=seed)
     trained = perf_counter()
     with said_in_a_line(f"index {factory!r}"):
-        add(index, database, block=block)
-    added = perf_counter()
-    return AnnIndex(index, factory, *database.shape, fingerprint(database), trained - start, added - trained)
+        for part in slices(len(database), block):
+            index.add(as_float32(database[part]))
+    return AnnIndex(index, factory, *database.shape, trained - start, perf_counter() - trained)
 
 
 def check_factory(factory: str, dim: int) -> None:
@@ -74,7 +64,7 @@ def check_factory(factory: str, dim: int) -> None:
 
 
 def trained_index(factory: str, train: np.ndarray, *, seed: int = 0) -> faiss.Index:
-    """An index without rows, trained on a sample of [T,D]; `clone_index` of faiss copies it for every shard of a collection."""
+    """An index without rows, trained on a sample of [T,D]."""
     dim = train.shape[1]
     with said_in_a_line(f"index {factory!r} for {dim} dimensions"):
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
@@ -104,18 +94,6 @@ def trained_index(factory: str, train: np.ndarray, *, seed: int = 0) -> faiss.In
     return index
 
 
-def add(
-    index: faiss.Index, database: np.ndarray, *, ids: np.ndarray | None = None, block: int = BLOCK
-) -> None:
-    """Add rows [n,D] block by block; ids [n] int64: what a search gives back for them, where not their order (IVF only)."""
-    for part in slices(len(database), block):
-        rows = as_float32(database[part])
-        if ids is None:
-            index.add(rows)
-        else:
-            index.add_with_ids(rows, ids[part])
-
-
 def search_index(
     ann: AnnIndex, queries: np.ndarray, *, k: int, nprobe: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -139,8 +117,7 @@ def check_rows(rows: np.ndarray, name: str, *, dim: int) -> None:
     """Raise ValueError, with `name`, unless rows are [n,dim] and finite."""
     if rows.ndim != 2 or rows.shape[1] != dim or not dim:
         raise ValueError(f"descriptors of the {name} must be [n,{dim}], as the index is, got {rows.shape}")
-    for _ in row_norms(rows, name):
-        pass
+    largest_norm(rows, name)
 
 
 def set_nprobe(ann: AnnIndex, nprobe: int) -> None:
@@ -154,79 +131,6 @@ def set_nprobe(ann: AnnIndex, nprobe: int) -> None:
     lists.nprobe = nprobe
 
 
-# --- On disk
-
-
-def save_index(path: str | Path, ann: AnnIndex) -> None:
-    """Write the index in faiss's format, and beside it <path>.json: what it was made of, and its own SHA-256."""
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: give the name of a file for the index")
-    with atomic_write(path) as temporary:
-        faiss.write_index(ann.index, str(temporary))
-        facts = {key: value for key, value in vars(ann).items() if key != "index"}
-        facts |= {"format": FORMAT, "file": file_hash(temporary)}
-        # Before the index: if it stops in between, the old index does not fit the new facts, and is refused.
-        write_text(facts_path(path), json.dumps(facts, indent=1) + "\n")
-
-
-def load_index(path: str | Path, *, database: np.ndarray | None = None) -> AnnIndex:
-    """Read what `save_index` wrote; database [N,D]: the descriptors that it must have been built from.
-
-    faiss executes nothing from a file, but trusts the sizes in it, so only a file with the SHA-256 that was recorded is given to
-    it: that finds damage. It does not prove who wrote the two files; load those of people you trust.
-    Raises FileNotFoundError and ValueError, naming the file, if one is missing, damaged, or of other descriptors.
-    """
-    path = Path(path)
-    facts = read_facts(path)
-    if facts.pop("file") != file_hash(path):
-        raise ValueError(f"{path} is damaged or does not belong to {facts_path(path).name}: build it again")
-    if database is not None:
-        shape = (facts["count"], facts["dim"])
-        if database.shape != shape:
-            raise ValueError(
-                f"{path} was built from descriptors {shape}, not {database.shape}: build it again"
-            )
-        if fingerprint(database) != facts["descriptors"]:
-            raise ValueError(f"{path} was built from other descriptors of the same shape: build it again")
-    with said_in_a_line(str(path)):
-        index = faiss.read_index(str(path))
-    if (index.ntotal, index.d) != (facts["count"], facts["dim"]):
-        raise ValueError(f"{path} holds {index.ntotal} rows of {index.d}, not what its .json says")
-    return AnnIndex(index=index, **facts)
-
-
-def facts_path(path: Path) -> Path:
-    return path.with_name(path.name + ".json")
-
-
-def read_facts(path: Path) -> dict:
-    """The content of <path>.json, of the right fields and types."""
-    for part in (path, facts_path(path)):
-        if not part.is_file():
-            raise FileNotFoundError(
-                f"{part} does not exist; save_index writes an index and its .json together"
-            )
-    fields = {name: kind for name, kind in AnnIndex.__annotations__.items() if name != "index"}
-    try:
-        facts = json.loads(facts_path(path).read_text(encoding="utf-8"))
-        if facts.pop("format") != FORMAT or facts.keys() != fields.keys() | {"file"}:
-            raise ValueError
-        if not all(isinstance(facts[name], kind) for name, kind in fields.items()):
-            raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError):  # the first: no JSON or no text
-        raise ValueError(f"{facts_path(path)} is not the description of an index: build it again") from None
-    return facts
-
-
-def fingerprint(database: np.ndarray) -> str:
-    """SHA-256 of the shape and the float32 values [N,D], block by block."""
-    digest = hashlib.sha256(repr(database.shape).encode())
-    for part in slices(len(database), BLOCK):
-        digest.update(as_float32(database[part]))
-    return digest.hexdigest()
-
-
 # --- Comparison
 
 
@@ -234,9 +138,11 @@ def fingerprint(database: np.ndarray) -> str:
 class Measured:
     """An index on one set of descriptors and queries, beside exact search.
 
-    recall1, recall10: share of the exact first 1 and 10 that are among its first 1 and 10, 0..1. bytes_per_vector: what a row adds to
-    the index as written; table_bytes: what that takes without rows. train_seconds and add_seconds: to make it. query_ms: a query, all queries at once.
-    speedup: time of exact search, `top_k`, over its own. count, dim: of the descriptors.
+    recall1, recall10: share of the exact first 1 and 10 that are among its first 1 and 10, 0..1.
+    bytes_per_vector: what a row adds to the index as written; table_bytes: what that takes without rows.
+    train_seconds, add_seconds: to make it.
+    query_ms: per query, all queries at once.
+    speedup: time of exact search, `top_k`, over its own.
     """
 
     factory: str
@@ -248,8 +154,6 @@ class Measured:
     add_seconds: float
     query_ms: float
     speedup: float
-    count: int
-    dim: int
 
 
 def compare(
@@ -259,7 +163,6 @@ def compare(
     *,
     k: int = 10,
     nprobe: int = 16,
-    seed: int = 0,
     repeats: int = 3,
 ) -> list[Measured]:
     """Recall, size and time of exact search and of an index for every factory string, on the same descriptors and queries.
@@ -273,7 +176,7 @@ def compare(
     count, dim = database.shape
     rows, exact_seconds = [], [seconds]
     for factory in factories:
-        ann = build_index(factory, database, seed=seed)
+        ann = build_index(factory, database)
         lists = inverted_lists(ann.index)
         probes = min(nprobe, lists.nlist) if lists is not None else None
         own_seconds = []
@@ -288,10 +191,10 @@ def compare(
         rows.append(
             Measured(
                 factory, recall(found, truth, 1), recall(found, truth, 10), (size(ann.index) - tables) / count, tables,
-                ann.train_seconds, ann.add_seconds, 1000 * own / len(queries), beside / own, count, dim,
+                ann.train_seconds, ann.add_seconds, 1000 * own / len(queries), beside / own,
             )
         )  # fmt: skip
-    plain = Measured("exact", 1.0, 1.0, 4.0 * dim, 0, 0.0, 0.0, 1000 * median(exact_seconds) / len(queries), 1.0, count, dim)  # fmt: skip
+    plain = Measured("exact", 1.0, 1.0, 4.0 * dim, 0, 0.0, 0.0, 1000 * median(exact_seconds) / len(queries), 1.0)  # fmt: skip
     return [plain, *rows]
 
 

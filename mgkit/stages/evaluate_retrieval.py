@@ -1,6 +1,5 @@
 """Retrieval: every set below data with every kind of descriptor, and what grows out of it (05, section 4.3)."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
@@ -15,7 +14,7 @@ from mgkit.data.loader import UnreadableImages
 from mgkit.engine.feature_store import features_folder, stored_features
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, add_results, read_results
-from mgkit.features import multi_scale, plain, pooled_batches, whitened
+from mgkit.features import multi_scale, plain, whitened
 from mgkit.machine.files import find_path
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
@@ -348,25 +347,6 @@ def index_table(task: RetrievalTask, *, queries: int = 200) -> str:
     asking = evenly(len(rows), queries)
     database = np.delete(rows, asking, axis=0)
     return indices.table(indices.compare(task.config.indices, database, rows[asking], nprobe=NPROBE))
-
-
-def embedding_rate(task: RetrievalTask, *, images: int = 256) -> float:
-    """Images a second from file to pooled features, measured on some of the first set's, there and then.
-
-    The clock starts with the first batch, once the loader's processes run, unless that is the only one.
-    """
-    config, every = task.config, task.sets[0].images
-    some = every.subset(range(min(images, len(every)))).with_exif(config.exif)
-    batches = pooled_batches(
-        task.net, some, size=config.size, ps=[task.p], crop=config.crop, batch_size=config.batch_size,
-        workers=config.workers, precision=config.precision, unreadable=UnreadableImages("skip"), description=None,
-    )  # fmt: skip
-    done, at = [0], [time.perf_counter()]
-    for _, of_batch in batches:
-        done.append(done[-1] + len(of_batch))
-        at.append(time.perf_counter())
-    start = 1 if len(done) > 2 else 0
-    return (done[-1] - done[start]) / (at[-1] - at[start])
 
 
 def best_of_each_set(found: list[Retrieval]) -> dict[str, Retrieval]:

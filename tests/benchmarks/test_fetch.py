@@ -19,7 +19,7 @@ from support import one_line_error
 from mgkit.benchmarks import revisited
 from mgkit.benchmarks.__main__ import main
 from mgkit.benchmarks.archives import ArchiveError
-from mgkit.benchmarks.fetch import check, examine, fetch_benchmark, survey
+from mgkit.benchmarks.fetch import examine, fetch_benchmark, survey
 from mgkit.benchmarks.find import BENCHMARKS
 from mgkit.benchmarks.published import numbered
 from mgkit.benchmarks.revisited import BROKEN_IN_PARIS, read_revisited_gnd
@@ -322,13 +322,17 @@ def test_the_embedded_set_is_left_alone(tmp_path, get, server):
     assert not server.asked
 
 
-@pytest.mark.parametrize("ask", [fetch_benchmark, lambda name, root: check(root, name)])
+@pytest.mark.parametrize("ask", [fetch_benchmark, lambda name, root: examine(root, name)])
 def test_an_unknown_set_is_an_error(tmp_path, ask):
     with one_line_error(ValueError, "'oxford'", "roxford5k"):
         ask("oxford", tmp_path)
 
 
 # --- Checking
+
+
+def check(root, name, **options):
+    return examine(root, name, **options).findings
 
 
 @pytest.mark.parametrize("name", ["holidays", "ukbench", "copydays"])

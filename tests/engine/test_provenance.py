@@ -6,33 +6,10 @@ import types
 import pytest
 import torch
 import yaml
-from support import train_config
 
 from mgkit.engine.provenance import cpu_model, driver_version, hardware
-from mgkit.engine.run import Run, read_metrics, read_results
 
-
-def test_a_run_leaves_config_provenance_metrics_and_results(here):
-    run = Run("train", train_config(lr=0.5))
-    run.log(epoch=1, loss=2.0)
-    run.log(epoch=2, loss=1.0)
-    returned = run.results({"top1": 0.5})
-    folder = here / "outputs" / "t" / "train"
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "config.yaml",
-        "metrics.jsonl",
-        "provenance.yaml",
-        "results.json",
-    ]
-    assert yaml.safe_load((folder / "config.yaml").read_text())["lr"] == 0.5
-    assert read_metrics("t", "train") == [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]
-    assert read_results("t", "train") == returned
-    assert returned["top1"] == 0.5 and returned["seconds"] >= 0
-    provenance = yaml.safe_load((folder / "provenance.yaml").read_text())
-    assert {"command", "time", "revision", "packages", "python", "machine", "hardware"} == set(provenance)
-    assert "not installed" not in [
-        provenance["packages"][name] for name in ("torch", "timm", "scipy", "pillow")
-    ]
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def test_hardware_is_told_without_the_machine_s_name():

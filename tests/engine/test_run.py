@@ -27,6 +27,14 @@ from mgkit.engine.run import (
     stage_folder,
 )
 
+pytestmark = pytest.mark.usefixtures("here")
+
+
+def log(run, **metrics):
+    """A line of metrics, as a training writes it."""
+    with open(run.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(metrics) + "\n")
+
 
 def test_outputs_land_below_the_working_directory_outside_a_project(here):
     assert stage_folder("t", "train") == here / "outputs" / "t" / "train"
@@ -54,7 +62,7 @@ def test_a_run_with_another_config_is_set_aside_and_kept(here, capsys):
 
 def test_the_same_config_runs_in_the_same_folder_without_stale_results(here):
     first = Run("train", train_config())
-    first.log(epoch=1)
+    log(first, epoch=1)
     first.results({"top1": 0.5})
     for name in ("curves.png", "pairs.csv", "report.html", "checkpoint.pth"):
         first.write(name, "of the first")
@@ -64,7 +72,7 @@ def test_the_same_config_runs_in_the_same_folder_without_stale_results(here):
     assert again.folder == first.folder
     assert [path.name for path in first.folder.parent.iterdir()] == ["train"]
     assert read_results("t", "train") is None
-    again.log(epoch=1)
+    log(again, epoch=1)
     assert len(read_metrics("t", "train")) == 1
 
 
@@ -135,7 +143,7 @@ def files_of(folder):
 
 def test_a_run_that_goes_on_keeps_all_that_it_left_and_notes_each_start(here):
     run = Run("train", train_config(lr=0.5))
-    run.log(epoch=1, step=4)
+    log(run, epoch=1, step=4)
     run.write("steps.jsonl", '{"step": 2}\n')
     left = files_of(run.folder)
     for starts in (2, 3):
@@ -167,7 +175,7 @@ def test_a_run_with_another_config_does_not_go_on(here):
 def test_a_fresh_run_leaves_nothing_of_one_that_went_on(here):
     for fresh in (True, False, True):
         run = Run("train", train_config(), fresh=fresh)
-        run.log(epoch=1)
+        log(run, epoch=1)
         run.write("steps.jsonl", "{}\n")
         (run.folder / "checkpoint.pth").touch()
     run = Run("train", train_config())
@@ -176,7 +184,7 @@ def test_a_fresh_run_leaves_nothing_of_one_that_went_on(here):
 
 def test_a_run_that_cannot_tell_where_it_comes_from_leaves_the_earlier_one_alone(here):
     run = Run("train", train_config())
-    run.log(epoch=1)
+    log(run, epoch=1)
     with pytest.raises(FileNotFoundError):
         Run("train", train_config(lr=0.9), checkpoint=str(here / "nowhere.pth"))
     assert read_metrics("t", "train") == [{"epoch": 1}]
@@ -186,10 +194,10 @@ def test_all_runs_of_a_stage_are_found_the_latest_first_then_in_their_order(here
     for number in range(1, 12):
         run = Run("train", train_config(lr=number / 100))
         if number != 4:
-            run.log(epoch=1, loss=number)
+            log(run, epoch=1, loss=number)
     run.write("notes.txt", "")
     run.folder.with_name("train.old").mkdir()
-    Run("finetune_p", make(FinetunePConfig, {"experiment": "t"})).log(epoch=1)
+    log(Run("finetune_p", make(FinetunePConfig, {"experiment": "t"})), epoch=1)
     found = runs("t")
     assert list(found) == ["train", "train.1", "train.2", "train.3", *(f"train.{k}" for k in range(5, 11))]
     assert [lines[0]["loss"] for lines in found.values()] == [11, 1, 2, 3, 5, 6, 7, 8, 9, 10]
@@ -232,3 +240,26 @@ def test_a_list_of_imagenet_s_size_is_noted_without_a_look_at_a_file(here):
     run = Run("train", train_config(), images=images)
     [data] = yaml.safe_load((run.folder / "provenance.yaml").read_text())["data"]
     assert (data["images"], data["classes"]) == (20_000, 16)
+
+
+def test_a_run_leaves_config_provenance_metrics_and_results(here):
+    run = Run("train", train_config(lr=0.5))
+    log(run, epoch=1, loss=2.0)
+    log(run, epoch=2, loss=1.0)
+    returned = run.results({"top1": 0.5})
+    folder = here / "outputs" / "t" / "train"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.yaml",
+        "metrics.jsonl",
+        "provenance.yaml",
+        "results.json",
+    ]
+    assert yaml.safe_load((folder / "config.yaml").read_text())["lr"] == 0.5
+    assert read_metrics("t", "train") == [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]
+    assert read_results("t", "train") == returned
+    assert returned["top1"] == 0.5 and returned["seconds"] >= 0
+    provenance = yaml.safe_load((folder / "provenance.yaml").read_text())
+    assert {"command", "time", "revision", "packages", "python", "machine", "hardware"} == set(provenance)
+    assert "not installed" not in [
+        provenance["packages"][name] for name in ("torch", "timm", "scipy", "pillow")
+    ]

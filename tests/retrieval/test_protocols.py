@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from support import one_line_error
 
 from mgkit.benchmarks.retrieval_set import RetrievalSet, unlabelled
+from mgkit.retrieval import protocols
 from mgkit.retrieval.protocols import (
     Difference,
     RetrievalResult,
@@ -22,7 +23,6 @@ from mgkit.retrieval.protocols import (
     shown_difference,
     shown_interval,
 )
-from mgkit.stages.evaluate_retrieval import protocols
 
 
 def images(count):

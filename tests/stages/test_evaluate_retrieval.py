@@ -18,7 +18,6 @@ from mgkit.retrieval.protocols import measured_value
 from mgkit.stages.evaluate_retrieval import (
     best_exponents,
     best_of_each_set,
-    embedding_rate,
     evaluate_retrieval,
     index_table,
     resolution_curves,
@@ -139,10 +138,6 @@ def test_indices_are_compared_on_the_descriptors_of_all_sets(after_chain, retrie
     lines = index_table(retrieved[0], queries=20).splitlines()
     assert [line.split()[0] for line in lines] == ["index", "exact", "IVF4,Flat"]
     assert lines[2].split()[1:3] == ["1.000", "1.000"]  # all four lists are looked into
-
-
-def test_the_rate_of_embedding_is_measured(retrieved):
-    assert embedding_rate(retrieved[0], images=4) > 0
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@
 
 import shlex
 
+import pytest
 from support import one_line_error
 
 from mgkit.config import WhitenConfig, make
 from mgkit.stages.inputs import data_root, is_mini, missing_stage
+
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def test_empty_data_is_refused(here):
