@@ -135,7 +135,7 @@ def test_the_traceback_is_that_of_the_first_to_fail_in_the_last_attempt(tmp_path
 FAILING = """
 import os
 from mgkit import __main__ as worker
-from mgkit.distributed import rank
+from mgkit.machine.distributed import rank
 from mgkit.training import Training
 
 step = Training.step
@@ -209,7 +209,7 @@ def test_restarts_that_are_of_no_use_end_in_the_worker_s_own_traceback(undisturb
 PARENT = """
 import sys
 from mgkit.config import TrainConfig, from_yaml
-from mgkit.train import train
+from mgkit.stages.train import train
 train(from_yaml(TrainConfig, sys.argv[1]))
 """
 

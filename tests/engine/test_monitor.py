@@ -151,7 +151,7 @@ def test_lines_are_rewritten_all_or_nothing(tmp_path, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from mgkit.monitor import Monitor
+from mgkit.engine.monitor import Monitor
 assert "tensorboard" not in sys.modules, "only those who watch should wait for it"
 watched = Monitor(Path(sys.argv[1]))
 for step in range(1, 6):

@@ -127,7 +127,7 @@ def test_a_file_in_place_of_the_folder_is_a_line_that_says_what_to_do(tmp_path):
 
 FULL = """
 import resource, sys, torch
-from mgkit.snapshots import Snapshots
+from mgkit.engine.snapshots import Snapshots
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
     Snapshots(sys.argv[1]).save(3, {"model_state": {"w": torch.zeros(1_000_000)}})

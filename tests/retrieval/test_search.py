@@ -233,8 +233,8 @@ def test_without_queries_there_is_nothing_to_find():
 
 MEASURE = """
 import numpy as np, sys
-from mgkit import search
-from mgkit.search import similarities, top_k, top_pairs
+from mgkit.retrieval import search
+from mgkit.retrieval.search import similarities, top_k, top_pairs
 
 def peak():
     [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
