@@ -57,6 +57,13 @@ def test_an_epoch_runs_with_either_loss_and_both(config, lambda_, repetitions):
     assert (line["beta"] != pytest.approx(1.2, abs=1e-7)) == (lambda_ < 1)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
+def test_synchronised_statistics_of_several_processes_on_a_cpu_are_refused_before_any_work(config):
+    with one_line_error(ValueError, "batch_norm", "GPU", "local or frozen"):
+        module.train(config(batch_norm="sync", gpus=2))
+    assert not Path("outputs").exists()
+
+
 @pytest.mark.parametrize("precision", ["bf16", "float32"])
 def test_training_runs_in_either_precision_and_keeps_float32_weights(config, precision):
     state = weights_after(config(precision=precision))
