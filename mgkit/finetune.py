@@ -24,7 +24,7 @@ from mgkit.machine.distributed import everyones, is_joined, summed, together, wo
 from mgkit.machine.progress import progress
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
-from mgkit.pooling import gem_and_slope, gem_for_each
+from mgkit.pooling import gem
 
 BYTES_A_WINDOW = 2**27  # of feature maps: 334 images of 224 px by a ResNet-50, or 64 of 500 px
 SMALLEST_P = 0.1  # SGD never steps to an exponent that GeM does not have
@@ -109,37 +109,35 @@ def images_a_window(width: int, size: int, batch_size: int) -> int:
 def descend_p(
     net: MultiGrain, batches: Iterable[tuple[list[Tensor], Tensor]], *, steps: int, lr: float, momentum: float
 ) -> np.ndarray:
-    """SGD on the network's p over (feature maps, labels) batches; returns (loss, p) after each step, [n,2].
+    """SGD on the network's p alone; returns (loss, p) after each step, [n,2] (section 3.5).
 
-    Of several processes, each has its share of every batch, and all take the same step. An error leaves p as it was. Raises
-    ValueError for a loss that is not finite.
+    batches: feature maps, a list of b tensors [C,h,w], and their labels [b]; of several processes, each has its share.
+    steps: number of batches.
+    lr: of the first step; it falls to 0 as (1 - i/steps)^0.9.
+
+    An error leaves p as it was. Raises ValueError for a loss that is not finite.
     """
     p = net.pool.p
     path = []
     with learned(p):
         optimizer = torch.optim.SGD([p], lr=lr, momentum=momentum)
-        for i, (features, labels) in enumerate(batches):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * (1 - i / steps) ** 0.9
-            sums = torch.zeros(3, dtype=torch.float64, device=p.device)  # loss, its gradient, images
+        schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, steps, power=0.9)
+        for features, labels in batches:
+            loss, p.grad = p.new_zeros(()), torch.zeros_like(p)
             if features:
-                exponent = p.item()
-                each = [gem_and_slope(f[None], exponent) for f in features]
-                pooled, slope = (torch.cat(rows) for rows in zip(*each, strict=True))  # [b,C]
-                logits = net.head(pooled.requires_grad_())["classifier_output"]
+                pooled = torch.cat([net.pool(x[None]) for x in features])  # [b,C]
+                logits = net.head(pooled)["classifier_output"]  # [b,K]
                 loss = F.cross_entropy(logits, labels.to(p.device), reduction="sum")
-                [pull] = torch.autograd.grad(loss, pooled)  # [b,C]; nothing else depends on p
-                gradient = (pull * slope).sum()
-                sums = torch.stack(
-                    [loss.detach(), gradient, torch.full_like(gradient, len(features))]
-                ).double()
-            loss, gradient, images = sums = summed(sums)
-            if not sums.isfinite().all():  # of all processes, which raise it together
+                loss.backward(inputs=[p])
+            # Loss and gradient over the images of all processes, which so take the same step.
+            *sums, images = summed(torch.stack([loss.detach(), p.grad, p.new_tensor(len(features))]))
+            loss, p.grad = (x / images for x in sums)
+            if not (loss.isfinite() and p.grad.isfinite()):
                 raise ValueError(
-                    f"p* cannot be learned: the loss of step {i + 1} is not finite: {WHY_NOT_FINITE}"
+                    f"p* cannot be learned: the loss of step {len(path) + 1} is not finite: {WHY_NOT_FINITE}"
                 )
-            loss, p.grad = loss / images, (gradient / images).to(p.dtype)
             optimizer.step()
+            schedule.step()
             with torch.no_grad():
                 p.clamp_(min=SMALLEST_P)
             path.append((loss.item(), p.item()))
@@ -184,7 +182,7 @@ def sweep_p(
         for maps, labels, indices in feature_maps(net, images, size=size, **options):
             seen += len(labels)
             with torch.no_grad():
-                pooled = torch.stack([*gem_for_each(maps, ps)])  # [P,b,C]
+                pooled = torch.stack([gem(maps, p) for p in ps])  # [P,b,C]
                 logits = net.head(pooled.flatten(0, 1))["classifier_output"]  # [Pb,K]
                 of_images = logits.view(len(ps), len(labels), -1).transpose(0, 1)  # [b,P,K]
                 check_finite(of_images, images, indices, what="class scores")

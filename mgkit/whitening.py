@@ -22,7 +22,7 @@ def fit_pca_whitening(embeddings: np.ndarray | Tensor, *, shrinkage: float = 0.0
     mean, covariance = moments(x)
     if not covariance.isfinite().all():
         raise ValueError("whitening: some embeddings are not finite")
-    values, vectors = eigenvectors(covariance)  # ascending
+    values, vectors = torch.linalg.eigh(covariance)  # ascending
     values, vectors = values.flip(0), vectors.flip(1)
     values = (1 - shrinkage) * values + shrinkage * values.mean()
     if values[-1] <= 1e-10 * values[0] or values[0] <= 0:
@@ -39,24 +39,9 @@ def moments(x: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
     mean = sum(part.sum(0, dtype=torch.float64) for part in x.split(chunk)) / len(x)
     covariance = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
     for part in x.split(chunk):
-        covariance += squared(part - mean)  # in float64, as the mean is
+        centred = part - mean  # [n,D] in float64, as the mean is
+        covariance.addmm_(centred.T, centred)
     return mean, covariance / (len(x) - 1)
-
-
-def squared(x: Tensor) -> Tensor:
-    """xᵀx, [n,D] -> [D,D]. On a CPU numpy takes it, which sees that it is symmetric and computes half of it."""
-    if x.is_cuda:
-        return x.T @ x
-    with np.errstate(invalid="ignore"):  # the caller looks for values that are not finite
-        return torch.from_numpy(x.numpy().T @ x.numpy())
-
-
-def eigenvectors(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues [D], rising, and eigenvectors [D,D], by columns; on a CPU by numpy, whose library is the faster one."""
-    if covariance.is_cuda:
-        return torch.linalg.eigh(covariance)
-    values, vectors = np.linalg.eigh(covariance.numpy())
-    return torch.from_numpy(values), torch.from_numpy(vectors)
 
 
 def whiten(model: MultiGrain, mean: Tensor, projection: Tensor) -> MultiGrain:

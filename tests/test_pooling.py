@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgkit.pooling import FLOOR, GeM, gem, gem_and_slope, gem_for_each, l2_normalize
+from mgkit.pooling import FLOOR, GeM, gem, l2_normalize
 
 
 def gem_by_loops(x, p):
@@ -74,33 +74,25 @@ def test_gradients_match_finite_differences():
     assert torch.autograd.gradcheck(gem, (x.requires_grad_(), p))
 
 
-@pytest.mark.parametrize("scale", [0.0, 1e-4, 1.0, 1e4, 1e30])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_pooling_for_each_exponent_is_gem_to_rounding(scale, dtype):
-    x, ps = (maps(6).double() * scale).to(dtype), [0.5, 1.0, 2.5, 3.0, 8.0, 100.0, math.inf]
-    for p, pooled in zip(ps, gem_for_each(x, ps), strict=True):
-        torch.testing.assert_close(pooled, gem(x, p), rtol=1e-5, atol=0)
+def slope_by_formula(x, p):
+    """d/dp m^(1/p) = m^(1/p) · (m'/(p m) - log m / p²), m = mean of x^p, m' = mean of x^p log x, [B,C] in float64."""
+    x = x.double().clamp(min=FLOOR)
+    mean, of_mean = x.pow(p).mean((2, 3)), (x.pow(p) * x.log()).mean((2, 3))
+    return mean.pow(1 / p) * (of_mean / (p * mean) - mean.log() / p**2)
 
 
-def test_pooling_for_each_exponent_rejects_what_gem_rejects():
-    with pytest.raises(ValueError, match="p must be one number > 0"):
-        list(gem_for_each(maps(0), [1.0, 0.0]))
-
-
-@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e30])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 @pytest.mark.parametrize("p", [0.5, 1.0, 2.5, 3.0, 8.0, 30.0])
-def test_the_slope_in_p_is_that_of_autograd(p, scale):
+def test_the_slope_in_p_is_that_of_the_formula(p, scale):
     x = (maps(7).double() * scale).float()
-    exponent = torch.tensor(p, dtype=torch.float64)
-    slope = torch.autograd.functional.jacobian(lambda q: gem(x.double(), q), exponent)
-    found = gem_and_slope(x, p)
-    torch.testing.assert_close(found[0], gem(x, p), rtol=1e-5, atol=0)
-    torch.testing.assert_close(found[1].double(), slope, rtol=1e-4, atol=1e-6 * scale)
+    slope = torch.autograd.functional.jacobian(lambda q: gem(x, q), torch.tensor(p))  # [B,C]
+    torch.testing.assert_close(slope.double(), slope_by_formula(x, p), rtol=1e-4, atol=1e-6 * scale)
 
 
 def test_the_slope_of_zero_and_of_even_maps_is_zero():
     for x in (torch.zeros(1, 2, 3, 3), torch.full((1, 2, 3, 3), 0.7)):
-        torch.testing.assert_close(gem_and_slope(x, 3.0)[1], torch.zeros(1, 2), rtol=0, atol=1e-7)
+        slope = torch.autograd.functional.jacobian(lambda q, x=x: gem(x, q), torch.tensor(3.0))
+        torch.testing.assert_close(slope, torch.zeros(1, 2), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("p", [1.0, 3.0, math.inf])

@@ -65,7 +65,7 @@ def steps(config, count, kind=Training):
 
 def as_arrays(training):
     """The parameters, β among them, as arrays: tensors do not outlive the process that made them."""
-    return [weight.detach().numpy().copy() for weight in (*training.net.parameters(), training.beta)]
+    return [weight.detach().cpu().numpy().copy() for weight in (*training.net.parameters(), training.beta)]
 
 
 def difference(ours, theirs):
@@ -73,18 +73,44 @@ def difference(ours, theirs):
     return max(np.abs(a - b).max() for a, b in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("batch_norm", ["sync", "frozen"])
 @pytest.mark.parametrize(
     ("kind", "count", "lr", "close"), [(InFloat64, 6, 0.02, 1e-9), (Training, 20, 0.0002, 1e-5)]
 )
-def test_one_two_and_three_processes_make_the_same_steps(mini_root, batch_norm, kind, count, lr, close):
-    config = config_of(mini_root, global_sampling=True, batch_norm=batch_norm, gradient_share_every=5, lr=lr)
+def test_one_two_and_three_processes_make_the_same_steps(mini_root, kind, count, lr, close):
+    config = config_of(mini_root, global_sampling=True, batch_norm="frozen", gradient_share_every=5, lr=lr)
     losses, weights = steps(config, count, kind)
     assert len(losses) == count
     for processes in (2, 3):
         for their_losses, their_weights in in_processes(processes, steps, config, count, kind):
             assert their_losses == pytest.approx(losses, abs=close)
             assert difference(their_weights, weights) < close
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_with_synchronised_statistics_make_the_steps_of_one(mini_root):
+    config = config_of(mini_root, global_sampling=True, batch_norm="sync")
+    losses, weights = steps(config, 6, InFloat64)
+    for their_losses, their_weights in in_processes(2, steps, config, 6, InFloat64):
+        assert their_losses == pytest.approx(losses, abs=1e-9)
+        assert difference(their_weights, weights) < 1e-9
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
+def test_on_a_cpu_a_process_alone_takes_synchronised_statistics_for_local_ones(mini_root):
+    (losses, weights), (local_losses, local_weights) = (
+        steps(config_of(mini_root, batch_norm=batch_norm), 3) for batch_norm in ("sync", "local")
+    )
+    assert losses == local_losses and difference(weights, local_weights) == 0
+
+
+def test_synchronised_statistics_of_several_processes_need_gpus(monkeypatch):
+    config = config_of("mini", batch_norm="sync")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    module.check_batch_norm(config, 1)
+    with one_line_error(ValueError, "batch_norm", "sync", "GPU", "local or frozen"):
+        module.check_batch_norm(config, 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    module.check_batch_norm(config, 2)
 
 
 def emulated(config, count, processes):
@@ -153,7 +179,7 @@ def joint_gradients(config):
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_gradients_of_the_gathered_loss_are_those_of_the_whole_batch(mini_root, processes):
-    config = config_of(mini_root, global_sampling=True, batch_norm="sync", lambda_=0.25, batch_size=14)
+    config = config_of(mini_root, global_sampling=True, batch_norm="frozen", lambda_=0.25, batch_size=14)
     alone = joint_gradients(config)
     for gradients in in_processes(processes, joint_gradients, config):
         assert len(gradients) == len(alone)
@@ -262,7 +288,7 @@ def test_dropout_is_drawn_anew_at_each_step_and_the_same_again(mini_root):
 def test_resnets_with_synchronised_statistics_keep_their_names():
     net = get_multigrain("resnet8", num_classes=3)
     names = list(net.state_dict())
-    assert list(module.with_synchronised_batch_norm(net, torch.device("cpu")).state_dict()) == names
+    assert list(module.with_synchronised_batch_norm(net).state_dict()) == names
 
 
 def test_a_batch_too_small_for_its_processes_and_parts_is_refused(mini_root):

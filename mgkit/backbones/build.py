@@ -181,10 +181,9 @@ class TimmFeatures(nn.Module):
         self.channels_last = getattr(net, "output_fmt", "NCHW") == "NHWC"
 
     def forward(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        if self.only_size and (height, width) != self.only_size:
-            only = " x ".join(map(str, self.only_size))
-            raise ValueError(f"{self.name} takes images of {only} px only, got {height} x {width}")
+        if self.only_size and images.shape[-2:] != self.only_size:
+            only, got = (" x ".join(map(str, size)) for size in (self.only_size, images.shape[-2:]))
+            raise ValueError(f"{self.name} takes images of {only} px only, got {got}")
         maps = self.net.forward_features(images)
         return maps.permute(0, 3, 1, 2) if self.channels_last and maps.ndim == 4 else maps
 

@@ -95,7 +95,7 @@ class Training:
         self.device = pick_device()
         self.net = place(net, self.device)
         if config.batch_norm == "sync":
-            self.net = with_synchronised_batch_norm(self.net, self.device)
+            self.net = with_synchronised_batch_norm(self.net)
         loss = JointLoss(config.lambda_, beta=config.beta, margin=config.margin).to(self.device)
         loss.margin_loss.beta.requires_grad_(config.lambda_ < 1)
         self.beta = loss.margin_loss.beta
@@ -372,6 +372,14 @@ def check_batch(config: TrainConfig) -> None:
         raise ValueError(
             f"batch_size {config.batch_size} for {processes} processes, each in {config.accumulate} parts (accumulate), "
             "leaves too few samples in a part: two at least, or one with batch_norm=sync"
+        )
+
+
+def check_batch_norm(config: TrainConfig, processes: int) -> None:
+    """Raise ValueError for synchronised batch norm in several processes on CPUs, which torch does not have."""
+    if config.batch_norm == "sync" and processes > 1 and pick_device().type == "cpu":
+        raise ValueError(
+            f"batch_norm: sync needs a GPU for each of the {processes} processes; choose local or frozen on CPUs"
         )
 
 

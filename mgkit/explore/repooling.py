@@ -17,7 +17,7 @@ from mgkit.data.loader import UnreadableImages
 from mgkit.features import feature_maps
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
-from mgkit.pooling import gem_of_logarithm, l2_normalize, relative_logarithm
+from mgkit.pooling import FLOOR, gem, l2_normalize
 from mgkit.retrieval.protocols import (
     failures_first,
     measured_value,
@@ -48,13 +48,11 @@ class CachedMaps:
         batches = []
         for maps, _, indices in feature_maps(net, images, size=size, **options):
             self.kept[indices.numpy()] = True
-            batches.append((*relative_logarithm(maps), indices.numpy()))
+            batches.append((maps, indices.numpy()))
         row = np.cumsum(self.kept) - 1  # index among all -> among those that were read
         self.images = images.subset(np.flatnonzero(self.kept))
-        self.batches = [(logarithm, top, row[indices]) for logarithm, top, indices in batches]
-        self.place = {
-            int(i): (b, k) for b, (_, _, rows) in enumerate(self.batches) for k, i in enumerate(rows)
-        }
+        self.batches = [(maps, row[indices]) for maps, indices in batches]
+        self.place = {int(i): (b, k) for b, (_, rows) in enumerate(self.batches) for k, i in enumerate(rows)}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -62,14 +60,14 @@ class CachedMaps:
     @property
     def nbytes(self) -> int:
         """Of the maps."""
-        return sum(logarithm.nbytes for logarithm, _, _ in self.batches)
+        return sum(maps.nbytes for maps, _ in self.batches)
 
     @torch.no_grad()
     def pooled(self, p: float) -> Tensor:
         """GeM embeddings with exponent p (inf: the maximum), [N,C]."""
         rows = torch.empty(len(self), self.net.width, device=self.net.classifier.weight.device)
-        for logarithm, top, indices in self.batches:
-            rows[indices] = gem_of_logarithm(logarithm, top, p)
+        for maps, indices in self.batches:
+            rows[indices] = gem(maps, p)
         return rows
 
     def outputs(self, p: float) -> dict[str, Tensor]:
@@ -77,11 +75,10 @@ class CachedMaps:
         with torch.no_grad():
             return self.net.head(self.pooled(p))
 
-    def map(self, index: int) -> tuple[Tensor, Tensor]:
-        """`relative_logarithm` of one image: [C,h,w], [C,1,1]."""
+    def map(self, index: int) -> Tensor:
+        """The feature map of one image, [C,h,w]."""
         b, k = self.place[index]
-        logarithm, top, _ = self.batches[b]
-        return logarithm[k], top[k]
+        return self.batches[b][0][k]
 
 
 def images_held(net: MultiGrain, size: int, memory: int) -> int:
@@ -232,16 +229,14 @@ def shown_exponent(p: float) -> str:
 # --- Which regions make two images match
 
 
-def position_shares(logarithm: Tensor, p: float) -> Tensor:
-    """How much of each channel's p-th power mean every position gives, [C,h,w] -> [C,h,w], sums of 1 over h,w.
+def position_shares(x: Tensor, p: float) -> Tensor:
+    """Each position's share of a channel's p-th power mean, x^p / Σ x^p: [C,h,w] -> [C,h,w], sums of 1 over h,w.
 
-    x^p / Σ x^p, a softmax of p · log x: at p=1 by the activation itself, towards max pooling all by the strongest position
-    (several that are equal share it).
+    In proportion to the activation at p=1; at p=inf all of it at the maximum, in equal parts if that is repeated.
     """
-    if math.isinf(p):
-        at_top = (logarithm == 0).float()
-        return at_top / at_top.sum(dim=(-2, -1), keepdim=True)
-    return (p * logarithm).flatten(1).softmax(1).view_as(logarithm)
+    x = x.clamp(min=FLOOR)
+    powers = (x / x.amax(dim=(-2, -1), keepdim=True)) ** p  # at most 1; for p=inf 1 at the maximum, else 0
+    return powers / powers.sum(dim=(-2, -1), keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -262,12 +257,12 @@ class Match:
     second: np.ndarray
 
 
-def match(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], p: float) -> Match:
-    """`Match` of two images, given by `CachedMaps.map`, pooled with exponent p."""
+def match(first: Tensor, second: Tensor, p: float) -> Match:
+    """`Match` of two images, given by their feature maps [C,h,w], pooled with exponent p."""
     with torch.no_grad():
-        e, f = (l2_normalize(gem_of_logarithm(x[None], top[None], p))[0] for x, top in (first, second))
+        e, f = (l2_normalize(gem(x[None], p))[0] for x in (first, second))
         products = e * f  # [C]
-        heats = [torch.einsum("c,chw->hw", products, position_shares(x, p)) for x, _ in (first, second)]
+        heats = [torch.einsum("c,chw->hw", products, position_shares(x, p)) for x in (first, second)]
     return Match(products.sum().item(), *(heat.cpu().numpy() for heat in heats))
 
 

@@ -136,18 +136,6 @@ def summed(x: Tensor) -> Tensor:
     return total
 
 
-class SumOverAll(torch.autograd.Function):
-    """x -> its sum over all processes; the gradient is summed likewise, for every process has used the sum."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        return summed(x)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        return summed(gradient)
-
-
 class GatherRows(torch.autograd.Function):
     """Rows [n_r,...] of every process, in rank order -> [B,...]; see `gathered_rows`."""
 
@@ -181,43 +169,15 @@ def copy_buffers_of_main(net: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-class SyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm with statistics over all processes, in forward and backward, for CPUs: torch's own is for GPUs only.
+def with_synchronised_batch_norm(net: nn.Module) -> nn.Module:
+    """The network with torch's SyncBatchNorm, whose statistics are those of all processes (GPUs only).
 
-    Sums are taken in float64, so that the statistics hardly depend on how many processes they were taken by.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:  # [n,C,h,w]
-        if not self.training:
-            return super().forward(x)
-        here = x.new_full((1,), x.numel() // x.shape[1], dtype=torch.float64)
-        total = SumOverAll.apply(torch.cat([x.sum((0, 2, 3), dtype=torch.float64), here]))  # [C+1]
-        count = total[-1].detach()
-        centred = x - (total[:-1] / count).to(x.dtype)[:, None, None]
-        squares = SumOverAll.apply(centred.square().sum((0, 2, 3), dtype=torch.float64))  # [C]
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            momentum = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.item()
-            self.running_mean.lerp_((total[:-1] / count).to(self.running_mean), momentum)
-            self.running_var.lerp_((squares / (count - 1)).to(self.running_var), momentum)
-        scale = self.weight * (squares / count + self.eps).rsqrt().to(x.dtype)
-        return centred * scale[:, None, None] + self.bias[:, None, None]
-
-
-def with_synchronised_batch_norm(net: nn.Module, device: torch.device) -> nn.Module:
-    """The network with every batch norm taking its statistics over all processes; parameters and names stay.
-
-    Raises ValueError for a network with batch norms of its own kind, as timm's with an activation in them.
+    The names of its parameters stay. Raises ValueError for batch norms that hold an activation, as some of timm's.
     """
     for module in net.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) is not nn.BatchNorm2d:
             raise ValueError(
-                f"batch_norm sync: this backbone has {type(module).__name__}, which cannot be synchronised; choose "
-                "local or frozen"
+                f"batch_norm sync: this backbone has {type(module).__name__}, which cannot be synchronised; "
+                "choose local or frozen"
             )
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(net)
-    for module in net.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = SyncBatchNorm2d
-    return net
+    return nn.SyncBatchNorm.convert_sync_batchnorm(net)

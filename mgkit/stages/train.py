@@ -11,11 +11,11 @@ from mgkit.checkpoints import load_network
 from mgkit.config import NetworkConfig, TrainConfig, make
 from mgkit.data.loader import end_workers
 from mgkit.engine.dry_run import rehearse, report
-from mgkit.engine.launch import launch
-from mgkit.engine.loop import Training
+from mgkit.engine.launch import launch, processes_on_this_machine
+from mgkit.engine.loop import Training, check_batch_norm
 from mgkit.engine.run import read_config, read_steps, runs, stage_folder
 from mgkit.engine.snapshots import STAGE, is_finished, open_run
-from mgkit.machine.distributed import is_main, main_first, of_main, together
+from mgkit.machine.distributed import is_main, main_first, of_main, together, world_size
 from mgkit.machine.files import find_path
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.stages.inputs import is_mini, network_left_by, training_data
@@ -28,6 +28,7 @@ def train(config: TrainConfig) -> Path | None:
     With `dry_run`, some steps are measured, what the whole would cost is printed, and None is returned. An unfinished training of the same config goes on at its last snapshot, a finished one is left as it is, unless
     `resume` is off. Raises what is wrong with config or data at once, and `mgkit.engine.launch.WorkerError` for what fails later.
     """
+    check_batch_norm(config, config.nnodes * processes_on_this_machine(config))
     checkpoint = stage_folder(config.experiment, STAGE) / "checkpoint.pth"
     images = training_data(config)
     if config.dry_run:
@@ -49,6 +50,7 @@ def run_training(config: TrainConfig, *, asked_to_stop: Callable[[], bool] = lam
     written every `checkpoint_minutes`. asked_to_stop: looked at before every step; where any process is asked to, all save
     and raise StoppedError. With `dry_run`: see `train`. Raises NonFiniteError, SnapshotError, UnreadableImageError, ValueError.
     """
+    check_batch_norm(config, world_size())
     images = training_data(config)
     classes = images[0].classes
     with ExitStack() as stack:

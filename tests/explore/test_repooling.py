@@ -30,7 +30,7 @@ from mgkit.explore.repooling import (
 from mgkit.features import classify, embed
 from mgkit.finetune import set_p
 from mgkit.metrics import topk_accuracy
-from mgkit.pooling import gem, l2_normalize, relative_logarithm
+from mgkit.pooling import gem, l2_normalize
 from mgkit.retrieval.protocols import measured_value, nearest
 
 EXPONENTS = [1.0, 2.5, 10.0, math.inf]
@@ -47,10 +47,7 @@ def test_held_maps_pool_as_a_pass_over_the_images_does(tiny_net, uneven_images, 
 def test_maps_of_one_image(tiny_net, uneven_images):
     held = CachedMaps(tiny_net, uneven_images, size=32, description=None)
     for index in (0, 5, len(held) - 1):
-        logarithm, top = held.map(index)
-        torch.testing.assert_close(
-            gem((top * logarithm.exp())[None], 3.0)[0], held.pooled(3.0)[index], rtol=1e-4, atol=1e-6
-        )
+        torch.testing.assert_close(gem(held.map(index)[None], 3.0)[0], held.pooled(3.0)[index])
 
 
 def test_unreadable_images_are_left_out(tiny_net, tmp_path):
@@ -156,16 +153,14 @@ def test_exponents(among):
 
 
 def maps(seed, shape=(8, 4, 6)):
-    """A random feature map after a ReLU, and its `relative_logarithm`."""
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).relu()
-    logarithm, top = relative_logarithm(x[None])
-    return x, (logarithm[0], top[0])
+    """A random feature map after a ReLU."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).relu()
 
 
 @pytest.mark.parametrize("p", [0.5, *EXPONENTS, 100.0])
 def test_contributions_sum_to_the_similarity(p):
-    (x, first), (y, second) = maps(0), maps(1, (8, 3, 5))
-    found = match(first, second, p)
+    x, y = maps(0), maps(1, (8, 3, 5))
+    found = match(x, y, p)
     e, f = (l2_normalize(gem(each[None], p))[0] for each in (x, y))
     assert found.similarity == pytest.approx((e @ f).item(), abs=1e-5)
     for heat, shape in ((found.first, (4, 6)), (found.second, (3, 5))):
@@ -174,23 +169,21 @@ def test_contributions_sum_to_the_similarity(p):
 
 
 def test_a_contribution_is_what_its_definition_says():
-    (x, first), (y, second), p = maps(2), maps(3), 3.0
+    x, y, p = maps(2), maps(3), 3.0
     e, f = gem(x[None], p)[0], gem(y[None], p)[0]
     powers = x.clamp(min=1e-6) ** p
     expected = sum(powers[c] / powers[c].sum() * e[c] * f[c] / (e.norm() * f.norm()) for c in range(len(x)))
-    torch.testing.assert_close(
-        torch.from_numpy(match(first, second, p).first), expected, rtol=1e-4, atol=1e-6
-    )
+    torch.testing.assert_close(torch.from_numpy(match(x, y, p).first), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_average_pooling_shares_by_activation_and_max_pooling_by_the_strongest():
-    x, (logarithm, _) = maps(4)
+    x = maps(4)
     mean = x.clamp(min=1e-6) / x.clamp(min=1e-6).sum((1, 2), keepdim=True)
-    torch.testing.assert_close(position_shares(logarithm, 1.0), mean)
+    torch.testing.assert_close(position_shares(x, 1.0), mean)
     strongest = (x == x.amax((1, 2), keepdim=True)).float()
-    torch.testing.assert_close(position_shares(logarithm, math.inf), strongest)
-    torch.testing.assert_close(position_shares(logarithm, 2000.0), strongest, atol=1e-3, rtol=0)
-    flat = relative_logarithm(torch.zeros(1, 2, 2, 2))[0][0]  # a channel that is dead shares evenly
+    torch.testing.assert_close(position_shares(x, math.inf), strongest)
+    torch.testing.assert_close(position_shares(x, 2000.0), strongest, atol=1e-3, rtol=0)
+    flat = torch.zeros(2, 2, 2)  # a channel that is dead shares evenly
     torch.testing.assert_close(position_shares(flat, math.inf), torch.full((2, 2, 2), 0.25))
 
 
@@ -198,8 +191,7 @@ def test_the_region_that_two_images_share_is_hot():
     x, y = torch.zeros(2, 4, 4), torch.zeros(2, 4, 4)
     x[0, 1, 2] = y[0, 3, 0] = 5.0  # the same thing, elsewhere
     x[1, 0, 0] = 5.0  # something that the other has not
-    first, second = (tuple(part[0] for part in relative_logarithm(of[None])) for of in (x, y))
-    found = match(first, second, 3.0)
+    found = match(x, y, 3.0)
     assert np.unravel_index(found.first.argmax(), (4, 4)) == (1, 2)
     assert np.unravel_index(found.second.argmax(), (4, 4)) == (3, 0)
     assert found.first[0, 0] < 0.01 * found.first[1, 2]

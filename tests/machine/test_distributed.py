@@ -1,4 +1,4 @@
-"""Several processes against the same on one: gathered rows, sums, batch norm; and nothing of it in a process alone."""
+"""Several processes against the same on one: gathered rows and sums; and nothing of it in a process alone."""
 
 import time
 
@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import torch
 from support import in_processes
-from torch import nn
 
 from mgkit.machine.distributed import (
-    SyncBatchNorm2d,
     everyones,
     exchange,
     gathered_rows,
@@ -19,7 +17,6 @@ from mgkit.machine.distributed import (
     rank,
     summed,
     together,
-    with_synchronised_batch_norm,
     world_size,
 )
 
@@ -33,37 +30,6 @@ def rows_of(count):
     ).double()
     first = sum(COUNTS[: rank()])
     return everything, everything[first : first + COUNTS[rank()]].clone().requires_grad_()
-
-
-def through_batch_norm(count):
-    """Outputs, gradients and running statistics of this process's rows."""
-    _, mine = rows_of(count)
-    norm = with_synchronised_batch_norm(nn.Sequential(nn.BatchNorm2d(4)), torch.device("cpu"))[0].double()
-    assert type(norm) is SyncBatchNorm2d
-    with torch.no_grad():
-        norm.weight.copy_(torch.tensor([1.0, 2.0, 0.5, -1.0]))
-    out = norm(mine)
-    (out.sin() * (1 + mine)).sum().backward()
-    found = out, mine.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var
-    return [x.detach().numpy().copy() for x in found]
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_batch_norm_of_several_processes_is_that_of_the_whole_batch(count):
-    parts = in_processes(count, through_batch_norm, count)
-    everything = rows_of(count)[0].requires_grad_()
-    norm = nn.BatchNorm2d(4).double()
-    with torch.no_grad():
-        norm.weight.copy_(torch.tensor([1.0, 2.0, 0.5, -1.0]))
-    out = norm(everything)
-    (out.sin() * (1 + everything)).sum().backward()
-    assert np.concatenate([part[0] for part in parts]) == pytest.approx(out.detach().numpy(), abs=1e-12)
-    assert np.concatenate([part[1] for part in parts]) == pytest.approx(everything.grad.numpy(), abs=1e-12)
-    assert sum(part[2] for part in parts) == pytest.approx(norm.weight.grad.numpy(), abs=1e-12)
-    assert sum(part[3] for part in parts) == pytest.approx(norm.bias.grad.numpy(), abs=1e-12)
-    for part in parts:
-        assert part[4] == pytest.approx(norm.running_mean.numpy(), abs=1e-12)
-        assert part[5] == pytest.approx(norm.running_var.numpy(), abs=1e-12)
 
 
 def gathered(counts):

@@ -9,8 +9,7 @@ from torch import nn
 
 from mgkit.backbones.build import build_backbone
 from mgkit.machine.device import autocast
-from mgkit.machine.distributed import SyncBatchNorm2d
-from mgkit.machine.frozen import folded, frozen
+from mgkit.machine.frozen import fold, foldable, frozen
 
 CPU = torch.device("cpu")
 
@@ -19,7 +18,7 @@ def worn(features):
     """The backbone in eval mode, its batch norms as after a training: none of them is the identity."""
     generator = torch.Generator().manual_seed(1)
     for module in features.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
             for values, low, high in [
                 (module.running_mean, -0.2, 0.2), (module.running_var, 0.5, 2.0),
                 (module.weight.data, 0.5, 1.5), (module.bias.data, -0.2, 0.2),
@@ -29,7 +28,7 @@ def worn(features):
 
 
 def batch_norms(features):
-    return sum(isinstance(module, nn.BatchNorm2d) for module in features.modules())
+    return sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in features.modules())
 
 
 def maps(features, images, precision="float32"):
@@ -52,9 +51,12 @@ def test_the_maps_are_the_same_to_the_rounding_of_float32(name, images):
 
 def test_in_float64_folding_is_exact_to_ten_digits(images):
     features = worn(build_backbone("resnet18").features).double()
+    quick_features = deepcopy(features)
+    for names in foldable(features):
+        fold(quick_features, *names)
+    assert batch_norms(quick_features) == 0
     with torch.no_grad():
-        plain = features(images.double())
-        quick = folded(features)(images.double())
+        plain, quick = features(images.double()), quick_features(images.double())
     torch.testing.assert_close(quick, plain, rtol=1e-10, atol=1e-10)
 
 
@@ -93,8 +95,6 @@ def test_the_network_itself_stays_as_it_was(images):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_forward_that_cannot_be_traced_is_run_as_it_is(images, sign):
     class Moody(nn.Sequential):
-        __module__ = "torch.made_up"  # as if of a library
-
         def forward(self, x):
             return super().forward(x if x.mean() > 0 else -x)
 
@@ -104,40 +104,31 @@ def test_a_forward_that_cannot_be_traced_is_run_as_it_is(images, sign):
     torch.testing.assert_close(maps(quick, sign * images), maps(features, sign * images))
 
 
-class Counting(nn.Module):
-    """A module of somebody's own that does more than compute."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner, self.calls = inner, 0
-
-    def forward(self, x):
-        self.calls += 1
-        return self.inner(x)
+@pytest.mark.parametrize("name", ["timm/tf_efficientnet_lite0", "timm/regnety_002", "timm/resnet18"])
+def test_the_norms_of_timm_are_folded_with_their_activations(name, images):
+    features = worn(build_backbone(name).features)
+    quick = frozen(features, CPU, "float32")
+    assert batch_norms(features) > 0 and batch_norms(quick) == 0
+    expected = maps(features, images)
+    assert (maps(quick, images) - expected).norm() < 1e-5 * expected.norm()
 
 
-def test_what_somebody_has_put_into_a_backbone_runs(images):
-    calls = []
-    hooked, patched = (worn(build_backbone("resnet8").features) for _ in range(2))
-    hooked[0].register_forward_hook(lambda *_: calls.append("hook"))
-    original = patched.forward
-    patched.forward = lambda x: calls.append("forward") or original(x)
-    counting = worn(Counting(build_backbone("resnet8").features))
-    for features in (hooked, patched, counting):
-        expected = maps(features, images)
-        assert torch.equal(maps(frozen(features, CPU, "float32"), images), expected)
-    assert calls == ["hook", "hook", "forward", "forward"] and counting.calls == 2
+def test_hooks_see_what_they_saw(images):
+    features, seen = worn(build_backbone("resnet8").features), []
+    features.bn1.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    for net in (features, frozen(features, CPU, "float32")):
+        maps(net, images)
+    assert len(seen) == 2 and torch.equal(*seen)
 
 
-def test_a_synchronised_batch_norm_is_left_in_place(images):
-    features = worn(nn.Sequential(nn.Conv2d(3, 4, 3), SyncBatchNorm2d(4), nn.ReLU()))
+def test_a_synchronised_batch_norm_is_folded_too(images):
+    features = worn(nn.Sequential(nn.Conv2d(3, 4, 3), nn.SyncBatchNorm(4), nn.ReLU()))
+    assert batch_norms(frozen(features, CPU, "float32")) == 0
     torch.testing.assert_close(maps(frozen(features, CPU, "float32"), images), maps(features, images))
 
 
 def test_a_batch_norm_whose_convolution_is_read_elsewhere_too_is_left_in_place(images):
     class Twice(nn.Module):
-        __module__ = "torch.made_up"  # as if of a library
-
         def __init__(self):
             super().__init__()
             self.convolution, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
@@ -152,8 +143,6 @@ def test_a_batch_norm_whose_convolution_is_read_elsewhere_too_is_left_in_place(i
 
 class OneConvolution(nn.Module):
     """Calls its convolution twice, with the batch norms that it is given after each."""
-
-    __module__ = "torch.made_up"  # as if of a library
 
     def __init__(self, *after):
         super().__init__()
@@ -177,17 +166,18 @@ def test_a_convolution_that_runs_twice_is_left_as_it_is(images):
 class Standardised(nn.Conv2d):
     """Convolves with its weights less their mean, which rounding them first would spoil."""
 
-    __module__ = "torch.made_up"
-
     def forward(self, x):
         weight = self.weight.float()
         return nn.functional.conv2d(x, weight - weight.mean(dim=(1, 2, 3), keepdim=True), self.bias)
 
 
+def test_a_norm_behind_weights_that_are_computed_with_is_left_in_place(images):
+    features = worn(nn.Sequential(Standardised(3, 8, 3), nn.BatchNorm2d(8)))
+    torch.testing.assert_close(maps(frozen(features, CPU, "float32"), images), maps(features, images))
+
+
 def test_weights_that_are_computed_with_are_not_rounded_before(images):
     class Untraceable(nn.Sequential):
-        __module__ = "torch.made_up"
-
         def forward(self, x):
             return super().forward(x if x.mean() > 0 else -x)
 

@@ -21,6 +21,7 @@ from mgkit.losses import JointLoss
 from mgkit.model import get_multigrain
 from mgkit.stages import inputs
 from mgkit.stages import train as balance
+from mgkit.stages import train as module
 from mgkit.stages.train import run_training, shares_by_lambda, shares_of_runs, trained_network
 from mgkit.training import build_optimizer, learning_rate, set_learning_rate
 
@@ -58,6 +59,13 @@ def test_an_epoch_runs_with_either_loss_and_both(config, lambda_, repetitions):
     assert line["loss"] == pytest.approx(mix, rel=1e-5)
     assert (line["margin"] > 0) == (lambda_ < 1)
     assert (line["beta"] != pytest.approx(1.2, abs=1e-7)) == (lambda_ < 1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
+def test_synchronised_statistics_of_several_processes_on_a_cpu_are_refused_before_any_work(config):
+    with one_line_error(ValueError, "batch_norm", "GPU", "local or frozen"):
+        module.train(config(batch_norm="sync", gpus=2))
+    assert not Path("outputs").exists()
 
 
 @pytest.mark.parametrize("precision", ["bf16", "float32"])
