@@ -3,18 +3,22 @@
 import importlib.util
 import os
 import signal
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import training_config
 from torch import nn
 
 from mgkit.backbones.build import Backbone
 from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.config import NetworkConfig, RetrievalConfig, make
 from mgkit.data import loader
+from mgkit.data.decoding import image_shape
 from mgkit.data.layouts import class_folders
 from mgkit.engine import feature_store as store
 from mgkit.engine.launch import AGENT, FOLDER, LAUNCHER
@@ -242,3 +246,16 @@ def watch(monkeypatch):
     watch = StopRequest.watch
     monkeypatch.setattr(StopRequest, "watch", lambda stop: None)
     return watch
+
+
+@pytest.fixture
+def headers():
+    """What counts the file headers that are read."""
+    with patch("mgkit.data.images.image_shape", wraps=image_shape) as read:
+        yield read
+
+
+@pytest.fixture
+def config(mini_root):
+    """A function that makes a config of three batches, but for the values given."""
+    return partial(training_config, mini_root, epochs=1, len_factor=0.5)

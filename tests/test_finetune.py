@@ -1,4 +1,4 @@
-"""p* and the sweep over p: hand-written descent, separate evaluations, one backbone pass."""
+"""p*: the steps of SGD, the sweep over p, in one process or several."""
 
 import copy
 import math
@@ -11,8 +11,7 @@ import torch
 from support import in_processes, one_line_error
 from torch.nn import functional as F
 
-from mgkit.config import FinetunePConfig, make
-from mgkit.data.decoding import UnreadableImageError, image_shape, load_image
+from mgkit.data.decoding import UnreadableImageError, load_image
 from mgkit.data.loader import UnreadableImages
 from mgkit.features import classify, feature_maps, whole_shapes
 from mgkit.finetune import SMALLEST_P, descend_p, feature_windows, finetune_p, images_a_window, set_p, sweep_p
@@ -20,8 +19,6 @@ from mgkit.machine.distributed import rank, world_size
 from mgkit.machine.frozen import frozen
 from mgkit.metrics import topk_accuracy
 from mgkit.pooling import FLOOR
-from mgkit.stages.finetune_p import search_p
-from mgkit.stages.inputs import in_classes_of
 from mgkit.transforms import eval_transform
 from mgkit.whitening import fit_pca_whitening, whiten
 
@@ -266,13 +263,6 @@ def test_the_sweep_freezes_the_backbone_once_for_all_sizes(tiny_net, uneven_imag
         assert made.call_count == 4 and np.array_equal(several, alone)
 
 
-@pytest.fixture
-def headers():
-    """What counts the file headers that are read."""
-    with patch("mgkit.data.images.image_shape", wraps=image_shape) as read:
-        yield read
-
-
 def test_the_sweep_reads_the_headers_once_for_all_sizes(tiny_net, uneven_images, headers):
     sizes = [24, 32, 40, 48]
     several = sweep_p(tiny_net, uneven_images, sizes=sizes, ps=PS)
@@ -293,50 +283,10 @@ def test_shapes_that_are_given_are_not_read_again_and_go_with_their_images(tiny_
     assert headers.call_count == 2 * len(uneven_images)  # those above, and for the path without
 
 
-def test_the_search_reads_every_header_once(tiny_net, uneven_images, headers, here, monkeypatch):
-    monkeypatch.setattr(
-        "mgkit.stages.finetune_p.training_data", lambda config: (uneven_images, uneven_images)
-    )
-    config = make(FinetunePConfig, {"experiment": "t", "sizes": [24, 32, 40], "ps": [1.0], "workers": 0})
-    search_p(config, tiny_net)
-    assert headers.call_count == 2 * len(uneven_images)  # of the training and of the validation images
-
-
 def test_the_sweep_leaves_the_network_as_it_was(tiny_net, uneven_images):
     before = copy.deepcopy(tiny_net.state_dict())
     sweep_p(tiny_net, uneven_images, sizes=[24], ps=PS)
     assert all(torch.equal(value, before[key]) for key, value in tiny_net.state_dict().items())
-
-
-def test_labels_follow_the_networks_own_order_of_classes(tiny_net, uneven_images):
-    tiny_net.classes = ("sand", "lava", "bark", "moss")
-    tiny_net.classifier = torch.nn.Linear(8, 4)
-    matched = in_classes_of(tiny_net, uneven_images)
-    assert matched.classes == tiny_net.classes and matched.paths == uneven_images.paths
-    names = [uneven_images.classes[label] for label in uneven_images.labels]
-    assert [tiny_net.classes[label] for label in matched.labels] == names
-
-
-def test_a_class_that_the_network_lacks_is_named(tiny_net, uneven_images):
-    tiny_net.classes = ("bark", "moss", "lava")
-    with pytest.raises(ValueError, match="sand of .* is not among them"):
-        in_classes_of(tiny_net, uneven_images)
-
-
-@pytest.mark.parametrize("known, said", [(3, ""), (1000, "does not name its 1000 classes")])
-def test_a_network_that_does_not_name_its_classes_has_them_in_sorted_order(
-    tiny_net, uneven_images, capsys, known, said
-):
-    tiny_net.classifier = torch.nn.Linear(8, known)
-    assert in_classes_of(tiny_net, uneven_images) is uneven_images
-    printed = capsys.readouterr().out
-    assert said in printed and bool(said) == bool(printed)
-
-
-def test_more_classes_than_the_network_has_are_refused(tiny_net, uneven_images):
-    tiny_net.classifier = torch.nn.Linear(8, 2)
-    with pytest.raises(ValueError, match="knows 2 classes, .* has 3"):
-        in_classes_of(tiny_net, uneven_images)
 
 
 def test_max_pooling_has_no_p_to_learn(tiny_net, image_folders):
