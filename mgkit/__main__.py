@@ -23,7 +23,7 @@ from mgkit.engine.launch import FOLDER, StoppedError, read_ending, write_ending
 from mgkit.engine.loop import NonFiniteError
 from mgkit.engine.snapshots import SnapshotError
 from mgkit.engine.stopping import StopRequest, Unbreakable, end_readers, leave_printing_to_main
-from mgkit.machine.distributed import joined
+from mgkit.machine.distributed import process_group
 from mgkit.photos.search import run_photos
 from mgkit.stages.evaluate_imagenet import run_classification
 from mgkit.stages.evaluate_retrieval import run_embedding
@@ -44,7 +44,7 @@ STAGES = {  # but for training, which is told when to stop
 def run_stage(stage: str, config_file: str, stop: StopRequest) -> None:
     """Run a stage; the launcher is told of an ending that no restart would change."""
     try:
-        with joined():
+        with process_group():
             if stage == "train":
                 run_training(from_yaml(TrainConfig, config_file), asked_to_stop=stop)
             else:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mgkit.data.images import ImageList, image_shapes
 from mgkit.data.loader import ImageDataset, SeededBatches, UnreadableImages, batch_loader
 from mgkit.machine.device import autocast
-from mgkit.machine.distributed import is_joined, is_main, rank, summed, together, world_size
+from mgkit.machine.distributed import all_reduce, is_initialized, is_main, rank, together, world_size
 from mgkit.machine.frozen import frozen
 from mgkit.machine.progress import progress
 from mgkit.model import MultiGrain
@@ -106,11 +106,11 @@ def by_window(batches: Iterator[tuple], window: int, images: int) -> Iterator[li
 
 def rows_of_all(rows: np.ndarray) -> np.ndarray:
     """Rows [P,n,C], NaN where another process has them or none -> those that any process has, for all."""
-    if not is_joined():
+    if not is_initialized():
         return rows
     here = ~np.isnan(rows[0, :, 0])
-    total = summed(torch.from_numpy(np.where(here[:, None], rows, 0))).numpy()
-    total[:, summed(torch.from_numpy(here.astype(np.int64))).numpy() == 0] = np.nan
+    total = all_reduce(torch.from_numpy(np.where(here[:, None], rows, 0))).numpy()
+    total[:, all_reduce(torch.from_numpy(here.astype(np.int64))).numpy() == 0] = np.nan
     return total
 
 

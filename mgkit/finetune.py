@@ -20,7 +20,7 @@ from mgkit.features import (
     frozen_backbone,
     whole_shapes,
 )
-from mgkit.machine.distributed import everyones, is_joined, summed, together, world_size
+from mgkit.machine.distributed import all_gather_object, all_reduce, is_initialized, together, world_size
 from mgkit.machine.progress import progress
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
@@ -87,7 +87,7 @@ def feature_windows(
         return samples
 
     while (samples := together(next_samples)) is not None:
-        readable = sorted(i for of_rank in everyones(list(samples)) for i in of_rank)
+        readable = sorted(i for of_rank in all_gather_object(list(samples)) for i in of_rank)
         for start in range(0, len(readable), step_size):
             mine = [samples[i] for i in readable[start : start + step_size] if i in samples]
             yield [x for x, _ in mine], torch.tensor([label for _, label in mine], dtype=torch.int64)
@@ -100,7 +100,7 @@ def images_a_window(width: int, size: int, batch_size: int) -> int:
     """
     bytes_a_map = 4 * width * math.ceil(size / 32) ** 2
     at_least = max(32, batch_size)
-    if is_joined():
+    if is_initialized():
         at_least *= 2 * world_size()  # enough batches for all processes
     at_most = 1024  # beyond, batches hardly grow, but steps wait
     return max(at_least, min(BYTES_A_WINDOW // bytes_a_map, at_most))
@@ -130,7 +130,7 @@ def descend_p(
                 loss = F.cross_entropy(logits, labels.to(p.device), reduction="sum")
                 loss.backward(inputs=[p])
             # Loss and gradient over the images of all processes, which so take the same step.
-            *sums, images = summed(torch.stack([loss.detach(), p.grad, p.new_tensor(len(features))]))
+            *sums, images = all_reduce(torch.stack([loss.detach(), p.grad, p.new_tensor(len(features))]))
             loss, p.grad = (x / images for x in sums)
             if not (loss.isfinite() and p.grad.isfinite()):
                 raise ValueError(
@@ -191,7 +191,7 @@ def sweep_p(
         return right, seen
 
     for s, size in enumerate(sizes):
-        right, seen = map(summed, together(partial(counted, size)))
+        right, seen = map(all_reduce, together(partial(counted, size)))
         if not seen:
             raise unreadable.none_readable()
         accuracy[s] = (right.double() / seen).numpy()

@@ -15,7 +15,7 @@ from mgkit.data.images import ImageList
 from mgkit.data.loader import SeededBatches
 from mgkit.losses import JointLoss, gradient_share
 from mgkit.machine.device import autocast
-from mgkit.machine.distributed import gathered_rows, rank, summed, world_size
+from mgkit.machine.distributed import all_gather_rows, all_reduce, rank, world_size
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
 from mgkit.samplers import RepeatedAugmentationSampler, share
@@ -116,7 +116,7 @@ class Objective(nn.Module):
         """
         with autocast(images.device, self.precision):
             output = self.net(images)
-        gather = partial(gathered_rows, counts=counts) if self.global_sampling else None
+        gather = partial(all_gather_rows, counts=counts) if self.global_sampling else None
         losses = self.loss(output, label, instance, generator=generator, gather=gather)
         # Gradients are averaged over W processes, so a share of the step's mean counts W times. The margin loss of a joint
         # batch is the same on every process, and its gradients have come together from all W.
@@ -152,7 +152,7 @@ class Sums:
         """{step: {name: sum over the samples of all processes}} of the steps since the last time."""
         if not self.of_step:
             return {}
-        everything = summed(torch.stack([*self.of_step.values()])).tolist()  # [steps, names]
+        everything = all_reduce(torch.stack([*self.of_step.values()])).tolist()  # [steps, names]
         steps, self.of_step = list(self.of_step), {}
         names = (*NAMES, "samples", SHARE, f"samples of {SHARE}")
         return {

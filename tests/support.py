@@ -18,7 +18,7 @@ from scipy.io import savemat
 from mgkit.config import TrainConfig, make
 from mgkit.data import folders
 from mgkit.data.images import ImageList
-from mgkit.machine.distributed import joined
+from mgkit.machine.distributed import process_group
 
 
 def noise(seed: int, size: tuple[int, int] = (24, 16)) -> Image.Image:
@@ -166,7 +166,7 @@ def be_joined(rank: int, count: int, port: int, results, work, arguments) -> Non
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="localhost", MASTER_PORT=str(port)
     )  # fmt: skip
     try:
-        with joined():
+        with process_group():
             results.put((rank, work(*arguments), None))
     except BaseException:
         results.put((rank, None, traceback.format_exc()))

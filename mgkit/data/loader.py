@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
-from mgkit.machine.distributed import everyones, is_joined, is_main
+from mgkit.machine.distributed import all_gather_object, is_initialized, is_main
 
 SECONDS_FOR_A_BATCH = (
     900  # after which a reading process counts as hung: an error, which has a training start again
@@ -160,7 +160,7 @@ class UnreadableImages:
             if len(batch.label):
                 readable = True
                 yield batch
-        if not readable and self.reasons and not is_joined():
+        if not readable and self.reasons and not is_initialized():
             raise self.none_readable()
 
     def none_readable(self) -> UnreadableImageError:
@@ -171,7 +171,7 @@ class UnreadableImages:
 
     def share(self) -> None:
         """What was noted by any process is known to all."""
-        for reasons in everyones(self.reasons):
+        for reasons in all_gather_object(self.reasons):
             self.reasons |= reasons
 
     def note(self, unreadable: Iterable[tuple[str, str]]) -> None:

@@ -15,7 +15,7 @@ from mgkit.data.loader import Batch
 from mgkit.engine.loop import Training, is_enough, parts_of, validate
 from mgkit.engine.provenance import gib
 from mgkit.machine.device import describe
-from mgkit.machine.distributed import everyones, exchange, world_size
+from mgkit.machine.distributed import all_gather, all_gather_object, world_size
 
 SECONDS = 10.0  # of each measurement
 FEWEST = 2  # steps measured, however long they take
@@ -81,7 +81,7 @@ def rehearse(training: Training) -> Estimate:
     steps_alone, seconds_alone = timed(training, lambda: step(training, batch, counts))
     batches.close()
     memory = process_memory()
-    reading_rate = sum(everyones(read(training)))
+    reading_rate = sum(all_gather_object(read(training)))
     many = min(len(training.val_images), 4 * config.batch_size * world_size())
     began = time.perf_counter()
     validate(training.net, training.val_images.subset(range(many)), config, training.unreadable)
@@ -91,9 +91,9 @@ def rehearse(training: Training) -> Estimate:
     return Estimate(
         config=config, device=describe(device), processes=world_size(), steps=steps,
         training_rate=steps * images / seconds, step_rate=steps_alone * images / seconds_alone,
-        reading_rate=reading_rate, validation_rate=validation_rate, data_wait=max(everyones(data_wait)),
-        memory=max(everyones(memory)), memory_there=psutil.virtual_memory().total,
-        gpu_memory=max(everyones(torch.cuda.max_memory_reserved(device) if on_gpu else 0)),
+        reading_rate=reading_rate, validation_rate=validation_rate, data_wait=max(all_gather_object(data_wait)),
+        memory=max(all_gather_object(memory)), memory_there=psutil.virtual_memory().total,
+        gpu_memory=max(all_gather_object(torch.cuda.max_memory_reserved(device) if on_gpu else 0)),
         gpu_memory_there=torch.cuda.get_device_properties(device).total_memory if on_gpu else 0,
         snapshot=snapshot_size(training), steps_an_epoch=len(training.batches),
         images_an_epoch=training.batches.batches.samples, val_images=len(training.val_images),
@@ -130,7 +130,7 @@ def timed(training: Training, make_step: Callable[[], None]) -> tuple[int, float
         make_step()
         synchronize(training.device)
         seconds = time.perf_counter() - began
-        [enough, *_], *_ = exchange([seconds > SECONDS and steps >= FEWEST])
+        [enough, *_], *_ = all_gather([seconds > SECONDS and steps >= FEWEST])
         if enough:
             return steps, seconds
 

@@ -35,7 +35,7 @@ from mgkit.engine.provenance import provenance
 from mgkit.engine.run import stage_folder
 from mgkit.features import by_window, pooled_batches, rows_of_all
 from mgkit.machine.device import autocast
-from mgkit.machine.distributed import everyones, is_main, of_main, wait_for_all
+from mgkit.machine.distributed import all_gather_object, barrier, broadcast_object, is_main
 from mgkit.machine.files import exclusive, move_into_place, remove_partial, sync, write_text
 from mgkit.model import MultiGrain
 from mgkit.pooling import check_exponent
@@ -84,7 +84,9 @@ def stored_features(
     made_of = all_but_p(net, images, size=size, crop=crop, precision=precision)
     arrays = {p: StoredArray(Path(folder), made_of | {"p": str(p)}) for p in exponents}
     unreadable = unreadable or UnreadableImages()
-    missing = of_main([p for p, array in arrays.items() if not array.is_whole()] if is_main() else None)
+    missing = broadcast_object(
+        [p for p, array in arrays.items() if not array.is_whole()] if is_main() else None
+    )
     if missing:
         with ExitStack() as locks:
             if is_main():
@@ -94,7 +96,7 @@ def stored_features(
                 net, images, {p: arrays[p] for p in missing}, unreadable=unreadable, size=size, crop=crop,
                 batch_size=batch_size, workers=workers, precision=precision, description=description,
             )  # fmt: skip
-        wait_for_all()
+        barrier()
     for array in arrays.values():
         tell(unreadable, images, array.manifest()["skipped"])
     return [np.load(arrays[p].path, mmap_mode="r") for p in exponents]
@@ -332,7 +334,7 @@ def write_missing(
     """One backbone pass over every shard that any of the arrays {p: array} lacks; all are whole afterwards."""
     # While this process waited for its turn, another one may have written some.
     there = {p: array.begin() for p, array in arrays.items() if not array.is_whole()} if is_main() else None
-    there = of_main(there)  # {p: {shard: {row: why it was skipped}}}
+    there = broadcast_object(there)  # {p: {shard: {row: why it was skipped}}}
     if not there:
         return
     known = [of_shard for of_p in there.values() for of_shard in of_p.items()]
@@ -409,7 +411,7 @@ def pooled_shards(
         yield (
             shard,
             rows_of_all(rows),
-            dict(chain.from_iterable(of_rank.items() for of_rank in everyones(mine))),
+            dict(chain.from_iterable(of_rank.items() for of_rank in all_gather_object(mine))),
         )
 
 

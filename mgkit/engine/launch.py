@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from mgkit.config import AnyConfig, StageConfig, TrainConfig, to_yaml
-from mgkit.machine.distributed import is_joined
+from mgkit.machine.distributed import is_initialized
 from mgkit.machine.files import write_text
 from mgkit.machine.progress import FOR_RELAY, show_relayed
 
@@ -48,7 +48,7 @@ def processes_on_this_machine(config: StageConfig) -> int:
 
 def on_all_devices(stage: str, config: AnyConfig, run: Callable[[AnyConfig], object]) -> None:
     """Run a stage with all that `config.gpus` means: by `run`, here, where that is one process, else in workers (`launch`)."""
-    if is_joined() or processes_on_this_machine(config) == 1:
+    if is_initialized() or processes_on_this_machine(config) == 1:
         run(config)
     else:
         launch(stage, config)

@@ -24,14 +24,14 @@ from mgkit.features import classify
 from mgkit.losses import JointLoss
 from mgkit.machine.device import pick_device, place
 from mgkit.machine.distributed import (
-    copy_buffers_of_main,
-    exchange,
-    is_joined,
+    all_gather,
+    all_reduce,
+    broadcast_buffers,
+    broadcast_object,
+    is_initialized,
     is_main,
-    of_main,
     raise_in_all,
     rank,
-    summed,
     together,
     with_synchronised_batch_norm,
     world_size,
@@ -130,7 +130,7 @@ class Training:
         """The objective as it is called: compiled if that is wanted, its gradients averaged over the processes."""
         if self.config.compile:
             self.net.features.compile()
-        if not is_joined():
+        if not is_initialized():
             return objective
         return DistributedDataParallel(
             objective,
@@ -211,14 +211,14 @@ class Training:
             except OSError as caught:
                 error = caught
             samples = len(batch.label) if batch else 0
-            told = exchange(
+            told = all_gather(
                 [samples, batch is None, error is not None, self.asked_to_stop(), self.wants_to_save()]
             )
             counts, ended, failed, stops, saves = (list(column) for column in zip(*told, strict=True))
             if any(failed):
                 raise_in_all(error)
             if any(stops):
-                saved = of_main(self.save())
+                saved = broadcast_object(self.save())
                 how = f"; saved at {saved}: run the same command again to go on" if saved else ""
                 raise StoppedError(f"stopped as asked{how}")
             if any(ended):
@@ -247,7 +247,7 @@ class Training:
             place = piece.stop
             # Negatives of a joint batch are the same ones on every process, and else each one's own.
             drawn_in = k if config.global_sampling else rank() * len(parts) + k
-            with nullcontext() if last or not is_joined() else self.objective.no_sync():
+            with nullcontext() if last or not is_initialized() else self.objective.no_sync():
                 found = self.objective(
                     *self.on_device(batch, piece), counts=counts, total=total, watched=watched,
                     generator=torch.Generator(self.device).manual_seed(seed_of(config.seed, step, drawn_in)),
@@ -393,7 +393,7 @@ def validate(
     net: MultiGrain, images: ImageList, config: TrainConfig, unreadable: UnreadableImages
 ) -> dict[str, float]:
     """val_top1, val_top5 in 0..1 and val_cross_entropy, at the training resolution, square; by all processes together."""
-    copy_buffers_of_main(net)
+    broadcast_buffers(net)
     logits, labels = together(lambda: classify(
         net, images, size=config.size, crop="square", batch_size=config.batch_size, workers=config.workers,
         precision=config.precision, unreadable=unreadable, description="validation",
@@ -403,7 +403,7 @@ def validate(
         ranks = target_ranks(logits, labels)
         cross_entropy = nn.functional.cross_entropy(logits, labels, reduction="sum")
         sums += torch.stack([(ranks < 1).sum(), (ranks < 5).sum(), cross_entropy, torch.tensor(len(labels))])
-    top1, top5, cross_entropy, samples = summed(sums).tolist()
+    top1, top5, cross_entropy, samples = all_reduce(sums).tolist()
     if not samples:
         raise unreadable.none_readable()
     return {

@@ -21,7 +21,7 @@ LONGEST_WAIT = timedelta(minutes=60)  # of a process for the others: rank 0 may 
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Be one of the processes that torch.distributed.run started, for the block; a process alone stays alone."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
@@ -42,22 +42,22 @@ def let_collectives_end() -> None:
 
     A fork at the moment that one of them registers with the interpreter hangs the child for ever, up to Python 3.11.
     """
-    if is_joined():
+    if is_initialized():
         time.sleep(0.02)
 
 
-def is_joined() -> bool:
+def is_initialized() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
     """Which process this is, 0 to W-1."""
-    return dist.get_rank() if is_joined() else 0
+    return dist.get_rank() if is_initialized() else 0
 
 
 def world_size() -> int:
     """How many processes there are, W."""
-    return dist.get_world_size() if is_joined() else 1
+    return dist.get_world_size() if is_initialized() else 1
 
 
 def is_main() -> bool:
@@ -65,34 +65,34 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Every process waits here for the others."""
-    if is_joined():
+    if is_initialized():
         dist.barrier()
 
 
-def exchange(numbers: Sequence[int]) -> list[list[int]]:
+def all_gather(numbers: Sequence[int]) -> list[list[int]]:
     """A few integers of each process, known to all: W lists, by rank."""
     mine = torch.tensor(numbers, dtype=torch.int64)  # on the CPU: no GPU has to finish its work for it
-    if not is_joined():
+    if not is_initialized():
         return [mine.tolist()]
     everyone = [torch.empty_like(mine) for _ in range(world_size())]
     dist.all_gather(everyone, mine)
     return [of_rank.tolist() for of_rank in everyone]
 
 
-def everyones(content: Content) -> list[Content]:
+def all_gather_object(content: Content) -> list[Content]:
     """Something plain of each process, known to all, by rank."""
-    if not is_joined():
+    if not is_initialized():
         return [content]
     found = [None] * world_size()
     dist.all_gather_object(found, content)
     return found
 
 
-def of_main(content: Content | None) -> Content:
+def broadcast_object(content: Content | None) -> Content:
     """What the main process has; the others pass None."""
-    if not is_joined():
+    if not is_initialized():
         return content
     carrier = [content]
     dist.broadcast_object_list(carrier, src=0)
@@ -115,7 +115,7 @@ def together(work: Callable[[], Result], *, here: bool = True) -> Result | None:
 
 def raise_in_all(error: Exception | None) -> None:
     """Raise a process's own error, or else the first that another has; nothing where all have None."""
-    raised = [other for other in everyones(error) if other is not None]
+    raised = [other for other in all_gather_object(error) if other is not None]
     if raised:
         raise error or raised[0]
 
@@ -127,9 +127,9 @@ def main_first(work: Callable[[], Result]) -> Result:
     return first if is_main() else rest
 
 
-def summed(x: Tensor) -> Tensor:
+def all_reduce(x: Tensor) -> Tensor:
     """The sum over all processes, without gradient, same shape."""
-    if not is_joined():
+    if not is_initialized():
         return x
     total = x.detach().clone()
     dist.all_reduce(total)
@@ -137,7 +137,7 @@ def summed(x: Tensor) -> Tensor:
 
 
 class GatherRows(torch.autograd.Function):
-    """Rows [n_r,...] of every process, in rank order -> [B,...]; see `gathered_rows`."""
+    """Rows [n_r,...] of every process, in rank order -> [B,...]; see `all_gather_rows`."""
 
     @staticmethod
     def forward(ctx, rows: Tensor, counts: Sequence[int]) -> Tensor:
@@ -150,21 +150,21 @@ class GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         first = sum(ctx.counts[: rank()])
-        return summed(gradient)[first : first + ctx.counts[rank()]], None
+        return all_reduce(gradient)[first : first + ctx.counts[rank()]], None
 
 
-def gathered_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
+def all_gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     """The rows of all processes in rank order, [n_r,...] -> [B,...]; counts: n_r of each rank, B = their sum.
 
-    Gradients flow back to the process that a row came from, summed over the W processes that used it.
+    Gradients flow back to the process that a row came from, all_reduce over the W processes that used it.
     """
-    return GatherRows.apply(rows, counts) if is_joined() else rows
+    return GatherRows.apply(rows, counts) if is_initialized() else rows
 
 
 @torch.no_grad()
-def copy_buffers_of_main(net: nn.Module) -> None:
+def broadcast_buffers(net: nn.Module) -> None:
     """Give every process the main one's buffers: batch norm's running statistics, which each has its own of."""
-    if is_joined():
+    if is_initialized():
         for buffer in net.buffers():
             dist.broadcast(buffer, src=0)
 

@@ -23,7 +23,7 @@ from mgkit.engine.feature_store import (
     stamp,
     stored_features,
 )
-from mgkit.machine.distributed import is_main, of_main, wait_for_all
+from mgkit.machine.distributed import barrier, broadcast_object, is_main
 from mgkit.machine.files import atomic_write
 from mgkit.model import MultiGrain
 
@@ -61,7 +61,7 @@ def growing_features(
     made = dict(size=size, crop=crop, precision=precision)
     array = array_of(net, images, p, folder, **made)
     options |= made | {"ps": [p], "folder": folder}
-    known = of_main(most_known(array, images) if is_main() and not array.is_whole() else None)
+    known = broadcast_object(most_known(array, images) if is_main() and not array.is_whole() else None)
     if known:
         unknown = np.setdiff1d(np.arange(len(images)), known.here)
         if is_main():
@@ -75,7 +75,7 @@ def growing_features(
         if is_main():
             join(array, images, known, unknown, rows, skipping.reasons)
             shutil.rmtree(array_of(net, rest, p, folder, **made).folder)
-        wait_for_all()
+        barrier()
     [rows] = stored_features(net, images, unreadable=unreadable, **options)
     if is_main() and not fingerprints_file(array).exists():
         with atomic_write(fingerprints_file(array)) as temporary, open(temporary, "wb") as file:

@@ -10,7 +10,7 @@ from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, read_results
 from mgkit.features import frozen_backbone, whole_shapes
 from mgkit.finetune import finetune_p, set_p, sweep_p
-from mgkit.machine.distributed import is_main, wait_for_all
+from mgkit.machine.distributed import barrier, is_main
 from mgkit.model import MultiGrain
 from mgkit.stages.inputs import in_classes_of, is_mini, training_data
 from mgkit.stages.results import PSearch
@@ -71,7 +71,7 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
     if run:
         results = {key: as_plain(value) for key, value in vars(found).items()}
         run.results(results | {"val_images": len(val_images)})
-    wait_for_all()
+    barrier()
     return found
 
 

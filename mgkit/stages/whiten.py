@@ -17,7 +17,7 @@ from mgkit.engine.run import Run, read_results, stage_folder
 from mgkit.features import pooled
 from mgkit.finetune import set_p
 from mgkit.machine.device import pick_device, place
-from mgkit.machine.distributed import is_main, main_first, wait_for_all
+from mgkit.machine.distributed import barrier, is_main, main_first
 from mgkit.machine.files import find_path
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain, append_one
@@ -98,7 +98,7 @@ def run_whitening(config: WhitenConfig) -> None:
             "size": config.size, "crop": config.crop, "p": p, "images": len(rows), "dimensions": len(mean),
             "variances": variances.tolist(), **folding,
         })  # fmt: skip
-    wait_for_all()
+    barrier()
 
 
 def check_folding(config: WhitenConfig, before: MultiGrain, after: MultiGrain) -> dict:

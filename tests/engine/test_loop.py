@@ -17,7 +17,7 @@ from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.loader import Batch
 from mgkit.engine.loop import Training, is_enough, parts_of
 from mgkit.losses import MarginLoss, sample_triplets
-from mgkit.machine.distributed import is_main, wait_for_all
+from mgkit.machine.distributed import barrier, is_main
 from mgkit.model import get_multigrain
 from mgkit.samplers import share
 from mgkit.stages.inputs import training_data
@@ -309,7 +309,7 @@ def failing_validation(config):
     training.flush()
     if is_main():
         Path(training.val_images.paths[0]).write_bytes(b"no image")
-    wait_for_all()
+    barrier()
     with pytest.raises(UnreadableImageError, match="cannot read the image"):
         training.conclude()
 

@@ -8,14 +8,14 @@ import torch
 from support import in_processes
 
 from mgkit.machine.distributed import (
-    everyones,
-    exchange,
-    gathered_rows,
+    all_gather,
+    all_gather_object,
+    all_gather_rows,
+    all_reduce,
+    broadcast_object,
     is_main,
     main_first,
-    of_main,
     rank,
-    summed,
     together,
     world_size,
 )
@@ -33,9 +33,9 @@ def rows_of(count):
 
 
 def gathered(counts):
-    """What gathered_rows gives, and the gradient of this process's rows where process k weighs what it got by k + 1."""
+    """What all_gather_rows gives, and the gradient of this process's rows where process k weighs what it got by k + 1."""
     _, mine = rows_of(len(counts))
-    together = gathered_rows(mine, counts)
+    together = all_gather_rows(mine, counts)
     ((rank() + 1) * together.square().sum()).backward()
     return together.detach().numpy().copy(), mine.grad.numpy().copy()
 
@@ -55,10 +55,10 @@ def told():
     """What every process learns of the others."""
     return (
         (rank(), world_size(), is_main()),
-        exchange([rank(), 10 * rank()]),
-        everyones({"rank": rank()}),
-        of_main("from the main one" if is_main() else None),
-        summed(torch.tensor([1.0, rank()])).tolist(),
+        all_gather([rank(), 10 * rank()]),
+        all_gather_object({"rank": rank()}),
+        broadcast_object("from the main one" if is_main() else None),
+        all_reduce(torch.tensor([1.0, rank()])).tolist(),
     )
 
 
@@ -76,8 +76,8 @@ def test_every_process_learns_of_the_others():
 def test_a_process_alone_has_nobody_to_ask():
     rows = torch.rand(2, 3, requires_grad=True)
     assert (rank(), world_size(), is_main()) == (0, 1, True)
-    assert exchange([4, 5]) == [[4, 5]] and everyones("x") == ["x"] and of_main("x") == "x"
-    assert summed(rows) is rows and gathered_rows(rows, [2]) is rows
+    assert all_gather([4, 5]) == [[4, 5]] and all_gather_object("x") == ["x"] and broadcast_object("x") == "x"
+    assert all_reduce(rows) is rows and all_gather_rows(rows, [2]) is rows
 
 
 def raised_together(failing):
