@@ -5,14 +5,22 @@ import inspect
 from collections.abc import Callable
 from textwrap import dedent
 
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+
+
+# Colours are written into the page: exported and untrusted notebooks lose style sheets.
+HTML = HtmlFormatter(noclasses=True, nobackground=True, prestyles="font-family: monospace; line-height: 1.3")
+
 
 class Source(str):
     """Python source: highlighted by notebooks and their exports, plain text elsewhere."""
 
     __repr__ = str.__str__
 
-    def _repr_markdown_(self) -> str:
-        return f"```python\n{self}\n```"
+    def _repr_html_(self) -> str:
+        return highlight(self, PythonLexer(), HTML)
 
 
 def show_source(*definitions: Callable) -> Source:

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from textwrap import dedent
 
 import pytest
@@ -77,7 +78,8 @@ def test_it_is_plain_text_in_a_terminal_and_highlighted_in_a_notebook_and_its_ex
     shown = show_source(pooling.gem)
     assert repr(shown) == str(shown) and repr(shown).startswith("def gem(")
     data, metadata = DisplayFormatter().format(shown)
-    assert set(data) == {"text/plain", "text/markdown"} and data["text/plain"] == shown
+    assert set(data) == {"text/plain", "text/html"} and data["text/plain"] == shown
     cell = new_code_cell(outputs=[new_output("display_data", data=data, metadata=metadata)])
     page, _ = HTMLExporter().from_notebook_node(new_notebook(cells=[cell]))
-    assert '<span class="k">def</span>' in page and "amax" in page
+    assert re.search(r'<span style="color: #\w+; font-weight: bold">def</span>', page)
+    assert "gem" in page and "<style" not in data["text/html"]
