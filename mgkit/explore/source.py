@@ -9,7 +9,6 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-
 # Colours are written into the page: exported and untrusted notebooks lose style sheets.
 HTML = HtmlFormatter(noclasses=True, nobackground=True, prestyles="font-family: monospace; line-height: 1.3")
 
