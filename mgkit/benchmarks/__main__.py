@@ -1,4 +1,4 @@
-"""Fetch and check the published benchmarks: `python -m mgkit.benchmarks.fetch fetch holidays --root data`."""
+"""Fetch and check the published benchmarks: `python -m mgkit.benchmarks fetch holidays --root data`."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ from mgkit.machine.files import find_path
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fetches a set, or checks sets; returns 0 where nothing is missing or unexpected, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m mgkit.benchmarks.fetch", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m mgkit.benchmarks", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for command, number, purpose in (
         ("fetch", "+", "download, verify and extract what is missing"),

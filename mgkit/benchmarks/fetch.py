@@ -107,7 +107,7 @@ def examine(root: str | Path, name: str, *, hashes: bool = False) -> Report:
     benchmark, root = benchmark_of(name), Path(root)
     folder, published = root / name, sum(benchmark.folders.values())
     if not folder.is_dir():
-        how = f"run python -m mgkit.benchmarks.fetch fetch {name} --root {root}"
+        how = f"run python -m mgkit.benchmarks fetch {name} --root {root}"
         how = how if benchmark.archives else f"{benchmark.by_hand} {folder}"
         return Report(f"{name}: not there", [f"{folder} does not exist: {how}"])
     images, findings = sorted_out(benchmark, folder)

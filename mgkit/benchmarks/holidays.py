@@ -49,7 +49,7 @@ def upright_views(root: Path, number_of: Sequence[int]) -> dict[int, View]:
         if not (root.parent / "mini.json").is_file():  # the embedded set is drawn upright
             print(
                 f"holidays: no {UPRIGHT} in {root}, so images are evaluated as shot, not upright as in the paper; "
-                "`python -m mgkit.benchmarks.fetch fetch holidays` gets it"
+                "`python -m mgkit.benchmarks fetch holidays` gets it"
             )
         return {}
     rotations = read_rotations(listed)

@@ -248,6 +248,8 @@ def search_by_resolution(found: PSearch) -> Figure:
 
     Without a whole exponent, a line each.
     """
+    from mgkit.stages.results import ResolutionCurves  # here: other figures need no retrieval
+
     whole = [j for j, p in enumerate(found.ps) if float(p).is_integer()]
     if whole:
         whole += [j for j, p in enumerate(found.ps) if math.isinf(p)]

@@ -19,6 +19,7 @@ from mgkit.benchmarks.find import find_sets
 from mgkit.data.layouts import class_folders
 from mgkit.data.loader import ImageDataset
 from mgkit.explore import plots
+from mgkit.explore.style import NotebookFigure
 from mgkit.explore.toy_svm import ToyRuns
 from mgkit.mini.make import CROPS, QUALITIES
 from mgkit.retrieval.protocols import retrieve
@@ -538,4 +539,4 @@ def test_the_ticks_of_logarithmic_axes_are_powers():
 
 def test_every_figure_is_of_the_kind_that_notebooks_show_so():
     for figure, _ in (plots.axes_grid(1, 1), plots.axes_grid(2, 3)):
-        assert isinstance(figure, plots.NotebookFigure)
+        assert isinstance(figure, NotebookFigure)

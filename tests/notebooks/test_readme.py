@@ -1,4 +1,4 @@
-"""The README: its commands run, or are taken by what they call; its links lead somewhere."""
+"""The README pages: commands run, or are accepted by what they call; links lead to files; lines are short."""
 
 import re
 import shlex
@@ -16,12 +16,24 @@ from test_recipes import overrides
 from mgkit.config import make
 
 ROOT = NOTEBOOKS.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.M | re.S)
+PAGES = {page: (ROOT / page).read_text(encoding="utf-8") for page in (
+    "README.md", "notebooks/README.md", "data/README.md", "outputs/README.md",
+)}  # fmt: skip
+TEXT = "\n".join(PAGES.values())
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.M | re.S)
 COMMANDS = [line for language, block in BLOCKS if not language for line in block.splitlines() if line]
-COMMANDS += re.findall(r"`((?:papermill|make|python) [^`]+)`", README)
+COMMANDS += re.findall(r"`((?:papermill|make|python) [^`]+)`", TEXT)
+COMMANDS = list(dict.fromkeys(COMMANDS))
+PYTHON = [command for command in COMMANDS if command.startswith("python -m")]
+LONG = [
+    command for command in PYTHON if "fetch" in command or "--write" in command
+]  # not to be run in a test
+LINKS = [
+    (page, target) for page, text in PAGES.items() for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text)
+]
 SMALL = {"small": {"size": 32, "epochs": 1, "lr_drops": [1], "batch_size": 12}}
 OWN = [c for c in COMMANDS if c.startswith("papermill") and "-p data" in c]
+WIDTH = 120  # columns of prose
 
 
 def taken_apart(command):
@@ -36,7 +48,8 @@ def taken_apart(command):
 
 def test_the_commands_are_found():
     assert len(COMMANDS) > 20 and len(OWN) == 7
-    assert {command.split()[0] for command in COMMANDS} == {"make", "papermill", "python"}
+    assert {command.split()[0] for command in COMMANDS} == {"make", "papermill", "python", "source"}
+    assert len(LONG) == 2 and len(PYTHON) == 4
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("papermill notebooks")])
@@ -54,7 +67,7 @@ def test_make_knows_its_command(command):
 
 
 def test_the_table_names_every_notebook():
-    assert re.findall(r"^\| [^|]+ \| `(\w+)` \|", README, re.M) == sorted(CONFIGS)
+    assert re.findall(r"^\| [^|]+ \| `(\w+)` \|", PAGES["README.md"], re.M) == sorted(CONFIGS)
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +100,26 @@ def test_the_commands_for_own_images_run_in_their_order(project, command):
     assert any((project / "outputs" / values["experiment"]).iterdir())
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m") and "fetch" not in c])
-def test_a_command_of_python_runs(tmp_path, command):
+def of_python(command, tmp_path, *options):
+    """The finished process of a `python -m` command."""
     (tmp_path / "data").mkdir()
-    done = subprocess.run(
-        [sys.executable, *shlex.split(command)[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    return subprocess.run(
+        [sys.executable, *shlex.split(command)[1:], *options], cwd=tmp_path, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [command for command in PYTHON if command not in LONG])
+def test_a_command_of_python_runs(tmp_path, command):
+    done = of_python(command, tmp_path)
     assert "Traceback" not in done.stderr and (done.stdout + done.stderr).strip()
+
+
+@pytest.mark.parametrize("command", LONG)
+def test_a_long_command_of_python_is_known(tmp_path, command):
+    done = of_python(command, tmp_path, "--help")
+    options = [word for word in command.split() if word.startswith("--")]
+    assert done.returncode == 0 and options and all(option in done.stdout for option in options), done.stderr
 
 
 def test_the_example_in_python_prints_the_shapes(capsys):
@@ -102,6 +128,17 @@ def test_the_example_in_python_prints_the_shapes(capsys):
     assert capsys.readouterr().out.split() == ["torch.Size([2,", "2048])", "torch.Size([2,", "1000])"]
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)]+)\)", README))))
-def test_a_link_leads_to_a_file(target):
-    assert (ROOT / target).exists()
+@pytest.mark.parametrize(("page", "target"), LINKS)
+def test_a_link_leads_to_a_file_and_its_heading(page, target):
+    name, _, anchor = target.partition("#")
+    path = (ROOT / page).parent / name
+    assert path.exists()
+    if anchor:
+        headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.M)
+        assert anchor in [heading.lower().replace(" ", "-") for heading in headings]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_prose_is_not_wide(page):
+    prose = re.sub(r"^```.*?^```", "", PAGES[page], flags=re.M | re.S).splitlines()
+    assert not [line for line in prose if len(line) > WIDTH and not line.startswith("|")]
