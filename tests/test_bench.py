@@ -13,7 +13,7 @@ import pytest
 MEASURED = """
 import json, sys
 import bench_growth as growth
-from mgkit.training import Training
+from mgkit.engine.loop import Training
 
 an_image, a_step = map(int, sys.argv[1:])
 held, step = [], Training.step

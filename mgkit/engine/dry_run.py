@@ -12,10 +12,11 @@ import torch
 from mgkit.config import TrainConfig
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.loader import Batch
-from mgkit.engine.loop import Training, is_enough, parts_of, validate
+from mgkit.engine.loop import Training, validate
 from mgkit.engine.provenance import gib
 from mgkit.machine.device import describe
 from mgkit.machine.distributed import all_gather, all_gather_object, world_size
+from mgkit.training import is_enough, parts_of
 
 SECONDS = 10.0  # of each measurement
 FEWEST = 2  # steps measured, however long they take

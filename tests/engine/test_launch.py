@@ -136,7 +136,7 @@ FAILING = """
 import os
 from mgkit import __main__ as worker
 from mgkit.machine.distributed import rank
-from mgkit.training import Training
+from mgkit.engine.loop import Training
 
 step = Training.step
 
