@@ -27,7 +27,7 @@ from mgkit.training import (
 )
 
 
-def made_up_batches(steps, *, images=4, repetitions=3, size=32, classes=5):
+def made_up_batches(steps, *, images=4, repetitions=2, size=16, classes=5):
     """Batches of noisy copies of random images, in float64, side by side."""
     random = torch.Generator().manual_seed(0)
     for _ in range(steps):
@@ -41,7 +41,7 @@ def made_up_batches(steps, *, images=4, repetitions=3, size=32, classes=5):
 
 
 def plain_losses(net, beta, batches, config):
-    """Train as in section 3 of the paper: SGD on λ · cross-entropy + (1-λ) · margin loss; yields the losses."""
+    """Train as in the paper: SGD on λ · cross-entropy + (1-λ) · margin loss; yields losses (section 3)."""
     net.train()
     weights = [w for w in net.parameters() if w.requires_grad]
     velocity = {w: torch.zeros_like(w) for w in [*weights, beta]}

@@ -1,7 +1,6 @@
 """The loop of a training run: epochs of steps, with validation, logs and snapshots.
 
-`Training.state_dict` is what resuming needs, `Training.log` writes a line of steps.jsonl, and `RunFiles` is all
-that is written.
+`Training.state_dict` is what resuming needs. `Training.log` makes a line of steps.jsonl. `RunFiles` writes.
 """
 
 import math
@@ -165,7 +164,8 @@ class Training:
         """
         self.flush()
         if not all(torch.isfinite(weight).all() for weight in self.objective.parameters()):
-            raise self.not_finite(f"a weight after step {self.position.step}")
+            what = f"a weight after step {self.position.step}"
+            raise not_finite(what, self.config, self.position, self.lr)
         return self.files.save(self.position.step, self.state_dict)
 
     # --- Epochs and steps
@@ -186,7 +186,7 @@ class Training:
             position.batch += 1
         self.flush()
         if not position.sums.get("samples"):
-            raise UnreadableImageError("no batch of the epoch has enough readable images to train on")
+            raise UnreadableImageError("too few readable images in this data: not one batch to train on")
         with self.pace.paused():
             self.end_epoch()
 
@@ -219,6 +219,11 @@ class Training:
         self.net.train()
         if self.config.batch_norm == "frozen":
             freeze_batch_norm(self.net)
+
+    @property
+    def lr(self) -> float:
+        """The network's learning rate."""
+        return self.optimizer.param_groups[0]["lr"]
 
     # --- Batches
 
@@ -263,10 +268,10 @@ class Training:
     # --- What is logged
 
     def flush(self) -> None:
-        """Add the statistics of recent steps to the position. Raises NonFiniteError for a loss that is not."""
+        """Add the statistics of recent steps to the position; raises NonFiniteError for a loss."""
         for step, sums in self.recent.take().items():
             if not math.isfinite(sums["loss"]):
-                raise self.not_finite(f"the loss of step {step}")
+                raise not_finite(f"the loss of step {step}", self.config, self.position, self.lr)
             self.position.add(sums)
 
     def log(self) -> None:
@@ -278,18 +283,7 @@ class Training:
 
     def beta_and_lr(self) -> dict[str, float]:
         """The margin loss's β, and the network's learning rate."""
-        return {"beta": self.beta.item(), "lr": self.optimizer.param_groups[0]["lr"]}
-
-    def not_finite(self, what: str) -> NonFiniteError:
-        """The error for a loss or a weight: where it is, the last good checkpoint, and what to change."""
-        config, position = self.config, self.position
-        good = Snapshots(stage_folder(config.experiment, STAGE) / "snapshots").files()
-        kept = f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint yet"
-        return NonFiniteError(
-            f"{what} is not finite (epoch {position.epoch + 1}, batch {position.batch + 1}, "
-            f"lr {self.beta_and_lr()['lr']:g}, precision {config.precision}); {kept}: "
-            "start another experiment from it with init_from, a lower lr or precision=float32"
-        )
+        return {"beta": self.beta.item(), "lr": self.lr}
 
 
 class RunFiles:
@@ -362,6 +356,17 @@ class RunFiles:
         self.by_main(write)
 
 
+def not_finite(what: str, config: TrainConfig, position: Position, lr: float) -> NonFiniteError:
+    """The error for a loss or a weight: where it is, the last good checkpoint, and what to change."""
+    good = Snapshots(stage_folder(config.experiment, STAGE) / "snapshots").files()
+    kept = f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint yet"
+    return NonFiniteError(
+        f"{what} is not finite (epoch {position.epoch + 1}, batch {position.batch + 1}, lr {lr:g}, "
+        f"precision {config.precision}); {kept}: "
+        "start another experiment from it with init_from, a lower lr or precision=float32"
+    )
+
+
 def in_parallel(net: MultiGrain, loss: JointLoss, config: TrainConfig, device: torch.device) -> nn.Module:
     """The objective, its gradients averaged over the processes where there are several."""
     objective = Objective(net, loss, global_sampling=config.global_sampling, precision=config.precision)
@@ -401,7 +406,7 @@ def check_batch(config: TrainConfig) -> None:
 
 
 def check_batch_norm(config: TrainConfig, processes: int) -> None:
-    """Raise ValueError for synchronised batch norm in several processes on CPUs: torch has it for GPUs only."""
+    """Raise ValueError for synchronised batch norm in several processes on CPUs, which torch lacks."""
     if config.batch_norm == "sync" and processes > 1 and pick_device().type == "cpu":
         raise ValueError(
             f"batch_norm sync needs a GPU for each of {processes} processes; choose local or frozen on CPUs"

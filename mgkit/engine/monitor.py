@@ -1,4 +1,4 @@
-"""The logs of a training: steps.jsonl, a line every few steps; metrics.jsonl, a line per epoch; TensorBoard."""
+"""The logs of a training: steps.jsonl (a line every few steps), metrics.jsonl (per epoch) and TensorBoard."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +22,7 @@ class Monitor:
     """Write the logs of a run into its folder, from one process. What was written survives a kill.
 
     folder: of the run.
-    step, epoch: optimizer steps and epochs done so far. At step 0, logs of an earlier run are removed. Past it,
+    step, epoch: optimizer steps and epochs done so far. At step 0, logs of an earlier run are removed. Past 0
         a run is resumed: lines and points past that step, and half-written lines, are removed.
     """
 

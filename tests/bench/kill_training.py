@@ -133,10 +133,10 @@ class Started:
             time.sleep(0.05)
         return time.monotonic() - began
 
-    def went_on_at(self) -> list[str]:
+    def resumed_from(self) -> list[str]:
         """The snapshots that the log says it went on from."""
         lines = self.log.read_text().splitlines()
-        return [line.rpartition("-")[2].removesuffix(".pth").lstrip("0") or "0" for line in lines if line.startswith("going on at")]  # fmt: skip
+        return [line.rpartition("-")[2].removesuffix(".pth").lstrip("0") or "0" for line in lines if line.startswith("resuming from")]  # fmt: skip
 
 
 def marked(folder: Path) -> list[int]:
@@ -225,7 +225,7 @@ def survives(folder, images, number, random, seconds, expected, processes) -> bo
                 else "not there    "
             )
             + f"; exit code {run.process.returncode:3d}, all ended after {ended:4.1f} s"
-            + (f", by itself from {', '.join(run.went_on_at())}" if run.went_on_at() else ""),
+            + (f", by itself from {', '.join(run.resumed_from())}" if run.resumed_from() else ""),
             flush=True,
         )
         wanted -= partial is not None
@@ -240,7 +240,7 @@ def survives(folder, images, number, random, seconds, expected, processes) -> bo
         print(run.log.read_text()[-3000:])
     unequal = differences(left_by(folder), expected) if clean else ["it did not end well"]
     print(
-        f"{number:3d}  went on at {', '.join(run.went_on_at()) or '-'}: {', '.join(unequal) or 'equal'}",
+        f"{number:3d}  went on at {', '.join(run.resumed_from()) or '-'}: {', '.join(unequal) or 'equal'}",
         flush=True,
     )
     return not unequal

@@ -112,7 +112,7 @@ def test_synchronised_statistics_of_several_processes_need_gpus(monkeypatch):
 
 
 def emulated(config, count, processes):
-    """The same as `steps` with local negatives, plainly in one process: each share alone, gradients averaged."""
+    """`steps` with local negatives, plainly in one process: each share alone, gradients averaged."""
     training = made(config)
     net, beta = training.net, nn.Parameter(torch.tensor(config.beta))
     margin_loss = MarginLoss(margin=config.margin)
