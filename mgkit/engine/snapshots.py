@@ -132,8 +132,8 @@ def is_finished(config: TrainConfig, images: tuple[ImageList, ImageList]) -> boo
 def open_run(config: TrainConfig, images: tuple[ImageList, ImageList], stack: ExitStack) -> OpenedRun:
     """Lock the run's folder until `stack` is closed, and resume the run or start it anew.
 
-    Raises ValueError for a snapshot of other parameters or images, TimeoutError if another process trains in the
-    folder, SnapshotError where nothing can be written.
+    Raises ValueError for a snapshot of other parameters or images, TimeoutError if another process trains in
+    the folder, SnapshotError where nothing can be written.
     """
     folder = stage_folder(config.experiment, STAGE)
     snapshots = Snapshots(folder / "snapshots", keep=config.keep_checkpoints)
@@ -184,8 +184,8 @@ def check_snapshot(path: Path, content: dict, config: TrainConfig, images_hash: 
         )
     if content["images_hash"] != images_hash:
         raise ValueError(
-            f"the images below {config.data} are not those that {path} was trained on: put them back, or train "
-            "anew with another experiment or resume=False"
+            f"the images below {config.data} are not those that {path} was trained on: put them back, or "
+            "train anew with another experiment or resume=False"
         )
     if content["processes"] != world_size():
         print(f"the snapshot is of {content['processes']} processes, resuming with {world_size()}")
