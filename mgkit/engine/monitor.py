@@ -1,7 +1,4 @@
-"""What a training leaves to watch it by: lines of numbers, TensorBoard's files, and how fast it went.
-
-steps.jsonl has a line every few optimizer steps, metrics.jsonl one an epoch, tensorboard/ the same as curves.
-"""
+"""The logs of a training: steps.jsonl (a line every few steps), metrics.jsonl (per epoch) and TensorBoard."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,23 +8,26 @@ from time import perf_counter
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from mgkit.engine.run import json_lines
+from mgkit.machine.distributed import all_reduce
 from mgkit.machine.files import write_text
+from mgkit.training import STATISTICS
 
 Batch = TypeVar("Batch")
 
 
 class Monitor:
-    """Writes what there is to watch in a run's folder; for one process only. What was written survives a kill.
+    """Write the logs of a run into its folder, from one process. What was written survives a kill.
 
-    step, epoch: the optimizer steps and the epochs, with their validation, done so far. 0 is a fresh run: what an earlier one
-    left goes. Past 0, a run goes on from its checkpoint: lines and points past that step, which a killed run left, and
-    half-written ones are dropped.
+    folder: of the run.
+    step, epoch: optimizer steps and epochs done so far. At step 0, logs of an earlier run are removed. Past 0
+        a run is resumed: lines and points past that step, and half-written lines, are removed.
     """
 
     def __init__(self, folder: Path, *, step: int = 0, epoch: int = 0):
-        from torch.utils.tensorboard import SummaryWriter  # a tenth of a second that only trainings pay
+        from torch.utils.tensorboard import SummaryWriter  # takes a tenth of a second to import
 
         self.steps, self.epochs = folder / "steps.jsonl", folder / "metrics.jsonl"
         curves = folder / "tensorboard"
@@ -37,50 +37,78 @@ class Monitor:
         else:
             keep_up_to(self.steps, "step", step)
             keep_up_to(self.epochs, "epoch", epoch)
-        # Of the files before this one TensorBoard forgets the points from purge_step on.
+        # TensorBoard ignores the points of earlier files from purge_step on.
         self.curves = SummaryWriter(curves, purge_step=step + 1 if step else None)
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
-        """A line {"step": …, **values} of steps.jsonl, and the curves train/<name>; step: optimizer steps done."""
+        """Append {"step": step, **values} to steps.jsonl, and a point to each curve train/<name>.
+
+        step: optimizer steps done.
+        """
         append_line(self.steps, {"step": step, **values})
         self.draw("train", step, values)
 
     def epoch(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """A line {"epoch": …, "step": …, **values} of metrics.jsonl, and the curves epoch/<name>, against the step.
+        """Append {"epoch": …, "step": …, **values} to metrics.jsonl, and a point to each curve epoch/<name>.
 
-        epoch: epochs done. step: optimizer steps done.
+        epoch, step: epochs and optimizer steps done.
         """
         append_line(self.epochs, {"epoch": epoch, "step": step, **values})
         self.draw("epoch", step, values)
 
     def draw(self, group: str, step: int, values: Mapping[str, float]) -> None:
-        """A point at `step` of each curve <group>/<name>, on disk on return."""
+        """Add a point at `step` to each curve <group>/<name>, and flush it to disk."""
         for name, value in values.items():
             self.curves.add_scalar(f"{group}/{name}", value, step)
         self.curves.flush()
 
     def close(self) -> None:
-        """End TensorBoard's file."""
+        """Close TensorBoard's file."""
         self.curves.close()
 
 
 def append_line(path: Path, values: dict) -> None:
-    """Append a JSON object as a line."""
+    """Append a JSON object as one line."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(values) + "\n")
 
 
 def keep_up_to(path: Path, key: str, last: int) -> None:
-    """Rewrite a file of JSON lines without those past `last` and without half-written ones, all or nothing."""
+    """Remove lines past `last`, and half-written ones, from a file of JSON lines; the rewrite is atomic."""
     kept = [line for line in json_lines(path) if line[key] <= last]
     write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
-class Pace:
-    """How fast images are trained on, how much of the time goes into waiting for them, and the memory it takes.
+class StepStatistics:
+    """The statistics of recent steps, kept on the device: reading them waits for its work.
 
-    device: where the network is. Nothing here waits for a GPU, whose work may go on while the next batch is waited for:
-    then the share of waiting is an upper bound of its idle time.
+    Steps are kept apart, so that sums over many do not depend on how often they were read.
+    """
+
+    def __init__(self):
+        self.of_step: dict[int, Tensor] = {}
+
+    def add(self, step: int, sums: Tensor) -> None:
+        """Keep what `train_step` returned for a step, [8]."""
+        self.of_step[step] = sums
+
+    def take(self) -> dict[int, dict[str, float]]:
+        """Return and forget {step: {name: sum over the samples of all processes}}; called by all of them."""
+        if not self.of_step:
+            return {}
+        everything = all_reduce(torch.stack([*self.of_step.values()])).tolist()  # [steps, 8]
+        steps, self.of_step = list(self.of_step), {}
+        return {
+            step: dict(zip(STATISTICS, sums, strict=True))
+            for step, sums in zip(steps, everything, strict=True)
+        }
+
+
+class Pace:
+    """Training speed, the share of time spent waiting for images, and peak GPU memory.
+
+    device: of the network. A GPU may go on computing while the next batch is loaded: the share of waiting is
+        then an upper bound of its idle time.
     """
 
     def __init__(self, device: torch.device):
@@ -88,7 +116,7 @@ class Pace:
         self.since, self.waited = perf_counter(), 0.0
 
     def watch(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """The loader's batches; the time until each is there counts as waiting."""
+        """Yield the loader's batches, and count the time until each arrives as waiting."""
         asked = perf_counter()
         for batch in loader:
             self.waited += perf_counter() - asked
@@ -97,15 +125,17 @@ class Pace:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The time of the block, such as a validation, does not count."""
+        """Leave the time of the block, such as a validation, out of the measurement."""
         began = perf_counter()
         yield
         self.since += perf_counter() - began
 
     def take(self, images: int) -> dict[str, float]:
-        """images_per_second and data_wait (0..1, the share of the time) since the last take, in which `images` passed.
+        """Return images_per_second and data_wait (share of time, 0..1) since the last call, and start anew.
 
-        On a GPU also gpu_memory_gib, the peak of what was allocated.
+        images: trained on since the last call.
+
+        On a GPU also gpu_memory_gib, the peak of allocated memory (GiB).
         """
         now = perf_counter()
         elapsed = now - self.since

@@ -10,7 +10,7 @@ import torch
 from mgkit.checkpoints import load_network
 from mgkit.config import NetworkConfig, TrainConfig, make
 from mgkit.data.loader import end_workers
-from mgkit.engine.dry_run import rehearse, report
+from mgkit.engine.dry_run import measure, report
 from mgkit.engine.launch import launch, processes_on_this_machine
 from mgkit.engine.loop import Training, check_batch_norm
 from mgkit.engine.run import read_config, read_steps, runs, stage_folder
@@ -61,7 +61,7 @@ def run_training(config: TrainConfig, *, asked_to_stop: Callable[[], bool] = lam
             net = main_first(lambda: first_network(config, classes))
             training = Training(config, net, images, None, None, asked_to_stop)
             stack.callback(end_workers, training.loader)
-            estimate = rehearse(training)
+            estimate = measure(training)
             if is_main():
                 print(report(estimate))
             return None

@@ -1,9 +1,9 @@
-"""Time and memory as the work grows: 1, 4 and 16 times the images, and the epochs of a training of a thousand steps.
+"""Time and memory as the work grows: 1, 4 and 16 times the images, and a training of a thousand steps.
 
-In a process of its own (`rows` starts it), whose heap gives back at once what is freed: in one that holds freed gigabytes of
-other benchmarks, whatever is held too long finds room and shows nowhere. ResNet-8: its maps are large beside its weights, so
-that it is the images that make the peak. p* and the store hold a window of images whatever the collection, at most 1,024;
-here a window is the smallest that all three collections fill.
+`rows` starts it in a process of its own, whose heap returns freed memory to the system at once: in a process
+that holds the freed memory of other benchmarks, a leak would fit into it and not be seen. With ResNet-8,
+feature maps are large beside the weights, so images make the peak. p* and the feature store hold a window of
+at most 1,024 images; here the window is 32, which all three collections fill.
 """
 
 import gc
@@ -35,17 +35,18 @@ from mgkit.machine.files import write_text
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.stages.train import run_training
 
-# glibc's: blocks from 64 KiB on are the system's again once they are freed. Other systems pay no heed.
+# glibc returns blocks from 64 KiB on to the system once they are freed. Other systems ignore this.
 HEAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 IMAGES, TIMES = 32, (1, 4, 16)
-SIZE = 128  # px
+SIZE = 128  # pixels
 SETTING = dict(size=SIZE, crop="square", batch_size=16, precision="float32")
-EPOCHS, STEPS, SETTLED = 10, 100, 2  # of the training; steps an epoch; epochs until it has all that it keeps
+EPOCHS, STEPS = 10, 100  # of the training; steps per epoch
+SETTLED = 2  # epochs after which the training holds all that it keeps
 TRAINING = {"backbone": "resnet8", "size": 32, "batch_size": 12, "workers": 0, "precision": "float32"}
 
 
 def rows() -> list[Row]:
-    """The rows of this file, run in a process of its own, in an empty folder."""
+    """Run this file in a process of its own, in an empty folder, and return its rows."""
     photos_of = {"MGKIT_PHOTOS": str(photo_folder().resolve())}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, Path(__file__).resolve(), "rows.json"]
@@ -79,7 +80,7 @@ def stages(net: MultiGrain) -> dict[str, Callable[[Photos], object]]:
 
 
 def growth_rows(rounds: int = 3) -> list[Row]:
-    """Two rows a stage, `flat_row` and `linear_row`."""
+    """Two rows per stage, `flat_row` and `linear_row`."""
     torch.manual_seed(0)
     net = place(get_multigrain("resnet8", num_classes=1000), torch.device("cpu")).eval()
     everything, found = photos(IMAGES * TIMES[-1]), []
@@ -90,7 +91,7 @@ def growth_rows(rounds: int = 3) -> list[Row]:
         patch("mgkit.engine.feature_store.SHARD", IMAGES),
     ):
         for name, stage in stages(net).items():
-            flat = flat_row(name, stage, parts, net)  # the first time: a cache that stays shows then
+            flat = flat_row(name, stage, parts, net)  # first, so that a growing cache is seen
             found += [linear_row(name, stage, parts, rounds), *flat]
     return found
 
@@ -98,11 +99,11 @@ def growth_rows(rounds: int = 3) -> list[Row]:
 def flat_row(
     name: str, stage: Callable[[Photos], object], parts: dict[int, Photos], net: MultiGrain
 ) -> list[Row]:
-    """MiB by which the stage's peak at 16 times the images is beyond that at 4 times; none where the system does not say.
+    """Compare the stage's peak of memory at 16 times the images with that at 4 times; [] if not measurable.
 
-    Wanted: at most an eighth of what the maps of the images in between take, 24 MiB; their inputs take 72.
+    Wanted: at most an eighth of the feature maps of the images in between, 24 MiB; their inputs take 72 MiB.
     """
-    stage(parts[1])  # what the libraries allocate once
+    stage(parts[1])  # libraries allocate some memory once
     grown = {}
     for k in TIMES:
         gc.collect()
@@ -128,21 +129,24 @@ def flat_row(
 
 
 def linear_row(name: str, stage: Callable[[Photos], object], parts: dict[int, Photos], rounds: int) -> Row:
-    """CPU time an image at 16 times the images relative to 4 times; of the fewest, what a call costs beside its images is most."""
+    """Compare the CPU time per image at 16 times the images with that at 4 times.
+
+    At 1 times, the cost of a call beside its images dominates.
+    """
     taken = {str(k): [] for k in TIMES}
     for _ in range(rounds):
         for k in TIMES:
             taken[str(k)].append(cpu_seconds(stage, parts[k]) / (IMAGES * k))
     slower = median(most / few for few, most in zip(taken["4"], taken["16"], strict=True))
     each = {k: median(of_k) * 1e3 for k, of_k in taken.items()}
-    print(f"{name}: {listed(each, '.2f')} ms of CPU an image")
-    raw = {"cpu_seconds_an_image": taken}
+    print(f"{name}: {listed(each, '.2f')} ms of CPU per image")
+    raw = {"cpu_seconds_per_image": taken}
     stage_name = f"{name}: 16 × the images beside 4 ×"
-    return Row(stage_name, each["16"], each["4"], "ms of CPU an image", slower, 1.15, True, raw=raw)
+    return Row(stage_name, each["16"], each["4"], "ms of CPU per image", slower, 1.15, True, raw=raw)
 
 
 def listed(values: dict[str, float], form: str) -> str:
-    """Of 1, 4 and 16 times the images, in a line."""
+    """Format the values of 1, 4 and 16 times the images in one line."""
     return ", ".join(f"{k} × {value:{form}}" for k, value in values.items())
 
 
@@ -168,11 +172,11 @@ def write_pictures(folder: Path) -> Path:
 
 
 def training_row(epochs: int = EPOCHS, steps: int = STEPS) -> list[Row]:
-    """MiB by which the process is larger at the end of the last epoch than at that of the second; none as for `flat_row`.
+    """Compare the memory after the last epoch with that after the second; [] if not measurable.
 
-    The training as it is run, in the working directory: loader, steps, lines of the log, validation, snapshots also within
-    epochs. Images are read in this process, so that what reading holds counts too. Wanted: at most 4 MiB, 5 KiB for
-    each of 800 steps, whose inputs take 144 KiB each; a copy of the network for each of 8 epochs would take 38 MiB.
+    A whole training in the working directory: loader, steps, logs, validation, snapshots also within epochs.
+    Images are decoded in this process, so that their memory counts too. Wanted: at most 4 MiB, that is 5 KiB
+    for each of 800 steps, whose inputs take 144 KiB each; a copy of the network per epoch would take 38 MiB.
     """
     data = write_pictures(Path("pictures"))
     config = make(TrainConfig, TRAINING | {
@@ -184,7 +188,7 @@ def training_row(epochs: int = EPOCHS, steps: int = STEPS) -> list[Row]:
     held, asked = [], 0
 
     def look() -> bool:
-        """Called before every step and after an epoch's last, where it notes the memory, cycles that are garbage being gone."""
+        """Called before every step and after an epoch's last, where it measures memory after a collection."""
         nonlocal asked
         asked += 1
         if asked % (steps + 1) == 0:
@@ -192,13 +196,15 @@ def training_row(epochs: int = EPOCHS, steps: int = STEPS) -> list[Row]:
             held.append(memory("VmRSS") / 2**20)
         return False
 
-    with redirect_stdout(io.StringIO()):  # a line an epoch
+    with redirect_stdout(io.StringIO()):  # a line per epoch
         run_training(config, asked_to_stop=look)
     first, last = held[SETTLED - 1], held[-1]
-    print(
-        f"training: {', '.join(f'{mib:.1f}' for mib in held)} MiB after each of {epochs} epochs of {steps} steps"
+    after = ", ".join(f"{mib:.1f}" for mib in held)
+    print(f"training: {after} MiB after each of {epochs} epochs of {steps} steps")
+    name = (
+        f"training: memory after {epochs * steps:,} steps in {epochs} epochs "
+        f"beyond that after {SETTLED * steps}"
     )
-    name = f"training: memory after {epochs * steps:,} steps in {epochs} epochs beyond that after {SETTLED * steps}"
     raw = {"MiB_after_each_epoch": held}
     return [Row(name, last, first, "MiB", max(0.0, last - first), 4, True, of="MiB more", raw=raw)]
 

@@ -1,10 +1,11 @@
-"""A step of the training beside the bare step of its network: images a second, by turns, on made-up images in memory.
+"""The training step beside the bare step of its network: images per second, on random images in memory.
 
-    python tests/bench/bench_step.py                                                  # two cores: ResNet-18, 112 px, batch 96
-    python tests/bench/bench_step.py --backbone resnet50 --size 224 --batch 512 --precisions bf16          # a GPU
+    python tests/bench/bench_step.py                                  # two cores: ResNet-18, 112 px, batch 96
+    python tests/bench/bench_step.py --backbone resnet50 --size 224 --batch 512 --precisions bf16      # a GPU
 
-Part of `make bench` (`rows`). By itself it writes outputs/bench/step.json. The bare step is the same network of torchvision's, average pooling,
-cross-entropy and SGD, in the same precision and memory layout: no triplets, no margin loss, no GeM, no sums for a log.
+Part of `make bench` (`rows`). By itself it writes outputs/bench/step.json. The bare step is torchvision's
+network with average pooling, cross-entropy and SGD, in the same precision and memory layout: without
+triplets, margin loss, GeM and the statistics of a log.
 """
 
 import argparse
@@ -25,11 +26,11 @@ from mgkit.machine.device import autocast, describe, pick_device, place
 from mgkit.model import get_multigrain
 
 CLASSES, REPETITIONS = 1000, 3
-WANTED = 0.95  # of the bare step's images a second
+WANTED = 0.95  # of the bare step's images per second
 
 
 def made_up_batch(size: int, batch: int, device: torch.device) -> Batch:
-    """Copies of an image side by side, on the device."""
+    """A batch of random images, with the copies of each side by side, on the device."""
     random = torch.Generator().manual_seed(0)
     instance = torch.arange(batch) // REPETITIONS
     image = torch.randn(batch, 3, size, size, generator=random).to(device, memory_format=torch.channels_last)
@@ -38,15 +39,14 @@ def made_up_batch(size: int, batch: int, device: torch.device) -> Batch:
 
 
 def our_step(options: argparse.Namespace, precision: str, batch: Batch) -> Callable[[], None]:
-    """The step of `mgkit.engine.loop.Training`; the last of a round takes what a line of the log says, without writing it.
+    """The step of `mgkit.engine.loop.Training`; the last of a round computes a line of the log, unwritten.
 
-    So every counted round has its line, which a median would not see in one round of many. A run has a line every 20 steps:
-    in rounds of 20 (`--steps 20`) the share is the same, in shorter ones it is larger, and the row errs against the kit.
+    A training logs every 20 steps, so `--steps 20` has the same share of logging. Shorter rounds have more.
     """
     config = make(TrainConfig, {
-        "backbone": options.backbone, "size": options.size, "batch_size": options.batch, "precision": precision,
-        "repetitions": REPETITIONS, "lambda_": 0.5, "workers": 0, "lr": 0.01, "compile": options.compile,
-        "log_every": options.steps,
+        "backbone": options.backbone, "size": options.size, "batch_size": options.batch,
+        "precision": precision, "repetitions": REPETITIONS, "lambda_": 0.5, "workers": 0, "lr": 0.01,
+        "compile": options.compile, "log_every": options.steps,
     })  # fmt: skip
     classes = tuple(map(str, range(CLASSES)))
     nothing = ImageList(
@@ -85,7 +85,7 @@ def bare_step(options: argparse.Namespace, precision: str, batch: Batch) -> Call
 
 
 def row(options: argparse.Namespace, precision: str) -> Row:
-    """Images a second of both, rounds of some steps by turns."""
+    """Images per second of both, in alternating rounds."""
     device = pick_device()
     batch = made_up_batch(options.size, options.batch, device)
 

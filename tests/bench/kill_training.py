@@ -1,12 +1,13 @@
-"""Training that is killed at random moments and continued leaves the very weights, state and lines of one that was not.
+"""Kill trainings at random moments, resume them, and compare weights, state and logs with an undisturbed one.
 
     python tests/bench/kill_training.py --runs 20 --seed 0 --processes 2
 
-Draws a small image set in a temporary folder and trains on it in worker processes, once undisturbed. Then so many runs, each
-with one or two SIGKILLs at moments drawn from the seed, many of them within the write of a snapshot: of a worker, of
-torch.distributed.run, or of the process that called `train`. The same command is run again until the training has ended. A
-line of the table tells each kill, how long it took until nothing was left running, and where the training went on. Exits with
-1 if a run differs or fails to go on, or leaves a process behind. Linux only: it finds processes in /proc.
+Makes a small image set in a temporary folder and trains on it in worker processes, once undisturbed. Each of
+the runs then has one or two SIGKILLs at moments drawn from the seed, many while a snapshot is written: of a
+worker, of torch.distributed.run, or of the process that called `train`. The same command is run until the
+training has finished. A line shows each kill, the time until no process was left, and where the training
+resumed. Exits with 1 if a run differs, fails to resume, or leaves a process behind. Linux only: it finds
+processes in /proc.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import numpy as np
 
 MARK = "MGKIT_KILLED_RUN"  # environment of all processes of a run
 SPEED = {"images_per_second", "data_wait"}  # of steps.jsonl: no two runs have the same
-LONGEST_END = 30  # seconds until nothing may be left of a run that was killed
+LONGEST_END = 30  # seconds that the processes of a killed run may take to end
 MOMENTS = ("starting", "training", "writing", "writing")
 VICTIMS = ("rank 0", "rank 0", "another rank", "agent", "parent")
 
@@ -57,7 +58,7 @@ def train(images: str, processes: str) -> None:
 
 @dataclass
 class Started:
-    """A training that was started in a folder: its processes are found by their mark."""
+    """A training started in a folder; MARK in their environment identifies its processes."""
 
     folder: Path
     images: Path
@@ -99,7 +100,7 @@ class Started:
         return of_rank.get(0) if victim == "rank 0" else of_rank.get(max(of_rank, default=0))
 
     def kill(self, victim: str, moment: str, random: np.random.Generator, seconds: float) -> int | None:
-        """SIGKILL the victim when the moment has come; how many files it leaves half-written, None if it was not there."""
+        """SIGKILL the victim at the moment: the number of half-written files, or None if it did not run."""
         if moment == "starting":
             delay = random.uniform(0, seconds / 2)
             self.sleep_until(lambda: time.monotonic() > self.began + delay and self.find(victim) is not None)
@@ -133,10 +134,10 @@ class Started:
             time.sleep(0.05)
         return time.monotonic() - began
 
-    def went_on_at(self) -> list[str]:
-        """The snapshots that the log says it went on from."""
-        lines = self.log.read_text().splitlines()
-        return [line.rpartition("-")[2].removesuffix(".pth").lstrip("0") or "0" for line in lines if line.startswith("going on at")]  # fmt: skip
+    def resumed_from(self) -> list[str]:
+        """The steps of the snapshots from which the log says that it resumed."""
+        lines = [line for line in self.log.read_text().splitlines() if line.startswith("resuming from")]
+        return [str(int(line.rpartition("-")[2].removesuffix(".pth"))) for line in lines]
 
 
 def marked(folder: Path) -> list[int]:
@@ -175,11 +176,13 @@ def rank_of(pid: int) -> int:
 
 
 def compare(folder: Path, options: argparse.Namespace) -> int:
-    """How many of the runs that were killed and continued are equal to an undisturbed one."""
+    """How many of the killed and resumed runs equal an undisturbed one."""
     from mgkit.mini.make import MiniSizes, make_mini
 
-    sizes = MiniSizes(train_per_class=6, val_per_class=3, holidays_groups=1, ukbench_objects=1, copydays_originals=1,
-                      whiten=1, distractors=1)  # fmt: skip
+    sizes = MiniSizes(
+        train_per_class=6, val_per_class=3, holidays_groups=1, ukbench_objects=1, copydays_originals=1,
+        whiten=1, distractors=1,
+    )  # fmt: skip
     images = make_mini(folder / "mini", seed=0, sizes=sizes, workers=1)
     undisturbed = started_in(folder / "undisturbed", images, options.processes)
     if undisturbed.finish():
@@ -202,7 +205,7 @@ def started_in(folder: Path, images: Path, processes: int) -> Started:
 
 
 def survives(folder, images, number, random, seconds, expected, processes) -> bool:
-    """Whether a run that is killed once or twice, and continued, is equal to the undisturbed one and leaves no process."""
+    """Whether a run killed once or twice, and resumed, equals the undisturbed one and leaves no process."""
     wanted, clean = 1 + int(random.random() < 0.3), True
     for _ in range(10):
         victim, moment = (str(random.choice(kinds)) for kinds in (VICTIMS, MOMENTS))
@@ -211,7 +214,7 @@ def survives(folder, images, number, random, seconds, expected, processes) -> bo
         snapshots = sorted(run.snapshots.glob("step-*.pth"))
         last = int(snapshots[-1].stem[5:]) if snapshots else 0
         ended = run.seconds_to_end()
-        if "rank" in victim:  # the others are to go on by themselves
+        if "rank" in victim:  # the other processes must resume by themselves
             clean &= run.process.returncode == 0
         else:
             clean &= ended < LONGEST_END
@@ -225,7 +228,7 @@ def survives(folder, images, number, random, seconds, expected, processes) -> bo
                 else "not there    "
             )
             + f"; exit code {run.process.returncode:3d}, all ended after {ended:4.1f} s"
-            + (f", by itself from {', '.join(run.went_on_at())}" if run.went_on_at() else ""),
+            + (f", by itself from {', '.join(run.resumed_from())}" if run.resumed_from() else ""),
             flush=True,
         )
         wanted -= partial is not None
@@ -240,7 +243,7 @@ def survives(folder, images, number, random, seconds, expected, processes) -> bo
         print(run.log.read_text()[-3000:])
     unequal = differences(left_by(folder), expected) if clean else ["it did not end well"]
     print(
-        f"{number:3d}  went on at {', '.join(run.went_on_at()) or '-'}: {', '.join(unequal) or 'equal'}",
+        f"{number:3d}  resumed from {', '.join(run.resumed_from()) or '-'}: {', '.join(unequal) or 'equal'}",
         flush=True,
     )
     return not unequal

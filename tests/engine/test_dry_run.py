@@ -1,4 +1,4 @@
-"""The dry run: it measures what a training does, writes nothing, and its arithmetic is that of the whole run."""
+"""The dry run measures a training, writes nothing, and its estimate follows from what it measured."""
 
 from dataclasses import fields, replace
 from functools import partial
@@ -8,8 +8,8 @@ import pytest
 import torch
 from support import in_processes, training_config
 
-from mgkit.engine import dry_run as rehearsal
-from mgkit.engine.dry_run import Estimate, bottleneck, duration, rehearse, report
+from mgkit.engine import dry_run as module
+from mgkit.engine.dry_run import Estimate, bottleneck, duration, measure, report
 from mgkit.engine.loop import Training
 from mgkit.engine.snapshots import Snapshots
 from mgkit.stages.inputs import training_data
@@ -19,7 +19,7 @@ from mgkit.stages.train import first_network, run_training
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rehearsal, "SECONDS", 0.05)
+    monkeypatch.setattr(module, "SECONDS", 0.05)
     return tmp_path
 
 
@@ -27,9 +27,9 @@ config_of = partial(training_config, precision="float32", dry_run=True)
 
 
 def estimated(config):
-    rehearsal.SECONDS = 0.05  # in a process of its own too
+    module.SECONDS = 0.05  # also in the processes of `in_processes`
     images = training_data(config)
-    return rehearse(
+    return measure(
         Training(config, first_network(config, images[0].classes), images, None, None, lambda: False)
     )
 
@@ -41,7 +41,7 @@ def test_a_dry_run_prints_what_it_measured_and_writes_nothing(mini_root, here, c
         "dry run",
         "images/s",
         "steps alone",
-        "reading alone",
+        "loading alone",
         "waiting",
         "memory",
         "whole training",
@@ -55,18 +55,18 @@ def test_a_dry_run_prints_what_it_measured_and_writes_nothing(mini_root, here, c
 def test_what_is_estimated_follows_from_what_was_measured(mini_root, processes):
     config = config_of(mini_root, epochs=7, len_factor=2.5, log_every=3, keep_checkpoints=4)
     for e in in_processes(processes, estimated, config):
-        assert (e.processes, e.images_an_epoch, e.val_images, e.steps_an_epoch) == (processes, 180, 36, 15)
+        assert (e.processes, e.images_per_epoch, e.val_images, e.steps_per_epoch) == (processes, 180, 36, 15)
         rates = [getattr(e, field.name) for field in fields(Estimate) if field.name.endswith("_rate")]
-        assert min(rates) > 0 and len(rates) == 4 and 0 <= e.data_wait <= 1 and e.steps >= rehearsal.FEWEST
+        assert min(rates) > 0 and len(rates) == 4 and 0 <= e.data_wait <= 1 and e.steps >= module.MIN_STEPS
         assert e.training_seconds == pytest.approx(7 * 180 / e.training_rate)
         assert e.validation_seconds == pytest.approx(7 * 36 / e.validation_rate)
-        assert e.disk == 6 * e.snapshot + 35 * rehearsal.BYTES_A_LINE
+        assert e.disk == 6 * e.snapshot + 35 * module.BYTES_PER_LINE
         assert 2**26 < e.memory < e.memory_there
         assert e.gpu_memory_there > 0 or not torch.cuda.is_available()
 
 
 def test_short_last_batches_and_the_end_of_an_epoch_do_not_end_the_measuring(mini_root, monkeypatch):
-    monkeypatch.setattr(rehearsal, "FEWEST", 8)
+    monkeypatch.setattr(module, "MIN_STEPS", 8)
     e = estimated(config_of(mini_root, len_factor=0.55))  # 39 samples: three whole batches and a short one
     assert e.steps >= 8
 

@@ -136,7 +136,7 @@ FAILING = """
 import os
 from mgkit import __main__ as worker
 from mgkit.machine.distributed import rank
-from mgkit.training import Training
+from mgkit.engine.loop import Training
 
 step = Training.step
 
@@ -195,7 +195,7 @@ def test_a_worker_that_fails_is_restarted_and_the_run_ends_the_same(undisturbed,
     failing("once")
     assert same_bits(load_checkpoint(train(config))["model_state"], weights)
     assert [line["epoch"] for line in read_metrics("t", "train")] == [1, 2]
-    assert "going on at" in capfd.readouterr().out
+    assert "resuming from" in capfd.readouterr().out
 
 
 def test_restarts_that_are_of_no_use_end_in_the_worker_s_own_traceback(undisturbed, failing, capfd):

@@ -1,4 +1,4 @@
-"""Steps of training: one process, several, and accumulated parts are the same training; snapshots go on bit for bit."""
+"""The loop of a training: several processes, and accumulated parts, make the steps of one process."""
 
 import math
 import shutil
@@ -12,17 +12,16 @@ from support import in_processes, one_line_error, training_config
 from torch import nn
 from torch.nn import functional as F
 
-from mgkit import training as module
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.loader import Batch
-from mgkit.engine.loop import Training, is_enough, parts_of
+from mgkit.engine.loop import NonFiniteError, Training, check_batch_norm
 from mgkit.losses import MarginLoss, sample_triplets
-from mgkit.machine.distributed import barrier, is_main
+from mgkit.machine.distributed import barrier, is_main, with_synchronised_batch_norm
 from mgkit.model import get_multigrain
 from mgkit.samplers import share
 from mgkit.stages.inputs import training_data
 from mgkit.stages.train import first_network
-from mgkit.training import seed_of
+from mgkit.training import is_enough, means_of, parts_of, seed_of
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -32,11 +31,10 @@ config_of = partial(training_config, precision="float32", len_factor=4.5, lr=0.0
 
 
 class InFloat64(Training):
-    """Rounding does not count: what differs then differs in what is computed."""
+    """Makes steps in float64: differences are then differences in what is computed, not in rounding."""
 
-    def on_device(self, batch, piece):
-        images, label, instance = super().on_device(batch, piece)
-        return images.double(), label, instance
+    def step(self, batch, parts):
+        super().step(batch._replace(image=batch.image.double()), parts)
 
 
 def made(config, kind=Training):
@@ -106,15 +104,15 @@ def test_on_a_cpu_a_process_alone_takes_synchronised_statistics_for_local_ones(m
 def test_synchronised_statistics_of_several_processes_need_gpus(monkeypatch):
     config = config_of("mini", batch_norm="sync")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    module.check_batch_norm(config, 1)
+    check_batch_norm(config, 1)
     with one_line_error(ValueError, "batch_norm", "sync", "GPU", "local or frozen"):
-        module.check_batch_norm(config, 2)
+        check_batch_norm(config, 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    module.check_batch_norm(config, 2)
+    check_batch_norm(config, 2)
 
 
 def emulated(config, count, processes):
-    """The same as `steps` with local negatives, in one process and plainly: each share by itself, gradients averaged."""
+    """`steps` with local negatives, plainly in one process: each share alone, gradients averaged."""
     training = made(config)
     net, beta = training.net, nn.Parameter(torch.tensor(config.beta))
     margin_loss = MarginLoss(margin=config.margin)
@@ -186,40 +184,6 @@ def test_gradients_of_the_gathered_loss_are_those_of_the_whole_batch(mini_root, 
         assert difference(gradients, alone) < 1e-10
 
 
-def test_parts_are_contiguous_shares_of_each_process():
-    assert parts_of([12, 11], 1) == [[12, 11]]
-    assert parts_of([12, 11], 3) == [[4, 3], [4, 4], [4, 4]]
-    assert parts_of([2], 4) == [[0], [1], [0], [1]]
-
-
-def test_a_step_needs_samples_on_every_process_and_two_for_local_statistics():
-    assert is_enough([[2, 2]], "local") and not is_enough([[2, 1]], "local")
-    assert is_enough([[2, 1]], "sync") and is_enough([[1, 1]], "frozen")
-    assert not is_enough([[2, 0]], "sync") and not is_enough([[1]], "frozen")
-
-
-def test_the_seeds_of_samples_do_not_depend_on_the_number_of_processes(mini_root, monkeypatch):
-    config = config_of(mini_root, batch_size=13)
-    images, _ = training_data(config)
-    [alone] = [list(module.epoch_batches(images, config))]
-    shared = []
-    for which in range(3):
-        monkeypatch.setattr(module, "rank", lambda which=which: which)
-        monkeypatch.setattr(module, "world_size", lambda: 3)
-        shared.append(list(module.epoch_batches(images, config)))
-    assert [sum(parts, []) for parts in zip(*shared, strict=True)] == alone
-
-
-def test_an_epoch_may_start_at_any_batch(mini_root):
-    config = config_of(mini_root)
-    images, _ = training_data(config)
-    batches = module.epoch_batches(images, config)
-    batches.set_epoch(3)
-    whole = list(batches)
-    batches.set_epoch(3, skip=5)
-    assert list(batches) == whole[5:] and len(batches) == len(whole) - 5
-
-
 def test_gradients_that_are_no_numbers_stop_the_training_and_name_the_step(mini_root, monkeypatch):
     training = made(config_of(mini_root))
     training.train_mode()
@@ -230,14 +194,14 @@ def test_gradients_that_are_no_numbers_stop_the_training_and_name_the_step(mini_
     batch = next(batches)
     broken = Batch(batch.image * math.nan, *batch[1:])
     training.step(broken, [[len(batch.label)]])
-    with one_line_error(module.NonFiniteError, "step 2", "lr 0.02", "no checkpoint yet"):
+    with one_line_error(NonFiniteError, "step 2", "lr 0.02", "no checkpoint yet"):
         training.flush()
 
 
 def test_weights_that_are_no_numbers_are_not_saved(mini_root):
     training = made(config_of(mini_root))
     training.net.classifier.bias.data[0] = math.inf
-    with one_line_error(module.NonFiniteError, "a weight after step 0"):
+    with one_line_error(NonFiniteError, "a weight after step 0"):
         training.save()
 
 
@@ -258,15 +222,9 @@ def test_the_gradient_share_is_noted_at_the_chosen_steps(mini_root):
     for batch, _ in zip(training.loader, range(4), strict=False):
         training.step(batch, [[len(batch.label)]])
         [sums] = training.recent.take().values()
-        shares.append(module.means_of(sums).get("gradient_share"))
+        shares.append(means_of(sums).get("gradient_share"))
     assert shares[1] is None and shares[3] is None
     assert 0 < shares[0] < 1 and 0 < shares[2] < 1
-
-
-def test_the_learning_rate_may_be_meant_for_another_batch(mini_root):
-    config = config_of(mini_root, lr=0.2, batch_size=24, lr_batch_size=12, lr_drops=[0])
-    assert module.learning_rate(config, 0) == pytest.approx(0.4)
-    assert module.learning_rate(config, 1) == pytest.approx(0.04)
 
 
 def test_dropout_is_drawn_anew_at_each_step_and_the_same_again(mini_root):
@@ -288,7 +246,7 @@ def test_dropout_is_drawn_anew_at_each_step_and_the_same_again(mini_root):
 def test_resnets_with_synchronised_statistics_keep_their_names():
     net = get_multigrain("resnet8", num_classes=3)
     names = list(net.state_dict())
-    assert list(module.with_synchronised_batch_norm(net).state_dict()) == names
+    assert list(with_synchronised_batch_norm(net).state_dict()) == names
 
 
 def test_a_batch_too_small_for_its_processes_and_parts_is_refused(mini_root):
@@ -311,7 +269,7 @@ def failing_validation(config):
         Path(training.val_images.paths[0]).write_bytes(b"no image")
     barrier()
     with pytest.raises(UnreadableImageError, match="cannot read the image"):
-        training.conclude()
+        training.end_epoch()
 
 
 def test_what_fails_in_the_validation_of_one_process_is_raised_by_all(mini_root, tmp_path):

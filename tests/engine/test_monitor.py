@@ -1,4 +1,4 @@
-"""What a training leaves to watch it by, read back with TensorBoard's own reader; killed and resumed runs; the clock."""
+"""The logs of a training, read back with TensorBoard's own reader; killed and resumed runs; the pace."""
 
 import itertools
 import os
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def each_run_in_a_second_of_its_own(monkeypatch):
-    """TensorBoard reads its files in the order of their names, which tell the second in which they were begun."""
+    """TensorBoard reads its files in the order of their names, which hold the second of their creation."""
     seconds = itertools.count(1_800_000_000)
     monkeypatch.setattr(time, "time", lambda: float(next(seconds)))
 

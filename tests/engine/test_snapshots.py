@@ -201,7 +201,7 @@ def test_a_stopped_run_goes_on_mid_epoch_bit_for_bit(config, capsys, values):
     for steps in (1, 1, 3):  # stopped after steps 1, 2 and 5; lines are due after 2, 4 and 6
         stop_at(config(**values), steps)
     run_training(config(**values))
-    assert capsys.readouterr().out.count("going on at") == 3
+    assert capsys.readouterr().out.count("resuming from") == 3
     assert_same(left(), whole)
     assert not is_finished(config(seed=1), training_data(config()))
     assert is_finished(config(**values | {"checkpoint_minutes": 5.0}), training_data(config()))
@@ -246,7 +246,7 @@ def test_resume_off_trains_anew_and_keeps_an_unfinished_run(config, here, capsys
     stop_at(config(), 2)
     snapshot = next(FOLDER.glob("snapshots/*")).read_bytes()
     run_training(config(resume=False))
-    assert "going on at" not in capsys.readouterr().out
+    assert "resuming from" not in capsys.readouterr().out
     [kept] = here.glob("outputs/t/train.1/snapshots/*")
     assert kept.read_bytes() == snapshot and [line["epoch"] for line in read_metrics("t", "train")] == [1, 2]
     run_training(config(resume=False))
@@ -324,7 +324,7 @@ def test_damaged_snapshots_start_the_run_anew_and_are_kept(config, here, capsys)
     next(FOLDER.glob("snapshots/*")).write_bytes(b"PK")
     run_training(config())
     printed = capsys.readouterr().out
-    assert "step-000000002.pth" in printed and "going on at" not in printed
+    assert "step-000000002.pth" in printed and "resuming from" not in printed
     assert list(here.glob("outputs/**/step-000000002.pth.damaged"))
 
 
@@ -333,7 +333,7 @@ def test_another_number_of_processes_goes_on_and_says_so(config, capsys, monkeyp
     monkeypatch.setattr(module, "world_size", lambda: 3)
     with ExitStack() as stack:
         assert open_run(config(), training_data(config()), stack).content["position"]["step"] == 2
-    assert "so far with 1 processes, from here with 3" in capsys.readouterr().out
+    assert "of 1 processes, resuming with 3" in capsys.readouterr().out
 
 
 def test_first_weights_need_not_be_there_any_more_once_a_run_goes_on(config, here):
@@ -361,7 +361,7 @@ def hold_folder(started, end):
 
 
 def test_two_processes_do_not_train_in_one_folder(config, monkeypatch, capsys):
-    monkeypatch.setattr(module, "LONGEST_STOP", 0.3)
+    monkeypatch.setattr(module, "SECONDS_FOR_THE_LOCK", 0.3)
     with (
         alive_in_another_process(hold_folder),
         one_line_error(TimeoutError, FOLDER, "choose another experiment"),
