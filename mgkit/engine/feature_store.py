@@ -32,7 +32,7 @@ from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
 from mgkit.data.loader import UnreadableImages
 from mgkit.engine.provenance import provenance
-from mgkit.engine.run import stage_folder
+from mgkit.engine.run import experiment_folder
 from mgkit.features import by_window, pooled_batches, rows_of_all
 from mgkit.machine.device import autocast
 from mgkit.machine.distributed import all_gather_object, barrier, broadcast_object, is_main
@@ -47,7 +47,7 @@ FORMAT = 3  # another number, other folders: for changes of what a row is or how
 
 def features_folder(experiment: str) -> Path:
     """Where the stages of an experiment share their features: outputs/<experiment>/features/."""
-    return stage_folder(experiment, "features")
+    return experiment_folder(experiment) / "features"
 
 
 def stored_features(

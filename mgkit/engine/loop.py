@@ -19,7 +19,7 @@ from mgkit.data.loader import Batch, ImageDataset, UnreadableImages, batch_loade
 from mgkit.engine.launch import StoppedError
 from mgkit.engine.monitor import Monitor, Pace
 from mgkit.engine.run import read_metrics, stage_folder
-from mgkit.engine.snapshots import STAGE, OpenedRun, SnapshotError, Snapshots
+from mgkit.engine.snapshots import OpenedRun, SnapshotError, Snapshots
 from mgkit.features import classify
 from mgkit.losses import JointLoss
 from mgkit.machine.device import pick_device, place
@@ -288,7 +288,7 @@ class Training:
     def explain_non_finite(self, what: str) -> str:
         """The message for losses or weights that are no numbers: where, what there is to go back to, what to change."""
         config, position = self.config, self.position
-        folder = stage_folder(config.experiment, STAGE) / "snapshots"
+        folder = stage_folder(config) / "snapshots"
         good = Snapshots(folder).files()
         kept = f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint yet"
         return (
@@ -341,7 +341,7 @@ class Training:
 
     def finish(self) -> Path:
         """Report, write results.json and checkpoint.pth, whose path is returned."""
-        checkpoint = stage_folder(self.config.experiment, STAGE) / "checkpoint.pth"
+        checkpoint = stage_folder(self.config) / "checkpoint.pth"
         self.unreadable.report()
         self.by_main(lambda: self.leave(checkpoint))
         return checkpoint
@@ -350,7 +350,7 @@ class Training:
         """The checkpoint and the results of a training that has ended; results come last, for they tell that it has."""
         self.monitor.close()
         link_or_copy(self.opened.snapshots.files()[0], checkpoint)
-        last = read_metrics(self.config.experiment, STAGE)[-1]
+        last = read_metrics(self.config)[-1]
         self.opened.run.results(
             {"top1": last["val_top1"], "top5": last["val_top5"], "beta": last["beta"], "images_hash": self.opened.images_hash}
         )  # fmt: skip

@@ -97,7 +97,6 @@ def steps_of(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
 
 
-STAGE = "train"
 LONGEST_STOP = 120  # seconds that a run waits for an earlier one to leave its folder
 
 
@@ -108,12 +107,12 @@ def images_hash(images: tuple[ImageList, ImageList]) -> str:
 
 def is_finished(config: TrainConfig, images: tuple[ImageList, ImageList]) -> bool:
     """Whether the experiment's training has been run to its end with this config on these images."""
-    results = read_results(config.experiment, STAGE)
+    results = read_results(config)
     if not config.resume or results is None or results.get("images_hash") != images_hash(images):
         return False
-    if not (stage_folder(config.experiment, STAGE) / "checkpoint.pth").is_file():
+    if not (stage_folder(config) / "checkpoint.pth").is_file():
         return False
-    return not different(read_config(config.experiment, STAGE), asdict(config))
+    return not different(read_config(stage_folder(config)), asdict(config))
 
 
 @dataclass
@@ -132,7 +131,7 @@ def open_run(config: TrainConfig, images: tuple[ImageList, ImageList], stack: Ex
     Raises ValueError for a snapshot of other parameters or other images, TimeoutError where another process trains there,
     SnapshotError where nothing can be written.
     """
-    folder = stage_folder(config.experiment, STAGE)
+    folder = stage_folder(config)
     snapshots = Snapshots(folder / "snapshots", keep=config.keep_checkpoints)
     try:
         hold(folder, stack)
@@ -155,17 +154,17 @@ def open_held(
     """`open_run`, once its folder is held."""
     found = images_hash(images)
     remove_partial(folder)
-    written = read_config(config.experiment, STAGE)
+    written = read_config(folder)
     same = written is not None and not different(written, asdict(config))
-    has_results = read_results(config.experiment, STAGE) is not None
+    has_results = read_results(config) is not None
     unfinished = bool(snapshots.files()) and not (has_results and (folder / "checkpoint.pth").is_file())
     newest = snapshots.newest() if config.resume and unfinished and same else None
     if newest is not None:
         check_snapshot(*newest, config, found)
         print(f"going on at {newest[0]}")
-        return OpenedRun(Run(STAGE, config, images=images, fresh=False), snapshots, newest[1], found)
+        return OpenedRun(Run(config, images=images, fresh=False), snapshots, newest[1], found)
     first_weights = str(checkpoint_file(find_path(config.init_from))) if config.init_from else ""
-    run = Run(STAGE, config, checkpoint=first_weights, images=images, keep=unfinished or has_results)
+    run = Run(config, checkpoint=first_weights, images=images, keep=unfinished or has_results)
     return OpenedRun(run, snapshots, None, found)
 
 

@@ -54,7 +54,6 @@ from mgkit.stages.train import trained_network
 from mgkit.stages.whiten import whitened_network
 from mgkit.whitening import fit_pca_whitening
 
-STAGE = "search_photos"
 MINI_FOLDERS = (
     "holidays/jpg",
     "copydays/original",
@@ -197,7 +196,7 @@ def photo_task(config: PhotosConfig) -> PhotoTask:
     if config.data != "mini":
         check_folder(data_root(config.data), "data")
     folder = main_first(lambda: find_photos(photo_folders(config), side=config.size, exif=config.exif))
-    outputs = stage_folder(config.experiment, STAGE).resolve()
+    outputs = stage_folder(config).resolve()
     for root in photo_folders(config):
         if outputs.is_relative_to(root.resolve()):
             raise ValueError(
@@ -228,7 +227,7 @@ def search_network(config: PhotosConfig) -> MultiGrain:
 
 def embed_photos(task: PhotoTask) -> None:
     """Have all pictures embedded, on all devices; `search_photos` then reads from disk. Raises as `on_all_devices`."""
-    on_all_devices(STAGE, task.config, lambda config: embed_here(task))
+    on_all_devices(task.config, lambda config: embed_here(task))
 
 
 def run_photos(config: PhotosConfig) -> None:
@@ -247,7 +246,7 @@ def search_photos(task: PhotoTask) -> FoundPhotos:
     Writes outputs/<experiment>/search_photos/: results.json, near_duplicates.csv, left_out.csv.
     """
     config = task.config
-    run = Run(STAGE, config, checkpoint=task.net.source, images=task.folder.images)
+    run = Run(config, checkpoint=task.net.source, images=task.folder.images)
     rows = task.photo_features()  # [N,C]
     readable = np.flatnonzero(np.isfinite(rows[:, 0]))
     whitening, whitened = chosen_whitening(config, task.net, rows[readable])

@@ -14,16 +14,14 @@ from mgkit.stages.inputs import in_classes_of, validation_data
 from mgkit.stages.results import Accuracy
 from mgkit.stages.train import trained_network
 
-STAGE = "evaluate_imagenet"
-
 
 def evaluate_classification(config: ClassifyConfig) -> list[Accuracy]:
     """Top-1/top-5 of the experiment's network for every crop and size, with the training exponent and with p*.
 
     On all devices; both exponents come from one backbone pass. Raises as `on_all_devices`.
     """
-    on_all_devices(STAGE, config, run_classification)
-    return [Accuracy(**row) for row in read_results(config.experiment, STAGE)["rows"]]
+    on_all_devices(config, run_classification)
+    return [Accuracy(**row) for row in read_results(config)["rows"]]
 
 
 def run_classification(config: ClassifyConfig) -> None:
@@ -32,7 +30,7 @@ def run_classification(config: ClassifyConfig) -> None:
     images = in_classes_of(net, validation_data(config))
     training_p = net.pool.p.item()
     best = {size: p_star(config, net, size=size, crop="rect") for size in config.sizes}
-    run = Run(STAGE, config, checkpoint=net.source) if is_main() else None
+    run = Run(config, checkpoint=net.source) if is_main() else None
     unreadable = UnreadableImages(config.on_unreadable)
     backbone = frozen_backbone(net, config.precision)
     rows = []

@@ -8,7 +8,7 @@ import torch
 
 from mgkit.benchmarks.find import GROUPS, SET_NAMES, distractor_record, distractor_source, find_sets, is_there
 from mgkit.benchmarks.retrieval_set import RetrievalSet
-from mgkit.config import RetrievalConfig
+from mgkit.config import FinetunePConfig, RetrievalConfig
 from mgkit.data.images import ImageList, evenly
 from mgkit.data.loader import UnreadableImages
 from mgkit.engine.feature_store import features_folder, stored_features
@@ -20,12 +20,10 @@ from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
 from mgkit.retrieval import indices
 from mgkit.retrieval.protocols import RetrievalResult, difference, measured_value, retrieve, score_bias, shown
-from mgkit.stages.finetune_p import STAGE as P_STAGE
 from mgkit.stages.inputs import data_root, in_classes_of, validation_data
 from mgkit.stages.results import ResolutionCurves, Retrieval
 from mgkit.stages.whiten import whitened_network
 
-STAGE = "evaluate_retrieval"
 NPROBE = 4  # lists of an IVF index that a query looks into
 FEWEST_INDEXED = 1000  # images
 
@@ -104,7 +102,7 @@ def check_before_work(task: RetrievalTask) -> None:
 
 def embed_sets(task: RetrievalTask) -> None:
     """Have all images that the task is about embedded, on all devices; `task.features` then reads from disk. Raises as `on_all_devices`."""
-    on_all_devices(STAGE, task.config, lambda config: embed_here(task))
+    on_all_devices(task.config, lambda config: embed_here(task))
 
 
 def run_embedding(config: RetrievalConfig) -> None:
@@ -133,7 +131,7 @@ def evaluate_retrieval(task: RetrievalTask) -> list[Retrieval]:
 
     Writes outputs/<experiment>/evaluate_retrieval/results.json, and what distractors were used, by name and SHA-256.
     """
-    run = Run(STAGE, task.config, checkpoint=task.net.source)
+    run = Run(task.config, checkpoint=task.net.source)
     record_distractors(task, run)
     found = []
     for sets in by_images(task.sets):
@@ -273,7 +271,7 @@ def resolution_curves(task: RetrievalTask) -> ResolutionCurves:
                 for each in of_images:
                     put(each.name, each.measure, s, j, measured_value(each.only(readable), rows))
     curves = ResolutionCurves(sizes, exponents, values, measures)
-    add_results(task.config.experiment, STAGE, {"figure_4": {
+    add_results(task.config, {"figure_4": {
         "sizes": sizes, "exponents": exponents, "values": {name: of_name.tolist() for name, of_name in values.items()},
     }})  # fmt: skip
     return curves
@@ -282,7 +280,8 @@ def resolution_curves(task: RetrievalTask) -> ResolutionCurves:
 def curve_exponents(task: RetrievalTask) -> dict[str, float]:
     """The exponents of figure 4, by what they are called: of training, and each p* that 02 learned for its resolutions."""
     exponents = {f"training p = {task.training_p:g}": task.training_p}
-    learned = read_results(task.config.experiment, P_STAGE) or {"sizes": [], "p_star": []}
+    learned = read_results(FinetunePConfig(experiment=task.config.experiment))
+    learned = learned or {"sizes": [], "p_star": []}
     for size, p in zip(learned["sizes"], learned["p_star"], strict=True):
         if size in task.config.resolutions:
             exponents[f"p* of {size} px = {p:.2f}"] = p

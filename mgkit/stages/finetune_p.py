@@ -4,10 +4,10 @@ from dataclasses import fields
 
 import numpy as np
 
-from mgkit.config import FinetunePConfig, NetworkConfig, make
+from mgkit.config import FinetunePConfig, NetworkConfig
 from mgkit.data.loader import UnreadableImages
 from mgkit.engine.launch import on_all_devices
-from mgkit.engine.run import Run, read_results
+from mgkit.engine.run import Run, read_results, stage_folder
 from mgkit.features import frozen_backbone, whole_shapes
 from mgkit.finetune import finetune_p, set_p, sweep_p
 from mgkit.machine.distributed import barrier, is_main
@@ -16,13 +16,11 @@ from mgkit.stages.inputs import in_classes_of, is_mini, training_data
 from mgkit.stages.results import PSearch
 from mgkit.stages.train import trained_network
 
-STAGE = "finetune_p"
-
 
 def find_p(config: FinetunePConfig) -> PSearch:
     """p* and the sweep for the experiment's network, or the configured one, on all devices; raises as `on_all_devices`."""
-    on_all_devices(STAGE, config, run_search)
-    return read_search(config.experiment)
+    on_all_devices(config, run_search)
+    return read_search(config)
 
 
 def run_search(config: FinetunePConfig) -> PSearch:
@@ -35,7 +33,7 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
     train_images, val_images = training_data(config)
     subset = in_classes_of(net, train_images.first_per_class(config.images_per_class))
     val_images = in_classes_of(net, val_images)
-    run = Run(STAGE, config, checkpoint=net.source) if is_main() else None
+    run = Run(config, checkpoint=net.source) if is_main() else None
     unreadable = UnreadableImages(config.on_unreadable)
     options = dict(
         crop=config.crop, batch_size=config.batch_size, workers=config.workers, precision=config.precision,
@@ -75,9 +73,9 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
     return found
 
 
-def read_search(experiment: str) -> PSearch:
-    """What `search_p` left in results.json."""
-    results = read_results(experiment, STAGE)
+def read_search(config: FinetunePConfig) -> PSearch:
+    """The findings of `search_p`, read from results.json."""
+    results = read_results(config)
     values = {field.name: results[field.name] for field in fields(PSearch)}
     arrays = {key: np.array(values[key]) for key in ("top1", "top5")}
     return PSearch(**values | arrays | {"paths": [np.array(path) for path in values["paths"]]})
@@ -95,17 +93,18 @@ def p_star(config: NetworkConfig, net: MultiGrain, *, size: int, crop: str) -> f
 
     On the mini set a missing 02 is run first; otherwise the network's own p, with a line that says so.
     """
-    results = read_results(config.experiment, STAGE)
+    earlier = FinetunePConfig(
+        experiment=config.experiment, data=config.data, checkpoint=config.checkpoint
+    )  # with the defaults of 02
+    results = read_results(earlier)
     if results is None and is_mini(config.data):
         print("p* has not been learned yet: running 02_finetune_p first")
-        shared = {"experiment": config.experiment, "data": config.data, "checkpoint": config.checkpoint}
-        search_p(make(FinetunePConfig, shared), net)
-        results = read_results(config.experiment, STAGE)
+        search_p(earlier, net)
+        results = read_results(earlier)
     if results is None:
-        print(
-            f"no p* in outputs/{config.experiment}/{STAGE}: pooling with the training exponent {net.pool.p.item():g}"
-        )
-        return net.pool.p.item()
+        p = net.pool.p.item()
+        print(f"no p* in {stage_folder(earlier)}: pooling with the training exponent {p:g}")
+        return p
     nearest = int(np.argmin(np.abs(np.array(results["sizes"]) - size)))
     if results["sizes"][nearest] != size or results["crop"] != crop:
         print(

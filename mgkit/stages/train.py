@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from mgkit.checkpoints import load_network
-from mgkit.config import NetworkConfig, TrainConfig, make
+from mgkit.config import NetworkConfig, TrainConfig
 from mgkit.data.loader import end_workers
 from mgkit.engine.dry_run import rehearse, report
 from mgkit.engine.launch import launch, processes_on_this_machine
 from mgkit.engine.loop import Training, check_batch_norm
-from mgkit.engine.run import read_config, read_steps, runs, stage_folder
-from mgkit.engine.snapshots import STAGE, is_finished, open_run
+from mgkit.engine.run import json_lines, read_config, read_steps, runs, stage_folder
+from mgkit.engine.snapshots import is_finished, open_run
 from mgkit.machine.distributed import broadcast_object, is_main, main_first, together, world_size
 from mgkit.machine.files import find_path
 from mgkit.model import MultiGrain, get_multigrain
@@ -29,17 +29,17 @@ def train(config: TrainConfig) -> Path | None:
     `resume` is off. Raises what is wrong with config or data at once, and `mgkit.engine.launch.WorkerError` for what fails later.
     """
     check_batch_norm(config, config.nnodes * processes_on_this_machine(config))
-    checkpoint = stage_folder(config.experiment, STAGE) / "checkpoint.pth"
+    checkpoint = stage_folder(config) / "checkpoint.pth"
     images = training_data(config)
     if config.dry_run:
-        launch(STAGE, config)
+        launch(config)
         return None
     if is_finished(config, images):
         print(
             f"{checkpoint} is that of a finished training with these parameters: nothing to do (resume=False trains anew)"
         )
         return checkpoint
-    launch(STAGE, config)
+    launch(config)
     return checkpoint
 
 
@@ -93,7 +93,7 @@ def first_network(config: TrainConfig, classes: tuple[str, ...], *, goes_on: boo
     if not config.init_from or goes_on:
         return net
     path = find_path(config.init_from)
-    if stage_folder(config.experiment, STAGE).resolve() in path.resolve().parents:
+    if stage_folder(config).resolve() in path.resolve().parents:
         raise ValueError(
             f"init_from: {path} is of this very run, which goes on by itself (resume); to start anew from its weights, "
             "choose another experiment"
@@ -121,7 +121,7 @@ def trained_network(config: NetworkConfig) -> tuple[MultiGrain, dict]:
 
     On the mini set a missing training is run first. Otherwise FileNotFoundError gives the command that makes it.
     """
-    return network_left_by(STAGE, config, run=lambda shared: run_training(make(TrainConfig, shared)))
+    return network_left_by(TrainConfig, config, run=run_training)
 
 
 LAMBDAS = (0.1, 0.5, 0.9)
@@ -135,14 +135,14 @@ def shares_by_lambda(config: TrainConfig) -> Shares:
     the experiment's own runs, train, train.1, …, as far as they were noted.
     """
     if not is_mini(config.data):
-        return shares_of_runs(config.experiment)
+        return shares_of_runs(config)
     found: Shares = {}
     for lambda_ in LAMBDAS:
         short = short_training(config, lambda_)
         if not is_finished(short, training_data(short)):
             print(f"λ = {lambda_:g}, half an epoch at {short.size} px:")
             run_training(short)
-        found[lambda_] = shares_noted(read_steps(short.experiment, STAGE))
+        found[lambda_] = shares_noted(read_steps(short))
     return found
 
 
@@ -154,15 +154,15 @@ def short_training(config: TrainConfig, lambda_: float) -> TrainConfig:
     )  # fmt: skip
 
 
-def shares_of_runs(experiment: str) -> Shares:
-    """What the experiment's runs noted; of several with the same λ, the latest."""
+def shares_of_runs(config: TrainConfig) -> Shares:
+    """Shares noted by the runs of the config's experiment; of several with the same λ, by the latest."""
     found: Shares = {}
-    in_time = sorted(runs(experiment), key=lambda name: name == STAGE)  # train.1, train.2, …, train
-    for name in in_time:
-        lambda_ = read_config(experiment, name)["lambda_"]
-        noted = shares_noted(read_steps(experiment, name))
+    latest = stage_folder(config)
+    for name in sorted(runs(config), key=lambda name: name == latest.name):  # train.1, train.2, …, train
+        folder = latest.with_name(name)
+        noted = shares_noted(json_lines(folder / "steps.jsonl"))
         if noted:
-            found[lambda_] = noted
+            found[read_config(folder)["lambda_"]] = noted
     return found
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from mgkit.checkpoints import load_network, save_checkpoint
-from mgkit.config import NetworkConfig, WhitenConfig, make
+from mgkit.config import NetworkConfig, WhitenConfig
 from mgkit.data.images import ImageList
 from mgkit.data.layouts import plain_images
 from mgkit.data.loader import UnreadableImages
@@ -26,7 +26,6 @@ from mgkit.stages.inputs import data_root, in_classes_of, network_left_by, train
 from mgkit.stages.train import trained_network
 from mgkit.whitening import fit_pca_whitening, moments, whiten
 
-STAGE = "whiten"
 FOLDING = (
     "top1_before",
     "top1_after",
@@ -55,9 +54,9 @@ class Whitened:
 
 def whiten_network(config: WhitenConfig) -> Whitened:
     """Fit the whitening at the configured resolution and p, on all devices, fold it in and check that; raises as `on_all_devices`."""
-    on_all_devices(STAGE, config, run_whitening)
-    results = read_results(config.experiment, STAGE)
-    path = stage_folder(config.experiment, STAGE) / "checkpoint.pth"
+    on_all_devices(config, run_whitening)
+    results = read_results(config)
+    path = stage_folder(config) / "checkpoint.pth"
     net = place(load_network(path)[0], pick_device())
     variances = np.array(results.pop("variances"))
     folding = {key: results[key] for key in FOLDING if key in results}
@@ -74,7 +73,7 @@ def run_whitening(config: WhitenConfig) -> None:
         images = images.subset(chosen.sort().values.tolist())
     training_p = net.pool.p.item()
     p = p_star(config, net, size=config.size, crop=config.crop) if config.p is None else config.p
-    run = Run(STAGE, config, checkpoint=net.source) if is_main() else None
+    run = Run(config, checkpoint=net.source) if is_main() else None
     set_p(net, p)
     unreadable = UnreadableImages(config.on_unreadable)
     [rows] = stored_features(
@@ -148,4 +147,4 @@ def whitened_network(config: NetworkConfig) -> tuple[MultiGrain, dict]:
 
     On the mini set a missing whitening is run first. Otherwise FileNotFoundError gives the command that makes it.
     """
-    return network_left_by(STAGE, config, run=lambda shared: run_whitening(make(WhitenConfig, shared)))
+    return network_left_by(WhitenConfig, config, run=run_whitening)
