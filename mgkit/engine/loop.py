@@ -20,7 +20,7 @@ from mgkit.engine.launch import StoppedError
 from mgkit.engine.monitor import Monitor, Pace
 from mgkit.engine.run import read_metrics, stage_folder
 from mgkit.engine.snapshots import OpenedRun, SnapshotError, Snapshots
-from mgkit.features import classify
+from mgkit.features import Passes, classify
 from mgkit.losses import JointLoss
 from mgkit.machine.device import pick_device, place
 from mgkit.machine.distributed import (
@@ -394,10 +394,8 @@ def validate(
 ) -> dict[str, float]:
     """val_top1, val_top5 in 0..1 and val_cross_entropy, at the training resolution, square; by all processes together."""
     broadcast_buffers(net)
-    logits, labels = together(lambda: classify(
-        net, images, size=config.size, crop="square", batch_size=config.batch_size, workers=config.workers,
-        precision=config.precision, unreadable=unreadable, description="validation",
-    ))  # fmt: skip
+    passes = Passes.of(config, crop="square", unreadable=unreadable, description="validation")
+    logits, labels = together(lambda: classify(net, images, size=config.size, passes=passes))
     sums = torch.zeros(4, dtype=torch.float64)
     if len(labels):  # of few images some processes have none
         ranks = target_ranks(logits, labels)

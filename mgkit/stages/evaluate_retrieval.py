@@ -10,11 +10,10 @@ from mgkit.benchmarks.find import GROUPS, SET_NAMES, distractor_record, distract
 from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.config import FinetunePConfig, RetrievalConfig
 from mgkit.data.images import ImageList, evenly
-from mgkit.data.loader import UnreadableImages
 from mgkit.engine.feature_store import features_folder, stored_features
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, add_results, read_results
-from mgkit.features import multi_scale, plain, whitened
+from mgkit.features import Passes, multi_scale, plain, whitened
 from mgkit.machine.files import find_path
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
@@ -37,7 +36,7 @@ class RetrievalTask:
     training_p: float
     p: float
     sets: list[RetrievalSet]
-    unreadable: UnreadableImages
+    passes: Passes
 
     @property
     def dimensions(self) -> int:
@@ -47,10 +46,8 @@ class RetrievalTask:
     def features(self, images: ImageList, *, size: int, ps: list[float], name: str) -> list[np.ndarray]:
         """Pooled features [N,C] for each exponent, from disk where an earlier run left them."""
         return stored_features(
-            self.net, images.with_exif(self.config.exif), size=size, ps=ps, crop=self.config.crop,
-            folder=features_folder(self.config.experiment), batch_size=self.config.batch_size,
-            workers=self.config.workers, precision=self.config.precision, unreadable=self.unreadable,
-            description=f"{name}, {size} px",
+            self.net, images.with_exif(self.config.exif), size=size, ps=ps,
+            folder=features_folder(self.config.experiment), passes=self.passes, description=f"{name}, {size} px",
         )  # fmt: skip
 
     def descriptors(self, each: RetrievalSet, *, size: int) -> np.ndarray:
@@ -72,8 +69,7 @@ def retrieval_task(config: RetrievalConfig) -> RetrievalTask:
     net, checkpoint = whitened_network(config)
     sets = find_sets(data_root(config.data), names=config.sets, distractors=given_distractors(config))
     p = net.pool.p.item() if config.p is None else config.p
-    unreadable = UnreadableImages(config.on_unreadable)
-    task = RetrievalTask(config, net, checkpoint.get("training_p", p), p, sets, unreadable)
+    task = RetrievalTask(config, net, checkpoint.get("training_p", p), p, sets, Passes.of(config))
     check_before_work(task)
     return task
 
@@ -141,7 +137,7 @@ def evaluate_retrieval(task: RetrievalTask) -> list[Retrieval]:
             for each, result in measured(sets, kind)
         ]
         found += [with_gain(r, of_images) for each in sets for r in of_images if r.result.name == each.name]
-    task.unreadable.report()
+    task.passes.unreadable.report()
     run.results({
         "size": task.config.size, "crop": task.config.crop, "scales": task.config.scales,
         "rows": [as_row(r) for r in found],

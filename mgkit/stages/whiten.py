@@ -10,11 +10,10 @@ from mgkit.checkpoints import load_network, save_checkpoint
 from mgkit.config import NetworkConfig, WhitenConfig
 from mgkit.data.images import ImageList
 from mgkit.data.layouts import plain_images
-from mgkit.data.loader import UnreadableImages
 from mgkit.engine.feature_store import features_folder, stored_features
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, read_results, stage_folder
-from mgkit.features import pooled
+from mgkit.features import Passes, pooled
 from mgkit.finetune import set_p
 from mgkit.machine.device import pick_device, place
 from mgkit.machine.distributed import barrier, is_main, main_first
@@ -75,13 +74,10 @@ def run_whitening(config: WhitenConfig) -> None:
     p = p_star(config, net, size=config.size, crop=config.crop) if config.p is None else config.p
     run = Run(config, checkpoint=net.source) if is_main() else None
     set_p(net, p)
-    unreadable = UnreadableImages(config.on_unreadable)
-    [rows] = stored_features(
-        net, images, size=config.size, crop=config.crop, ps=[p], folder=features_folder(config.experiment),
-        batch_size=config.batch_size, workers=config.workers, precision=config.precision, unreadable=unreadable,
-        description=f"whitening, {config.crop} {config.size} px",
-    )  # fmt: skip
-    unreadable.report()
+    passes = Passes.of(config, description=f"whitening, {config.crop} {config.size} px")
+    folder = features_folder(config.experiment)
+    [rows] = stored_features(net, images, size=config.size, ps=[p], folder=folder, passes=passes)
+    passes.unreadable.report()
     rows = torch.from_numpy(rows[np.isfinite(rows[:, 0])])
     descriptors = append_one(rows)  # [N,C] -> [N,C+1]
     mean, projection = fit_pca_whitening(descriptors, shrinkage=config.shrinkage)
@@ -111,11 +107,8 @@ def check_folding(config: WhitenConfig, before: MultiGrain, after: MultiGrain) -
     except (OSError, ValueError) as error:
         print(f"that folding leaves the classes as they were is not checked: {error}")
         return {}
-    rows = pooled(
-        before, images, size=config.size, crop=config.crop, ps=[before.pool.p.item()], batch_size=config.batch_size,
-        workers=config.workers, precision=config.precision, unreadable=UnreadableImages(config.on_unreadable),
-        description=f"folding, {config.crop} {config.size} px",
-    )[0]  # fmt: skip
+    passes = Passes.of(config, description=f"folding, {config.crop} {config.size} px")
+    [rows] = pooled(before, images, size=config.size, ps=[before.pool.p.item()], passes=passes)
     readable = np.isfinite(rows[:, 0])
     rows = torch.from_numpy(rows[readable]).to(before.classifier.weight.device)
     labels = torch.from_numpy(images.labels[readable])

@@ -126,7 +126,7 @@ def test_the_traceback_is_that_of_the_first_to_fail_in_the_last_attempt(tmp_path
     path = tmp_path / "log" / "id" / "attempt_10" / "2" / "error.json"
     path.write_text(json.dumps({"message": {"extraInfo": {"py_callstack": "Connection closed by peer"}}}))
     os.utime(path, (1, 1))
-    with pytest.raises(WorkerError, match="want of memory.*\\n.*closed by peer"):
+    with pytest.raises(WorkerError, match="lack of memory.*\\n.*closed by peer"):
         raise_ending(tmp_path, 1)
 
 
@@ -136,7 +136,7 @@ FAILING = """
 import os
 from mgkit import __main__ as worker
 from mgkit.machine.distributed import rank
-from mgkit.training import Training
+from mgkit.engine.loop import Training
 
 step = Training.step
 
@@ -198,7 +198,7 @@ def test_a_worker_that_fails_is_restarted_and_the_run_ends_the_same(undisturbed,
     assert "going on at" in capfd.readouterr().out
 
 
-def test_restarts_that_are_of_no_use_end_in_the_worker_s_own_traceback(undisturbed, failing, capfd):
+def test_restarts_that_do_not_help_end_in_the_worker_s_own_traceback(undisturbed, failing, capfd):
     config, _ = undisturbed
     failing("always")
     with pytest.raises(WorkerError) as caught:
