@@ -32,8 +32,9 @@ AnyConfig = TypeVar("AnyConfig", bound="StageConfig")
 # Settings that do not change results beyond rounding; a run may resume with other values.
 EXECUTION_SETTINGS = frozenset(
     {
-        "workers", "gpus", "nnodes", "node_rank", "rdzv_endpoint", "max_restarts", "compile", "resume", "dry_run",
-        "checkpoint_minutes", "keep_checkpoints", "log_every", "gradient_share_every", "on_unreadable",
+        "workers", "gpus", "nnodes", "node_rank", "rdzv_endpoint", "max_restarts", "compile", "resume",
+        "dry_run", "checkpoint_minutes", "keep_checkpoints", "log_every", "gradient_share_every",
+        "on_unreadable",
     }
 )  # fmt: skip
 
@@ -293,8 +294,8 @@ def as_list(value: Any, separator: str | None = None) -> Any:
 def from_notebook(cls: type[AnyConfig], namespace: Mapping[str, Any]) -> AnyConfig:
     """Build the config from a notebook's parameters; call with `globals()`.
 
-    Papermill only warns of a parameter that the notebook does not have. Here an unknown name that is assigned in a
-    cell starting with `# Parameters` (the notebook's own, or the one that papermill adds) raises ValueError.
+    Papermill only warns of a parameter that the notebook does not have. Here an unknown name raises
+    ValueError if it is assigned in a cell that starts with `# Parameters`, the notebook's own or papermill's.
     """
     names = {field.name for field in dataclasses.fields(cls)}
     for source in namespace.get("In", []):

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mgkit.config import StageConfig
 from mgkit.data.images import ImageList, image_shapes
 from mgkit.data.loader import ImageDataset, SeededBatches, UnreadableImages, batch_loader
 from mgkit.machine.device import autocast
@@ -19,6 +19,9 @@ from mgkit.model import MultiGrain
 from mgkit.pooling import gem, l2_normalize
 from mgkit.samplers import same_shape_batches
 from mgkit.transforms import eval_transform, fitted_shape
+
+if TYPE_CHECKING:
+    from mgkit.config import StageConfig
 
 PIXELS_A_BATCH = 2**21  # bounds the memory of a batch at any resolution: 8 images of 500 × 500
 
@@ -47,7 +50,7 @@ class Passes:
     backbone: nn.Module | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, config: StageConfig, **changes) -> "Passes":
+    def of(cls, config: "StageConfig", **changes) -> "Passes":
         """Those of a config; changes: values of fields that the config does not have, or that differ."""
         shared = ("crop", "batch_size", "workers", "precision")  # as far as the stage has them
         values = {name: value for name, value in vars(config).items() if name in shared}
@@ -55,24 +58,20 @@ class Passes:
 
 
 def feature_maps(
-    net: MultiGrain,
-    images: ImageList,
-    *,
-    size: int,
-    passes: Passes | None = None,
-    window: int | None = None,
-    shapes: Sequence[tuple[int, int]] | None = None,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    net: MultiGrain, images: ImageList, *, size: int, passes: Passes | None = None,
+    window: int | None = None, shapes: Sequence[tuple[int, int]] | None = None,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
     """Pass every image once through the backbone, in batches of one shape; the network is put in eval mode.
 
-    Yields maps [b,C,h,w] and labels [b] on the network's device, and the indices [b] of the images. Of several processes
-    each gets its share of the batches.
+    Yields maps [b,C,h,w] and labels [b] on the network's device, and the indices [b] of the images. Each
+    process gets its share of the batches.
 
     size: resolution (px)
-    window: number of consecutive images that share no batch with others; windows come in order. None: all images
+    window: number of consecutive images that batches do not mix with others; None: all images
     shapes: `whole_shapes` of the images, to share them among passes; None: read for this pass
 
-    Raises UnreadableImageError for an unreadable image that is not skipped, ValueError for a wrong number of shapes.
+    Raises UnreadableImageError for an unreadable image that is not skipped, ValueError for a wrong number of
+    shapes.
     """
     net.eval()
     passes = passes or Passes()
@@ -151,9 +150,9 @@ def rows_of_all(rows: np.ndarray) -> np.ndarray:
 def rows_of_batches(
     batches: Iterator[tuple[np.ndarray, np.ndarray]], shape: tuple[int, int, int]
 ) -> np.ndarray:
-    """Collect batches (rows [P,b,D], indices [b]) of all processes into rows [P,N,D] float32, NaN where there is none.
+    """Collect the batches (rows [P,b,D], indices [b]) of all processes into rows [P,N,D] float32.
 
-    An error of one process is raised in all.
+    A row without a batch is NaN. An error of one process is raised in all.
     """
     rows = np.full(shape, np.nan, dtype=np.float32)
 
@@ -166,15 +165,10 @@ def rows_of_batches(
 
 
 def embed(
-    net: MultiGrain,
-    images: ImageList,
-    *,
-    size: int,
-    ps: Sequence[float] | None = None,
-    passes: Passes | None = None,
-    **changes,
-) -> np.ndarray:
-    """Descriptors of all images, L2-normalised: [N,D] float32, or [P,N,D] for several exponents, from one pass.
+    net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float] | None = None,
+    passes: Passes | None = None, **changes,
+) -> np.ndarray:  # fmt: skip
+    """L2-normalised descriptors of all images, [N,D] float32, or [P,N,D] for several exponents, in one pass.
 
     size: resolution (px)
     ps: pooling exponents [P]; None: the network's own
@@ -196,14 +190,9 @@ def embed(
 
 
 def pooled(
-    net: MultiGrain,
-    images: ImageList,
-    *,
-    size: int,
-    ps: Sequence[float],
-    passes: Passes | None = None,
-    **changes,
-) -> np.ndarray:
+    net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float],
+    passes: Passes | None = None, **changes,
+) -> np.ndarray:  # fmt: skip
     """GeM-pooled features before whitening, [P,N,C] float32, for all exponents from one pass; see `embed`.
 
     In memory; `mgkit.engine.feature_store.stored_features` keeps them on disk.
@@ -214,14 +203,9 @@ def pooled(
 
 
 def pooled_batches(
-    net: MultiGrain,
-    images: ImageList,
-    *,
-    size: int,
-    ps: Sequence[float],
-    passes: Passes,
+    net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float], passes: Passes,
     window: int | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
     """Pooled features [P,b,C] float32 and indices [b] of every batch of `feature_maps`.
 
     Raises ValueError, naming an image, for features that are not finite: NaN rows stand for skipped images.
@@ -233,7 +217,7 @@ def pooled_batches(
 
 
 def check_finite(rows: Tensor, images: ImageList, indices: Tensor, *, what: str = "features") -> None:
-    """Raise ValueError, naming an image, unless the rows [b,...] of the images with indices [b] are finite."""
+    """Raise ValueError, naming an image, unless the rows [b,...] of the images at indices [b] are finite."""
     finite = rows.isfinite().flatten(1).all(1).cpu()
     if not finite.all():
         path = images.paths[indices[~finite][0]]
@@ -241,14 +225,9 @@ def check_finite(rows: Tensor, images: ImageList, indices: Tensor, *, what: str 
 
 
 def classify(
-    net: MultiGrain,
-    images: ImageList,
-    *,
-    size: int,
-    p: float | None = None,
-    passes: Passes | None = None,
-    **changes,
-) -> tuple[Tensor, Tensor]:
+    net: MultiGrain, images: ImageList, *, size: int, p: float | None = None,
+    passes: Passes | None = None, **changes,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Logits [N,K] and labels [N] of the readable images, in order, on the CPU (section 4.2).
 
     size: resolution (px)
@@ -310,7 +289,7 @@ def multi_scale(descriptors: Sequence[np.ndarray]) -> np.ndarray:
 def in_blocks(
     function: Callable[..., Tensor], arrays: Sequence[np.ndarray], *, dimensions: int
 ) -> np.ndarray:
-    """Apply a function to the rows of arrays, on disk or in memory, block by block: -> [N,dimensions] float32."""
+    """Apply a function to the rows of arrays, block by block: [N,...] -> [N,dimensions] float32."""
     count = len(arrays[0])
     found = np.empty((count, dimensions), dtype=np.float32)
     with torch.no_grad():

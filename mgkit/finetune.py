@@ -32,19 +32,11 @@ SMALLEST_P = 0.1  # SGD on p stops here; GeM needs p > 0
 
 
 def finetune_p(
-    net: MultiGrain,
-    images: ImageList,
-    *,
-    size: int,
-    step_size: int = 4,
-    lr: float = 0.005,
-    momentum: float = 0.9,
-    seed: int = 0,
-    shapes: Sequence[tuple[int, int]] | None = None,
-    passes: Passes | None = None,
-    **changes,
-) -> np.ndarray:
-    """One epoch of SGD on p alone, from the network's own p; returns (loss, p) after each step, [n,2] (section 3.5).
+    net: MultiGrain, images: ImageList, *, size: int, step_size: int = 4, lr: float = 0.005,
+    momentum: float = 0.9, seed: int = 0, shapes: Sequence[tuple[int, int]] | None = None,
+    passes: Passes | None = None, **changes,
+) -> np.ndarray:  # fmt: skip
+    """One epoch of SGD on p alone; returns loss and p after each step, [n,2] (section 3.5).
 
     images: labelled training images
     size: resolution (px)
@@ -53,8 +45,8 @@ def finetune_p(
     shapes: as for `features.feature_maps`
     passes, changes: as for `features.embed`
 
-    Leaves the network's p at p*, or unchanged after an error. Raises ValueError for p = inf and, naming an image, for
-    feature maps that are not finite; an error of one process is raised in all.
+    Starts from the network's p and leaves it at p*, or unchanged after an error. Raises ValueError for p =
+    inf and, naming an image, for feature maps that are not finite; an error of one process is raised in all.
     """
     passes = replace(passes or Passes(), **changes)
     if math.isinf(net.pool.p.item()):
@@ -72,19 +64,14 @@ def finetune_p(
 
 
 def feature_windows(
-    net: MultiGrain,
-    images: ImageList,
-    *,
-    size: int,
-    step_size: int,
-    passes: Passes,
+    net: MultiGrain, images: ImageList, *, size: int, step_size: int, passes: Passes,
     shapes: Sequence[tuple[int, int]] | None = None,
-) -> Iterator[tuple[list[Tensor], Tensor]]:
+) -> Iterator[tuple[list[Tensor], Tensor]]:  # fmt: skip
     """The images of each step, in order: maps, a list of [C,h,w], and labels [step_size].
 
-    A window of several steps passes through the backbone at once, so that images of one shape share a batch. Each
-    process gets its share of every step, which may be empty. An error of one process is raised in all; ValueError,
-    naming an image, for maps that are not finite.
+    A window of several steps passes through the backbone at once, so that images of one shape share a batch.
+    Each process gets its share of every step, which may be empty. An error of one process is raised in all;
+    ValueError, naming an image, for maps that are not finite.
     """
     window = step_size * max(1, images_a_window(net.width, size, passes.batch_size) // step_size)
     passes = replace(passes, description=None)
@@ -124,7 +111,7 @@ def images_a_window(width: int, size: int, batch_size: int) -> int:
 def descend_p(
     net: MultiGrain, batches: Iterable[tuple[list[Tensor], Tensor]], *, steps: int, lr: float, momentum: float
 ) -> np.ndarray:
-    """SGD on the network's p alone; returns (loss, p) after each step, [n,2] (section 3.5).
+    """SGD on the network's p alone; returns loss and p after each step, [n,2] (section 3.5).
 
     batches: feature maps, a list of b tensors [C,h,w], and labels [b]; this process's share of them
     steps: number of batches
@@ -161,7 +148,7 @@ def descend_p(
 
 @contextmanager
 def learned(p: nn.Parameter) -> Iterator[None]:
-    """Let p require a gradient within the block; an error in it restores the value of p."""
+    """Let p require a gradient within the block; an error in the block restores the value of p."""
     start, requires_grad, grad = p.detach().clone(), p.requires_grad, p.grad
     p.requires_grad_(True)
     try:
@@ -176,24 +163,18 @@ def learned(p: nn.Parameter) -> Iterator[None]:
 
 
 def sweep_p(
-    net: MultiGrain,
-    images: ImageList,
-    *,
-    sizes: Sequence[int],
-    ps: Sequence[float],
-    ks: Sequence[int] = (1, 5),
-    passes: Passes | None = None,
-    **changes,
-) -> np.ndarray:
-    """Top-k accuracy in 0..1 for every size, p and k, [S,P,len(ks)], with one pass per image and size (figure 4).
+    net: MultiGrain, images: ImageList, *, sizes: Sequence[int], ps: Sequence[float],
+    ks: Sequence[int] = (1, 5), passes: Passes | None = None, **changes,
+) -> np.ndarray:  # fmt: skip
+    """Top-k accuracy in 0..1 for every size, p and k, [S,P,len(ks)], in one pass per size (figure 4).
 
     images: labelled images
     sizes: resolutions [S] (px)
     ps: pooling exponents [P]
     passes, changes: as for `features.embed`
 
-    Counts the images of all processes, which raise the same: UnreadableImageError if no image is readable; ValueError,
-    naming an image, for class scores that are not finite.
+    Counts the images of all processes. Raises in all of them UnreadableImageError if no image is readable,
+    ValueError, naming an image, for class scores that are not finite.
     """
     passes = replace(passes or Passes(), **changes)
     passes = replace(passes, backbone=passes.backbone or frozen_backbone(net, passes.precision))

@@ -51,15 +51,9 @@ def features_folder(experiment: str) -> Path:
 
 
 def stored_features(
-    net: MultiGrain,
-    images: ImageList,
-    *,
-    size: int,
-    ps: Sequence[float],
-    folder: str | Path,
-    passes: Passes | None = None,
-    **changes,
-) -> list[np.memmap]:
+    net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float], folder: str | Path,
+    passes: Passes | None = None, **changes,
+) -> list[np.memmap]:  # fmt: skip
     """GeM-pooled features before whitening and L2, a read-only [N,C] float32 memmap for each exponent.
 
     size: pixels. ps: exponents > 0, inf too; those that are not below `folder` yet share one backbone pass, and where none is

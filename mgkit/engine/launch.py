@@ -48,7 +48,7 @@ def processes_on_this_machine(config: StageConfig) -> int:
 
 
 def on_all_devices(config: AnyConfig, run: Callable[[AnyConfig], object]) -> None:
-    """Run a stage on all devices of `config.gpus`: by `run(config)` if that is one process, else by `launch`."""
+    """Run a stage on all devices of `config.gpus`: by `run` if that is one process, else by `launch`."""
     if is_initialized() or processes_on_this_machine(config) == 1:
         run(config)
     else:
@@ -58,8 +58,8 @@ def on_all_devices(config: AnyConfig, run: Callable[[AnyConfig], object]) -> Non
 def launch(config: StageConfig) -> None:
     """Run a stage in worker processes, `python -m mgkit`, wait for them and show their output.
 
-    If a worker dies, all are restarted, at most `max_restarts` times. Raises StoppedError if the run was asked to stop
-    and saved, WorkerError with the worker's message or traceback if it failed.
+    If a worker dies, all are restarted, at most `max_restarts` times. Raises StoppedError if the run was
+    asked to stop and saved, WorkerError with the worker's message or traceback if it failed.
     """
     processes = processes_on_this_machine(config)
     with tempfile.TemporaryDirectory(prefix="mgkit-", ignore_cleanup_errors=True) as folder:
@@ -69,7 +69,7 @@ def launch(config: StageConfig) -> None:
             torchrun_command(config, config_file, processes),
             env=worker_environment(folder, processes),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-            start_new_session=True,  # a notebook's interrupt reaches this process only, which tells workers to save
+            start_new_session=True,  # a notebook's interrupt reaches this process alone; see `stop`
         )  # fmt: skip
         (Path(folder) / AGENT).write_text(str(process.pid), encoding="utf-8")
         try:
@@ -84,7 +84,7 @@ def launch(config: StageConfig) -> None:
 
 @contextmanager
 def sigterm_passed_on(process: subprocess.Popen) -> Iterator[list]:
-    """Within the block, pass SIGTERM on to the workers, which save and end; yields a list of the signals received."""
+    """Pass SIGTERM on to the workers, which save and end; yields the list of signals received."""
     asked = []
     if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
         yield asked
@@ -168,14 +168,14 @@ def raise_ending(folder: Path, code: int, *, asked_to_stop: bool = False) -> Non
         hint = " (it lost another, which may have been killed for lack of memory)" if lost else ""
         raise WorkerError(f"a worker process failed{hint}, and restarting it did not help:\n{traceback}")
     raise WorkerError(
-        f"the worker processes ended without an error message (torch.distributed.run: exit code {code}): if their "
-        "output above does not say why, they were killed, perhaps for lack of memory; run the same command again to "
-        "resume from the last checkpoint"
+        f"the worker processes ended without an error message (torch.distributed.run: exit code {code}): "
+        "unless the output above says why, they were killed, perhaps for lack of memory; run the same "
+        "command again to resume from the last checkpoint"
     )
 
 
 def write_ending(kind: str, message: str) -> None:
-    """Write how the run ended, `stopped` or `failed`; called by workers, of which the first to write counts."""
+    """Write how the run ended, `stopped` or `failed`; of several workers, the first to write counts."""
     folder = os.environ.get(FOLDER)
     if folder and Path(folder).is_dir() and not read_ending(Path(folder)):
         write_text(Path(folder) / "ending.json", json.dumps({"kind": kind, "message": message}))

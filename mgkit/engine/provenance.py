@@ -13,7 +13,8 @@ import torch
 from mgkit.machine.device import describe, pick_device
 
 PACKAGES = (
-    "mgkit", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "faiss-cpu", "safetensors", "tensorboard"
+    "mgkit", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "faiss-cpu", "safetensors",
+    "tensorboard",
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The folder of a run, outputs/<experiment>/<stage>/: config, provenance, metrics, results and figures.
 
-Functions that take a config read its experiment and stage only. `WhitenConfig(experiment="mini")` stands for the whitening
-of the experiment mini, whatever its parameters were.
+Functions that read files take a config, of which only the experiment and the stage matter:
+`read_results(WhitenConfig(experiment="mini"))` are the results of 03 in the experiment mini.
 """
 
 import dataclasses
@@ -89,7 +89,8 @@ def read_steps(config: StageConfig) -> list[dict]:
 def runs(config: StageConfig) -> dict[str, list[dict]]:
     """The metrics of all runs of a stage, {folder name: lines of metrics.jsonl}.
 
-    The latest run comes first, then those set aside, `train.1`, `train.2`, … Runs without a finished epoch are left out.
+    The latest run comes first, then those set aside: train.1, train.2, … Only runs with a finished epoch
+    count.
     """
     latest = stage_folder(config)
     aside = [folder for folder in latest.parent.glob(f"{latest.name}.*") if folder.suffix[1:].isdecimal()]
@@ -145,7 +146,7 @@ class Run:
             self.clear(aside=bool(changed) or keep)
         elif changed:
             raise ValueError(
-                f"{self.folder} holds a run with another {', '.join(changed)}: only a run of the same config can be resumed"
+                f"{self.folder} holds a run with another {', '.join(changed)}: resume it with its own config"
             )
         self.write("config.yaml", to_yaml(config))
         name = free_name(self.folder / "provenance.yaml").name

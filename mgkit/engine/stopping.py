@@ -16,7 +16,7 @@ SECONDS_TO_STOP = 15  # after the launcher has ended
 
 
 class StopRequest:
-    """Whether this process should stop: after SIGTERM or SIGINT, or when its parent or its launcher has ended.
+    """Whether this process should stop: after SIGTERM or SIGINT, or when its parent or launcher has ended.
 
     saves: whether the stage looks at the request, saves and ends by itself; others are ended at once
     """
@@ -42,7 +42,7 @@ class StopRequest:
             os._exit(1)
 
     def watch(self) -> None:
-        """Request a stop when the parent or the launcher has ended; end the process if that takes too long."""
+        """Request a stop when the parent or launcher has ended; end the process if that takes long."""
         while not self.is_orphan():
             time.sleep(0.3)
         self.request()

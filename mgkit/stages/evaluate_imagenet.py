@@ -1,4 +1,4 @@
-"""Classification accuracy for every crop and resolution, with the training p and with p* (04, section 4.2)."""
+"""Classification accuracy by crop and resolution, with the training p and with p* (04, section 4.2)."""
 
 from dataclasses import asdict
 

@@ -44,8 +44,9 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
     count = len(config.ps)
     found = PSearch(
         sizes=config.sizes, ps=config.ps, p_star=p_star, paths=paths, training_p=training_p, crop=config.crop,
-        top1=accuracy[:, :count, 0], top5=accuracy[:, :count, 1], top1_at_training_p=accuracy[:, count, 0].tolist(),
-        top1_at_p_star=accuracy[:, count + 1 :, 0].diagonal().tolist(),  # of each size, that with its own p*
+        top1=accuracy[:, :count, 0], top5=accuracy[:, :count, 1],
+        top1_at_training_p=accuracy[:, count, 0].tolist(),
+        top1_at_p_star=accuracy[:, count + 1 :, 0].diagonal().tolist(),  # each size with its p*
     )  # fmt: skip
     if run:
         results = {key: as_plain(value) for key, value in vars(found).items()}
@@ -81,20 +82,19 @@ def read_search(config: FinetunePConfig) -> PSearch:
 
 
 def as_plain(value):
-    """Arrays, and lists of them, as lists."""
+    """Convert arrays, and lists of arrays, to lists."""
     if isinstance(value, np.ndarray):
         return value.tolist()
-    return [as_plain(each) for each in value] if isinstance(value, list) else value
+    return [as_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def p_star(config: NetworkConfig, net: MultiGrain, *, size: int, crop: str) -> float:
-    """p* of the experiment's 02 for a resolution; where 02 has other resolutions, the nearest of them.
+    """p* of the experiment's 02 for a resolution, or for the nearest one of 02.
 
-    On the mini set a missing 02 is run first; otherwise the network's own p, with a line that says so.
+    On the embedded set a missing 02 is run first; on other data a message is printed and the network's p
+    returned.
     """
-    earlier = FinetunePConfig(
-        experiment=config.experiment, data=config.data, checkpoint=config.checkpoint
-    )  # with the defaults of 02
+    earlier = FinetunePConfig(experiment=config.experiment, data=config.data, checkpoint=config.checkpoint)
     results = read_results(earlier)
     if results is None and is_mini(config.data):
         print("p* has not been learned yet: running 02_finetune_p first")
@@ -104,9 +104,8 @@ def p_star(config: NetworkConfig, net: MultiGrain, *, size: int, crop: str) -> f
         p = net.pool.p.item()
         print(f"no p* in {stage_folder(earlier)}: pooling with the training exponent {p:g}")
         return p
-    nearest = int(np.argmin(np.abs(np.array(results["sizes"]) - size)))
-    if results["sizes"][nearest] != size or results["crop"] != crop:
-        print(
-            f"p* was learned at {results['crop']} {results['sizes']} px: taking that of {results['sizes'][nearest]} px"
-        )
+    sizes, crop_of_02 = results["sizes"], results["crop"]
+    nearest = int(np.argmin(np.abs(np.array(sizes) - size)))
+    if sizes[nearest] != size or crop_of_02 != crop:
+        print(f"p* was learned at {crop_of_02} {sizes} px: taking that of {sizes[nearest]} px")
     return results["p_star"][nearest]

@@ -58,8 +58,8 @@ def missing_stage(path: Path, stage: type[StageConfig], config: StageConfig) -> 
 def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
     """The images, with labels that are indices into the network's classes.
 
-    Classes are matched by name. A checkpoint without class names (the released files) is taken to have the data's
-    classes, sorted, as its first ones; if it has more, that is printed.
+    Classes are matched by name. A checkpoint without class names (the released files) is taken to have the
+    sorted classes of the data as its first ones; if it has more, a message is printed.
 
     Raises ValueError for a class that the network lacks.
     """
@@ -71,7 +71,7 @@ def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
     if len(images.classes) < known:
         print(
             f"the checkpoint does not name its {known} classes: the {len(images.classes)} of {images.root} "
-            "are taken for its first ones, so accuracies mean little unless they are"
+            "are taken for its first ones; if they are not, accuracies mean little"
         )
     return images
 
@@ -79,10 +79,10 @@ def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
 def network_left_by(
     stage: type[AnyConfig], config: NetworkConfig, *, run: Callable[[AnyConfig], object]
 ) -> tuple[MultiGrain, dict]:
-    """Load the network of `config.checkpoint`, the published one, or that of an earlier stage; with the checkpoint.
+    """Load the network of `config.checkpoint`, the published one, or an earlier stage's, and its checkpoint.
 
     stage: config class of the earlier stage
-    run: runs that stage; called with its default parameters if its checkpoint is missing and data is the embedded set
+    run: runs that stage; called, with default parameters, for a missing checkpoint on the embedded set
 
     Raises FileNotFoundError, with the command that makes it, for a missing checkpoint on other data.
     """

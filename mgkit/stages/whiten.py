@@ -1,4 +1,4 @@
-"""The whitening of a trained network, fitted, folded and checked (03)."""
+"""Fit the whitening of a trained network, fold it into the classifier, and check that (03, section 3.6)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +36,12 @@ FOLDING = (
 
 @dataclass(frozen=True)
 class Whitened:
-    """What 03 made: the whitened network, size (px), crop, p, images used, the variances of the components [D].
+    """Result of 03: the whitened network and how it was made.
 
-    folding: of `check_folding`; empty where data has no labelled images.
+    size: resolution (px)
+    images: number of images used
+    variances: of the principal components [D]
+    folding: of `check_folding`; empty if data has no labelled images
     """
 
     net: MultiGrain
@@ -52,7 +55,7 @@ class Whitened:
 
 
 def whiten_network(config: WhitenConfig) -> Whitened:
-    """Fit the whitening at the configured resolution and p, on all devices, fold it in and check that; raises as `on_all_devices`."""
+    """Fit and fold the whitening at the config's size and p, on all devices; raises as `on_all_devices`."""
     on_all_devices(config, run_whitening)
     results = read_results(config)
     path = stage_folder(config) / "checkpoint.pth"
@@ -64,7 +67,7 @@ def whiten_network(config: WhitenConfig) -> Whitened:
 
 
 def run_whitening(config: WhitenConfig) -> None:
-    """The same in this process, or in each of those that are joined: outputs/<experiment>/whiten/checkpoint.pth, results.json."""
+    """`whiten_network` in this process, or in each of several; writes checkpoint.pth and results.json."""
     net, checkpoint = trained_network(config)
     images = whitening_images(config)
     if len(images) > config.images:
@@ -97,15 +100,16 @@ def run_whitening(config: WhitenConfig) -> None:
 
 
 def check_folding(config: WhitenConfig, before: MultiGrain, after: MultiGrain) -> dict:
-    """Classify the validation images by the network before and after whitening, from the same pooled features.
+    """Compare the classes of the validation images before and after whitening, from the same pooled features.
 
-    top1_before, top1_after, same_class in 0..1; relative_difference: of the logits, after the best factor for each image;
-    val_images. Empty, with a line that says why, where data has no images of the network's classes.
+    Returns top1_before, top1_after and same_class, the share of images with an unchanged class, in 0..1;
+    relative_difference of the logits, after the best factor per image; val_images, their number. If data has
+    no images of the network's classes, prints the reason and returns an empty dict.
     """
     try:
         images = in_classes_of(before, validation_data(config))
     except (OSError, ValueError) as error:
-        print(f"that folding leaves the classes as they were is not checked: {error}")
+        print(f"not checked whether folding keeps the classes: {error}")
         return {}
     passes = Passes.of(config, description=f"folding, {config.crop} {config.size} px")
     [rows] = pooled(before, images, size=config.size, ps=[before.pool.p.item()], passes=passes)
@@ -125,7 +129,7 @@ def check_folding(config: WhitenConfig, before: MultiGrain, after: MultiGrain) -
 
 
 def whitening_images(config: WhitenConfig) -> ImageList:
-    """The unlabelled images: `config.unlabelled`, or data's unlabelled/whiten, or data's training images without labels."""
+    """The images of `config.unlabelled`, or of data's unlabelled/whiten, or data's training images."""
     if config.unlabelled:
         return plain_images(find_path(config.unlabelled), purpose="unlabelled").with_exif(config.exif)
     root = main_first(lambda: data_root(config.data))
@@ -136,8 +140,5 @@ def whitening_images(config: WhitenConfig) -> ImageList:
 
 
 def whitened_network(config: NetworkConfig) -> tuple[MultiGrain, dict]:
-    """The network of `config.checkpoint`, or of the experiment's 03, and the checkpoint's content.
-
-    On the mini set a missing whitening is run first. Otherwise FileNotFoundError gives the command that makes it.
-    """
+    """The network of `config.checkpoint` or of 03, and its checkpoint; see `network_left_by`."""
     return network_left_by(WhitenConfig, config, run=run_whitening)
