@@ -1,6 +1,6 @@
-"""What one of several processes runs: `python -m mgkit <stage> <config.yaml>`, started by torch.distributed.run.
+"""A worker process: `python -m mgkit <stage> <config.yaml>`, started by torch.distributed.run.
 
-It ends with its launcher, saves when a scheduler sends SIGTERM, and leaves word of how it ended for `mgkit.engine.launch`.
+It ends with its launcher, saves on SIGTERM, and writes how it ended for `mgkit.engine.launch`.
 """
 
 import os
@@ -31,37 +31,39 @@ from mgkit.stages.finetune_p import run_search
 from mgkit.stages.train import run_training
 from mgkit.stages.whiten import run_whitening
 
-STAGES = {  # but for training, which is told when to stop
-    "finetune_p": (FinetunePConfig, run_search),
-    "whiten": (WhitenConfig, run_whitening),
-    "evaluate_imagenet": (ClassifyConfig, run_classification),
-    "evaluate_retrieval": (RetrievalConfig, run_embedding),
-    "search_photos": (PhotosConfig, run_photos),
+STAGES = {  # name: config class, function that runs the stage
+    config_class.stage: (config_class, run)
+    for config_class, run in (
+        (TrainConfig, run_training),
+        (FinetunePConfig, run_search),
+        (WhitenConfig, run_whitening),
+        (ClassifyConfig, run_classification),
+        (RetrievalConfig, run_embedding),
+        (PhotosConfig, run_photos),
+    )
 }
 
 
 @record
 def run_stage(stage: str, config_file: str, stop: StopRequest) -> None:
-    """Run a stage; the launcher is told of an ending that no restart would change."""
+    """Run a stage; an error that a restart cannot mend is written for the launcher (`write_ending`)."""
+    config_class, run = STAGES[stage]
+    options = {"asked_to_stop": stop} if config_class is TrainConfig else {}  # the others do not save
     try:
         with process_group():
-            if stage == "train":
-                run_training(from_yaml(TrainConfig, config_file), asked_to_stop=stop)
-            else:
-                config_class, run = STAGES[stage]
-                run(from_yaml(config_class, config_file))
+            run(from_yaml(config_class, config_file), **options)
     except StoppedError as stopped:
         write_ending("stopped", str(stopped))
     except (SnapshotError, UnreadableImageError, NonFiniteError) as error:
         fail_for_good(error)
     except (OSError, ValueError) as error:
-        if stop.work_has_begun:  # no longer of parameters and files, but as unforeseen as any other
+        if stop.work_has_begun:  # not about parameters or files, so that a restart may help
             raise
         fail_for_good(error)
 
 
 def fail_for_good(error: Exception) -> None:
-    """End with the error's one line for the launcher; without a launcher, with the error itself."""
+    """Write the error's message for the launcher and exit; without a launcher, raise the error."""
     if FOLDER not in os.environ:
         raise error
     write_ending("failed", f"{type(error).__name__}: {error}")
@@ -69,9 +71,9 @@ def fail_for_good(error: Exception) -> None:
 
 
 def main() -> None:
-    """Run the stage that the command line names, as one of the processes; exits with 0 unless a restart may help."""
+    """Run the stage given on the command line; exits with 0 unless a restart may help."""
     stage, config_file = sys.argv[1:]
-    stop = StopRequest(saves=stage == "train")
+    stop = StopRequest(saves=stage == TrainConfig.stage)
     sys.stdout = Unbreakable(sys.stdout)
     leave_printing_to_main()
     try:
@@ -83,7 +85,7 @@ def main() -> None:
 
 
 def has_ended() -> bool:
-    """Whether this is a restart that is of no use: a worker has left word that the run has ended."""
+    """Whether a worker has written that the run has ended, so that this restart is pointless."""
     return FOLDER in os.environ and read_ending(Path(os.environ[FOLDER])) is not None
 
 

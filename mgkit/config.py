@@ -1,11 +1,12 @@
-"""One frozen dataclass a stage: what may be set, of which type, in which range. Unknown keys raise."""
+"""The parameters of each stage: a frozen dataclass with types and ranges. Unknown names raise ValueError."""
 
 import ast
 import dataclasses
+import difflib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
@@ -28,23 +29,33 @@ Processes = Literal["auto"] | Count
 
 AnyConfig = TypeVar("AnyConfig", bound="StageConfig")
 
-# What a run does not depend on but for rounding: a run may go on with other values of these.
-HOW_IT_RUNS = frozenset(
+# Settings that do not change results beyond rounding; a run may resume with other values.
+EXECUTION_SETTINGS = frozenset(
     {
-        "workers", "gpus", "nnodes", "node_rank", "rdzv_endpoint", "max_restarts", "compile", "resume", "dry_run",
-        "checkpoint_minutes", "keep_checkpoints", "log_every", "gradient_share_every", "on_unreadable",
+        "workers", "gpus", "nnodes", "node_rank", "rdzv_endpoint", "max_restarts", "compile", "resume",
+        "dry_run", "checkpoint_minutes", "keep_checkpoints", "log_every", "gradient_share_every",
+        "on_unreadable",
     }
 )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
 class StageConfig:
-    """What every stage shares. Raises ValueError, naming the key, for an unknown key, a wrong type or range."""
+    """The parameters that all stages share.
+
+    stage: name of the stage, and of its folder below outputs/<experiment>/
+    notebook: name of the notebook that runs it
+
+    Raises ValueError, naming the parameter, for an unknown name, a wrong type or a value out of range.
+    """
+
+    stage: ClassVar[str]
+    notebook: ClassVar[str]
 
     experiment: Name = "mini"  # results go to outputs/<experiment>/<stage>/
     data: str = "mini"  # a folder, or mini: the embedded set, drawn on first use
-    workers: Annotated[int, Field(ge=0)] = 2  # processes that read images
-    gpus: Processes = "auto"  # processes, one a GPU; auto: all GPUs, or one process on the CPU
+    workers: Annotated[int, Field(ge=0)] = 2  # processes that load images
+    gpus: Processes = "auto"  # processes, one per GPU; auto: all GPUs, or one process on the CPU
     precision: Literal["auto", "bf16", "float32"] = "auto"
     on_unreadable: Literal["raise", "skip"] = "raise"
     exif: Literal["auto", "apply", "ignore"] = "auto"
@@ -54,6 +65,9 @@ class StageConfig:
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
 class TrainConfig(StageConfig):
     """Joint training (section 4.1)."""
+
+    stage: ClassVar[str] = "train"
+    notebook: ClassVar[str] = "01_train"
 
     backbone: BackboneName = "resnet8"
     pretrained_backbone: bool = False
@@ -75,9 +89,7 @@ class TrainConfig(StageConfig):
     beta_lr: Rate = 1.0
     margin: Rate = 0.2
     seed: Annotated[int, Field(ge=0)] = 0
-    init_from: str = (
-        ""  # a file or a released name, for the first weights; a run's own checkpoint is `resume`'s
-    )
+    init_from: str = ""  # checkpoint with the initial weights: a file or a released name
     global_sampling: bool = False
     batch_norm: Literal["local", "sync", "frozen"] = "local"
     accumulate: Count = 1
@@ -97,12 +109,13 @@ class TrainConfig(StageConfig):
     def __post_init__(self):
         if self.lambda_ < 1 and self.repetitions == 1:
             raise ValueError(
-                f"lambda_={self.lambda_} needs positives for the margin loss: repetitions must be at least 2 (or lambda_ 1)"
+                f"lambda_={self.lambda_} needs positives for the margin loss: repetitions must be at least 2 "
+                "(or lambda_ 1)"
             )
         if self.batch_size < self.repetitions:
             raise ValueError(f"batch_size {self.batch_size} is smaller than repetitions {self.repetitions}")
         if self.init_from and self.pretrained_backbone:
-            raise ValueError("init_from and pretrained_backbone both give the first weights: choose one")
+            raise ValueError("init_from and pretrained_backbone both give the initial weights: choose one")
         if self.node_rank >= self.nnodes:
             raise ValueError(f"node_rank {self.node_rank} must be below nnodes {self.nnodes}")
         if self.nnodes > 1 and not self.rdzv_endpoint:
@@ -113,28 +126,29 @@ class TrainConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
 class NetworkConfig(StageConfig):
-    """A stage that starts from a trained network."""
+    """The parameters of stages that start from a trained network."""
 
-    checkpoint: str = ""  # a file or a released name; empty: what the experiment's earlier stages left
-    backbone: BackboneNameOrEmpty = ""  # for files that do not say it, and for pretrained_backbone
-    pretrained_backbone: bool = (
-        False  # the backbone with its published ImageNet weights, in place of a checkpoint
-    )
+    checkpoint: str = ""  # a file or a released name; empty: that of the experiment's earlier stages
+    backbone: BackboneNameOrEmpty = ""  # for checkpoints that do not name it, and for pretrained_backbone
+    pretrained_backbone: bool = False  # published ImageNet weights instead of a checkpoint
     batch_size: Count = 32
 
     def __post_init__(self):
         if self.pretrained_backbone and (self.checkpoint or not self.backbone):
-            raise ValueError("pretrained_backbone needs a backbone, and no checkpoint beside it")
+            raise ValueError("pretrained_backbone needs a backbone and no checkpoint")
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
 class FinetunePConfig(NetworkConfig):
     """p* at each evaluation resolution (section 3.5)."""
 
+    stage: ClassVar[str] = "finetune_p"
+    notebook: ClassVar[str] = "02_finetune_p"
+
     sizes: Sizes = dataclasses.field(default_factory=lambda: [64, 96, 128, 160])
     crop: Crop = "rect"
     images_per_class: Count = 40
-    step_size: Count = 4  # images a step of SGD
+    step_size: Count = 4  # images per step of SGD
     lr: Rate = 0.03
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     ps: Annotated[list[Exponent], Field(min_length=1)] = dataclasses.field(
@@ -147,9 +161,12 @@ class FinetunePConfig(NetworkConfig):
 class WhitenConfig(NetworkConfig):
     """PCA whitening on unlabelled images (section 3.6)."""
 
+    stage: ClassVar[str] = "whiten"
+    notebook: ClassVar[str] = "03_whiten"
+
     size: Pixels = 96
     crop: Crop = "rect"
-    p: Exponent | None = None  # None: p* of 02 at this size
+    p: Exponent | None = None  # None: p* found by 02 at this size
     unlabelled: str = ""  # a folder or list; empty: data's unlabelled/whiten, else its training images
     images: Count = 20000
     shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -158,6 +175,9 @@ class WhitenConfig(NetworkConfig):
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
 class ClassifyConfig(NetworkConfig):
     """Top-1/top-5 (section 4.2)."""
+
+    stage: ClassVar[str] = "evaluate_imagenet"
+    notebook: ClassVar[str] = "04_evaluate_imagenet"
 
     sizes: Sizes = dataclasses.field(default_factory=lambda: [64, 96, 128, 160])
     crops: Annotated[list[Crop], Field(min_length=1)] = dataclasses.field(
@@ -169,17 +189,20 @@ class ClassifyConfig(NetworkConfig):
 class RetrievalConfig(NetworkConfig):
     """Retrieval on the sets found below data (section 4.3)."""
 
+    stage: ClassVar[str] = "evaluate_retrieval"
+    notebook: ClassVar[str] = "05_evaluate_retrieval"
+
     sets: list[str] = dataclasses.field(default_factory=list)  # empty: every set found below data
-    distractors: str = ""  # a folder or list; empty: data's unlabelled/distractors if there
+    distractors: str = ""  # a folder or list; empty: data's unlabelled/distractors, if present
     size: Pixels = 96
     crop: Crop = "rect"
     p: Exponent | None = None  # None: the whitened network's own
     scales: Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)] = (
         dataclasses.field(default_factory=lambda: [0.70711, 1.0, 1.41421])
-    )  # of the multi-scale descriptor, times size; 1.0 alone: none
-    dims: Count | None = 64  # the descriptor also reduced to so many; None: not
+    )  # of the multi-scale descriptor, as factors of size; [1.0]: single scale only
+    dims: Count | None = 64  # also evaluate descriptors reduced to this many dimensions; None: do not
     resolutions: list[Pixels] = dataclasses.field(default_factory=lambda: [64, 96, 128, 160])  # of figure 4
-    indices: list[str] = dataclasses.field(  # as text apart by ;, for a factory string has commas
+    indices: list[str] = dataclasses.field(  # as text separated by ;, since faiss strings contain commas
         default_factory=lambda: ["IVF16,Flat", "PCAR64,PQ32", "PCAR64,IVF16,PQ32"],
         metadata={"separator": ";"},
     )
@@ -189,26 +212,32 @@ class RetrievalConfig(NetworkConfig):
 class PhotosConfig(NetworkConfig):
     """A search through a person's own pictures."""
 
-    photos: list[str] = dataclasses.field(  # folders, as text apart by ;, for their names may have commas
+    stage: ClassVar[str] = "search_photos"
+    notebook: ClassVar[str] = "06_search_your_photos"
+
+    photos: list[str] = dataclasses.field(  # folders, as text separated by ;, since names may contain commas
         default_factory=list, metadata={"separator": ";"}
-    )  # empty: the embedded set's scenes, copies and distractors, or else data
+    )  # empty: scenes, copies and distractors of the embedded set, or data
     size: Pixels = 96
     p: Exponent | None = None  # None: the network's own
     whitening: Literal["auto", "photos", "network", "none"] = "auto"
     threshold: Annotated[float, Field(gt=0, le=1)] | None = None  # cosine; None: calibrated
     false_rate: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
     index: str = ""  # a faiss string; empty: exact search, or HNSW for a large collection
-    queries: Annotated[int, Field(ge=0)] = 12  # of the report
+    queries: Annotated[int, Field(ge=0)] = 12  # shown in the report
     k: Count = 8
     on_unreadable: Literal["raise", "skip"] = "skip"
 
 
 def make(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:
-    """The config of these values; a one-line ValueError names the culprit. Lists may be given as text, `64, 96`."""
+    """Build a config from values; lists may be given as text, such as `64, 96`.
+
+    Raises ValueError, one line that names the parameter, for values that the config does not allow.
+    """
     known = {field.name: field for field in dataclasses.fields(cls)}
     for key in values:
         if key not in known:
-            raise ValueError(f"unknown parameter {key!r}; {cls.__name__} has {', '.join(sorted(known))}")
+            raise ValueError(unknown_parameter(cls, key, sorted(known)))
     values = {
         key: list_parameter(known[key], value) if is_list(known[key]) else value
         for key, value in values.items()
@@ -222,8 +251,15 @@ def make(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:
         raise ValueError(f"{key}: {reason}, got {first['input']!r}" if key else reason) from None
 
 
+def unknown_parameter(cls: type[StageConfig], key: str, known: list[str]) -> str:
+    """The error message for an unknown parameter, with the known name closest to it, if one is close."""
+    close = difflib.get_close_matches(key, known, n=1)
+    suggestion = f"did you mean {close[0]}? " if close else ""
+    return f"unknown parameter {key!r}: {suggestion}{cls.__name__} has {', '.join(known)}"
+
+
 def list_parameter(field: dataclasses.Field, value: Any) -> Any:
-    """`as_list`, whose error names the parameter."""
+    """`as_list`, with the parameter's name in its error."""
     try:
         return as_list(value, field.metadata.get("separator"))
     except ValueError as error:
@@ -235,9 +271,11 @@ def is_list(field: dataclasses.Field) -> bool:
 
 
 def as_list(value: Any, separator: str | None = None) -> Any:
-    """`-p sizes "64, 96"` reaches us as text, `-p sizes 64` as a number: both are lists of one kind of thing.
+    """Read a list from the text of `-p sizes "64, 96"`, or from a single value, as of `-p sizes 64`.
 
-    separator: of texts whose items may hold commas, and brackets. Raises ValueError for a text that is no list.
+    separator: between the items of a text, where items may contain commas and brackets
+
+    Raises ValueError for a text that is not a list.
     """
     if isinstance(value, str):
         text = value.strip()
@@ -248,16 +286,16 @@ def as_list(value: Any, separator: str | None = None) -> Any:
         if separator and not (text.startswith("[") and isinstance(listed, list)):
             return [item.strip() for item in text.split(separator) if item.strip()]
         if not isinstance(listed, list):
-            raise ValueError(f"a list is wanted, as 64, 96 or [64, 96], got {value!r}")
+            raise ValueError(f"a list is wanted, such as 64, 96 or [64, 96], got {value!r}")
         value = listed
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def from_notebook(cls: type[AnyConfig], namespace: Mapping[str, Any]) -> AnyConfig:
-    """The config that a notebook's parameters make: call with `globals()`.
+    """Build the config from a notebook's parameters; call with `globals()`.
 
-    Papermill only warns of a parameter that the notebook does not have. Here every cell run so far that opens with
-    `# Parameters` (papermill's own, and the notebook's) is held against the config: an unknown name raises.
+    Papermill only warns of a parameter that the notebook does not have. Here an unknown name raises
+    ValueError if it is assigned in a cell that starts with `# Parameters`, the notebook's own or papermill's.
     """
     names = {field.name for field in dataclasses.fields(cls)}
     for source in namespace.get("In", []):
@@ -267,7 +305,7 @@ def from_notebook(cls: type[AnyConfig], namespace: Mapping[str, Any]) -> AnyConf
 
 
 def assigned_names(source: str) -> set[str]:
-    """The names that a cell's top level assigns."""
+    """The names that are assigned at the top level of a cell."""
     targets = []
     for statement in ast.parse(source).body:
         if isinstance(statement, ast.Assign):
@@ -278,22 +316,22 @@ def assigned_names(source: str) -> set[str]:
 
 
 def different(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The parameters in which two configs, as dicts, differ so that other results are to be expected: none of HOW_IT_RUNS."""
-    keys = sorted((one.keys() | other.keys()) - HOW_IT_RUNS)
+    """The parameters in which two configs, given as dicts, differ, EXECUTION_SETTINGS aside."""
+    keys = sorted((one.keys() | other.keys()) - EXECUTION_SETTINGS)
     return [key for key in keys if key not in one or key not in other or one[key] != other[key]]
 
 
 def to_yaml(config: StageConfig) -> str:
-    """The config as YAML text, keys in the order of the class."""
+    """The config as YAML text, in the order of its fields."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
 
 
 def from_yaml(cls: type[AnyConfig], path: str | Path) -> AnyConfig:
-    """The config of a YAML file; ValueError, naming the file, for what `make` refuses."""
+    """Read a config from a YAML file. Raises ValueError, naming the file, as `make`."""
     values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     try:
         if not isinstance(values, dict):
-            raise ValueError("not a mapping of parameters")
+            raise ValueError("must be a mapping of parameters to values")
         return make(cls, values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

@@ -1,7 +1,9 @@
-"""Images -> feature maps -> descriptors: the only route from files to arrays, one backbone pass an image."""
+"""From images to feature maps and descriptors, one backbone pass per image."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,71 +20,102 @@ from mgkit.pooling import gem, l2_normalize
 from mgkit.samplers import same_shape_batches
 from mgkit.transforms import eval_transform, fitted_shape
 
-PIXELS_A_BATCH = 2**21  # bounds a batch's memory whatever the resolution: 8 images of 500 × 500
+if TYPE_CHECKING:
+    from mgkit.config import StageConfig
+
+PIXELS_A_BATCH = 2**21  # bounds the memory of a batch at any resolution: 8 images of 500 × 500
 
 WHY_NOT_FINITE = "do the checkpoint's weights hold NaN, or does it want precision=float32?"
 
 
-def feature_maps(
-    net: MultiGrain,
-    images: ImageList,
-    *,
-    size: int,
-    crop: str = "rect",
-    batch_size: int = 32,
-    workers: int = 0,
-    precision: str = "auto",
-    unreadable: UnreadableImages | None = None,
-    window: int | None = None,
-    description: str | None = "",
-    backbone: nn.Module | None = None,
-    shapes: Sequence[tuple[int, int]] | None = None,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Every image once through the frozen backbone, in batches of one shape; of several processes, each has its share.
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """How images pass through the frozen backbone.
 
-    size: pixels. crop: `square` or `rect`. Yields (maps [b,C,h,w], labels [b], indices [b]) on the network's device; the
-    indices say which images they are, and all images come, to one process or another. window: batches never mix images of different windows, runs
-    of so many images, which come in order. description: of the progress bar, None for none. backbone, shapes: `frozen_backbone` of
-    the net and `whole_shapes` of the images, where several passes share them; None: made for this pass. net is put in eval mode.
-    Raises UnreadableImageError at the first unreadable file, unless `unreadable` says skip; ValueError for another number of shapes.
+    crop: `rect`, the whole image with its longest side at the size, or `square`, a centre crop
+    batch_size: largest number of images per batch; fewer at large sizes
+    workers: processes that load images; 0: none but this one
+    precision: `auto`, `bf16` or `float32`
+    unreadable: raises at the first unreadable image, or skips and lists them
+    description: title of the progress bar; empty: crop and size; None: no bar
+    backbone: `frozen_backbone` of the network, to share it among passes; None: made for each pass
+    """
+
+    crop: str = "rect"
+    batch_size: int = 32
+    workers: int = 0
+    precision: str = "auto"
+    unreadable: UnreadableImages = field(default_factory=UnreadableImages)
+    description: str | None = ""
+    backbone: nn.Module | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, config: "StageConfig", **changes) -> "Passes":
+        """Those of a config; changes: values of fields that the config does not have, or that differ."""
+        shared = ("crop", "batch_size", "workers", "precision")  # as far as the stage has them
+        values = {name: value for name, value in vars(config).items() if name in shared}
+        return cls(**{"unreadable": UnreadableImages(config.on_unreadable)} | values | changes)
+
+
+def feature_maps(
+    net: MultiGrain, images: ImageList, *, size: int, passes: Passes | None = None,
+    window: int | None = None, shapes: Sequence[tuple[int, int]] | None = None,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
+    """Pass every image once through the backbone, in batches of one shape; the network is put in eval mode.
+
+    Yields maps [b,C,h,w] and labels [b] on the network's device, and the indices [b] of the images. Each
+    process gets its share of the batches.
+
+    size: resolution (px)
+    window: number of consecutive images that batches do not mix with others; None: all images
+    shapes: `whole_shapes` of the images, to share them among passes; None: read for this pass
+
+    Raises UnreadableImageError for an unreadable image that is not skipped, ValueError for a wrong number of
+    shapes.
     """
     net.eval()
+    passes = passes or Passes()
     device = net.classifier.weight.device
-    unreadable = unreadable or UnreadableImages()
-    dataset = ImageDataset(images, eval_transform(size, crop, mean=net.mean, std=net.std))
-    if crop == "rect":
-        whole = image_shapes(images) if shapes is None else shapes
-        if len(whole) != len(images):
-            raise ValueError(f"shapes: {len(whole)} are given for {len(images)} images, one each is needed")
-        fitted = [fitted_shape(*shape, size, longest=True) for shape in whole]
-    else:
-        fitted = [(size, size)] * len(images)
-    at_most = max(1, min(batch_size, PIXELS_A_BATCH // size**2))
-    backbone = backbone or frozen_backbone(net, precision)
+    dataset = ImageDataset(images, eval_transform(size, passes.crop, mean=net.mean, std=net.std))
+    fitted = fitted_shapes(images, size, passes.crop, shapes)
+    at_most = max(1, min(passes.batch_size, PIXELS_A_BATCH // size**2))
+    backbone = passes.backbone or frozen_backbone(net, passes.precision)
     batches = windowed_batches(fitted, at_most, window or max(1, len(images)))[rank() :: world_size()]
-    loader = batch_loader(dataset, SeededBatches(batches), workers=workers, device=device)
-    if description is not None and is_main():
-        loader = progress(loader, description or f"{crop} {size} px", total=len(batches))
-    for batch in unreadable.watch(loader):
+    loader = batch_loader(dataset, SeededBatches(batches), workers=passes.workers, device=device)
+    if passes.description is not None and is_main():
+        loader = progress(loader, passes.description or f"{passes.crop} {size} px", total=len(batches))
+    for batch in passes.unreadable.watch(loader):
         inputs = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last)
-        # Not around the yield: there it would switch off the gradients of whoever reads the maps.
-        with torch.no_grad(), autocast(device, precision):
+        # Not around the yield, where it would disable gradients for the caller too.
+        with torch.no_grad(), autocast(device, passes.precision):
             maps = backbone(inputs)  # [b,3,H,W] -> [b,C,h,w]
         yield maps.float(), batch.label.to(device), batch.instance
 
 
+def fitted_shapes(
+    images: ImageList, size: int, crop: str, shapes: Sequence[tuple[int, int]] | None
+) -> list[tuple[int, int]]:
+    """(width, height) of every image as the backbone sees it."""
+    if crop != "rect":
+        return [(size, size)] * len(images)
+    whole = image_shapes(images) if shapes is None else shapes
+    if len(whole) != len(images):
+        raise ValueError(f"shapes: {len(whole)} are given for {len(images)} images, one per image is needed")
+    return [fitted_shape(*shape, size, longest=True) for shape in whole]
+
+
 def frozen_backbone(net: MultiGrain, precision: str = "auto") -> nn.Module:
-    """What `feature_maps` runs in place of the network's backbone as it is now. net is put in eval mode."""
+    """A copy of the network's backbone for inference; the network is put in eval mode."""
     return frozen(net.eval().features, net.classifier.weight.device, precision)
 
 
 def whole_shapes(images: ImageList, crop: str) -> list[tuple[int, int]] | None:
-    """(width, height) of every image, from the file headers, if `crop` leaves images whole; None for squares, which need none."""
+    """(width, height) of every image, read from the file headers, for `rect`; None for `square`."""
     return image_shapes(images) if crop == "rect" else None
 
 
 def windowed_batches(shapes: Sequence[tuple[int, int]], batch_size: int, window: int) -> list[list[int]]:
-    """Batches of one shape, window by window."""
+    """Indices of batches of one shape, window by window."""
     return [
         [start + i for i in batch]
         for start in range(0, len(shapes), window)
@@ -91,9 +124,9 @@ def windowed_batches(shapes: Sequence[tuple[int, int]], batch_size: int, window:
 
 
 def by_window(batches: Iterator[tuple], window: int, images: int) -> Iterator[list[tuple]]:
-    """The batches of `feature_maps`, or others whose last part are the indices, window by window.
+    """Group batches (…, indices [b]), as of `feature_maps`, by window.
 
-    Every window of the images comes, so that all processes meet at it; the list is empty where this one has nothing of it.
+    Every process gets a list for every window, empty if it has no batch of it.
     """
     waiting = next(batches, None)
     for end in range(window, images + window, window):
@@ -105,7 +138,7 @@ def by_window(batches: Iterator[tuple], window: int, images: int) -> Iterator[li
 
 
 def rows_of_all(rows: np.ndarray) -> np.ndarray:
-    """Rows [P,n,C], NaN where another process has them or none -> those that any process has, for all."""
+    """Combine the rows [P,n,C] of all processes; a row that a process does not have is NaN in its own."""
     if not is_initialized():
         return rows
     here = ~np.isnan(rows[0, :, 0])
@@ -117,9 +150,9 @@ def rows_of_all(rows: np.ndarray) -> np.ndarray:
 def rows_of_batches(
     batches: Iterator[tuple[np.ndarray, np.ndarray]], shape: tuple[int, int, int]
 ) -> np.ndarray:
-    """(rows [P,b,D], indices [b]) of the batches of all processes -> rows [P,N,D] float32 of that shape, for all.
+    """Collect the batches (rows [P,b,D], indices [b]) of all processes into rows [P,N,D] float32.
 
-    A row that no batch has is NaN. What the batches raise in one process, all raise.
+    A row without a batch is NaN. An error of one process is raised in all.
     """
     rows = np.full(shape, np.nan, dtype=np.float32)
 
@@ -132,49 +165,59 @@ def rows_of_batches(
 
 
 def embed(
-    net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float] | None = None, **options
-) -> np.ndarray:
-    """Descriptors of all images, one backbone pass, for one or several pooling exponents.
+    net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float] | None = None,
+    passes: Passes | None = None, **changes,
+) -> np.ndarray:  # fmt: skip
+    """L2-normalised descriptors of all images, [N,D] float32, or [P,N,D] for several exponents, in one pass.
 
-    size: pixels. ps: exponents; None: the network's own. options: as for `feature_maps`. Returns L2-normalised float32
-    descriptors [N,D], or [P,N,D] where ps is given; the row of a skipped image is NaN.
+    size: resolution (px)
+    ps: pooling exponents [P]; None: the network's own
+    passes, changes: a `Passes`, and values of its fields to change, such as workers=2
+
+    The row of a skipped image is NaN.
     """
+    passes = replace(passes or Passes(), **changes)
     exponents = [net.pool.p.item()] if ps is None else list(ps)
     describe = plain if net.whitening is None else partial(whitened, net)
-    # A batch at a time: neither all pooled features nor any logits are held beside the result.
+    # By batch, so that neither all pooled features nor any logits are held in memory.
     batches = (
         (np.stack([describe(of_p) for of_p in of_batch]), indices)
-        for of_batch, indices in pooled_batches(net, images, size=size, ps=exponents, **options)
+        for of_batch, indices in pooled_batches(net, images, size=size, ps=exponents, passes=passes)
     )
     dimensions = net.width + (net.whitening is not None)
     descriptors = rows_of_batches(batches, (len(exponents), len(images), dimensions))
     return descriptors[0] if ps is None else descriptors
 
 
-def pooled(net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float], **options) -> np.ndarray:
-    """GeM-pooled features before whitening, [P,N,C] float32, all exponents from one backbone pass.
+def pooled(
+    net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float],
+    passes: Passes | None = None, **changes,
+) -> np.ndarray:  # fmt: skip
+    """GeM-pooled features before whitening, [P,N,C] float32, for all exponents from one pass; see `embed`.
 
-    In memory; `mgkit.engine.feature_store.stored_features` keeps them on disk. The row of a skipped image is NaN.
+    In memory; `mgkit.engine.feature_store.stored_features` keeps them on disk.
     """
-    batches = pooled_batches(net, images, size=size, ps=ps, **options)
+    passes = replace(passes or Passes(), **changes)
+    batches = pooled_batches(net, images, size=size, ps=ps, passes=passes)
     return rows_of_batches(batches, (len(ps), len(images), net.width))
 
 
 def pooled_batches(
-    net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float], **options
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(pooled features [P,b,C] float32, indices [b]) of every batch of `feature_maps`, which has the options.
+    net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float], passes: Passes,
+    window: int | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
+    """Pooled features [P,b,C] float32 and indices [b] of every batch of `feature_maps`.
 
-    Raises ValueError, naming an image, for features that are not finite: NaN is left to mean an image that was skipped.
+    Raises ValueError, naming an image, for features that are not finite: NaN rows stand for skipped images.
     """
-    for maps, _, indices in feature_maps(net, images, size=size, **options):
+    for maps, _, indices in feature_maps(net, images, size=size, passes=passes, window=window):
         rows = torch.stack([gem(maps, p) for p in ps]).cpu()
         check_finite(rows.transpose(0, 1), images, indices)
         yield rows.numpy(), indices.numpy()
 
 
 def check_finite(rows: Tensor, images: ImageList, indices: Tensor, *, what: str = "features") -> None:
-    """ValueError, naming one of the images of those indices [b], unless their rows [b,...] are finite."""
+    """Raise ValueError, naming an image, unless the rows [b,...] of the images at indices [b] are finite."""
     finite = rows.isfinite().flatten(1).all(1).cpu()
     if not finite.all():
         path = images.paths[indices[~finite][0]]
@@ -182,15 +225,21 @@ def check_finite(rows: Tensor, images: ImageList, indices: Tensor, *, what: str 
 
 
 def classify(
-    net: MultiGrain, images: ImageList, *, size: int, crop: str = "square", p: float | None = None, **options
-) -> tuple[Tensor, Tensor]:
-    """Logits [N,K] and labels [N] of the readable images, in their order, on the CPU (section 4.2).
+    net: MultiGrain, images: ImageList, *, size: int, p: float | None = None,
+    passes: Passes | None = None, **changes,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Logits [N,K] and labels [N] of the readable images, in order, on the CPU (section 4.2).
 
-    Of several processes, each gets those of its share. size: pixels. p: pooling exponent, None for the network's own. options: as for `embed.feature_maps`.
+    size: resolution (px)
+    p: pooling exponent; None: the network's own
+    passes, changes: as for `embed`
+
+    Of several processes, each gets the images of its share.
     """
+    passes = replace(passes or Passes(), **changes)
     p = net.pool.p.item() if p is None else p
     parts = []
-    for maps, labels, indices in feature_maps(net, images, size=size, crop=crop, **options):
+    for maps, labels, indices in feature_maps(net, images, size=size, passes=passes):
         with torch.no_grad():
             parts.append((net.head(gem(maps, p))["classifier_output"].cpu(), labels.cpu(), indices))
     if not parts:
@@ -200,7 +249,7 @@ def classify(
     return logits[order], labels[order]
 
 
-ROWS = 8192  # at a time: bounds what is held beside the result
+ROWS = 8192  # per block: bounds the memory beside the result
 
 
 def plain(pooled: np.ndarray) -> np.ndarray:
@@ -211,8 +260,9 @@ def plain(pooled: np.ndarray) -> np.ndarray:
 def whitened(net: MultiGrain, pooled: np.ndarray, *, dims: int | None = None) -> np.ndarray:
     """Whitened descriptors of a whitened network, [N,C] -> [N,D] float32, L2-normalised (section 3.6).
 
-    dims: keep that many components, those of largest variance; None: all C + 1. Raises ValueError for a network without
-    whitening, or dims outside 1..C+1.
+    dims: number of components to keep, those of largest variance; None: all C + 1
+
+    Raises ValueError for a network without whitening, and for dims outside 1..C+1.
     """
     if net.whitening is None:
         raise ValueError(f"the {net.name} network has no whitening: make one with 03_whiten")
@@ -224,13 +274,13 @@ def whitened(net: MultiGrain, pooled: np.ndarray, *, dims: int | None = None) ->
     device = net.classifier.weight.device
 
     def describe(rows: Tensor) -> Tensor:
-        return l2_normalize(net.whitening(rows.to(device))[:, :dims]).cpu()  # components fall in variance
+        return l2_normalize(net.whitening(rows.to(device))[:, :dims]).cpu()  # in order of falling variance
 
     return in_blocks(describe, [pooled], dimensions=dims or size)
 
 
 def multi_scale(descriptors: Sequence[np.ndarray]) -> np.ndarray:
-    """One descriptor from those at several scales: the L2-normalised sum, S × [N,D] -> [N,D] float32."""
+    """Multi-scale descriptors: the L2-normalised sum of those of S scales, S × [N,D] -> [N,D] float32."""
     return in_blocks(
         lambda *of_scales: l2_normalize(sum(of_scales)), descriptors, dimensions=descriptors[0].shape[1]
     )
@@ -239,12 +289,12 @@ def multi_scale(descriptors: Sequence[np.ndarray]) -> np.ndarray:
 def in_blocks(
     function: Callable[..., Tensor], arrays: Sequence[np.ndarray], *, dimensions: int
 ) -> np.ndarray:
-    """function over the rows of arrays that lie on disk or in memory, a block at a time."""
+    """Apply a function to the rows of arrays, block by block: [N,...] -> [N,dimensions] float32."""
     count = len(arrays[0])
     found = np.empty((count, dimensions), dtype=np.float32)
     with torch.no_grad():
         for start in range(0, count, ROWS):
             rows = slice(start, start + ROWS)
-            # np.array: of what lies on disk the block alone is read, and is writable, as torch wants it
+            # np.array reads the block from disk, into writable memory as torch requires.
             found[rows] = function(*(torch.from_numpy(np.array(array[rows])) for array in arrays)).numpy()
     return found

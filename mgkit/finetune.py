@@ -1,8 +1,9 @@
-"""p*: the pooling exponent for each evaluation resolution, by SGD on p alone, or by a sweep (section 3.5)."""
+"""p*, the pooling exponent for an evaluation resolution: by SGD on p alone, or by a sweep (section 3.5)."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgkit.data.images import ImageList
-from mgkit.data.loader import UnreadableImages
 from mgkit.features import (
     WHY_NOT_FINITE,
+    Passes,
     by_window,
     check_finite,
     feature_maps,
@@ -27,53 +28,54 @@ from mgkit.model import MultiGrain
 from mgkit.pooling import gem
 
 BYTES_A_WINDOW = 2**27  # of feature maps: 334 images of 224 px by a ResNet-50, or 64 of 500 px
-SMALLEST_P = 0.1  # SGD never steps to an exponent that GeM does not have
+SMALLEST_P = 0.1  # SGD on p stops here; GeM needs p > 0
 
 
 def finetune_p(
-    net: MultiGrain,
-    images: ImageList,
-    *,
-    size: int,
-    crop: str = "rect",
-    step_size: int = 4,
-    lr: float = 0.005,
-    momentum: float = 0.9,
-    seed: int = 0,
-    shapes: Sequence[tuple[int, int]] | None = None,
-    **options,
-) -> np.ndarray:
-    """One epoch of SGD on p alone, everything else frozen, from the network's own p (section 3.5).
+    net: MultiGrain, images: ImageList, *, size: int, step_size: int = 4, lr: float = 0.005,
+    momentum: float = 0.9, seed: int = 0, shapes: Sequence[tuple[int, int]] | None = None,
+    passes: Passes | None = None, **changes,
+) -> np.ndarray:  # fmt: skip
+    """One epoch of SGD on p alone; returns loss and p after each step, [n,2] (section 3.5).
 
-    images: labelled training images. size: pixels. step_size: images a step. lr: at step i of n, lr·(1-i/n)^0.9.
-    shapes, options: as for `embed.feature_maps`. The network's p is left at p*; where it was, after an error. Returns (loss, p) after each
-    step, [n,2]. Raises ValueError for p = inf and, naming an image, for feature maps that are not finite; of several processes all do.
+    images: labelled training images
+    size: resolution (px)
+    step_size: images per step
+    lr: learning rate; at step i of n it is lr·(1-i/n)^0.9
+    shapes: as for `features.feature_maps`
+    passes, changes: as for `features.embed`
+
+    Starts from the network's p and leaves it at p*, or unchanged after an error. Raises ValueError for p =
+    inf and, naming an image, for feature maps that are not finite; an error of one process is raised in all.
     """
+    passes = replace(passes or Passes(), **changes)
     if math.isinf(net.pool.p.item()):
         raise ValueError(
             "p* cannot be learned from p = inf: max pooling has no gradient in p; start from a finite p"
         )
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
     features = feature_windows(
-        net, images.subset(order), size=size, crop=crop, step_size=step_size,
-        shapes=[shapes[i] for i in order] if shapes else None, **options,
+        net, images.subset(order), size=size, step_size=step_size, passes=passes,
+        shapes=[shapes[i] for i in order] if shapes else None,
     )  # fmt: skip
     steps = math.ceil(len(images) / step_size)
-    bar = progress(features, f"p* at {crop} {size} px", total=steps, unit="step")
+    bar = progress(features, f"p* at {passes.crop} {size} px", total=steps, unit="step")
     return descend_p(net, bar, steps=steps, lr=lr, momentum=momentum)
 
 
 def feature_windows(
-    net: MultiGrain, images: ImageList, *, step_size: int, batch_size: int = 32, **options
-) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """The images in order, step_size at a time: (maps, a list of [C,h,w], labels [step_size]).
+    net: MultiGrain, images: ImageList, *, size: int, step_size: int, passes: Passes,
+    shapes: Sequence[tuple[int, int]] | None = None,
+) -> Iterator[tuple[list[Tensor], Tensor]]:  # fmt: skip
+    """The images of each step, in order: maps, a list of [C,h,w], and labels [step_size].
 
-    The backbone sees a window of many steps at once, so that whole images of one shape can share a forward pass. Of several
-    processes, each has its share of a step, perhaps nothing. What is raised in one process, is raised in all; ValueError, naming an
-    image, for maps that are not finite.
+    A window of several steps passes through the backbone at once, so that images of one shape share a batch.
+    Each process gets its share of every step, which may be empty. An error of one process is raised in all;
+    ValueError, naming an image, for maps that are not finite.
     """
-    window = step_size * max(1, images_a_window(net.width, options["size"], batch_size) // step_size)
-    batches = feature_maps(net, images, batch_size=batch_size, window=window, description=None, **options)
+    window = step_size * max(1, images_a_window(net.width, size, passes.batch_size) // step_size)
+    passes = replace(passes, description=None)
+    batches = feature_maps(net, images, size=size, passes=passes, window=window, shapes=shapes)
     windows = by_window(batches, window, len(images))
 
     def next_samples() -> dict[int, tuple[Tensor, int]] | None:
@@ -94,28 +96,28 @@ def feature_windows(
 
 
 def images_a_window(width: int, size: int, batch_size: int) -> int:
-    """Of how many images the feature maps [width,h,w] are held at once.
+    """The number of images per window, whose feature maps [width,h,w] are held at once.
 
-    Rare shapes make small batches, which cost more an image: the smaller the images, the more.
+    Rare shapes make small batches, which are slower: the smaller the images, the larger the window.
     """
     bytes_a_map = 4 * width * math.ceil(size / 32) ** 2
     at_least = max(32, batch_size)
     if is_initialized():
-        at_least *= 2 * world_size()  # enough batches for all processes
-    at_most = 1024  # beyond, batches hardly grow, but steps wait
+        at_least *= 2 * world_size()  # enough batches for every process
+    at_most = 1024  # beyond this, batches hardly grow, but steps wait
     return max(at_least, min(BYTES_A_WINDOW // bytes_a_map, at_most))
 
 
 def descend_p(
     net: MultiGrain, batches: Iterable[tuple[list[Tensor], Tensor]], *, steps: int, lr: float, momentum: float
 ) -> np.ndarray:
-    """SGD on the network's p alone; returns (loss, p) after each step, [n,2] (section 3.5).
+    """SGD on the network's p alone; returns loss and p after each step, [n,2] (section 3.5).
 
-    batches: feature maps, a list of b tensors [C,h,w], and their labels [b]; of several processes, each has its share.
-    steps: number of batches.
-    lr: of the first step; it falls to 0 as (1 - i/steps)^0.9.
+    batches: feature maps, a list of b tensors [C,h,w], and labels [b]; this process's share of them
+    steps: number of batches
+    lr: learning rate of the first step; it falls to 0 as (1 - i/steps)^0.9
 
-    An error leaves p as it was. Raises ValueError for a loss that is not finite.
+    An error leaves p unchanged. Raises ValueError for a loss that is not finite.
     """
     p = net.pool.p
     path = []
@@ -129,7 +131,7 @@ def descend_p(
                 logits = net.head(pooled)["classifier_output"]  # [b,K]
                 loss = F.cross_entropy(logits, labels.to(p.device), reduction="sum")
                 loss.backward(inputs=[p])
-            # Loss and gradient over the images of all processes, which so take the same step.
+            # Loss and gradient over the images of all processes, which take the same step.
             *sums, images = all_reduce(torch.stack([loss.detach(), p.grad, p.new_tensor(len(features))]))
             loss, p.grad = (x / images for x in sums)
             if not (loss.isfinite() and p.grad.isfinite()):
@@ -146,7 +148,7 @@ def descend_p(
 
 @contextmanager
 def learned(p: nn.Parameter) -> Iterator[None]:
-    """For the block p requires a gradient; after it that and `p.grad` are as before, and after an error p itself is, too."""
+    """Let p require a gradient within the block; an error in the block restores the value of p."""
     start, requires_grad, grad = p.detach().clone(), p.requires_grad, p.grad
     p.requires_grad_(True)
     try:
@@ -161,25 +163,28 @@ def learned(p: nn.Parameter) -> Iterator[None]:
 
 
 def sweep_p(
-    net: MultiGrain, images: ImageList, *, sizes: Sequence[int], ps: Sequence[float], ks=(1, 5), **options
-) -> np.ndarray:
-    """Accuracy for every p at every size, the backbone running once an image and size (figure 4).
+    net: MultiGrain, images: ImageList, *, sizes: Sequence[int], ps: Sequence[float],
+    ks: Sequence[int] = (1, 5), passes: Passes | None = None, **changes,
+) -> np.ndarray:  # fmt: skip
+    """Top-k accuracy in 0..1 for every size, p and k, [S,P,len(ks)], in one pass per size (figure 4).
 
-    sizes: pixels. ps: exponents. options: as for `embed.feature_maps`. Returns top-k accuracies in 0..1, [S,P,len(ks)], over
-    the images of all processes, which raise the same: UnreadableImageError where none is readable, ValueError, naming an image, for
-    class scores that are not finite.
+    images: labelled images
+    sizes: resolutions [S] (px)
+    ps: pooling exponents [P]
+    passes, changes: as for `features.embed`
+
+    Counts the images of all processes. Raises in all of them UnreadableImageError if no image is readable,
+    ValueError, naming an image, for class scores that are not finite.
     """
-    unreadable = options.setdefault("unreadable", UnreadableImages())
-    if "backbone" not in options:
-        options["backbone"] = frozen_backbone(net, options.get("precision", "auto"))
-    if "shapes" not in options:
-        options["shapes"] = whole_shapes(images, options.get("crop", "rect"))
+    passes = replace(passes or Passes(), **changes)
+    passes = replace(passes, backbone=passes.backbone or frozen_backbone(net, passes.precision))
+    shapes = whole_shapes(images, passes.crop)
     accuracy = np.zeros((len(sizes), len(ps), len(ks)))
 
     def counted(size: int) -> tuple[Tensor, Tensor]:
-        """Of this process's share: how many images are right [P,len(ks)], how many there are."""
+        """The number of right images [P,len(ks)], and of all images, in this process's share."""
         right, seen = torch.zeros(len(ps), len(ks), dtype=torch.int64), torch.zeros((), dtype=torch.int64)
-        for maps, labels, indices in feature_maps(net, images, size=size, **options):
+        for maps, labels, indices in feature_maps(net, images, size=size, passes=passes, shapes=shapes):
             seen += len(labels)
             with torch.no_grad():
                 pooled = torch.stack([gem(maps, p) for p in ps])  # [P,b,C]
@@ -193,13 +198,13 @@ def sweep_p(
     for s, size in enumerate(sizes):
         right, seen = map(all_reduce, together(partial(counted, size)))
         if not seen:
-            raise unreadable.none_readable()
+            raise passes.unreadable.none_readable()
         accuracy[s] = (right.double() / seen).numpy()
     return accuracy
 
 
 def set_p(net: MultiGrain, p: float) -> MultiGrain:
-    """The network itself, pooling with p from now on."""
+    """Set the pooling exponent of a network, which is returned."""
     with torch.no_grad():
         net.pool.p.fill_(p)
     return net

@@ -161,7 +161,7 @@ def test_a_real_run_leaves_what_the_board_shows(outputs, tmp_path, monkeypatch):
     checkpoint = tmp_path / "checkpoint.pth"
     checkpoint.write_bytes(b"weights")
     config = make(ClassifyConfig, {"experiment": "joint_3B_0.5", "data": "data", "sizes": [500]})
-    Run("evaluate_imagenet", config, checkpoint=str(checkpoint)).results(classification(0.79))
+    Run(config, checkpoint=str(checkpoint)).results(classification(0.79))
     measured = entries_of(outputs, "table 2", "MultiGrain, λ=0.5, p=3", 500)["top-1"].measured
     assert measured.command.startswith(
         "papermill notebooks/04_evaluate_imagenet.ipynb outputs/joint_3B_0.5-04_"

@@ -36,7 +36,8 @@ STAGES = (StageConfig, TrainConfig, FinetunePConfig, WhitenConfig, ClassifyConfi
         ({"p": math.nan}, ["p:"]),
         ({"augmentation": "heavy"}, ["augmentation", "heavy", "senet"]),
         ({"backbone": "resnet7"}, ["backbone", "resnet7", "resnet50"]),
-        ({"epoch": 3}, ["'epoch'", "epochs"]),
+        ({"epoch": 3}, ["unknown parameter 'epoch': did you mean epochs? TrainConfig has accumulate, "]),
+        ({"colour": "red"}, ["unknown parameter 'colour': TrainConfig has accumulate, "]),
         ({"batch_size": 2, "repetitions": 3}, ["batch_size 2", "repetitions 3"]),
         ({"batch_size": 1, "repetitions": 1, "lambda_": 1.0}, ["batch_size"]),
         ({"repetitions": 0}, ["repetitions"]),
@@ -77,7 +78,9 @@ def test_a_refused_training_parameter_is_named_in_one_line(values, culprits):
         (WhitenConfig, {"shrinkage": 1.1}, ["shrinkage"]),
         (ClassifyConfig, {"crops": ["square", "oval"]}, ["crops", "oval"]),
         (RetrievalConfig, {"sets": [3]}, ["sets"]),
-        (RetrievalConfig, {"set": "holidays"}, ["'set'", "sets"]),
+        (RetrievalConfig, {"set": "holidays"}, ["'set'", "did you mean sets?"]),
+        (ClassifyConfig, {"size": 64}, ["'size'", "did you mean sizes?"]),
+        (WhitenConfig, {"sizes": [64]}, ["'sizes'", "did you mean size?"]),
     ],
 )
 def test_a_refused_parameter_of_another_stage_is_named_in_one_line(cls, values, culprits):
@@ -176,7 +179,7 @@ def test_a_refused_yaml_file_is_named(text, culprit, tmp_path):
 
 @pytest.mark.parametrize("values", [{}, {"backbone": "resnet18", "checkpoint": "a.pth"}])
 def test_a_published_network_needs_a_backbone_and_no_checkpoint(values):
-    with one_line_error(ValueError, "pretrained_backbone needs a backbone, and no checkpoint"):
+    with one_line_error(ValueError, "pretrained_backbone needs a backbone and no checkpoint"):
         make(ClassifyConfig, values | {"pretrained_backbone": True})
 
 

@@ -11,10 +11,21 @@ import torch
 from support import in_processes, one_line_error, write_picture
 
 from mgkit import features as descriptors
+from mgkit.config import ClassifyConfig, FinetunePConfig, make
 from mgkit.data.decoding import UnreadableImageError, load_image
 from mgkit.data.layouts import class_folders
 from mgkit.data.loader import UnreadableImages
-from mgkit.features import by_window, classify, embed, feature_maps, multi_scale, plain, pooled, whitened
+from mgkit.features import (
+    Passes,
+    by_window,
+    classify,
+    embed,
+    feature_maps,
+    multi_scale,
+    plain,
+    pooled,
+    whitened,
+)
 from mgkit.machine.distributed import rank, world_size
 from mgkit.model import get_multigrain
 from mgkit.transforms import eval_transform
@@ -22,6 +33,12 @@ from mgkit.whitening import whiten
 
 SIZES = [(40, 30), (30, 40), (40, 40), (40, 30), (60, 20), (40, 30), (30, 40), (40, 40), (80, 60)]
 OPTIONS = dict(size=48, precision="float32", description=None)
+
+
+def maps_of(net, images, *, window=None, shapes=None, **changes):
+    """`feature_maps` at 48 px in float32."""
+    passes = Passes(precision="float32", description=None, **changes)
+    return feature_maps(net, images, size=48, passes=passes, window=window, shapes=shapes)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +147,7 @@ def test_logits_come_in_the_order_of_the_images(net, images, one_by_one):
 
 
 def test_every_image_comes_once_in_batches_of_one_shape(net, images):
-    batches = list(feature_maps(net, images, batch_size=3, **OPTIONS))
+    batches = list(maps_of(net, images, batch_size=3))
     indices = [index for _, _, batch in batches for index in batch.tolist()]
     assert sorted(indices) == list(range(9))
     assert all(len(maps) == len(labels) == len(batch) <= 3 for maps, labels, batch in batches)
@@ -138,8 +155,7 @@ def test_every_image_comes_once_in_batches_of_one_shape(net, images):
 
 def test_batches_do_not_mix_windows_which_come_in_order(net, images):
     windows = [
-        {index // 4 for index in batch.tolist()}
-        for *_, batch in feature_maps(net, images, batch_size=4, window=4, **OPTIONS)
+        {index // 4 for index in batch.tolist()} for *_, batch in maps_of(net, images, batch_size=4, window=4)
     ]
     assert all(len(window) == 1 for window in windows)
     order = [window.pop() for window in windows]
@@ -149,7 +165,7 @@ def test_batches_do_not_mix_windows_which_come_in_order(net, images):
 @pytest.mark.parametrize("crop", ["rect", "square"])
 def test_no_images_give_no_maps_no_logits_no_rows(net, images, crop):
     none = images.subset([])
-    assert list(feature_maps(net, none, crop=crop, **OPTIONS)) == []
+    assert list(maps_of(net, none, crop=crop)) == []
     logits, labels = classify(net, none, crop=crop, **OPTIONS)
     assert logits.shape == (0, 3) and labels.shape == (0,)
     assert embed(net, none, crop=crop, ps=[1.0, 3.0], **OPTIONS).shape == (2, 0, net.width)
@@ -157,12 +173,12 @@ def test_no_images_give_no_maps_no_logits_no_rows(net, images, crop):
 
 def test_shapes_of_other_images_are_refused(net, images):
     with one_line_error(ValueError, "shapes", "8", "9 images"):
-        next(feature_maps(net, images, shapes=[(40, 30)] * 8, **OPTIONS))
+        next(maps_of(net, images, shapes=[(40, 30)] * 8))
 
 
 def test_the_network_is_put_in_eval_mode(net, images):
     net.train()
-    next(feature_maps(net, images, **OPTIONS))
+    next(maps_of(net, images))
     assert not net.training
 
 
@@ -193,6 +209,21 @@ def test_bf16_stays_close_to_float32(net, images):
     rounded = embed(net, images, **OPTIONS | {"precision": "bf16"})
     assert rounded.dtype == np.float32
     assert (exact * rounded).sum(axis=1).min() > 0.99
+
+
+def test_passes_take_what_a_config_has_and_what_is_changed():
+    values = {"crop": "square", "batch_size": 3, "workers": 1, "precision": "bf16", "on_unreadable": "skip"}
+    passes = Passes.of(make(FinetunePConfig, values), description=None)
+    assert (passes.crop, passes.batch_size, passes.workers, passes.precision) == ("square", 3, 1, "bf16")
+    assert passes.unreadable.on_unreadable == "skip" and passes.description is None
+    assert Passes.of(make(ClassifyConfig, {})).crop == "rect"  # whose config has a list of crops
+    assert Passes.of(make(FinetunePConfig, {}), crop="square").crop == "square"
+
+
+def test_a_change_of_an_unknown_field_is_refused(net, images):
+    for work in (embed, classify, partial(pooled, ps=[3.0])):
+        with pytest.raises(TypeError, match="sizes"):
+            work(net, images, size=48, sizes=[48])
 
 
 # --- Several processes

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mgkit.data.decoding import UnreadableImageError, load_image
 from mgkit.data.loader import UnreadableImages
-from mgkit.features import classify, feature_maps, whole_shapes
+from mgkit.features import Passes, classify, feature_maps, whole_shapes
 from mgkit.finetune import SMALLEST_P, descend_p, feature_windows, finetune_p, images_a_window, set_p, sweep_p
 from mgkit.machine.distributed import rank, world_size
 from mgkit.machine.frozen import frozen
@@ -195,14 +195,15 @@ def test_a_window_has_the_images_whose_maps_fit():
 
 def test_gradients_stay_on_between_windows(tiny_net, uneven_images, small_windows):
     many = uneven_images.subset([*range(24)] * 2)
-    windows = feature_windows(tiny_net, many, step_size=1, batch_size=4, size=24)
+    windows = feature_windows(tiny_net, many, size=24, step_size=1, passes=Passes(batch_size=4))
     assert all(torch.is_grad_enabled() and not maps[0].requires_grad for maps, _ in windows)
 
 
 @pytest.mark.parametrize("step_size", [1, 4, 7])
 def test_windows_give_the_images_in_order(tiny_net, uneven_images, step_size, small_windows):
     many = uneven_images.subset([*range(24), *range(23, -1, -1), *range(5)])  # more than a window
-    windows = list(feature_windows(tiny_net, many, step_size=step_size, batch_size=4, size=24, **FLOAT32))
+    passes = Passes(batch_size=4, **FLOAT32)
+    windows = list(feature_windows(tiny_net, many, size=24, step_size=step_size, passes=passes))
     assert torch.cat([labels for _, labels in windows]).tolist() == many.labels.tolist()
     assert [len(labels) for _, labels in windows[:-1]] == [step_size] * (len(windows) - 1)
     features = [x for maps, _ in windows for x in maps]

@@ -3,13 +3,14 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from support import GONE
 
 from mgkit import __main__ as module
+from mgkit.config import StageConfig
 from mgkit.engine.launch import LAUNCHER, write_ending
-from mgkit.engine.run import NOTEBOOKS
 
 pytestmark = pytest.mark.usefixtures("signals", "watch")
 
@@ -32,8 +33,19 @@ def test_a_worker_whose_launcher_is_gone_begins_nothing(launch_folder, monkeypat
     assert not launch_folder.exists()
 
 
-def test_every_stage_of_the_notebooks_can_be_run_by_workers():
-    assert {"train", *module.STAGES} == set(NOTEBOOKS)
+def every_stage(cls=StageConfig):
+    """The config classes that have a notebook."""
+    return ([cls] if "notebook" in vars(cls) else []) + [
+        c for sub in cls.__subclasses__() for c in every_stage(sub)
+    ]
+
+
+def test_every_stage_can_be_run_by_workers():
+    notebooks = Path(__file__).parents[1] / "notebooks"
+    stages = {stage.stage: stage for stage in every_stage()}
+    assert {name: config for name, (config, _) in module.STAGES.items()} == stages and len(stages) == 6
+    for stage in stages.values():
+        assert (notebooks / f"{stage.notebook}.ipynb").is_file()
 
 
 @pytest.mark.parametrize(

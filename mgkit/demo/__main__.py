@@ -13,7 +13,7 @@ import papermill
 
 from mgkit.demo.claims import claims, joint_against_cross_entropy, table
 from mgkit.demo.reference import compare_with_reference, measures, write_reference
-from mgkit.engine.run import stage_folder
+from mgkit.engine.run import experiment_folder
 from mgkit.machine.files import project_root
 
 NOTEBOOKS = (
@@ -64,7 +64,7 @@ def main() -> None:
         arguments.experiment, arguments.data, range(arguments.seeds), arguments.size
     )
     found = claims(arguments.experiment, measured, arguments.size)
-    folder = stage_folder(arguments.experiment, "claims")
+    folder = experiment_folder(arguments.experiment) / "claims"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "claims.json").write_text(json.dumps([vars(claim) for claim in found], indent=1))
     (folder / "measured.json").write_text(json.dumps(measured, indent=1))
@@ -79,7 +79,7 @@ def main() -> None:
     else:
         print("not compared with outputs/reference, which has the default --data, --seeds and --size")
     print(
-        f"{time.perf_counter() - start:.0f} s in all; notebooks and figures are in {stage_folder(arguments.experiment, '')}"
+        f"{time.perf_counter() - start:.0f} s in all; notebooks and figures are in {experiment_folder(arguments.experiment)}"
     )
 
 

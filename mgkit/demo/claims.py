@@ -8,7 +8,7 @@ import torch
 
 from mgkit.benchmarks.find import find_sets
 from mgkit.checkpoints import load_network
-from mgkit.config import TrainConfig, make
+from mgkit.config import FinetunePConfig, RetrievalConfig, TrainConfig, WhitenConfig, make
 from mgkit.data.layouts import labelled_images
 from mgkit.demo.reference import set_name
 from mgkit.engine.run import read_results, stage_folder
@@ -53,7 +53,7 @@ def joint_against_cross_entropy(
     for seed in seeds:
         for kind, settings in [("joint", {}), ("cross-entropy", CROSS_ENTROPY_ALONE)]:
             name = experiment if kind == "joint" and seed == 0 else f"{experiment}-{kind}-seed{seed}"
-            checkpoint = stage_folder(name, "train") / "checkpoint.pth"
+            checkpoint = stage_folder(TrainConfig(experiment=name)) / "checkpoint.pth"
             if name != experiment:
                 print(f"{kind}, seed {seed}", flush=True)
                 run_training(make(TrainConfig, {"experiment": name, "data": data, "seed": seed, **settings}))
@@ -95,7 +95,7 @@ def claims(experiment: str, measured: dict[str, list[dict]], size: int) -> list[
             Claim(f"training beats random weights: {key}, {size} px", spread(untrained, unit), spread(joint, unit),
                   ahead(untrained, joint)),
         ]  # fmt: skip
-    search = read_results(experiment, "finetune_p")
+    search = read_results(FinetunePConfig(experiment=experiment))
     for s, pixels in enumerate(search["sizes"]):
         before, after = search["top1_at_training_p"][s], search["top1_at_p_star"][s]
         if pixels > TrainConfig().size:
@@ -103,7 +103,7 @@ def claims(experiment: str, measured: dict[str, list[dict]], size: int) -> list[
             found.append(
                 Claim(text, f"{100 * before:.1f} %", f"{100 * after:.1f} %", ahead([before], [after]))
             )
-    rows = read_results(experiment, "evaluate_retrieval")["rows"]
+    rows = read_results(RetrievalConfig(experiment=experiment))["rows"]
     for name in dict.fromkeys(row["set"] for row in rows):
         if set_name(name) not in SETS:  # a level of Copydays
             continue
@@ -115,7 +115,7 @@ def claims(experiment: str, measured: dict[str, list[dict]], size: int) -> list[
         if several:
             values = [shown_value(row["measure"], row["value"]) for row in (white, several[0])]
             found.append(Claim(f"several scales improve retrieval: {name}", *values, gained(several[0])))
-    folding = read_results(experiment, "whiten")
+    folding = read_results(WhitenConfig(experiment=experiment))
     before, after = folding["top1_before"], folding["top1_after"]
     found.append(
         Claim(

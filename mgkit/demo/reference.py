@@ -17,8 +17,9 @@ from pathlib import Path
 import nbformat
 from PIL import Image
 
+from mgkit.config import FinetunePConfig, PhotosConfig, RetrievalConfig, WhitenConfig
 from mgkit.engine.provenance import provenance
-from mgkit.engine.run import read_results, stage_folder
+from mgkit.engine.run import experiment_folder, read_results
 from mgkit.machine.files import project_root, write_text
 
 # How far a measure may lie from the reference, in its own unit: shares, but for UKBench's score of 4, p*, and the number of groups.
@@ -78,19 +79,19 @@ def measures(experiment: str, measured: Mapping[str, Sequence[Mapping[str, float
         for seed, values in enumerate(runs):
             for name, value in values.items():
                 found[f"{kind}, seed {seed}: {name}"] = Measure(value, tolerance(name, kind))
-    search = read_results(experiment, "finetune_p")
+    search = read_results(FinetunePConfig(experiment=experiment))
     for size, p in zip(search["sizes"], search["p_star"], strict=True):
         found[f"p* at {size} px"] = Measure(p, TRAINED["p*"])
     for size, top1 in zip(search["sizes"], search["top1_at_p_star"], strict=True):
         found[f"top-1 with p* at {size} px"] = Measure(top1, TRAINED["top-1"])
-    for row in read_results(experiment, "evaluate_retrieval")["rows"]:
+    for row in read_results(RetrievalConfig(experiment=experiment))["rows"]:
         if set_name(row["set"]) in TRAINED:
             found[f"{row['set']}, {row['descriptor']}"] = Measure(row["value"], tolerance(row["set"]))
-    whitening = read_results(experiment, "whiten")
+    whitening = read_results(WhitenConfig(experiment=experiment))
     found["images whose class folding keeps, share"] = Measure(whitening["same_class"], EXACT)
     found["images that whitening was fitted to"] = Measure(whitening["images"], EXACT)
     found["validation images"] = Measure(whitening["val_images"], EXACT)
-    photos = read_results(experiment, "search_photos")
+    photos = read_results(PhotosConfig(experiment=experiment))
     found |= {f"06: {name}": Measure(photos[name], EXACT) for name in ("pictures", "readable", "left_out")}
     found["06: groups of near-duplicates"] = Measure(photos["groups"], TRAINED["groups"])
     for change, share in photos["copies_found"].items():
@@ -184,17 +185,17 @@ def write_files(experiment: str, now: Mapping[str, Measure], target: Path) -> No
         "measures": {name: asdict(measure) for name, measure in now.items()},
     }
     write_text(target / "metrics.json", json.dumps(content, indent=1) + "\n")
-    write_text(target / "claims.txt", (stage_folder(experiment, "claims") / "claims.txt").read_text())
+    write_text(target / "claims.txt", (experiment_folder(experiment) / "claims" / "claims.txt").read_text())
     for name in FIGURES:
         save_small(Image.open(figure_path(experiment, name)), target / "figures" / Path(name).name)
     overview = stacked([Image.open(figure_path(experiment, name)) for name in OVERVIEW])
     save_small(overview, target / "overview")
-    for path in sorted((stage_folder(experiment, "notebooks")).glob("*.ipynb")):
+    for path in sorted((experiment_folder(experiment) / "notebooks").glob("*.ipynb")):
         write_text(target / "notebooks" / path.name, without_machine(nbformat.read(path, as_version=4)))
 
 
 def figure_path(experiment: str, name: str) -> Path:
-    return stage_folder(experiment, Path(name).parent.name) / f"{Path(name).name}.png"
+    return experiment_folder(experiment) / f"{name}.png"
 
 
 def without_machine(notebook: nbformat.NotebookNode) -> str:

@@ -21,7 +21,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -32,8 +32,8 @@ from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
 from mgkit.data.loader import UnreadableImages
 from mgkit.engine.provenance import provenance
-from mgkit.engine.run import stage_folder
-from mgkit.features import by_window, pooled_batches, rows_of_all
+from mgkit.engine.run import experiment_folder
+from mgkit.features import Passes, by_window, pooled_batches, rows_of_all
 from mgkit.machine.device import autocast
 from mgkit.machine.distributed import all_gather_object, barrier, broadcast_object, is_main
 from mgkit.machine.files import exclusive, move_into_place, remove_partial, sync, write_text
@@ -47,30 +47,20 @@ FORMAT = 3  # another number, other folders: for changes of what a row is or how
 
 def features_folder(experiment: str) -> Path:
     """Where the stages of an experiment share their features: outputs/<experiment>/features/."""
-    return stage_folder(experiment, "features")
+    return experiment_folder(experiment) / "features"
 
 
 def stored_features(
-    net: MultiGrain,
-    images: ImageList,
-    *,
-    size: int,
-    ps: Sequence[float],
-    folder: str | Path,
-    crop: str = "rect",
-    batch_size: int = 32,
-    workers: int = 0,
-    precision: str = "auto",
-    unreadable: UnreadableImages | None = None,
-    description: str | None = "",
-) -> list[np.memmap]:
+    net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float], folder: str | Path,
+    passes: Passes | None = None, **changes,
+) -> list[np.memmap]:  # fmt: skip
     """GeM-pooled features before whitening and L2, a read-only [N,C] float32 memmap for each exponent.
 
     size: pixels. ps: exponents > 0, inf too; those that are not below `folder` yet share one backbone pass, and where none is
     missing no image is opened. An array is reused for the same files (names below the root, sizes, times of change), turned and
     cut alike, the same backbone weights, size, crop, p and precision. A run that was cut off is continued, with the result,
-    bit for bit, of one that was not, on the same machine with the same batch_size. Memory does not grow with N. Other options:
-    as for `embed.feature_maps`. A second process that wants the same array waits for the first; those of `mgkit.machine.distributed`
+    bit for bit, of one that was not, on the same machine with the same batch_size. Memory does not grow with N.
+    passes, changes: as for `features.embed`. A second process that wants the same array waits for the first; those of `mgkit.machine.distributed`
     share the work, and the main one writes.
 
     Rows of images that `unreadable` skips are NaN; it is told of them again whenever the array is reused. Raises
@@ -79,11 +69,11 @@ def stored_features(
     """
     if not len(images):
         raise ValueError(f"{images.root}: there are no images to embed")
-    eval_transform(size, crop)  # raises what is wrong with them before anything is written
+    passes = replace(passes or Passes(), **changes)
+    eval_transform(size, passes.crop)  # raises what is wrong with them before anything is written
     exponents = [float(check_exponent(p)) for p in ps]
-    made_of = all_but_p(net, images, size=size, crop=crop, precision=precision)
+    made_of = all_but_p(net, images, size=size, passes=passes)
     arrays = {p: StoredArray(Path(folder), made_of | {"p": str(p)}) for p in exponents}
-    unreadable = unreadable or UnreadableImages()
     missing = broadcast_object(
         [p for p, array in arrays.items() if not array.is_whole()] if is_main() else None
     )
@@ -92,23 +82,20 @@ def stored_features(
             if is_main():
                 for p in sorted(missing, key=lambda p: arrays[p].folder):  # one order: no deadlock
                     locks.enter_context(arrays[p].locked())
-            write_missing(
-                net, images, {p: arrays[p] for p in missing}, unreadable=unreadable, size=size, crop=crop,
-                batch_size=batch_size, workers=workers, precision=precision, description=description,
-            )  # fmt: skip
+            write_missing(net, images, {p: arrays[p] for p in missing}, size=size, passes=passes)
         barrier()
     for array in arrays.values():
-        tell(unreadable, images, array.manifest()["skipped"])
+        tell(passes.unreadable, images, array.manifest()["skipped"])
     return [np.load(arrays[p].path, mmap_mode="r") for p in exponents]
 
 
 # --- What an array is made of
 
 
-def all_but_p(net: MultiGrain, images: ImageList, *, size: int, crop: str, precision: str) -> dict:
+def all_but_p(net: MultiGrain, images: ImageList, *, size: int, passes: Passes) -> dict:
     """What arrays are made of, but for the exponent; ValueError for an unknown precision."""
     device = net.classifier.weight.device
-    with autocast(device, precision):
+    with autocast(device, passes.precision):
         bf16 = torch.is_autocast_enabled(device.type)
     return {
         "format": FORMAT,
@@ -116,7 +103,7 @@ def all_but_p(net: MultiGrain, images: ImageList, *, size: int, crop: str, preci
         "images": identity_of_images(images),
         "network": identity_of_network(net),
         "size": int(size),
-        "crop": crop,
+        "crop": passes.crop,
         "precision": "bf16" if bf16 else "float32",
     }
 
@@ -328,8 +315,8 @@ def write_missing(
     images: ImageList,
     arrays: dict[float, StoredArray],
     *,
-    unreadable: UnreadableImages,
-    **options,
+    size: int,
+    passes: Passes,
 ) -> None:
     """One backbone pass over every shard that any of the arrays {p: array} lacks; all are whole afterwards."""
     # While this process waited for its turn, another one may have written some.
@@ -339,21 +326,21 @@ def write_missing(
         return
     known = [of_shard for of_p in there.values() for of_shard in of_p.items()]
     for _, skipped in known:
-        tell(unreadable, images, skipped)  # before the work, where it raises
+        tell(passes.unreadable, images, skipped)  # before the work, where it raises
     parts = shards_of(len(images))
     lacking = [shard for shard in range(len(parts)) if any(shard not in of_p for of_p in there.values())]
     if 0 < len(lacking) < len(parts):
         print(f"features: {len(parts) - len(lacking)} of {len(parts)} shards are on disk, the others follow")
     readable = any(len(skipped) < len(parts[shard]) for shard, skipped in known)
-    skipping = UnreadableImages(unreadable.on_unreadable)
-    options |= {"ps": list(there), "unreadable": skipping}
-    for shard, rows, skipped in pooled_shards(net, images, lacking, **options):
+    passes = replace(passes, unreadable=UnreadableImages(passes.unreadable.on_unreadable))
+    pooled = pooled_shards(net, images, lacking, size=size, ps=list(there), passes=passes)
+    for shard, rows, skipped in pooled:
         readable |= len(skipped) < len(parts[shard])
         for of_p, (p, shards) in zip(rows, there.items(), strict=True):
             if is_main() and shard not in shards:
                 arrays[p].write(shard, of_p, skipped)
                 shards[shard] = skipped
-    error = None if readable else skipping.none_readable()
+    error = None if readable else passes.unreadable.none_readable()
     if not is_main():
         if error:
             raise error
@@ -381,9 +368,9 @@ def pooled_shards(
     images: ImageList,
     shards: Sequence[int],
     *,
+    size: int,
     ps: Sequence[float],
-    unreadable: UnreadableImages,
-    **options,
+    passes: Passes,
 ) -> Iterator[tuple[int, np.ndarray, dict[int, str]]]:
     """(shard, rows [P,n,C], {row: why it was skipped and is NaN}) of these shards, in one pass, of all processes together.
 
@@ -391,12 +378,12 @@ def pooled_shards(
     """
     if not shards:
         return
-    parts = shards_of(len(images))
+    parts, unreadable = shards_of(len(images)), passes.unreadable
     rest = images.subset(chain.from_iterable(parts[shard] for shard in shards))
 
     def pass_over_rest():
         try:
-            yield from pooled_batches(net, rest, ps=ps, window=SHARD, unreadable=unreadable, **options)
+            yield from pooled_batches(net, rest, size=size, ps=ps, passes=passes, window=SHARD)
         except UnreadableImageError:
             if unreadable.on_unreadable == "raise":
                 raise

@@ -1,4 +1,4 @@
-"""From a notebook to worker processes and back: `torch.distributed.run` is started, its lines shown, its failure raised."""
+"""Start worker processes with `torch.distributed.run`, show their output and raise their errors."""
 
 import json
 import os
@@ -19,24 +19,25 @@ from mgkit.machine.distributed import is_initialized
 from mgkit.machine.files import write_text
 from mgkit.machine.progress import FOR_RELAY, show_relayed
 
-FOLDER = "MGKIT_LAUNCH_FOLDER"  # environment of the workers: where they leave how it ended
-LAUNCHER = "MGKIT_LAUNCHER_PID"  # and the process whose death they do not outlive
-AGENT = "agent.pid"  # in that folder: torch.distributed.run, whose death they do not outlive either
-SECONDS_TO_STOP = 60  # for the step that is being made, and for saving
+# Environment variables of the workers
+FOLDER = "MGKIT_LAUNCH_FOLDER"  # where they write how the run ended
+LAUNCHER = "MGKIT_LAUNCHER_PID"  # the launching process; workers end when it has ended
+AGENT = "agent.pid"  # file in FOLDER with the process of torch.distributed.run; workers end when it has ended
+SECONDS_TO_STOP = 60  # for the current step, and for saving
 
 
 class WorkerError(RuntimeError):
-    """A worker process failed for good; the message ends with its own traceback."""
+    """A worker process failed, and restarting did not help; the message ends with its traceback."""
 
 
 class StoppedError(RuntimeError):
-    """The run was asked to stop, and has: saved, so that the same command goes on with it."""
+    """The run was asked to stop; it saved a snapshot, and the same command resumes it."""
 
 
 def processes_on_this_machine(config: StageConfig) -> int:
-    """How many processes `config.gpus` means here: one a GPU; on a machine without GPUs, `auto` is one.
+    """The number of processes for `config.gpus`: one per GPU; `auto` is one process without GPUs.
 
-    Without GPUs another number is taken as it is: processes that share the CPU. Raises ValueError for more than there are.
+    Without GPUs, any number of processes share the CPU. Raises ValueError for more processes than GPUs.
     """
     available = torch.cuda.device_count()
     if config.gpus == "auto":
@@ -46,29 +47,29 @@ def processes_on_this_machine(config: StageConfig) -> int:
     return config.gpus
 
 
-def on_all_devices(stage: str, config: AnyConfig, run: Callable[[AnyConfig], object]) -> None:
-    """Run a stage with all that `config.gpus` means: by `run`, here, where that is one process, else in workers (`launch`)."""
+def on_all_devices(config: AnyConfig, run: Callable[[AnyConfig], object]) -> None:
+    """Run a stage on all devices of `config.gpus`: by `run` if that is one process, else by `launch`."""
     if is_initialized() or processes_on_this_machine(config) == 1:
         run(config)
     else:
-        launch(stage, config)
+        launch(config)
 
 
-def launch(stage: str, config: StageConfig) -> None:
-    """Run a stage in worker processes, `python -m mgkit`, until they have ended; their output is shown here.
+def launch(config: StageConfig) -> None:
+    """Run a stage in worker processes, `python -m mgkit`, wait for them and show their output.
 
-    A worker that dies has all of them started anew, at most `max_restarts` times. Raises StoppedError where the run was
-    told to stop and could save; WorkerError, with the message or the traceback of the worker, where it failed.
+    If a worker dies, all are restarted, at most `max_restarts` times. Raises StoppedError if the run was
+    asked to stop and saved, WorkerError with the worker's message or traceback if it failed.
     """
     processes = processes_on_this_machine(config)
     with tempfile.TemporaryDirectory(prefix="mgkit-", ignore_cleanup_errors=True) as folder:
         config_file = Path(folder) / "config.yaml"
         config_file.write_text(to_yaml(config), encoding="utf-8")
         process = subprocess.Popen(
-            torchrun_command(stage, config, config_file, processes),
+            torchrun_command(config, config_file, processes),
             env=worker_environment(folder, processes),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-            start_new_session=True,  # an interrupt of the notebook reaches us alone: we tell the workers to save
+            start_new_session=True,  # a notebook's interrupt reaches this process alone; see `stop`
         )  # fmt: skip
         (Path(folder) / AGENT).write_text(str(process.pid), encoding="utf-8")
         try:
@@ -83,9 +84,9 @@ def launch(stage: str, config: StageConfig) -> None:
 
 @contextmanager
 def sigterm_passed_on(process: subprocess.Popen) -> Iterator[list]:
-    """A scheduler's notice to this process makes the workers save and end, and with them the block; it is listed then."""
+    """Pass SIGTERM on to the workers, which save and end; yields the list of signals received."""
     asked = []
-    if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
         yield asked
         return
 
@@ -100,8 +101,8 @@ def sigterm_passed_on(process: subprocess.Popen) -> Iterator[list]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def torchrun_command(stage: str, config: StageConfig, config_file: Path, processes: int) -> list[str]:
-    """The command that starts this machine's workers and those of no other."""
+def torchrun_command(config: StageConfig, config_file: Path, processes: int) -> list[str]:
+    """The command that starts the workers of this machine."""
     command = [
         sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}",
         "--rdzv-backend=c10d", f"--log-dir={config_file.parent / 'log'}",
@@ -111,8 +112,8 @@ def torchrun_command(stage: str, config: StageConfig, config_file: Path, process
         command.append(f"--max-restarts={0 if config.dry_run else config.max_restarts}")
     if nodes > 1:
         command += [
-            f"--nnodes={nodes}", f"--rdzv-id={config.experiment}-{stage}", f"--rdzv-endpoint={config.rdzv_endpoint}",
-            f"--rdzv-conf=is_host={int(config.node_rank == 0)}",
+            f"--nnodes={nodes}", f"--rdzv-id={config.experiment}-{config.stage}",
+            f"--rdzv-endpoint={config.rdzv_endpoint}", f"--rdzv-conf=is_host={int(config.node_rank == 0)}",
         ]  # fmt: skip
     else:
         command += [
@@ -121,28 +122,25 @@ def torchrun_command(stage: str, config: StageConfig, config_file: Path, process
             "--rdzv-endpoint=localhost:0",
             "--local-addr=localhost",
         ]
-    return [*command, "-m", "mgkit", stage, str(config_file)]
+    return [*command, "-m", "mgkit", config.stage, str(config_file)]
 
 
 def worker_environment(folder: str, processes: int) -> dict[str, str]:
-    """The environment of the workers: ours, their share of the cores, and how they report."""
+    """The environment of the workers: this process's, their share of the cores, and how they report."""
     environment = {key: value for key, value in os.environ.items() if key != "JPY_SESSION_NAME"}
     threads = max(1, len(os.sched_getaffinity(0)) // processes) if hasattr(os, "sched_getaffinity") else 1
     environment.setdefault("OMP_NUM_THREADS", str(threads))
-    environment.setdefault(
-        "OMP_WAIT_POLICY", "passive"
-    )  # threads that spin would take the cores from the readers
-    environment.setdefault(
-        "TORCH_CPP_LOG_LEVEL", "ERROR"
-    )  # a warning of DistributedDataParallel is known; see training
-    # Else the store of the first attempt serves every restart, whose processes may read from it where the dead ones listened.
+    environment.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads take cores from the data loaders
+    # Hides a warning of DistributedDataParallel that is expected; see engine.loop.
+    environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # A store that is shared by restarts makes new processes read where those of the first attempt listened.
     environment.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_STOP - 10)}
     return environment | patience | {FOLDER: folder, LAUNCHER: str(os.getpid()), FOR_RELAY: "1"}
 
 
 def stop(process: subprocess.Popen, folder: Path) -> None:
-    """Have the workers save and end, as a scheduler would, and show how they did; kill what has not after a minute."""
+    """Ask the workers to save and end, print how they ended, and kill them after SECONDS_TO_STOP."""
     process.terminate()
     try:
         process.communicate(timeout=SECONDS_TO_STOP)
@@ -154,7 +152,7 @@ def stop(process: subprocess.Popen, folder: Path) -> None:
 
 
 def raise_ending(folder: Path, code: int, *, asked_to_stop: bool = False) -> None:
-    """Raise what the workers' ending asks for: nothing if they ended well."""
+    """Raise StoppedError or WorkerError, unless the workers ended without an error."""
     ending = read_ending(folder)
     if ending and ending["kind"] == "stopped":
         raise StoppedError(ending["message"])
@@ -163,21 +161,21 @@ def raise_ending(folder: Path, code: int, *, asked_to_stop: bool = False) -> Non
     if code == 0:
         return
     if asked_to_stop:
-        raise StoppedError("stopped as asked: run the same command again, it goes on at the last checkpoint")
+        raise StoppedError("stopped as asked: run the same command again to resume from the last checkpoint")
     traceback = first_traceback(folder.glob("log/**/error.json"))
     if traceback:
         lost = any(word in traceback for word in ("closed by peer", "reset by peer"))
-        hint = " (it lost another, which may have been killed for want of memory)" if lost else ""
-        raise WorkerError(f"a worker process failed{hint}, and restarting it was of no use:\n{traceback}")
+        hint = " (it lost another, which may have been killed for lack of memory)" if lost else ""
+        raise WorkerError(f"a worker process failed{hint}, and restarting it did not help:\n{traceback}")
     raise WorkerError(
-        f"the worker processes ended without a word (torch.distributed.run: exit code {code}): if their lines above do not "
-        "say why, they were killed; look for a lack of memory, and run the same command again, it goes on at the last "
-        "checkpoint"
+        f"the worker processes ended without an error message (torch.distributed.run: exit code {code}): "
+        "unless the output above says why, they were killed, perhaps for lack of memory; run the same "
+        "command again to resume from the last checkpoint"
     )
 
 
 def write_ending(kind: str, message: str) -> None:
-    """Called by workers: leave how the run ended, `stopped` or `failed` for good, unless another has."""
+    """Write how the run ended, `stopped` or `failed`; of several workers, the first to write counts."""
     folder = os.environ.get(FOLDER)
     if folder and Path(folder).is_dir() and not read_ending(Path(folder)):
         write_text(Path(folder) / "ending.json", json.dumps({"kind": kind, "message": message}))
@@ -189,7 +187,7 @@ def read_ending(folder: Path) -> dict | None:
 
 
 def first_traceback(files: Iterable[Path]) -> str:
-    """The traceback of the worker that failed first in the last attempt; the others failed because it was gone."""
+    """The traceback of the worker that failed first in the last attempt; others fail because it is gone."""
     attempts = {}
     for file in files:  # log/<run>/attempt_<k>/<rank>/error.json
         attempt = int(file.parent.parent.name.removeprefix("attempt_"))

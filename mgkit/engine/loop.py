@@ -22,8 +22,8 @@ from mgkit.data.loader import Batch, ImageDataset, UnreadableImages, batch_loade
 from mgkit.engine.launch import StoppedError
 from mgkit.engine.monitor import Monitor, Pace, StepStatistics
 from mgkit.engine.run import read_metrics, stage_folder
-from mgkit.engine.snapshots import STAGE, OpenedRun, SnapshotError, Snapshots
-from mgkit.features import classify
+from mgkit.engine.snapshots import OpenedRun, SnapshotError, Snapshots
+from mgkit.features import Passes, classify
 from mgkit.losses import JointLoss
 from mgkit.machine.device import pick_device, place
 from mgkit.machine.distributed import (
@@ -212,7 +212,7 @@ class Training:
         """Report unreadable images, write results.json, and return the path of checkpoint.pth."""
         self.unreadable.report()
         self.files.finish()
-        return stage_folder(self.config.experiment, STAGE) / "checkpoint.pth"
+        return stage_folder(self.config) / "checkpoint.pth"
 
     def train_mode(self) -> None:
         """Switch to training: dropout is on, batch norm as the config says."""
@@ -346,7 +346,7 @@ class RunFiles:
         def write() -> None:
             self.monitor.close()
             link_or_copy(self.opened.snapshots.files()[0], self.opened.run.folder / "checkpoint.pth")
-            last = read_metrics(self.config.experiment, STAGE)[-1]
+            last = read_metrics(self.config)[-1]
             # Last, as results.json marks the run as finished.
             self.opened.run.results({
                 "top1": last["val_top1"], "top5": last["val_top5"], "beta": last["beta"],
@@ -358,7 +358,7 @@ class RunFiles:
 
 def not_finite(what: str, config: TrainConfig, position: Position, lr: float) -> NonFiniteError:
     """The error for a loss or a weight: where it is, the last good checkpoint, and what to change."""
-    good = Snapshots(stage_folder(config.experiment, STAGE) / "snapshots").files()
+    good = Snapshots(stage_folder(config) / "snapshots").files()
     kept = f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint yet"
     return NonFiniteError(
         f"{what} is not finite (epoch {position.epoch + 1}, batch {position.batch + 1}, lr {lr:g}, "
@@ -421,10 +421,8 @@ def validate(
     All processes call it together, and each classifies its share.
     """
     broadcast_buffers(net)
-    logits, labels = together(lambda: classify(
-        net, images, size=config.size, crop="square", batch_size=config.batch_size, workers=config.workers,
-        precision=config.precision, unreadable=unreadable, description="validation",
-    ))  # fmt: skip
+    passes = Passes.of(config, crop="square", unreadable=unreadable, description="validation")
+    logits, labels = together(lambda: classify(net, images, size=config.size, passes=passes))
     sums = torch.zeros(4, dtype=torch.float64)
     if len(labels):  # with few images some processes have none
         ranks = target_ranks(logits, labels)

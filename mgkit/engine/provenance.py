@@ -1,4 +1,4 @@
-"""What a result depends on besides its config: code, packages, machine, time."""
+"""Provenance of a result besides its config: code version, packages, machine and time."""
 
 import os
 import platform
@@ -13,12 +13,13 @@ import torch
 from mgkit.machine.device import describe, pick_device
 
 PACKAGES = (
-    "mgkit", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "faiss-cpu", "safetensors", "tensorboard"
+    "mgkit", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "faiss-cpu", "safetensors",
+    "tensorboard",
 )  # fmt: skip
 
 
 def provenance() -> dict:
-    """What a result depends on besides its config: code, packages, machine, time."""
+    """Code version, packages, machine and time, for provenance.yaml."""
     revision = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
     )
@@ -33,7 +34,7 @@ def provenance() -> dict:
 
 
 def hardware() -> dict:
-    """Processor, memory, GPUs and operating system; the machine's own name is left out."""
+    """Processor, memory, GPUs and operating system, without the machine's name."""
     found = {
         "system": platform.platform(),
         "cpu": cpu_model(),
@@ -52,23 +53,20 @@ def hardware() -> dict:
 
 
 def gib(size: int) -> float:
-    """Bytes -> GiB, to a tenth."""
+    """Bytes -> GiB, to one decimal."""
     return round(size / 2**30, 1)
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name as Linux tells it; elsewhere, and where it tells none, the architecture."""
-    model = (
-        re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        if cpuinfo.is_file()
-        else None
-    )
+    """The processor's name from /proc/cpuinfo, or the architecture if there is none."""
+    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return model[1] if model else platform.machine()
 
 
-def driver_version(told: Path = Path("/proc/driver/nvidia/version")) -> str:
-    """The version of NVIDIA's kernel module as Linux tells it; else `unknown`."""
-    version = re.search(r"\b\d+(\.\d+)+\b", told.read_text()) if told.is_file() else None
+def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str:
+    """The version of NVIDIA's kernel module, or `unknown`."""
+    version = re.search(r"\b\d+(\.\d+)+\b", file.read_text()) if file.is_file() else None
     return version[0] if version else "unknown"
 
 

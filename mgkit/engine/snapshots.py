@@ -15,7 +15,6 @@ from mgkit.engine.run import Run, read_config, read_results, stage_folder
 from mgkit.machine.distributed import world_size
 from mgkit.machine.files import atomic_write, exclusive, find_path, free_name, remove_partial
 
-STAGE = "train"
 SECONDS_FOR_THE_LOCK = 120  # an earlier run may take as long to stop
 
 # --- Snapshots
@@ -121,12 +120,12 @@ class OpenedRun:
 
 def is_finished(config: TrainConfig, images: tuple[ImageList, ImageList]) -> bool:
     """Whether the training has finished with this config and these images; False with resume off."""
-    results = read_results(config.experiment, STAGE)
+    results = read_results(config)
     if not config.resume or results is None or results.get("images_hash") != hash_of(images):
         return False
-    if not (stage_folder(config.experiment, STAGE) / "checkpoint.pth").is_file():
+    if not (stage_folder(config) / "checkpoint.pth").is_file():
         return False
-    return not different(read_config(config.experiment, STAGE), asdict(config))
+    return not different(read_config(stage_folder(config)), asdict(config))
 
 
 def open_run(config: TrainConfig, images: tuple[ImageList, ImageList], stack: ExitStack) -> OpenedRun:
@@ -135,20 +134,20 @@ def open_run(config: TrainConfig, images: tuple[ImageList, ImageList], stack: Ex
     Raises ValueError for a snapshot of other parameters or images, TimeoutError if another process trains in
     the folder, SnapshotError where nothing can be written.
     """
-    folder = stage_folder(config.experiment, STAGE)
+    folder = stage_folder(config)
     snapshots = Snapshots(folder / "snapshots", keep=config.keep_checkpoints)
     try:
         hold(folder, stack)
         remove_partial(folder)
         images_hash = hash_of(images)
-        has_results = read_results(config.experiment, STAGE) is not None
+        has_results = read_results(config) is not None
         unfinished = bool(snapshots.files()) and not (has_results and (folder / "checkpoint.pth").is_file())
         content = find_content(config, images_hash, snapshots) if unfinished else None
         if content is not None:
-            run = Run(STAGE, config, images=images, fresh=False)
+            run = Run(config, images=images, fresh=False)
         else:  # anew: an earlier run is renamed and kept
             weights = str(checkpoint_file(find_path(config.init_from))) if config.init_from else ""
-            run = Run(STAGE, config, checkpoint=weights, images=images, keep=unfinished or has_results)
+            run = Run(config, checkpoint=weights, images=images, keep=unfinished or has_results)
         return OpenedRun(run, snapshots, content, images_hash)
     except TimeoutError:
         raise
@@ -164,7 +163,7 @@ def find_content(config: TrainConfig, images_hash: str, snapshots: Snapshots) ->
 
     Raises ValueError for a snapshot of other parameters or images.
     """
-    written = read_config(config.experiment, STAGE)
+    written = read_config(stage_folder(config))
     if not config.resume or written is None or different(written, asdict(config)):
         return None
     newest = snapshots.newest()

@@ -1,4 +1,4 @@
-"""How a worker process learns that it should stop, and how it ends."""
+"""Stopping of worker processes: signals, the end of the launcher, and their output and loaders."""
 
 import multiprocessing
 import os
@@ -12,19 +12,19 @@ from pathlib import Path
 
 from mgkit.engine.launch import AGENT, FOLDER, LAUNCHER
 
-SECONDS_TO_STOP = 15  # once the launcher is gone
+SECONDS_TO_STOP = 15  # after the launcher has ended
 
 
 class StopRequest:
-    """Whether this process has been asked to stop: by SIGTERM or SIGINT, or because its parent or its launcher is gone.
+    """Whether this process should stop: after SIGTERM or SIGINT, or when its parent or launcher has ended.
 
-    saves: the stage asks, saves and ends by itself. One that does not is ended at once: what it needs of its work is on disk.
+    saves: whether the stage looks at the request, saves and ends by itself; others are ended at once
     """
 
     def __init__(self, *, saves: bool = True):
         self.saves = saves
         self.requested = False
-        self.work_has_begun = False  # somebody has asked
+        self.work_has_begun = False  # the stage has looked at the request
         self.launcher = int(os.environ.get(LAUNCHER, 0))
         self.parent = started_by() or os.getppid()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -42,7 +42,7 @@ class StopRequest:
             os._exit(1)
 
     def watch(self) -> None:
-        """Ask to stop when there is nobody left to work for, and end at once if that takes long."""
+        """Request a stop when the parent or launcher has ended; end the process if that takes long."""
         while not self.is_orphan():
             time.sleep(0.3)
         self.request()
@@ -54,13 +54,13 @@ class StopRequest:
         return os.getppid() != self.parent or not is_alive(self.launcher)
 
     def tidy_up(self) -> None:
-        """Remove what the launcher would have, were it alive."""
+        """Remove the folder of a launcher that has ended."""
         if FOLDER in os.environ and not is_alive(self.launcher):
             shutil.rmtree(os.environ[FOLDER], ignore_errors=True)
 
 
 def started_by() -> int:
-    """The process that the launcher started to start us, 0 where that is not known: it may be gone by now."""
+    """The process id of torch.distributed.run, which started this worker; 0 if unknown."""
     try:
         return int((Path(os.environ[FOLDER]) / AGENT).read_text(encoding="utf-8"))
     except (KeyError, OSError, ValueError):
@@ -68,10 +68,7 @@ def started_by() -> int:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, not counting one that has ended and waits to be collected, which may be for ever.
-
-    0 stands for none that is known, which counts as alive.
-    """
+    """Whether a process is running; zombies do not count, and 0, an unknown process, counts as running."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -86,7 +83,7 @@ def is_alive(pid: int) -> bool:
 
 
 class Unbreakable:
-    """A stream whose reader may go away: what is written then is lost, and nothing else."""
+    """An output stream that drops what is written after its reader has ended, without an error."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -106,16 +103,16 @@ class Unbreakable:
 
 
 def leave_printing_to_main() -> None:
-    """From here on, only the main process prints; on a machine without it, one line says where that is."""
+    """Silence the output of all but the main process; other machines print where that one is."""
     if os.environ.get("RANK", "0") == "0":
         return
     if os.environ.get("LOCAL_RANK") == "0":
-        print(f"how it goes is shown on the machine of rank 0, {os.environ.get('MASTER_ADDR')}", flush=True)
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for good
+        print(f"progress is shown on the machine of rank 0, {os.environ.get('MASTER_ADDR')}", flush=True)
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
 
 
 def end_readers() -> None:
-    """Kill the readers of what an error broke off: by themselves they are in no hurry to end."""
+    """Kill the loader processes; after an error they would end late."""
     if hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise that they were killed
     for reader in multiprocessing.active_children():

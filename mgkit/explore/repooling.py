@@ -13,8 +13,7 @@ from mgkit.benchmarks.find import find_sets
 from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.config import FinetunePConfig
 from mgkit.data.images import ImageList, evenly
-from mgkit.data.loader import UnreadableImages
-from mgkit.features import feature_maps
+from mgkit.features import Passes, feature_maps
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
 from mgkit.pooling import FLOOR, gem, l2_normalize
@@ -38,15 +37,18 @@ ENOUGH = 64  # images to look at
 class CachedMaps:
     """Feature maps of N images, held in memory: pooled for any exponent without another forward pass.
 
-    size: pixels. options: as for `embed.feature_maps`. Images that are skipped as unreadable are left out of `images`; `kept`
+    size: pixels. passes, changes: as for `features.embed`. Images that are skipped as unreadable are left out of `images`; `kept`
     [N] says which those are not. Raises as `feature_maps`.
     """
 
-    def __init__(self, net: MultiGrain, images: ImageList, *, size: int, **options):
+    def __init__(
+        self, net: MultiGrain, images: ImageList, *, size: int, passes: Passes | None = None, **changes
+    ):
         self.net, self.size = net, size
+        passes = replace(passes or Passes(), **changes)
         self.kept = np.zeros(len(images), dtype=bool)
         batches = []
-        for maps, _, indices in feature_maps(net, images, size=size, **options):
+        for maps, _, indices in feature_maps(net, images, size=size, passes=passes):
             self.kept[indices.numpy()] = True
             batches.append((maps, indices.numpy()))
         row = np.cumsum(self.kept) - 1  # index among all -> among those that were read
@@ -116,7 +118,7 @@ def part_of(each: RetrievalSet, count: int) -> RetrievalSet:
 class SetMaps:
     """A retrieval set whose feature maps are held in memory, or as much of it as fits.
 
-    size: pixels. memory: bytes of maps that are held. options: as for `embed.feature_maps`. set: the part that is held.
+    size: pixels. memory: bytes of maps that are held. options: as for `features.embed`. set: the part that is held.
     """
 
     def __init__(
@@ -155,7 +157,7 @@ class Repooling:
     """Accuracy and neighbours for any exponent, from maps of validation images and of a retrieval set (section 3.5).
 
     images: labelled, in the network's classes. size: pixels. memory: bytes of maps that are held, half for each; of what does not
-    fit a part is taken, which `describe` says. options: as for `embed.feature_maps`.
+    fit a part is taken, which `describe` says. options: as for `features.embed`.
     """
 
     def __init__(
@@ -197,8 +199,7 @@ def held_for(config: FinetunePConfig, net: MultiGrain) -> Repooling:
     """
     return Repooling(
         net, in_classes_of(net, validation_data(config)), find_sets(data_root(config.data))[0],
-        size=size_to_hold(net, config.sizes), crop=config.crop, workers=config.workers, precision=config.precision,
-        unreadable=UnreadableImages(config.on_unreadable),
+        size=size_to_hold(net, config.sizes), passes=Passes.of(config),
     )  # fmt: skip
 
 
@@ -209,8 +210,8 @@ def set_maps(task: RetrievalTask, name: str) -> SetMaps:
         raise ValueError(f"the set {name!r} is not among {', '.join(by_name)}")
     config, each = task.config, by_name[name]
     return SetMaps(
-        task.net, replace(each, images=each.images.with_exif(config.exif)), size=config.size, crop=config.crop,
-        workers=config.workers, precision=config.precision, unreadable=task.unreadable, description=name,
+        task.net, replace(each, images=each.images.with_exif(config.exif)), size=config.size,
+        passes=task.passes, description=name,
     )  # fmt: skip
 
 

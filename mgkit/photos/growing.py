@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from mgkit.engine.feature_store import (
     stamp,
     stored_features,
 )
+from mgkit.features import Passes
 from mgkit.machine.distributed import barrier, broadcast_object, is_main
 from mgkit.machine.files import atomic_write
 from mgkit.model import MultiGrain
@@ -44,10 +45,8 @@ def growing_features(
     size: int,
     p: float,
     folder: str | Path,
-    crop: str = "rect",
-    precision: str = "auto",
-    unreadable: UnreadableImages | None = None,
-    **options,
+    passes: Passes | None = None,
+    **changes,
 ) -> np.memmap:
     """`store.stored_features` [N,C] for one exponent, for which only images are embedded that no earlier array has.
 
@@ -57,10 +56,10 @@ def growing_features(
     """
     if images.views or len(set(images.paths)) < len(images):
         raise ValueError(f"images: of a folder that grows ({images.root}) each file is taken once, and whole")
+    passes = replace(passes or Passes(), **changes)
     folder = Path(folder)
-    made = dict(size=size, crop=crop, precision=precision)
-    array = array_of(net, images, p, folder, **made)
-    options |= made | {"ps": [p], "folder": folder}
+    array = array_of(net, images, size, p, folder, passes)
+    options = {"size": size, "ps": [p], "folder": folder}
     known = broadcast_object(most_known(array, images) if is_main() and not array.is_whole() else None)
     if known:
         unknown = np.setdiff1d(np.arange(len(images)), known.here)
@@ -70,21 +69,23 @@ def growing_features(
             )
         # A known one goes along: a list of which nothing can be read is an error, and here it may be all that is new.
         rest = images.subset([*unknown, known.here[0]])
-        skipping = UnreadableImages("raise" if unreadable is None else unreadable.on_unreadable)
-        [rows] = stored_features(net, rest, unreadable=skipping, **options)
+        skipping = UnreadableImages(passes.unreadable.on_unreadable)
+        [rows] = stored_features(net, rest, passes=replace(passes, unreadable=skipping), **options)
         if is_main():
             join(array, images, known, unknown, rows, skipping.reasons)
-            shutil.rmtree(array_of(net, rest, p, folder, **made).folder)
+            shutil.rmtree(array_of(net, rest, size, p, folder, passes).folder)
         barrier()
-    [rows] = stored_features(net, images, unreadable=unreadable, **options)
+    [rows] = stored_features(net, images, passes=passes, **options)
     if is_main() and not fingerprints_file(array).exists():
         with atomic_write(fingerprints_file(array)) as temporary, open(temporary, "wb") as file:
             np.save(file, fingerprints(images))
     return rows
 
 
-def array_of(net: MultiGrain, images: ImageList, p: float, folder: Path, **made) -> StoredArray:
-    return StoredArray(folder, all_but_p(net, images, **made) | {"p": str(float(p))})
+def array_of(
+    net: MultiGrain, images: ImageList, size: int, p: float, folder: Path, passes: Passes
+) -> StoredArray:
+    return StoredArray(folder, all_but_p(net, images, size=size, passes=passes) | {"p": str(float(p))})
 
 
 def fingerprints_file(array: StoredArray) -> Path:

@@ -17,7 +17,6 @@ from mgkit.config import PhotosConfig
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.folders import check_folder
 from mgkit.data.images import ImageList, evenly
-from mgkit.data.loader import UnreadableImages
 from mgkit.engine.feature_store import features_folder, stored_features
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, stage_folder
@@ -30,7 +29,7 @@ from mgkit.explore.browse import (
     likely_classes,
     pooled_picture,
 )
-from mgkit.features import ROWS, in_blocks, plain
+from mgkit.features import ROWS, Passes, in_blocks, plain
 from mgkit.machine.distributed import main_first
 from mgkit.machine.files import find_path
 from mgkit.model import MultiGrain, Whitening, append_one
@@ -54,7 +53,6 @@ from mgkit.stages.train import trained_network
 from mgkit.stages.whiten import whitened_network
 from mgkit.whitening import fit_pca_whitening
 
-STAGE = "search_photos"
 MINI_FOLDERS = (
     "holidays/jpg",
     "copydays/original",
@@ -77,13 +75,13 @@ BEST_CLASSES = 5
 
 @dataclass(frozen=True)
 class PhotoTask:
-    """What 06 works on. p: the pooling exponent. unreadable: collects the files that cannot be decoded."""
+    """What 06 works on. p: the pooling exponent. passes: how images are embedded; lists unreadable files."""
 
     config: PhotosConfig
     folder: PhotoFolder
     net: MultiGrain
     p: float
-    unreadable: UnreadableImages
+    passes: Passes
 
     def photo_features(self) -> np.ndarray:
         """Pooled features [N,C] of the pictures; only those are embedded that no earlier run has."""
@@ -100,8 +98,7 @@ class PhotoTask:
             with without_warnings():
                 return features(
                     self.net, images, size=config.size, folder=features_folder(config.experiment),
-                    batch_size=config.batch_size, workers=config.workers, precision=config.precision,
-                    unreadable=self.unreadable, description=f"{name}, {config.size} px", **exponents,
+                    passes=self.passes, description=f"{name}, {config.size} px", **exponents,
                 )  # fmt: skip
         except UnreadableImageError as error:
             raise UnreadableImageError(f"photos: {shown_name(str(error))}") from None
@@ -197,7 +194,7 @@ def photo_task(config: PhotosConfig) -> PhotoTask:
     if config.data != "mini":
         check_folder(data_root(config.data), "data")
     folder = main_first(lambda: find_photos(photo_folders(config), side=config.size, exif=config.exif))
-    outputs = stage_folder(config.experiment, STAGE).resolve()
+    outputs = stage_folder(config).resolve()
     for root in photo_folders(config):
         if outputs.is_relative_to(root.resolve()):
             raise ValueError(
@@ -207,7 +204,7 @@ def photo_task(config: PhotosConfig) -> PhotoTask:
     if config.index:
         indices.check_factory(config.index, net.width + (config.whitening != "none"))
     p = net.pool.p.item() if config.p is None else config.p
-    return PhotoTask(config, folder, net, p, UnreadableImages(config.on_unreadable))
+    return PhotoTask(config, folder, net, p, Passes.of(config))
 
 
 def photo_folders(config: PhotosConfig) -> list[Path]:
@@ -228,7 +225,7 @@ def search_network(config: PhotosConfig) -> MultiGrain:
 
 def embed_photos(task: PhotoTask) -> None:
     """Have all pictures embedded, on all devices; `search_photos` then reads from disk. Raises as `on_all_devices`."""
-    on_all_devices(STAGE, task.config, lambda config: embed_here(task))
+    on_all_devices(task.config, lambda config: embed_here(task))
 
 
 def run_photos(config: PhotosConfig) -> None:
@@ -247,7 +244,7 @@ def search_photos(task: PhotoTask) -> FoundPhotos:
     Writes outputs/<experiment>/search_photos/: results.json, near_duplicates.csv, left_out.csv.
     """
     config = task.config
-    run = Run(STAGE, config, checkpoint=task.net.source, images=task.folder.images)
+    run = Run(config, checkpoint=task.net.source, images=task.folder.images)
     rows = task.photo_features()  # [N,C]
     readable = np.flatnonzero(np.isfinite(rows[:, 0]))
     whitening, whitened = chosen_whitening(config, task.net, rows[readable])
@@ -264,7 +261,7 @@ def search_photos(task: PhotoTask) -> FoundPhotos:
     labels, probabilities = likely(task.net, rows)
     names, fit = fitting_classes(task, rows[readable])
     left_out = task.folder.left_out | {
-        path: plain_reason(path, why) for path, why in task.unreadable.reasons.items()
+        path: plain_reason(path, why) for path, why in task.passes.unreadable.reasons.items()
     }
     found = FoundPhotos(
         task, descriptors, whitening, whitened, threshold, groups, pairs, labels, probabilities, names, fit, left_out,

@@ -1,4 +1,4 @@
-"""Retrieval: every set below data with every kind of descriptor, and what grows out of it (05, section 4.3)."""
+"""Retrieval on every set below data with every kind of descriptor (05, section 4.3)."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -8,92 +8,90 @@ import torch
 
 from mgkit.benchmarks.find import GROUPS, SET_NAMES, distractor_record, distractor_source, find_sets, is_there
 from mgkit.benchmarks.retrieval_set import RetrievalSet
-from mgkit.config import RetrievalConfig
+from mgkit.config import FinetunePConfig, RetrievalConfig
 from mgkit.data.images import ImageList, evenly
-from mgkit.data.loader import UnreadableImages
 from mgkit.engine.feature_store import features_folder, stored_features
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, add_results, read_results
-from mgkit.features import multi_scale, plain, whitened
+from mgkit.features import Passes, multi_scale, plain, whitened
 from mgkit.machine.files import find_path
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
 from mgkit.retrieval import indices
 from mgkit.retrieval.protocols import RetrievalResult, difference, measured_value, retrieve, score_bias, shown
-from mgkit.stages.finetune_p import STAGE as P_STAGE
 from mgkit.stages.inputs import data_root, in_classes_of, validation_data
 from mgkit.stages.results import ResolutionCurves, Retrieval
 from mgkit.stages.whiten import whitened_network
 
-STAGE = "evaluate_retrieval"
-NPROBE = 4  # lists of an IVF index that a query looks into
+NPROBE = 4  # lists of an IVF index that a query searches
 FEWEST_INDEXED = 1000  # images
 
 
 @dataclass(frozen=True)
 class RetrievalTask:
-    """What 05 works on: the network, the exponent it was trained with and the one it pools with, the sets."""
+    """The inputs of 05.
+
+    training_p: exponent that the network was trained with
+    p: exponent that it pools with
+    passes: how images are embedded
+    """
 
     config: RetrievalConfig
     net: MultiGrain
     training_p: float
     p: float
     sets: list[RetrievalSet]
-    unreadable: UnreadableImages
+    passes: Passes
 
     @property
     def dimensions(self) -> int:
-        """Of the network's descriptor."""
+        """Dimensions of the network's descriptor."""
         return self.net.width + (self.net.whitening is not None)
 
     def features(self, images: ImageList, *, size: int, ps: list[float], name: str) -> list[np.ndarray]:
-        """Pooled features [N,C] for each exponent, from disk where an earlier run left them."""
-        return stored_features(
-            self.net, images.with_exif(self.config.exif), size=size, ps=ps, crop=self.config.crop,
-            folder=features_folder(self.config.experiment), batch_size=self.config.batch_size,
-            workers=self.config.workers, precision=self.config.precision, unreadable=self.unreadable,
-            description=f"{name}, {size} px",
-        )  # fmt: skip
+        """Pooled features [N,C] for each exponent, cached on disk."""
+        images, folder = images.with_exif(self.config.exif), features_folder(self.config.experiment)
+        passes = replace(self.passes, description=f"{name}, {size} px")
+        return stored_features(self.net, images, size=size, ps=ps, folder=folder, passes=passes)
 
-    def descriptors(self, each: RetrievalSet, *, size: int) -> np.ndarray:
-        """The network's own descriptors of a set's images at a size (px), [N,D]: whitened where it has a whitening."""
-        [pooled] = self.features(each.images, size=size, ps=[self.p], name=each.name)
+    def descriptors(self, one: RetrievalSet, *, size: int) -> np.ndarray:
+        """The network's own descriptors [N,D] of a set's images at a size (px)."""
+        [pooled] = self.features(one.images, size=size, ps=[self.p], name=one.name)
         return plain(pooled) if self.net.whitening is None else whitened(self.net, pooled)
 
 
 def by_images(sets: list[RetrievalSet]) -> list[list[RetrievalSet]]:
-    """The sets, those that share their images together: they share the pass over them too."""
+    """Group the sets that share their images, and so the pass over them."""
     groups: dict[int, list[RetrievalSet]] = {}
-    for each in sets:
-        groups.setdefault(id(each.images), []).append(each)
+    for one in sets:
+        groups.setdefault(id(one.images), []).append(one)
     return list(groups.values())
 
 
 def retrieval_task(config: RetrievalConfig) -> RetrievalTask:
-    """Load the network that 03 left, or the configured one, and find the sets below data."""
+    """Load the network of 03, or the configured one, and find the sets below data."""
     net, checkpoint = whitened_network(config)
     sets = find_sets(data_root(config.data), names=config.sets, distractors=given_distractors(config))
     p = net.pool.p.item() if config.p is None else config.p
-    unreadable = UnreadableImages(config.on_unreadable)
-    task = RetrievalTask(config, net, checkpoint.get("training_p", p), p, sets, unreadable)
+    task = RetrievalTask(config, net, checkpoint.get("training_p", p), p, sets, Passes.of(config))
     check_before_work(task)
     return task
 
 
 def given_distractors(config: RetrievalConfig) -> str:
-    """The config's folder or list of distractors, found from here or from the project's root; empty where none is given."""
+    """The path of the config's distractors, from here or from the project's root; empty for none."""
     return str(find_path(config.distractors)) if config.distractors else ""
 
 
 def check_before_work(task: RetrievalTask) -> None:
-    """ValueError, naming the parameter, for dims, scales or indices that this network's descriptors cannot have."""
+    """Raise ValueError for dims, scales or indices that do not fit the network's descriptors."""
     config = task.config
     if task.net.whitening is not None and (config.dims or 1) > task.dimensions:
         raise ValueError(f"dims: at most the {task.dimensions} of the whitened descriptor, got {config.dims}")
     sizes = scaled_sizes(config)
     if min(sizes) < 8 or len(set(sizes)) < len(sizes):
         raise ValueError(
-            f"scales: times size {config.size} they give {sizes} px; distinct ones of at least 8 are wanted"
+            f"scales: times size {config.size} they give {sizes} px; distinct sizes of at least 8 are needed"
         )
     for factory in config.indices:
         try:
@@ -103,17 +101,17 @@ def check_before_work(task: RetrievalTask) -> None:
 
 
 def embed_sets(task: RetrievalTask) -> None:
-    """Have all images that the task is about embedded, on all devices; `task.features` then reads from disk. Raises as `on_all_devices`."""
-    on_all_devices(STAGE, task.config, lambda config: embed_here(task))
+    """Embed all images of the task on all devices, cached for `task.features`; raises as `on_all_devices`."""
+    on_all_devices(task.config, lambda config: embed_here(task))
 
 
 def run_embedding(config: RetrievalConfig) -> None:
-    """What `embed_sets` does, in this process, or in each of those that are joined."""
+    """`embed_sets` in this process, or in each of several."""
     embed_here(retrieval_task(config))
 
 
 def embed_here(task: RetrievalTask) -> None:
-    """Every pass over images that `evaluate_retrieval`, `resolution_curves` and `index_table` need the features of."""
+    """All passes whose features `evaluate_retrieval`, `resolution_curves` and `index_table` need."""
     config = task.config
     for sets in by_images(task.sets):
         images, name = sets[0].images, sets[0].name
@@ -129,21 +127,21 @@ def embed_here(task: RetrievalTask) -> None:
 
 
 def evaluate_retrieval(task: RetrievalTask) -> list[Retrieval]:
-    """Every set with every kind of descriptor, set by set; each image passes once through the backbone for each scale.
+    """Evaluate every set with every kind of descriptor; one backbone pass per image and scale.
 
-    Writes outputs/<experiment>/evaluate_retrieval/results.json, and what distractors were used, by name and SHA-256.
+    Writes results.json, and distractors.sha256 with the names and SHA-256 of the distractors.
     """
-    run = Run(STAGE, task.config, checkpoint=task.net.source)
+    run = Run(task.config, checkpoint=task.net.source)
     record_distractors(task, run)
     found = []
     for sets in by_images(task.sets):
         of_images = [
-            Retrieval(kind.name, kind.p, each, result, kind.over)
+            Retrieval(kind.name, kind.p, one, result, kind.over)
             for kind in descriptor_kinds(task, sets[0])
-            for each, result in measured(sets, kind)
+            for one, result in measured(sets, kind)
         ]
-        found += [with_gain(r, of_images) for each in sets for r in of_images if r.result.name == each.name]
-    task.unreadable.report()
+        found += [with_gain(r, of_images) for one in sets for r in of_images if r.result.name == one.name]
+    task.passes.unreadable.report()
     run.results({
         "size": task.config.size, "crop": task.config.crop, "scales": task.config.scales,
         "rows": [as_row(r) for r in found],
@@ -153,7 +151,13 @@ def evaluate_retrieval(task: RetrievalTask) -> list[Retrieval]:
 
 @dataclass(frozen=True)
 class DescriptorKind:
-    """A name, the exponent p, descriptors [N,D], which kind they are held against, and whether scores are normalised."""
+    """One kind of descriptor.
+
+    p: pooling exponent
+    descriptors: of all images of a set [N,D]
+    over: the kind that it is compared with; empty for none
+    normalise: whether scores are normalised by the background images
+    """
 
     name: str
     p: float
@@ -163,14 +167,14 @@ class DescriptorKind:
 
 
 def own_exponents(task: RetrievalTask) -> list[float]:
-    """What the network was trained with and what it pools with, once if they are the same."""
+    """The exponents that the network was trained with and pools with; one if they are equal."""
     return list(dict.fromkeys([task.training_p, task.p]))
 
 
-def descriptor_kinds(task: RetrievalTask, each: RetrievalSet) -> Iterator[DescriptorKind]:
-    """Kinds of descriptor of a set's images, one after the other: pooled, whitened, reduced, at several scales, normalised."""
+def descriptor_kinds(task: RetrievalTask, one: RetrievalSet) -> Iterator[DescriptorKind]:
+    """All kinds of descriptor of a set's images: pooled, whitened, reduced, normalised, multi-scale."""
     config, net, p = task.config, task.net, task.p
-    features = task.features(each.images, size=config.size, ps=own_exponents(task), name=each.name)
+    features = task.features(one.images, size=config.size, ps=own_exponents(task), name=one.name)
     name, rows = "GeM, training p", plain(features[0])
     yield DescriptorKind(name, task.training_p, rows)
     if p != task.training_p:
@@ -183,15 +187,15 @@ def descriptor_kinds(task: RetrievalTask, each: RetrievalSet) -> Iterator[Descri
     if net.whitening is not None and config.dims is not None:
         over, name, rows = name, f"{name}, {config.dims} d", whitened(net, features[-1], dims=config.dims)
         yield DescriptorKind(name, p, rows, over)
-    if np.isfinite(rows[each.background, 0]).any():
+    if np.isfinite(rows[one.background, 0]).any():
         yield DescriptorKind(f"{name}, scores normalised", p, rows, over=name, normalise=True)
     if config.scales != [1.0]:
-        yield DescriptorKind(f"{whole}, {len(config.scales)} scales", p, at_scales(task, each), over=whole)
+        yield DescriptorKind(f"{whole}, {len(config.scales)} scales", p, at_scales(task, one), over=whole)
 
 
-def at_scales(task: RetrievalTask, each: RetrievalSet) -> np.ndarray:
-    """Descriptors from every scale of the config together, [N,D]."""
-    return multi_scale([task.descriptors(each, size=size) for size in scaled_sizes(task.config)])
+def at_scales(task: RetrievalTask, one: RetrievalSet) -> np.ndarray:
+    """Multi-scale descriptors [N,D], from all scales of the config."""
+    return multi_scale([task.descriptors(one, size=size) for size in scaled_sizes(task.config)])
 
 
 def scaled_sizes(config: RetrievalConfig) -> list[int]:
@@ -202,21 +206,21 @@ def scaled_sizes(config: RetrievalConfig) -> list[int]:
 def measured(
     sets: list[RetrievalSet], kind: DescriptorKind
 ) -> Iterator[tuple[RetrievalSet, RetrievalResult]]:
-    """Every set with one kind of descriptor, without the images that could not be read; prints a line each."""
+    """Evaluate every set with one kind of descriptor, without unreadable images; prints a line per set."""
     readable = np.isfinite(kind.descriptors[:, 0])
     rows = kind.descriptors if readable.all() else kind.descriptors[readable]
-    for each in sets:
-        left = each.only(readable)
+    for one in sets:
+        left = one.only(readable)
         bias = score_bias(left, rows) if kind.normalise else None
         result = retrieve(left, rows, bias=bias)
-        if each.level is None:  # Copydays' eighteen levels have their table
+        if one.level is None:  # the levels of Copydays have a table of their own
             measure = f"{result.measure} " if result.measure != "none" else ""
-            print(f"{each.name}, {kind.name}: {measure}{shown(result)}", flush=True)
+            print(f"{one.name}, {kind.name}: {measure}{shown(result)}", flush=True)
         yield left, result
 
 
 def with_gain(retrieval: Retrieval, found: list[Retrieval]) -> Retrieval:
-    """The same with what it gains on the kind it is held against."""
+    """The same with its gain over the kind that it is compared with."""
     base = [r for r in found if r.descriptor == retrieval.over and r.result.name == retrieval.result.name]
     if not base or retrieval.result.measure == "none":
         return retrieval
@@ -224,7 +228,7 @@ def with_gain(retrieval: Retrieval, found: list[Retrieval]) -> Retrieval:
 
 
 def as_row(retrieval: Retrieval) -> dict:
-    """A line of results.json: plain values."""
+    """The result as a row of results.json."""
     result, gain = retrieval.result, retrieval.gain
     row = {
         "set": result.name, "descriptor": retrieval.descriptor, "p": retrieval.p, "measure": result.measure,
@@ -237,19 +241,20 @@ def as_row(retrieval: Retrieval) -> dict:
 
 
 def record_distractors(task: RetrievalTask, run: Run) -> None:
-    """Leave distractors.sha256 in the run's folder: which files they were, for `sha256sum -c` in theirs."""
+    """Write distractors.sha256, for `sha256sum -c` in the distractors' folder."""
     source = distractor_source(data_root(task.config.data), given_distractors(task.config))
     for sets in by_images(task.sets):
-        each = sets[0]
-        if len(each.distractors):
-            path = run.write("distractors.sha256", distractor_record(each.images, each.distractors, source))
-            print(f"{len(each.distractors)} distractors, listed with their hashes in {path}")
+        images, distractors = sets[0].images, sets[0].distractors
+        if len(distractors):
+            path = run.write("distractors.sha256", distractor_record(images, distractors, source))
+            print(f"{len(distractors)} distractors, listed with their hashes in {path}")
 
 
 def resolution_curves(task: RetrievalTask) -> ResolutionCurves:
-    """mAP and top-1 against resolution for the training exponent and each p* of 02, one backbone pass a resolution (figure 4).
+    """mAP and top-1 against resolution, for the training p and each p* of 02 (figure 4).
 
-    Plain GeM embeddings, as in the figure. top-1 where data has classes that the network knows. results.json gets the curves.
+    With plain GeM embeddings, as in the paper. top-1 if data has images of the network's classes. Adds
+    figure_4 to results.json.
     """
     sizes = task.config.resolutions
     exponents = curve_exponents(task)
@@ -270,19 +275,19 @@ def resolution_curves(task: RetrievalTask) -> ResolutionCurves:
             for j, features in enumerate(task.features(images, size=size, ps=ps, name="figure 4")):
                 readable = np.isfinite(features[:, 0])
                 rows = plain(features[readable])
-                for each in of_images:
-                    put(each.name, each.measure, s, j, measured_value(each.only(readable), rows))
+                for one in of_images:
+                    put(one.name, one.measure, s, j, measured_value(one.only(readable), rows))
     curves = ResolutionCurves(sizes, exponents, values, measures)
-    add_results(task.config.experiment, STAGE, {"figure_4": {
-        "sizes": sizes, "exponents": exponents, "values": {name: of_name.tolist() for name, of_name in values.items()},
-    }})  # fmt: skip
+    lists = {name: of_name.tolist() for name, of_name in values.items()}
+    add_results(task.config, {"figure_4": {"sizes": sizes, "exponents": exponents, "values": lists}})
     return curves
 
 
 def curve_exponents(task: RetrievalTask) -> dict[str, float]:
-    """The exponents of figure 4, by what they are called: of training, and each p* that 02 learned for its resolutions."""
+    """The exponents of figure 4, {label: p}: the training p, and p* of 02 at each resolution."""
     exponents = {f"training p = {task.training_p:g}": task.training_p}
-    learned = read_results(task.config.experiment, P_STAGE) or {"sizes": [], "p_star": []}
+    learned = read_results(FinetunePConfig(experiment=task.config.experiment))
+    learned = learned or {"sizes": [], "p_star": []}
     for size, p in zip(learned["sizes"], learned["p_star"], strict=True):
         if size in task.config.resolutions:
             exponents[f"p* of {size} px = {p:.2f}"] = p
@@ -290,15 +295,15 @@ def curve_exponents(task: RetrievalTask) -> dict[str, float]:
 
 
 def curve_images(task: RetrievalTask) -> tuple[ImageList | None, list[RetrievalSet]]:
-    """What figure 4 is measured on: labelled images, if there are any, and the sets without distractors."""
+    """The images of figure 4: labelled ones, if there are any, and the sets without distractors."""
     if not task.config.resolutions:
         return None, []
-    sets = [each.alone() for each in task.sets if each.measure != "none" and each.level is None]
+    sets = [one.alone() for one in task.sets if one.measure != "none" and one.level is None]
     return class_images(task), sets
 
 
 def class_images(task: RetrievalTask) -> ImageList | None:
-    """The labelled validation images below data; None where data holds retrieval sets only."""
+    """The labelled validation images below data; None if data has retrieval sets only."""
     root = data_root(task.config.data)
     grouped = root.is_file() or (root / GROUPS).is_file()  # by a csv: groups, not classes
     if grouped or (not (root / "imagenet").is_dir() and any(is_there(root, name) for name in SET_NAMES)):
@@ -311,7 +316,7 @@ def class_images(task: RetrievalTask) -> ImageList | None:
 
 
 def top1(net: MultiGrain, pooled: np.ndarray, labels: np.ndarray) -> float:
-    """top-1 accuracy in 0..1 from pooled features [N,C], unreadable images left out."""
+    """Top-1 accuracy in 0..1 from pooled features [N,C], without unreadable images."""
     readable = np.isfinite(pooled[:, 0])
     rows = torch.from_numpy(pooled[readable]).to(net.classifier.weight.device)
     with torch.no_grad():
@@ -320,7 +325,7 @@ def top1(net: MultiGrain, pooled: np.ndarray, labels: np.ndarray) -> float:
 
 
 def best_exponents(curves: ResolutionCurves) -> str:
-    """A line for each measure: which exponent is best at which resolution."""
+    """The best exponent at each resolution, one line per measure."""
     labels = list(curves.exponents)
     lines = []
     for name, values in curves.values.items():
@@ -332,10 +337,11 @@ def best_exponents(curves: ResolutionCurves) -> str:
 
 
 def index_table(task: RetrievalTask, *, queries: int = 200) -> str:
-    """Exact search and each of the config's indices on the descriptors of all sets: recall, bytes a vector, time.
+    """Compare exact search with the config's indices on all descriptors: recall, bytes per vector, time.
 
-    As many images as `queries`, spread over all, ask the others. Whitened descriptors where the network has them. Of fewer
-    images than FEWEST_INDEXED a line says that exact search will do.
+    queries: number of images, spread over all sets, that query the others
+
+    With fewer than FEWEST_INDEXED images, a line that exact search is enough.
     """
     parts = []
     for sets in by_images(task.sets):
@@ -343,16 +349,16 @@ def index_table(task: RetrievalTask, *, queries: int = 200) -> str:
         parts.append(rows[np.isfinite(rows[:, 0])])
     rows = np.concatenate(parts)
     if len(rows) < FEWEST_INDEXED:
-        return f"{len(rows)} images: exact search is all they need; indices are compared from {FEWEST_INDEXED} on"
+        return f"{len(rows)} images: exact search is enough; indices are compared from {FEWEST_INDEXED} on"
     asking = evenly(len(rows), queries)
     database = np.delete(rows, asking, axis=0)
     return indices.table(indices.compare(task.config.indices, database, rows[asking], nprobe=NPROBE))
 
 
 def best_of_each_set(found: list[Retrieval]) -> dict[str, Retrieval]:
-    """For each set, by name, what was found with the kind of descriptor that does best on it; levels of Copydays left out.
+    """The result with the best kind of descriptor for each set, by name, without the levels of Copydays.
 
-    Where nothing is measured, with the last kind, which has most of the method in it.
+    Without a measure, the result with the last kind, the most complete one.
     """
     best: dict[str, Retrieval] = {}
     for r in found:

@@ -4,11 +4,11 @@ from dataclasses import fields
 
 import numpy as np
 
-from mgkit.config import FinetunePConfig, NetworkConfig, make
-from mgkit.data.loader import UnreadableImages
+from mgkit.config import FinetunePConfig, NetworkConfig
+from mgkit.data.images import ImageList
 from mgkit.engine.launch import on_all_devices
-from mgkit.engine.run import Run, read_results
-from mgkit.features import frozen_backbone, whole_shapes
+from mgkit.engine.run import Run, read_results, stage_folder
+from mgkit.features import Passes, frozen_backbone, whole_shapes
 from mgkit.finetune import finetune_p, set_p, sweep_p
 from mgkit.machine.distributed import barrier, is_main
 from mgkit.model import MultiGrain
@@ -16,57 +16,37 @@ from mgkit.stages.inputs import in_classes_of, is_mini, training_data
 from mgkit.stages.results import PSearch
 from mgkit.stages.train import trained_network
 
-STAGE = "finetune_p"
-
 
 def find_p(config: FinetunePConfig) -> PSearch:
-    """p* and the sweep for the experiment's network, or the configured one, on all devices; raises as `on_all_devices`."""
-    on_all_devices(STAGE, config, run_search)
-    return read_search(config.experiment)
+    """p* and the sweep over p for the experiment's network, on all devices; raises as `on_all_devices`."""
+    on_all_devices(config, run_search)
+    return read_search(config)
 
 
 def run_search(config: FinetunePConfig) -> PSearch:
-    """The same in this process, or in each of those that are joined."""
+    """`find_p` in this process, or in each of several."""
     return search_p(config, trained_network(config)[0])
 
 
 def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
-    """p* by SGD on training images and the sweep on validation images, at every size; results.json gets both."""
+    """p* by SGD on training images and the sweep on validation images, at every size; writes results.json."""
     train_images, val_images = training_data(config)
     subset = in_classes_of(net, train_images.first_per_class(config.images_per_class))
     val_images = in_classes_of(net, val_images)
-    run = Run(STAGE, config, checkpoint=net.source) if is_main() else None
-    unreadable = UnreadableImages(config.on_unreadable)
-    options = dict(
-        crop=config.crop, batch_size=config.batch_size, workers=config.workers, precision=config.precision,
-        unreadable=unreadable, backbone=frozen_backbone(net, config.precision),
-    )  # fmt: skip
+    run = Run(config, checkpoint=net.source) if is_main() else None
+    passes = Passes.of(config, backbone=frozen_backbone(net, config.precision))
     training_p = net.pool.p.item()
-    shapes = whole_shapes(subset, config.crop)
-    paths = []
-    for size in config.sizes:
-        path = finetune_p(
-            net, subset, size=size, step_size=config.step_size, lr=config.lr, momentum=config.momentum,
-            seed=config.seed, shapes=shapes, **options,
-        )  # fmt: skip
-        paths.append(path)
-        print(
-            f"{config.crop} {size} px: p* = {path[-1, 1]:.2f} after {len(path)} steps on {len(subset)} images"
-        )
-        set_p(net, training_p)
-    p_stars = [float(path[-1, 1]) for path in paths]
-    options["shapes"] = whole_shapes(val_images, config.crop)
-    accuracy = np.concatenate(
-        [  # the grid, and the two exponents in question
-            sweep_p(net, val_images, sizes=[size], ps=[*config.ps, training_p, p], **options)
-            for size, p in zip(config.sizes, p_stars, strict=True)
-        ]
-    )  # [S,P+2,2]
-    unreadable.report()
+    paths = descents(config, net, subset, passes)
+    p_star = [float(path[-1, 1]) for path in paths]
+    ps = [*config.ps, training_p, *p_star]
+    accuracy = sweep_p(net, val_images, sizes=config.sizes, ps=ps, passes=passes)  # [S,P+1+S,2]
+    passes.unreadable.report()
+    count = len(config.ps)
     found = PSearch(
-        sizes=config.sizes, ps=config.ps, p_star=p_stars, paths=paths, training_p=training_p, crop=config.crop,
-        top1=accuracy[:, :-2, 0], top5=accuracy[:, :-2, 1],
-        top1_at_training_p=accuracy[:, -2, 0].tolist(), top1_at_p_star=accuracy[:, -1, 0].tolist(),
+        sizes=config.sizes, ps=config.ps, p_star=p_star, paths=paths, training_p=training_p, crop=config.crop,
+        top1=accuracy[:, :count, 0], top5=accuracy[:, :count, 1],
+        top1_at_training_p=accuracy[:, count, 0].tolist(),
+        top1_at_p_star=accuracy[:, count + 1 :, 0].diagonal().tolist(),  # each size with its p*
     )  # fmt: skip
     if run:
         results = {key: as_plain(value) for key, value in vars(found).items()}
@@ -75,40 +55,57 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
     return found
 
 
-def read_search(experiment: str) -> PSearch:
-    """What `search_p` left in results.json."""
-    results = read_results(experiment, STAGE)
+def descents(config: FinetunePConfig, net: MultiGrain, images: ImageList, passes: Passes) -> list[np.ndarray]:
+    """The path of `finetune_p` for each size, each from the network's own p, which is restored."""
+    training_p = net.pool.p.item()
+    shapes = whole_shapes(images, config.crop)
+    paths = []
+    for size in config.sizes:
+        path = finetune_p(
+            net, images, size=size, step_size=config.step_size, lr=config.lr, momentum=config.momentum,
+            seed=config.seed, shapes=shapes, passes=passes,
+        )  # fmt: skip
+        set_p(net, training_p)
+        paths.append(path)
+        print(
+            f"{config.crop} {size} px: p* = {path[-1, 1]:.2f} after {len(path)} steps on {len(images)} images"
+        )
+    return paths
+
+
+def read_search(config: FinetunePConfig) -> PSearch:
+    """The findings of `search_p`, read from results.json."""
+    results = read_results(config)
     values = {field.name: results[field.name] for field in fields(PSearch)}
     arrays = {key: np.array(values[key]) for key in ("top1", "top5")}
     return PSearch(**values | arrays | {"paths": [np.array(path) for path in values["paths"]]})
 
 
 def as_plain(value):
-    """Arrays, and lists of them, as lists."""
+    """Convert arrays, and lists of arrays, to lists."""
     if isinstance(value, np.ndarray):
         return value.tolist()
-    return [as_plain(each) for each in value] if isinstance(value, list) else value
+    return [as_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def p_star(config: NetworkConfig, net: MultiGrain, *, size: int, crop: str) -> float:
-    """p* of the experiment's 02 for a resolution; where 02 has other resolutions, the nearest of them.
+    """p* of the experiment's 02 for a resolution, or for the nearest one of 02.
 
-    On the mini set a missing 02 is run first; otherwise the network's own p, with a line that says so.
+    On the embedded set a missing 02 is run first; on other data a message is printed and the network's p
+    returned.
     """
-    results = read_results(config.experiment, STAGE)
+    earlier = FinetunePConfig(experiment=config.experiment, data=config.data, checkpoint=config.checkpoint)
+    results = read_results(earlier)
     if results is None and is_mini(config.data):
         print("p* has not been learned yet: running 02_finetune_p first")
-        shared = {"experiment": config.experiment, "data": config.data, "checkpoint": config.checkpoint}
-        search_p(make(FinetunePConfig, shared), net)
-        results = read_results(config.experiment, STAGE)
+        search_p(earlier, net)
+        results = read_results(earlier)
     if results is None:
-        print(
-            f"no p* in outputs/{config.experiment}/{STAGE}: pooling with the training exponent {net.pool.p.item():g}"
-        )
-        return net.pool.p.item()
-    nearest = int(np.argmin(np.abs(np.array(results["sizes"]) - size)))
-    if results["sizes"][nearest] != size or results["crop"] != crop:
-        print(
-            f"p* was learned at {results['crop']} {results['sizes']} px: taking that of {results['sizes'][nearest]} px"
-        )
+        p = net.pool.p.item()
+        print(f"no p* in {stage_folder(earlier)}: pooling with the training exponent {p:g}")
+        return p
+    sizes, crop_of_02 = results["sizes"], results["crop"]
+    nearest = int(np.argmin(np.abs(np.array(sizes) - size)))
+    if sizes[nearest] != size or crop_of_02 != crop:
+        print(f"p* was learned at {crop_of_02} {sizes} px: taking that of {sizes[nearest]} px")
     return results["p_star"][nearest]

@@ -1,13 +1,13 @@
-"""What a stage starts from: data, and the network that an earlier stage left."""
+"""The inputs of a stage: data, and the network of an earlier stage."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from mgkit.checkpoints import load_network
-from mgkit.config import NetworkConfig, StageConfig
+from mgkit.config import AnyConfig, NetworkConfig, StageConfig
 from mgkit.data.images import ImageList
 from mgkit.data.layouts import labelled_images, relabelled, validation_images
-from mgkit.engine.run import NOTEBOOKS, papermill_command, stage_folder
+from mgkit.engine.run import papermill_command, stage_folder
 from mgkit.machine.device import pick_device, place
 from mgkit.machine.distributed import main_first
 from mgkit.machine.files import find_path, project_root
@@ -16,7 +16,7 @@ from mgkit.model import MultiGrain, get_multigrain
 
 
 def data_root(data: str) -> Path:
-    """The folder of `data`; `mini` is the embedded set, drawn on first use under data/mini."""
+    """The folder of `data`; `mini` is the embedded set, drawn into data/mini on first use."""
     if data == "mini":
         return make_mini(project_root() / "data" / "mini", progress=True)
     if not data:
@@ -25,12 +25,12 @@ def data_root(data: str) -> Path:
 
 
 def is_mini(data: str) -> bool:
-    """Whether `data` is the embedded set, where a missing earlier stage costs minutes and is simply run."""
+    """Whether `data` is the embedded set, on which missing earlier stages are run, in minutes."""
     return data == "mini" or (find_path(data) / "mini.json").is_file()
 
 
 def training_data(config: StageConfig) -> tuple[ImageList, ImageList]:
-    """The (training, validation) images of `config.data`, their rotation tags read as `config.exif` says."""
+    """The training and validation images of `config.data`, rotated as `config.exif` says."""
     train_images, val_images = main_first(  # an index of millions of files is made once
         lambda: labelled_images(data_root(config.data), val_fraction=config.val_fraction)
     )
@@ -38,24 +38,30 @@ def training_data(config: StageConfig) -> tuple[ImageList, ImageList]:
 
 
 def validation_data(config: StageConfig) -> ImageList:
-    """The validation images of `config.data`, which need no training images beside them; see `validation_images`."""
+    """The validation images of `config.data`; training images are not needed."""
     images = main_first(lambda: validation_images(data_root(config.data), val_fraction=config.val_fraction))
     return images.with_exif(config.exif)
 
 
-def missing_stage(path: Path, stage: str, config: StageConfig) -> FileNotFoundError:
-    """The error for a file that an earlier stage should have left, with the command that makes it."""
+def missing_stage(path: Path, stage: type[StageConfig], config: StageConfig) -> FileNotFoundError:
+    """The error for a missing file of an earlier stage, with the command that makes it.
+
+    stage: config class of the earlier stage
+    config: of the stage that needs the file
+    """
     shared = {"experiment": config.experiment, "data": config.data}
     if isinstance(config, NetworkConfig) and config.backbone:
         shared["backbone"] = config.backbone
-    return FileNotFoundError(f"{path} does not exist: make it with `{papermill_command(stage, shared)}`")
+    return FileNotFoundError(f"{path} does not exist: make it with `{papermill_command(stage(**shared))}`")
 
 
 def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
-    """The images, their labels being indices into the network's classes.
+    """The images, with labels that are indices into the network's classes.
 
-    Classes are matched by name. Where the checkpoint does not name its own (the released files), the data's classes in
-    sorted order are its first ones, which a line says if it has more. Raises ValueError for a class that the network lacks.
+    Classes are matched by name. A checkpoint without class names (the released files) is taken to have the
+    sorted classes of the data as its first ones; if it has more, a message is printed.
+
+    Raises ValueError for a class that the network lacks.
     """
     known = net.classifier.out_features
     if net.classes:
@@ -65,28 +71,31 @@ def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
     if len(images.classes) < known:
         print(
             f"the checkpoint does not name its {known} classes: the {len(images.classes)} of {images.root} "
-            "are taken for its first ones, so accuracies mean little unless they are"
+            "are taken for its first ones; if they are not, accuracies mean little"
         )
     return images
 
 
 def network_left_by(
-    stage: str, config: NetworkConfig, *, run: Callable[[dict], object]
+    stage: type[AnyConfig], config: NetworkConfig, *, run: Callable[[AnyConfig], object]
 ) -> tuple[MultiGrain, dict]:
-    """The network of `config.checkpoint`, the published one, or else the stage's own, and the checkpoint's content.
+    """Load the network of `config.checkpoint`, the published one, or an earlier stage's, and its checkpoint.
 
-    run: makes the stage with its defaults, given the parameters that all stages share; called on the mini set where the
-    stage's checkpoint is missing. Otherwise that raises FileNotFoundError with the command that makes it.
+    stage: config class of the earlier stage
+    run: runs that stage; called, with default parameters, for a missing checkpoint on the embedded set
+
+    Raises FileNotFoundError, with the command that makes it, for a missing checkpoint on other data.
     """
     if config.pretrained_backbone:  # published networks pool by averaging: p = 1
         net = main_first(lambda: get_multigrain(config.backbone, p=1.0, pretrained_backbone=True))
         return place(net.eval(), pick_device()), {}
-    own = stage_folder(config.experiment, stage) / "checkpoint.pth"
+    earlier = stage(experiment=config.experiment, data=config.data, workers=config.workers)
+    own = stage_folder(earlier) / "checkpoint.pth"
     if not config.checkpoint and not own.is_file():
         if not is_mini(config.data):
             raise missing_stage(own, stage, config)
-        print(f"{own} does not exist: running {NOTEBOOKS[stage]} first, with its defaults")
-        run({"experiment": config.experiment, "data": config.data, "workers": config.workers})
+        print(f"{own} does not exist: running {stage.notebook} first, with its defaults")
+        run(earlier)
     path = find_path(config.checkpoint) if config.checkpoint else own
     net, checkpoint = main_first(lambda: load_network(path, backbone=config.backbone or None))
     return place(net, pick_device()), checkpoint

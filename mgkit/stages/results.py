@@ -1,4 +1,4 @@
-"""What the stages find, as values that notebooks show."""
+"""The results of the stages, as values for the notebooks."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,10 @@ from mgkit.retrieval.protocols import Difference, RetrievalResult
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 and top-5 in 0..1 of one crop, size (px) and pooling exponent; `exponent` says whether p is `trained` or `p*`."""
+    """Top-1 and top-5 accuracy in 0..1 for one crop, size (px) and pooling exponent p.
+
+    exponent: `trained` or `p*`
+    """
 
     crop: str
     size: int
@@ -22,11 +25,14 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class PSearch:
-    """What 02 found, for S sizes and P exponents.
+    """Results of 02 for S sizes and P exponents.
 
-    sizes [S] px, ps [P]. p_star [S]: by SGD. paths: for each size, (loss, p) after every step [steps,2].
-    top1, top5 [S,P] in 0..1: accuracy on the validation images. training_p: what the network was trained with.
-    top1_at_training_p, top1_at_p_star [S]: the same with these exponents.
+    sizes: resolutions [S] (px)
+    ps: exponents of the sweep [P]
+    p_star: p* found by SGD [S]
+    paths: for each size, loss and p after every step, [steps,2]
+    top1, top5: accuracy on the validation images, in 0..1, [S,P]
+    top1_at_training_p, top1_at_p_star: the same with the training p, and with p*, [S]
     """
 
     sizes: list[int]
@@ -43,10 +49,12 @@ class PSearch:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """One set searched with one kind of descriptor.
+    """Result on one retrieval set with one kind of descriptor.
 
-    descriptor: the kind. p: its pooling exponent. gain: what it gains on the kind called `over`, on the same queries; None for
-    the first kind, and where nothing is measured.
+    descriptor: name of the kind
+    p: its pooling exponent
+    over: the kind that it is compared with
+    gain: gain over that kind, on the same queries; None for the first kind, and without a measure
     """
 
     descriptor: str
@@ -59,7 +67,13 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class ResolutionCurves:
-    """Figure 4, for S sizes and P exponents: sizes [S] px; exponents: label -> p; values: name -> [S,P]; measures: name -> unit."""
+    """Figure 4, for S sizes and P exponents.
+
+    sizes: resolutions [S] (px)
+    exponents: {label: p}
+    values: {name of a set, or top-1: [S,P]}
+    measures: {name: measure}
+    """
 
     sizes: list[int]
     exponents: dict[str, float]

@@ -1,4 +1,4 @@
-"""Joint training (section 3): started in worker processes, its network found again by the later stages (01)."""
+"""Joint training in worker processes, and its network for later stages (01, section 3)."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from mgkit.checkpoints import load_network
-from mgkit.config import NetworkConfig, TrainConfig, make
+from mgkit.config import NetworkConfig, TrainConfig
 from mgkit.data.loader import end_workers
 from mgkit.engine.dry_run import measure, report
 from mgkit.engine.launch import launch, processes_on_this_machine
 from mgkit.engine.loop import Training, check_batch_norm
-from mgkit.engine.run import read_config, read_steps, runs, stage_folder
-from mgkit.engine.snapshots import STAGE, is_finished, open_run
+from mgkit.engine.run import json_lines, read_config, read_steps, runs, stage_folder
+from mgkit.engine.snapshots import is_finished, open_run
 from mgkit.machine.distributed import broadcast_object, is_main, main_first, together, world_size
 from mgkit.machine.files import find_path
 from mgkit.model import MultiGrain, get_multigrain
@@ -23,40 +23,43 @@ from mgkit.training import SHARE
 
 
 def train(config: TrainConfig) -> Path | None:
-    """Run a whole training in worker processes; returns the checkpoint it leaves, outputs/<experiment>/train/checkpoint.pth.
+    """Train in worker processes; returns the checkpoint's path, outputs/<experiment>/train/checkpoint.pth.
 
-    With `dry_run`, some steps are measured, what the whole would cost is printed, and None is returned. An unfinished training of the same config goes on at its last snapshot, a finished one is left as it is, unless
-    `resume` is off. Raises what is wrong with config or data at once, and `mgkit.engine.launch.WorkerError` for what fails later.
+    An unfinished training of the same config resumes from its last snapshot, a finished one is kept, unless
+    `resume` is off. With `dry_run` a few steps are measured, the estimated cost is printed, and None is
+    returned.
+
+    Raises ValueError or OSError for bad config or data, and as `mgkit.engine.launch.launch`.
     """
     check_batch_norm(config, config.nnodes * processes_on_this_machine(config))
-    checkpoint = stage_folder(config.experiment, STAGE) / "checkpoint.pth"
+    checkpoint = stage_folder(config) / "checkpoint.pth"
     images = training_data(config)
     if config.dry_run:
-        launch(STAGE, config)
+        launch(config)
         return None
     if is_finished(config, images):
-        print(
-            f"{checkpoint} is that of a finished training with these parameters: nothing to do (resume=False trains anew)"
-        )
+        print(f"{checkpoint}: training is finished, nothing to do (resume=False trains anew)")
         return checkpoint
-    launch(STAGE, config)
+    launch(config)
     return checkpoint
 
 
 def run_training(config: TrainConfig, *, asked_to_stop: Callable[[], bool] = lambda: False) -> Path | None:
-    """The training itself, in this process, or in each of those that are joined; returns the checkpoint.
+    """Train in this process, or in each of several; returns the path of the checkpoint.
 
-    After every epoch: a line of metrics.jsonl and of the log, and a snapshot, which checkpoint.pth then is. Snapshots are also
-    written every `checkpoint_minutes`. asked_to_stop: looked at before every step; where any process is asked to, all save
-    and raise StoppedError. With `dry_run`: see `train`. Raises NonFiniteError, SnapshotError, UnreadableImageError, ValueError.
+    After every epoch a line is added to metrics.jsonl and to the log, and a snapshot is written, which is
+    also checkpoint.pth. Snapshots are also written every `checkpoint_minutes`. For `dry_run`, see `train`.
+
+    asked_to_stop: called before every step; if True in any process, all save and raise StoppedError
+
+    Raises NonFiniteError, SnapshotError, UnreadableImageError and ValueError.
     """
     check_batch_norm(config, world_size())
     images = training_data(config)
     classes = images[0].classes
     with ExitStack() as stack:
-        stack.enter_context(
-            torch.backends.cudnn.flags(enabled=True, benchmark=True)
-        )  # batches have one shape
+        # Batches have one shape.
+        stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=True))
         if config.dry_run:
             net = main_first(lambda: first_network(config, classes))
             training = Training(config, net, images, None, None, asked_to_stop)
@@ -67,11 +70,11 @@ def run_training(config: TrainConfig, *, asked_to_stop: Callable[[], bool] = lam
             return None
         opened = together(lambda: open_run(config, images, stack), here=is_main())
         content = broadcast_object(opened.content if opened else None)
-        # The main process first: a file that has to be downloaded is so once.
+        # The main process first, so that a file is downloaded once.
         net = main_first(lambda: first_network(config, classes, goes_on=content is not None))
         training = Training(config, net, images, content, opened, asked_to_stop)
         stack.callback(end_workers, training.loader)
-        content = None  # as large as the network and its momenta, which have it now
+        content = None  # frees the memory of the network and its momenta
         if opened:
             opened.content = None
         for epoch in range(training.position.epoch, config.epochs):
@@ -82,8 +85,11 @@ def run_training(config: TrainConfig, *, asked_to_stop: Callable[[], bool] = lam
 def first_network(config: TrainConfig, classes: tuple[str, ...], *, goes_on: bool = False) -> MultiGrain:
     """The network before its first step: random, published, or with the weights of `config.init_from`.
 
-    goes_on: its weights are about to come from a snapshot, so that the files of the first ones need not be there any more.
-    Its p is the config's; a classifier is taken over where it has the very classes. Raises ValueError for a whitened network.
+    Its p is the config's; a classifier is kept if it has the same classes.
+
+    goes_on: weights will come from a snapshot, so that no file with initial weights is read
+
+    Raises ValueError for a whitened network.
     """
     torch.manual_seed(config.seed)
     net = get_multigrain(
@@ -93,9 +99,9 @@ def first_network(config: TrainConfig, classes: tuple[str, ...], *, goes_on: boo
     if not config.init_from or goes_on:
         return net
     path = find_path(config.init_from)
-    if stage_folder(config.experiment, STAGE).resolve() in path.resolve().parents:
+    if stage_folder(config).resolve() in path.resolve().parents:
         raise ValueError(
-            f"init_from: {path} is of this very run, which goes on by itself (resume); to start anew from its weights, "
+            f"init_from: {path} is of this run, which resumes by itself; to start anew from its weights, "
             "choose another experiment"
         )
     source, _ = load_network(path, backbone=config.backbone)
@@ -112,16 +118,13 @@ def first_network(config: TrainConfig, classes: tuple[str, ...], *, goes_on: boo
     if source.classes == classes or (not source.classes and same_count):
         net.copy_to_classifier(source.classifier.weight, source.classifier.bias)
     else:
-        print(f"{path} has other classes: its classifier is not taken over")
+        print(f"{path} has other classes: its classifier is not used")
     return net
 
 
 def trained_network(config: NetworkConfig) -> tuple[MultiGrain, dict]:
-    """The network of `config.checkpoint`, the published one, or that of the experiment's 01, and the checkpoint's content.
-
-    On the mini set a missing training is run first. Otherwise FileNotFoundError gives the command that makes it.
-    """
-    return network_left_by(STAGE, config, run=lambda shared: run_training(make(TrainConfig, shared)))
+    """The network of `config.checkpoint` or of 01, and its checkpoint; see `network_left_by`."""
+    return network_left_by(TrainConfig, config, run=run_training)
 
 
 LAMBDAS = (0.1, 0.5, 0.9)
@@ -129,43 +132,44 @@ Shares = dict[float, list[tuple[int, float]]]  # {λ: [(optimizer step, share in
 
 
 def shares_by_lambda(config: TrainConfig) -> Shares:
-    """Shares of the classification gradient against λ, in the order of time, from trainings like `config` (figure 5).
+    """The classification loss's share of the gradient over time, for several λ (figure 5).
 
-    On the embedded set: of half an epoch at half the size for each of LAMBDAS, kept as outputs/<experiment>-lambda<λ>/. Else: of
-    the experiment's own runs, train, train.1, …, as far as they were noted.
+    On the embedded set from short trainings, one for each of LAMBDAS, kept as
+    outputs/<experiment>-lambda<λ>/. On other data from the experiment's own runs, as far as they recorded it.
     """
     if not is_mini(config.data):
-        return shares_of_runs(config.experiment)
+        return shares_of_runs(config)
     found: Shares = {}
     for lambda_ in LAMBDAS:
         short = short_training(config, lambda_)
         if not is_finished(short, training_data(short)):
             print(f"λ = {lambda_:g}, half an epoch at {short.size} px:")
             run_training(short)
-        found[lambda_] = shares_noted(read_steps(short.experiment, STAGE))
+        found[lambda_] = shares_noted(read_steps(short))
     return found
 
 
 def short_training(config: TrainConfig, lambda_: float) -> TrainConfig:
-    """Half an epoch at half the size, from the same first weights, with a line of steps.jsonl every few steps."""
+    """Half an epoch at half the size, from the same initial weights, that records the share at every step."""
     return replace(
-        config, experiment=f"{config.experiment}-lambda{lambda_:g}", lambda_=lambda_, size=max(config.size // 2, 32),
-        epochs=1, len_factor=0.5, repetitions=max(config.repetitions, 2), log_every=2, gradient_share_every=1,
+        config, experiment=f"{config.experiment}-lambda{lambda_:g}", lambda_=lambda_,
+        size=max(config.size // 2, 32), epochs=1, len_factor=0.5, repetitions=max(config.repetitions, 2),
+        log_every=2, gradient_share_every=1,
     )  # fmt: skip
 
 
-def shares_of_runs(experiment: str) -> Shares:
-    """What the experiment's runs noted; of several with the same λ, the latest."""
+def shares_of_runs(config: TrainConfig) -> Shares:
+    """Shares noted by the runs of the config's experiment; of several with the same λ, by the latest."""
     found: Shares = {}
-    in_time = sorted(runs(experiment), key=lambda name: name == STAGE)  # train.1, train.2, …, train
-    for name in in_time:
-        lambda_ = read_config(experiment, name)["lambda_"]
-        noted = shares_noted(read_steps(experiment, name))
+    latest = stage_folder(config)
+    for name in sorted(runs(config), key=lambda name: name == latest.name):  # train.1, train.2, …, train
+        folder = latest.with_name(name)
+        noted = shares_noted(json_lines(folder / "steps.jsonl"))
         if noted:
-            found[lambda_] = noted
+            found[read_config(folder)["lambda_"]] = noted
     return found
 
 
 def shares_noted(steps: list[dict]) -> list[tuple[int, float]]:
-    """(step, share) of the lines of a steps.jsonl that hold one."""
+    """(step, share) of the lines of steps.jsonl that have a share."""
     return [(line["step"], line[SHARE]) for line in steps if SHARE in line]

@@ -1,4 +1,4 @@
-"""The whitening of a trained network, fitted, folded and checked (03)."""
+"""Fit the whitening of a trained network, fold it into the classifier, and check that (03, section 3.6)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,14 +7,13 @@ import numpy as np
 import torch
 
 from mgkit.checkpoints import load_network, save_checkpoint
-from mgkit.config import NetworkConfig, WhitenConfig, make
+from mgkit.config import NetworkConfig, WhitenConfig
 from mgkit.data.images import ImageList
 from mgkit.data.layouts import plain_images
-from mgkit.data.loader import UnreadableImages
 from mgkit.engine.feature_store import features_folder, stored_features
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, read_results, stage_folder
-from mgkit.features import pooled
+from mgkit.features import Passes, pooled
 from mgkit.finetune import set_p
 from mgkit.machine.device import pick_device, place
 from mgkit.machine.distributed import barrier, is_main, main_first
@@ -26,7 +25,6 @@ from mgkit.stages.inputs import data_root, in_classes_of, network_left_by, train
 from mgkit.stages.train import trained_network
 from mgkit.whitening import fit_pca_whitening, moments, whiten
 
-STAGE = "whiten"
 FOLDING = (
     "top1_before",
     "top1_after",
@@ -38,9 +36,12 @@ FOLDING = (
 
 @dataclass(frozen=True)
 class Whitened:
-    """What 03 made: the whitened network, size (px), crop, p, images used, the variances of the components [D].
+    """Result of 03: the whitened network and how it was made.
 
-    folding: of `check_folding`; empty where data has no labelled images.
+    size: resolution (px)
+    images: number of images used
+    variances: of the principal components [D]
+    folding: of `check_folding`; empty if data has no labelled images
     """
 
     net: MultiGrain
@@ -54,10 +55,10 @@ class Whitened:
 
 
 def whiten_network(config: WhitenConfig) -> Whitened:
-    """Fit the whitening at the configured resolution and p, on all devices, fold it in and check that; raises as `on_all_devices`."""
-    on_all_devices(STAGE, config, run_whitening)
-    results = read_results(config.experiment, STAGE)
-    path = stage_folder(config.experiment, STAGE) / "checkpoint.pth"
+    """Fit and fold the whitening at the config's size and p, on all devices; raises as `on_all_devices`."""
+    on_all_devices(config, run_whitening)
+    results = read_results(config)
+    path = stage_folder(config) / "checkpoint.pth"
     net = place(load_network(path)[0], pick_device())
     variances = np.array(results.pop("variances"))
     folding = {key: results[key] for key in FOLDING if key in results}
@@ -66,7 +67,7 @@ def whiten_network(config: WhitenConfig) -> Whitened:
 
 
 def run_whitening(config: WhitenConfig) -> None:
-    """The same in this process, or in each of those that are joined: outputs/<experiment>/whiten/checkpoint.pth, results.json."""
+    """`whiten_network` in this process, or in each of several; writes checkpoint.pth and results.json."""
     net, checkpoint = trained_network(config)
     images = whitening_images(config)
     if len(images) > config.images:
@@ -74,15 +75,12 @@ def run_whitening(config: WhitenConfig) -> None:
         images = images.subset(chosen.sort().values.tolist())
     training_p = net.pool.p.item()
     p = p_star(config, net, size=config.size, crop=config.crop) if config.p is None else config.p
-    run = Run(STAGE, config, checkpoint=net.source) if is_main() else None
+    run = Run(config, checkpoint=net.source) if is_main() else None
     set_p(net, p)
-    unreadable = UnreadableImages(config.on_unreadable)
-    [rows] = stored_features(
-        net, images, size=config.size, crop=config.crop, ps=[p], folder=features_folder(config.experiment),
-        batch_size=config.batch_size, workers=config.workers, precision=config.precision, unreadable=unreadable,
-        description=f"whitening, {config.crop} {config.size} px",
-    )  # fmt: skip
-    unreadable.report()
+    passes = Passes.of(config, description=f"whitening, {config.crop} {config.size} px")
+    folder = features_folder(config.experiment)
+    [rows] = stored_features(net, images, size=config.size, ps=[p], folder=folder, passes=passes)
+    passes.unreadable.report()
     rows = torch.from_numpy(rows[np.isfinite(rows[:, 0])])
     descriptors = append_one(rows)  # [N,C] -> [N,C+1]
     mean, projection = fit_pca_whitening(descriptors, shrinkage=config.shrinkage)
@@ -102,21 +100,19 @@ def run_whitening(config: WhitenConfig) -> None:
 
 
 def check_folding(config: WhitenConfig, before: MultiGrain, after: MultiGrain) -> dict:
-    """Classify the validation images by the network before and after whitening, from the same pooled features.
+    """Compare the classes of the validation images before and after whitening, from the same pooled features.
 
-    top1_before, top1_after, same_class in 0..1; relative_difference: of the logits, after the best factor for each image;
-    val_images. Empty, with a line that says why, where data has no images of the network's classes.
+    Returns top1_before, top1_after and same_class, the share of images with an unchanged class, in 0..1;
+    relative_difference of the logits, after the best factor per image; val_images, their number. If data has
+    no images of the network's classes, prints the reason and returns an empty dict.
     """
     try:
         images = in_classes_of(before, validation_data(config))
     except (OSError, ValueError) as error:
-        print(f"that folding leaves the classes as they were is not checked: {error}")
+        print(f"not checked whether folding keeps the classes: {error}")
         return {}
-    rows = pooled(
-        before, images, size=config.size, crop=config.crop, ps=[before.pool.p.item()], batch_size=config.batch_size,
-        workers=config.workers, precision=config.precision, unreadable=UnreadableImages(config.on_unreadable),
-        description=f"folding, {config.crop} {config.size} px",
-    )[0]  # fmt: skip
+    passes = Passes.of(config, description=f"folding, {config.crop} {config.size} px")
+    [rows] = pooled(before, images, size=config.size, ps=[before.pool.p.item()], passes=passes)
     readable = np.isfinite(rows[:, 0])
     rows = torch.from_numpy(rows[readable]).to(before.classifier.weight.device)
     labels = torch.from_numpy(images.labels[readable])
@@ -133,7 +129,7 @@ def check_folding(config: WhitenConfig, before: MultiGrain, after: MultiGrain) -
 
 
 def whitening_images(config: WhitenConfig) -> ImageList:
-    """The unlabelled images: `config.unlabelled`, or data's unlabelled/whiten, or data's training images without labels."""
+    """The images of `config.unlabelled`, or of data's unlabelled/whiten, or data's training images."""
     if config.unlabelled:
         return plain_images(find_path(config.unlabelled), purpose="unlabelled").with_exif(config.exif)
     root = main_first(lambda: data_root(config.data))
@@ -144,8 +140,5 @@ def whitening_images(config: WhitenConfig) -> ImageList:
 
 
 def whitened_network(config: NetworkConfig) -> tuple[MultiGrain, dict]:
-    """The network of `config.checkpoint`, or of the experiment's 03, and the checkpoint's content.
-
-    On the mini set a missing whitening is run first. Otherwise FileNotFoundError gives the command that makes it.
-    """
-    return network_left_by(STAGE, config, run=lambda shared: run_whitening(make(WhitenConfig, shared)))
+    """The network of `config.checkpoint` or of 03, and its checkpoint; see `network_left_by`."""
+    return network_left_by(WhitenConfig, config, run=run_whitening)

@@ -148,7 +148,7 @@ def write_notebook(stages, text):
 
 
 def test_a_reference_that_was_written_compares_as_equal(finished, elsewhere, monkeypatch):
-    monkeypatch.setattr("mgkit.demo.reference.stage_folder", lambda experiment, stage: finished / stage)
+    monkeypatch.setattr("mgkit.demo.reference.experiment_folder", lambda experiment: finished)
     assert reference.write_reference("e", BEFORE) == elsewhere
     assert compare_with_reference(BEFORE).startswith("All 2 measures")
     made = json.loads((elsewhere / "metrics.json").read_text())["made"]
@@ -179,7 +179,7 @@ def test_what_a_demo_measures_has_tolerances_by_what_it_depends_on(tmp_path, mon
             "copies_found": {"brighter": 0.9},
         },
     }
-    monkeypatch.setattr("mgkit.demo.reference.read_results", lambda experiment, stage: results[stage])
+    monkeypatch.setattr("mgkit.demo.reference.read_results", lambda config: results[config.stage])
     found = measures("e", {"joint": [{"top-1": 0.6, "ukbench": 3.1}], "untrained": [{"top-1": 0.1}]})
     assert found["joint, seed 0: top-1"] == Measure(0.6, reference.TRAINED["top-1"])
     assert found["joint, seed 0: ukbench"] == Measure(3.1, reference.TRAINED["ukbench"])

@@ -24,7 +24,7 @@ from mgkit.data.layouts import class_folders
 from mgkit.data.loader import UnreadableImages
 from mgkit.engine import feature_store as store
 from mgkit.engine.feature_store import identity_of_images, identity_of_network, stored_features
-from mgkit.features import pooled
+from mgkit.features import Passes, pooled, pooled_batches, rows_of_batches
 from mgkit.model import MultiGrain
 from mgkit.whitening import whiten
 
@@ -55,7 +55,10 @@ def keep(tiny_net, images, tmp_path):
 
 @pytest.fixture
 def expected(tiny_net, images):
-    return pooled(tiny_net, images, ps=PS, window=5, **OPTIONS)
+    options = dict(OPTIONS)
+    size = options.pop("size")
+    batches = pooled_batches(tiny_net, images, size=size, ps=PS, passes=Passes(**options), window=5)
+    return rows_of_batches(batches, (len(PS), len(images), tiny_net.width))
 
 
 def forbid_images(monkeypatch):

@@ -55,7 +55,7 @@ def test_processes_are_one_a_gpu_and_on_cpus_as_many_as_asked(monkeypatch):
 
 
 def test_the_command_starts_the_workers_of_this_machine_alone(tmp_path):
-    command = torchrun_command("train", config_of(max_restarts=7), tmp_path / "config.yaml", 3)
+    command = torchrun_command(config_of(max_restarts=7), tmp_path / "config.yaml", 3)
     assert command[:3] == [sys.executable, "-m", "torch.distributed.run"]
     assert command[-4:] == ["-m", "mgkit", "train", str(tmp_path / "config.yaml")]
     assert {"--nproc-per-node=3", "--max-restarts=7", "--nnodes=1", "--rdzv-endpoint=localhost:0"} <= {
@@ -66,7 +66,7 @@ def test_the_command_starts_the_workers_of_this_machine_alone(tmp_path):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_commands_of_many_machines_meet_at_the_first(tmp_path, rank):
     config = config_of(nnodes=2, node_rank=rank, rdzv_endpoint="first:29400")
-    command = {*torchrun_command("train", config, tmp_path / "config.yaml", 8)}
+    command = {*torchrun_command(config, tmp_path / "config.yaml", 8)}
     assert {"--nnodes=2", "--rdzv-endpoint=first:29400", "--rdzv-id=t-train"} <= command
     assert f"--rdzv-conf=is_host={int(rank == 0)}" in command
 
@@ -126,7 +126,7 @@ def test_the_traceback_is_that_of_the_first_to_fail_in_the_last_attempt(tmp_path
     path = tmp_path / "log" / "id" / "attempt_10" / "2" / "error.json"
     path.write_text(json.dumps({"message": {"extraInfo": {"py_callstack": "Connection closed by peer"}}}))
     os.utime(path, (1, 1))
-    with pytest.raises(WorkerError, match="want of memory.*\\n.*closed by peer"):
+    with pytest.raises(WorkerError, match="lack of memory.*\\n.*closed by peer"):
         raise_ending(tmp_path, 1)
 
 
@@ -194,11 +194,11 @@ def test_a_worker_that_fails_is_restarted_and_the_run_ends_the_same(undisturbed,
     config, weights = undisturbed
     failing("once")
     assert same_bits(load_checkpoint(train(config))["model_state"], weights)
-    assert [line["epoch"] for line in read_metrics("t", "train")] == [1, 2]
+    assert [line["epoch"] for line in read_metrics(config_of())] == [1, 2]
     assert "resuming from" in capfd.readouterr().out
 
 
-def test_restarts_that_are_of_no_use_end_in_the_worker_s_own_traceback(undisturbed, failing, capfd):
+def test_restarts_that_do_not_help_end_in_the_worker_s_own_traceback(undisturbed, failing, capfd):
     config, _ = undisturbed
     failing("always")
     with pytest.raises(WorkerError) as caught:

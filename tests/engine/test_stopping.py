@@ -10,6 +10,7 @@ from support import GONE, one_line_error
 
 from mgkit import __main__ as main
 from mgkit.__main__ import run_stage
+from mgkit.config import TrainConfig
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.engine import stopping as module
 from mgkit.engine.launch import AGENT, FOLDER, LAUNCHER, StoppedError, read_ending
@@ -88,7 +89,7 @@ def stage_that_raises(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(main, "from_yaml", lambda *_: None)
-    monkeypatch.setattr(main, "run_training", work)
+    monkeypatch.setitem(main.STAGES, "train", (TrainConfig, work))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from PIL import Image
 from support import noise
 
 from mgkit.config import PhotosConfig, make
-from mgkit.data.loader import UnreadableImages
+from mgkit.features import Passes
 from mgkit.photos import report as module
 from mgkit.photos.duplicates import EDITS, Group, calibrated
 from mgkit.photos.folder import PhotoFolder, find_photos
@@ -56,8 +56,8 @@ def found(tmp_path, tiny_net):
         rng = np.random.default_rng(0)
         descriptors = rng.normal(size=(len(images), 16)).astype(np.float32)
         descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
-        photo_folder = PhotoFolder(images, {}, Counter(dict(others)))
-        task = PhotoTask(make(PhotosConfig, values), photo_folder, tiny_net, 3.0, UnreadableImages("skip"))
+        photo_folder, config = PhotoFolder(images, {}, Counter(dict(others))), make(PhotosConfig, values)
+        task = PhotoTask(config, photo_folder, tiny_net, 3.0, Passes.of(config))
         threshold = calibrated(np.full((3, len(EDITS)), 0.8), rng.uniform(0, 0.5, (100, 1)))
         labels = np.zeros((len(images), 1), int) if labels is None else np.asarray(labels)[:, None]
         probabilities = np.linspace(0.2, 0.9, len(images))[:, None]

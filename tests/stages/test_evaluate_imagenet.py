@@ -132,8 +132,8 @@ def test_every_stage_on_two_processes_finds_what_one_finds(chain, mini_root, tmp
     monkeypatch.chdir(tmp_path / "two")
     # What two processes left is read again, and no image is embedded any more.
     monkeypatch.setattr("mgkit.engine.launch.is_initialized", lambda: True)
-    for module in ("finetune", "whitening", "evaluate"):
-        monkeypatch.setattr(f"mgkit.{module}.on_all_devices", lambda *_: None)
+    for stage in ("finetune_p", "whiten", "evaluate_imagenet"):
+        monkeypatch.setattr(f"mgkit.stages.{stage}.on_all_devices", lambda *_: None)
     monkeypatch.setattr("mgkit.features.image_shapes", lambda images: pytest.fail("an image was opened"))
     together = what_stages_find(configs)
     assert together.keys() == alone.keys()

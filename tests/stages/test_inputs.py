@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import one_line_error
 
-from mgkit.config import WhitenConfig, make
+from mgkit.config import TrainConfig, WhitenConfig, make
 from mgkit.stages.inputs import data_root, in_classes_of, is_mini, missing_stage
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -24,7 +24,7 @@ def test_what_counts_as_the_embedded_set(here, mini_root):
 
 def test_a_missing_stage_says_which_command_makes_it(here):
     config = make(WhitenConfig, {"experiment": "t", "data": "my photos"})
-    message = str(missing_stage(here / "checkpoint.pth", "train", config))
+    message = str(missing_stage(here / "checkpoint.pth", TrainConfig, config))
     assert "\n" not in message and str(here / "checkpoint.pth") in message
     program, notebook, copy, *options = shlex.split(message.split("`")[1])
     assert (program, notebook) == ("papermill", "notebooks/01_train.ipynb")
@@ -32,7 +32,7 @@ def test_a_missing_stage_says_which_command_makes_it(here):
     assert options == ["-p", "experiment", "t", "-p", "data", "my photos"]
     config = make(WhitenConfig, {"experiment": "t", "backbone": "resnet18"})
     assert "-p data mini -p backbone resnet18`" in str(
-        missing_stage(here / "checkpoint.pth", "train", config)
+        missing_stage(here / "checkpoint.pth", TrainConfig, config)
     )
 
 

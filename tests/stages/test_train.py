@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from support import one_line_error, training_config
+from support import one_line_error, train_config, training_config
 
 from mgkit.checkpoints import load_checkpoint, load_network
 from mgkit.config import NetworkConfig, make
@@ -39,14 +39,14 @@ def weights_after(config):
 @pytest.mark.parametrize("augmentation", ["torch", "full", "senet", "AA"])
 def test_an_epoch_runs_with_every_augmentation(config, augmentation):
     run_training(config(augmentation=augmentation))
-    [line] = read_metrics("t", "train")
+    [line] = read_metrics(train_config())
     assert all(np.isfinite(value) for value in line.values())
 
 
 @pytest.mark.parametrize(("lambda_", "repetitions"), [(1.0, 1), (0.5, 3), (0.0, 3)])
 def test_an_epoch_runs_with_either_loss_and_both(config, lambda_, repetitions):
     run_training(config(lambda_=lambda_, repetitions=repetitions))
-    [line] = read_metrics("t", "train")
+    [line] = read_metrics(train_config())
     mix = lambda_ * line["cross_entropy"] + (1 - lambda_) * line["margin"]
     assert line["loss"] == pytest.approx(mix, rel=1e-5)
     assert (line["margin"] > 0) == (lambda_ < 1)
@@ -69,12 +69,12 @@ def test_training_runs_in_either_precision_and_keeps_float32_weights(config, pre
 
 def test_there_is_a_line_of_metrics_an_epoch_and_a_line_in_the_log(config, capsys):
     run_training(config(epochs=3, lr=0.1, lr_drops=[1]))
-    lines = read_metrics("t", "train")
+    lines = read_metrics(train_config())
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert [line["lr"] for line in lines] == pytest.approx([0.1, 0.1, 0.01])
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
     assert [line.split(":")[0] for line in printed] == ["epoch 1", "epoch 2", "epoch 3"]
-    assert read_results("t", "train")["top1"] == lines[-1]["val_top1"]
+    assert read_results(train_config())["top1"] == lines[-1]["val_top1"]
 
 
 def test_the_checkpoint_holds_the_trained_network_bit_for_bit(config, monkeypatch):
@@ -97,7 +97,7 @@ def test_training_learns_its_images(config):
     run_training(
         config(epochs=6, lr=0.005, batch_size=24, augmentation="torch", crop_scale=0.8, lr_drops=[], **ONCE)
     )
-    lines = read_metrics("t", "train")
+    lines = read_metrics(train_config())
     assert lines[-1]["cross_entropy"] < 0.9 * lines[0]["cross_entropy"]
     assert lines[-1]["top1"] > 2 * lines[0]["top1"]
 
@@ -197,9 +197,9 @@ def test_short_trainings_of_the_embedded_set_are_made_once(here, mini_root, monk
         steps, of_classes = zip(*noted, strict=True)
         assert len(steps) >= 2 and list(steps) == sorted(steps)
         assert all(0 < share < 1 for share in of_classes)
-        assert (stage_folder(f"t-lambda{lambda_:g}", "train") / "checkpoint.pth").is_file()
+        assert (stage_folder(train_config(experiment=f"t-lambda{lambda_:g}")) / "checkpoint.pth").is_file()
     assert [noted[0][1] for noted in shares.values()] == sorted(noted[0][1] for noted in shares.values())
-    assert not stage_folder("t", "train").exists()  # the experiment's own training is another matter
+    assert not stage_folder(train_config()).exists()  # the experiment's own training is another matter
     monkeypatch.setattr(balance, "run_training", lambda config: pytest.fail("trained again"))
     assert shares_by_lambda(config) == shares
 
@@ -212,7 +212,7 @@ def test_short_trainings_have_positives_and_are_not_too_small(values):
 
 def leave_run(experiment, name, *, lambda_, steps):
     """What a training with this λ leaves of what matters here."""
-    folder = stage_folder(experiment, name)
+    folder = stage_folder(train_config(experiment=experiment)).with_name(name)
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump({"lambda_": lambda_}))
     (folder / "metrics.jsonl").write_text(json.dumps({"epoch": 1}) + "\n")
@@ -233,4 +233,4 @@ def test_other_data_have_the_shares_that_their_runs_noted(here, image_folders):
 
 
 def test_an_experiment_without_runs_has_no_shares(here):
-    assert shares_of_runs("t") == {}
+    assert shares_of_runs(train_config()) == {}
