@@ -1,9 +1,7 @@
 """Looking through images: what a picture finds, what it is taken for, and pictures that a person brings along."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 import torch
@@ -11,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.models import ResNet50_Weights
 
-from mgkit.data.decoding import UnreadableImageError, decoding, in_words, rotation, to_rgb, turned
+from mgkit.data.decoding import load_image, without_warnings
 from mgkit.data.images import ImageList
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem
@@ -23,7 +21,6 @@ from mgkit.stages.results import Retrieval
 from mgkit.transforms import eval_transform
 
 MOST_PIXELS = 50_000_000  # of a picture that is brought along: 200 MB once it is decoded
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none of which runs another program
 # Of which the last that was measured is what the network gives as it is.
 OWN_DESCRIPTORS = ("GeM, training p", "GeM, p*", "GeM, p*, whitened")
 
@@ -197,35 +194,9 @@ def describe_with(
 
 
 def read_picture(name: str, content: bytes) -> Image.Image:
-    """A picture that a person brings along, as RGB, turned as the camera says.
+    """Decode an uploaded file as RGB, its rotation tag applied.
 
-    Raises UnreadableImageError, one line that names it, for what is no picture, cut off or empty, and for more than 50
-    megapixels, of which none is decoded.
+    Raises UnreadableImageError for a damaged file, an unknown format, and more than 50 megapixels.
     """
-    if not content:
-        raise UnreadableImageError(f"{name} is empty")
-
-    def message(error: Exception) -> str:
-        if isinstance(error, Image.DecompressionBombError):  # of PIL, which says no size
-            return too_large(name, f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels")
-        return f"{name} is not a picture, or of none of the kinds {', '.join(FORMATS)}"
-
-    with decoding(message):
-        image = open_picture(content)
-    pixels = image.width * image.height
-    if pixels > MOST_PIXELS:
-        raise UnreadableImageError(too_large(name, f"{pixels / 1e6:.0f} megapixels ({image.width} × {image.height})"))  # fmt: skip
-    with decoding(lambda error: f"{name} cannot be read: {in_words(error)}"):
-        image.load()
-        return turned(to_rgb(image), rotation(image))
-
-
-def open_picture(content: bytes) -> Image.Image:
-    """The picture, its header read and no pixel; raises as PIL."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a lower limit is kept here
-        return Image.open(BytesIO(content), formats=FORMATS)
-
-
-def too_large(name: str, size: str) -> str:
-    return f"{name} has {size}: at most {MOST_PIXELS / 1e6:.0f} are read, make it smaller"
+    with without_warnings():
+        return load_image(content, name=name, exif=True, most_pixels=MOST_PIXELS)

@@ -1,7 +1,6 @@
 """A person's folders of pictures: what is in them, what is left out and why; decoded in bounded memory, never written to."""
 
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,25 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mgkit.data.decoding import (
-    WHOLE,
-    UnreadableImageError,
-    cannot_read,
-    decoding,
-    image_shape,
-    rotation,
-    to_rgb,
-    turned,
-)
+from mgkit.data.decoding import WHOLE, image_shape, load_image, without_warnings
 from mgkit.data.folders import check_folder, walk
 from mgkit.data.images import UNLABELLED, ImageList
-from mgkit.explore.browse import FORMATS
 from mgkit.machine.progress import progress
 from mgkit.transforms import fitted_shape
 
 MOST_PIXELS = 128_000_000  # of a picture: 512 MB once it is decoded, unless it is a JPEG
-MOST_SIDE = 2**15  # px, of a picture as it is decoded: what edits or shows it has limits, a JPEG's is 65,500
-STRIP_PIXELS = 2**21  # that are converted at a time
 NO_FILE = "a pipe, a socket or a device, and no file"
 SHOWN_AS_THEY_ARE = "\u200d"  # joins emoji; not printable by itself
 SECONDS_WITHOUT_BAR = 3.0
@@ -168,51 +155,7 @@ def escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-# --- Decoding
-
-
 def load_photo(path: str, *, least: int, exif: bool = True) -> Image.Image:
-    """The picture as RGB, as a whole, its sides a whole fraction of the file's, with at least `least` pixels where it has them.
-
-    A very long, thin one has fewer on its short side, for its long side has at most 32,768.
-    A JPEG is decoded at that fraction; of others the decoded file is held once, and converted a strip at a time. exif: turned as
-    the camera says, as a TIFF always is. The first frame of an animation. Raises UnreadableImageError, naming the file, also for more than 128
-    megapixels.
-    """
-
-    def message(error: Exception) -> str:
-        if isinstance(error, Image.DecompressionBombError):
-            return too_large(path, f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f}")
-        return cannot_read(path, error)
-
-    with decoding(message), without_warnings(), Image.open(path, formats=FORMATS) as image:
-        if image.width * image.height > MOST_PIXELS:
-            raise UnreadableImageError(too_large(path, f"{image.width * image.height / 1e6:.0f}"))
-        image.draft(None, (least, least))
-        image.load()
-        factor = max(1, min(image.size) // least, -(-max(image.size) // MOST_SIDE))
-        small = reduced(image, factor)
-        return turned(small, rotation(image) if exif else 1)
-
-
-def too_large(path: str, megapixels: str) -> str:
-    return f"{path} has {megapixels} megapixels: at most {MOST_PIXELS / 1e6:.0f} are read"
-
-
-def reduced(image: Image.Image, factor: int) -> Image.Image:
-    """Any PIL image -> RGB, each factor × factor pixels averaged; no second picture of the file's size is held."""
-    width, height = (-(-side // factor) for side in image.size)
-    rows = factor * max(1, STRIP_PIXELS // (image.width * factor))
-    small = Image.new("RGB", (width, height))
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        small.paste(to_rgb(strip).reduce(factor), (0, top // factor))
-    return small
-
-
-@contextmanager
-def without_warnings() -> Iterator[None]:
-    """PIL warns of large pictures, for which another limit holds here, and of damaged ones, which are read or listed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """`load_image` with at most 128 megapixels and no warnings; of an animation, the first frame."""
+    with without_warnings():
+        return load_image(path, exif=exif, least=least, most_pixels=MOST_PIXELS)

@@ -11,9 +11,9 @@ from PIL import Image
 from support import noise, one_line_error, with_malformed_tag, write_empty, write_picture, write_tree
 
 from mgkit.data import folders
-from mgkit.data.decoding import UnreadableImageError, load_image
+from mgkit.data.decoding import UnreadableImageError, load_image, without_warnings
 from mgkit.data.images import image_shapes
-from mgkit.photos.folder import find_photos, load_photo, shown_name, without_warnings
+from mgkit.photos.folder import find_photos, load_photo, shown_name
 from mgkit.transforms import fitted_shape
 
 
