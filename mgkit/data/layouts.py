@@ -161,8 +161,7 @@ def hold_out(images: ImageList, fraction: float) -> tuple[ImageList, ImageList]:
         raise ValueError(
             f"data: the class {name} of {images.root} has one image; two are needed to hold one out"
         )
-    prefix = os.path.join(images.root.resolve(), "")
-    hashes = [zlib.crc32(os.fsencode(path[len(prefix) :])) for path in images.paths]
+    hashes = [zlib.crc32(os.fsencode(name)) for name in images.names()]
     held_out = np.clip(np.rint(fraction * counts), 1, counts - 1)
     order = np.lexsort((hashes, images.labels))  # by class, by hash within a class
     val = np.zeros(len(images), dtype=bool)

@@ -18,8 +18,7 @@ times: cp -a, rsync -a). Removing a folder costs time only.
 import hashlib
 import io
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -29,7 +28,7 @@ import numpy as np
 import torch
 
 from mgkit.data.decoding import UnreadableImageError
-from mgkit.data.images import ImageList
+from mgkit.data.images import ImageList, files_hash
 from mgkit.data.loader import UnreadableImages
 from mgkit.engine.provenance import provenance
 from mgkit.engine.run import stage_folder
@@ -113,40 +112,12 @@ def all_but_p(net: MultiGrain, images: ImageList, *, size: int, crop: str, preci
     return {
         "format": FORMAT,
         "shard": SHARD,  # in which a journal counts
-        "images": identity_of_images(images),
+        "images": {"count": len(images), "exif": images.exif, "sha256": files_hash(images)},
         "network": identity_of_network(net),
         "size": int(size),
         "crop": crop,
         "precision": "bf16" if bf16 else "float32",
     }
-
-
-def identity_of_images(images: ImageList) -> dict:
-    """How many images, and a SHA-256 of their names below the root, bytes, times of change, and how they are turned and cut.
-
-    No file is opened; one that is missing counts as such.
-    """
-    root = os.path.realpath(images.root)
-    prefix = os.path.join(root if os.path.isdir(root) else os.path.dirname(root), "")
-    digest = hashlib.sha256(how_they_are_read(images).encode())
-    for path in images.paths:
-        digest.update(os.fsencode(path.removeprefix(prefix) + stamp(path)))
-    return {"count": len(images), "exif": images.exif, "sha256": digest.hexdigest()}
-
-
-def how_they_are_read(images: ImageList) -> str:
-    """What else than its files decides on the rows of a list of images."""
-    changes_no_row = ("root", "paths", "labels", "classes")  # anything else that a list of images says may
-    return repr({key: value for key, value in vars(images).items() if key not in changes_no_row})
-
-
-def stamp(path: str) -> str:
-    """A file's bytes and time of change."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return "\0missing\0"
-    return f"\0{status.st_size} {status.st_mtime_ns}\0"
 
 
 def identity_of_network(net: MultiGrain) -> dict:
@@ -358,22 +329,25 @@ def write_missing(
         if error:
             raise error
         return
-    error = error or changed_meanwhile(images, [arrays[p] for p in there])
-    for p, shards in there.items():
+    complete(images, [(arrays[p], shards) for p, shards in there.items()], error)
+
+
+def complete(
+    images: ImageList, arrays: Sequence[tuple[StoredArray, dict[int, dict]]], error: OSError | None = None
+) -> None:
+    """Finish arrays, given with their shards; with an error, or if images have changed, discard them and raise."""
+    now = files_hash(images)
+    if any(array.made_of["images"]["sha256"] != now for array, _ in arrays):
+        error = error or OSError(
+            f"images of {images.root} changed while they were being embedded: embed them again"
+        )
+    for array, shards in arrays:
         if error:
-            arrays[p].discard()  # nobody knows which shards show which state
+            array.discard()  # it is unknown which shards show which state
         else:
-            arrays[p].finish(shards, images.root)
+            array.finish(shards, images.root)
     if error:
         raise error
-
-
-def changed_meanwhile(images: ImageList, arrays: Iterable[StoredArray]) -> OSError | None:
-    """The error that says so, if the images are no longer those that the arrays were begun for."""
-    now = identity_of_images(images)
-    if all(array.made_of["images"] == now for array in arrays):
-        return None
-    return OSError(f"images of {images.root} changed while they were being embedded: embed them again")
 
 
 def pooled_shards(

@@ -101,15 +101,10 @@ STAGE = "train"
 LONGEST_STOP = 120  # seconds that a run waits for an earlier one to leave its folder
 
 
-def images_hash(images: tuple[ImageList, ImageList]) -> str:
-    """One hash of the lists of training and validation images."""
-    return "-".join(map(list_hash, images))
-
-
 def is_finished(config: TrainConfig, images: tuple[ImageList, ImageList]) -> bool:
     """Whether the experiment's training has been run to its end with this config on these images."""
     results = read_results(config.experiment, STAGE)
-    if not config.resume or results is None or results.get("images_hash") != images_hash(images):
+    if not config.resume or results is None or results.get("images_hash") != list_hash(*images):
         return False
     if not (stage_folder(config.experiment, STAGE) / "checkpoint.pth").is_file():
         return False
@@ -153,7 +148,7 @@ def open_held(
     snapshots: Snapshots,
 ) -> OpenedRun:
     """`open_run`, once its folder is held."""
-    found = images_hash(images)
+    found = list_hash(*images)
     remove_partial(folder)
     written = read_config(config.experiment, STAGE)
     same = written is not None and not different(written, asdict(config))

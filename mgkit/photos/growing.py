@@ -3,24 +3,20 @@
 An array that was asked for here has one file more beside it, images.npy: a fingerprint of every image, [N] uint64.
 """
 
-import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mgkit.data.images import ImageList
+from mgkit.data.images import ImageList, fingerprints
 from mgkit.data.loader import UnreadableImages
 from mgkit.engine.feature_store import (
     StoredArray,
     all_but_p,
-    changed_meanwhile,
-    how_they_are_read,
+    complete,
     shards_of,
-    stamp,
     stored_features,
 )
 from mgkit.machine.distributed import barrier, broadcast_object, is_main
@@ -91,15 +87,6 @@ def fingerprints_file(array: StoredArray) -> Path:
     return array.folder / "images.npy"
 
 
-def fingerprints(images: ImageList) -> np.ndarray:
-    """[N] uint64 of path, bytes, time of change, and how the images of the list are read. No file is opened."""
-    reading = os.fsencode(how_they_are_read(images))
-    return np.array([
-        int.from_bytes(hashlib.blake2b(reading + os.fsencode(path + stamp(path)), digest_size=8).digest(), "big")
-        for path in images.paths
-    ], dtype=np.uint64)  # fmt: skip
-
-
 def most_known(array: StoredArray, images: ImageList) -> Known | None:
     """What the earlier array knows that knows most of the images; None where no array knows any."""
     ours, best = fingerprints(images), None
@@ -155,7 +142,4 @@ def join(
             content[~is_known] = rows[here[~is_known] - len(earlier)]
             shards[shard] = {i: reasons[images.paths[i]] for i in of_shard if images.paths[i] in reasons}
             array.write(shard, content, shards[shard])
-        if error := changed_meanwhile(images, [array]):
-            array.discard()
-            raise error
-        array.finish(shards, images.root)
+        complete(images, [(array, shards)])
