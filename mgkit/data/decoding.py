@@ -202,7 +202,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def reduced(image: Image.Image, factor: int) -> Image.Image:
-    """Any PIL image -> RGB, factor × factor pixels averaged; in strips, so that one full-size image is held."""
+    """Any PIL image -> RGB, factor × factor pixels averaged; in strips, to hold one full-size image only."""
     width, height = (-(-side // factor) for side in image.size)
     rows = factor * max(1, STRIP_PIXELS // (image.width * factor))
     small = Image.new("RGB", (width, height))

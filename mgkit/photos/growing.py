@@ -1,6 +1,6 @@
-"""Pooled features of a folder that grows: of images that were there before, the rows are copied from the array of before.
+"""Pooled features of a growing folder: the rows of known images are copied from an earlier array.
 
-An array that was asked for here has one file more beside it, images.npy: a fingerprint of every image, [N] uint64.
+Arrays made here have one more file, images.npy: a fingerprint per image, [N] uint64.
 """
 
 import json
@@ -26,7 +26,7 @@ from mgkit.model import MultiGrain
 
 @dataclass(frozen=True)
 class Known:
-    """What an earlier array has of a new one: row here[k] of the new is row there[k] of the earlier."""
+    """Rows of an earlier array that can be copied: row here[k] of the new is row there[k] of the earlier."""
 
     earlier: Path
     here: np.ndarray
@@ -45,11 +45,12 @@ def growing_features(
     unreadable: UnreadableImages | None = None,
     **options,
 ) -> np.memmap:
-    """`store.stored_features` [N,C] for one exponent, for which only images are embedded that no earlier array has.
+    """`stored_features` [N,C] for one exponent; only new images are embedded.
 
-    An image is known while its path, bytes and time of change are as they were, if it could be read. Its row is that of
-    another pass, in another batch: the same to rounding. Of the arrays that were asked for here, below `folder`, the one that
-    knows most images counts. Other arguments and errors: as there; ValueError too for a list that has a file twice or in parts.
+    An image is known if an earlier array of this function has it, readable, with the same path, size and time
+    of change; the array that knows most images is used. Rows from another batch are equal up to rounding.
+
+    Other parameters and errors as `stored_features`; ValueError also for views or repeated files.
     """
     if images.views or len(set(images.paths)) < len(images):
         raise ValueError(f"images: of a folder that grows ({images.root}) each file is taken once, and whole")
@@ -61,10 +62,9 @@ def growing_features(
     if known:
         unknown = np.setdiff1d(np.arange(len(images)), known.here)
         if is_main():
-            print(
-                f"{len(known.here):,} of {len(images):,} images are known from earlier, {len(unknown):,} are new"
-            )
-        # A known one goes along: a list of which nothing can be read is an error, and here it may be all that is new.
+            counts = f"{len(known.here):,} of {len(images):,} images are known from earlier"
+            print(f"{counts}, {len(unknown):,} are new")
+        # With a known one, as all new ones may be unreadable: a list without readable images is an error.
         rest = images.subset([*unknown, known.here[0]])
         skipping = UnreadableImages("raise" if unreadable is None else unreadable.on_unreadable)
         [rows] = stored_features(net, rest, unreadable=skipping, **options)
@@ -88,7 +88,7 @@ def fingerprints_file(array: StoredArray) -> Path:
 
 
 def most_known(array: StoredArray, images: ImageList) -> Known | None:
-    """What the earlier array knows that knows most of the images; None where no array knows any."""
+    """The rows of the earlier array that has most of the images; None if no array has any."""
     ours, best = fingerprints(images), None
     for earlier in earlier_arrays(array):
         _, here, there = np.intersect1d(ours, np.load(fingerprints_file(earlier)), return_indices=True)
@@ -99,7 +99,7 @@ def most_known(array: StoredArray, images: ImageList) -> Known | None:
 
 
 def earlier_arrays(array: StoredArray) -> list[StoredArray]:
-    """The whole arrays of other images, made in the same way, that have fingerprints."""
+    """The complete arrays of other images, made with the same options, that have fingerprints."""
     found = []
     for path in array.root.glob("*/images.npy"):
         try:
@@ -109,7 +109,7 @@ def earlier_arrays(array: StoredArray) -> list[StoredArray]:
             if made_alike and earlier.folder == path.parent and earlier.is_whole():
                 found.append(earlier)
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # a damaged array: what it had is made again
+            continue  # a damaged array is not used
     return found
 
 
@@ -121,15 +121,19 @@ def join(
     rows: np.ndarray,
     reasons: dict[str, str],
 ) -> None:
-    """Write the array from the rows that are known and those of the `unknown` images, [U,C] and more.
+    """Write the array from the known rows and those of the other images.
 
-    reasons: why images were skipped, by path. Raises OSError where it cannot be written, or images have changed meanwhile.
+    unknown: [U] indices of the other images.
+    rows: theirs, [U,C]; further rows are ignored.
+    reasons: {path: reason} of skipped images.
+
+    Raises OSError if it cannot be written, or if images have changed since.
     """
     earlier = np.load(known.earlier, mmap_mode="r")
     source = np.empty(len(images), dtype=np.int64)  # a row of `earlier`, or past it one of `rows`
     source[known.here], source[unknown] = known.there, len(earlier) + np.arange(len(unknown))
     with array.locked():
-        if array.is_whole():  # by another process, meanwhile
+        if array.is_whole():  # by another process
             return
         shards = array.begin()
         for shard, of_shard in enumerate(shards_of(len(images))):

@@ -205,7 +205,10 @@ def test_what_changes_a_pixel_changes_the_state_of_files(tmp_path, state):
 
 @pytest.mark.parametrize(
     ("total", "count", "expected"),
-    [(10, 3, [0, 4, 9]), (5, 5, [0, 1, 2, 3, 4]), (3, 7, [0, 1, 2]), (4, 1, [0]), (1, 3, [0]), (0, 3, []), (4, 0, [])],
+    [
+        (10, 3, [0, 4, 9]), (5, 5, [0, 1, 2, 3, 4]), (3, 7, [0, 1, 2]), (4, 1, [0]), (1, 3, [0]), (0, 3, []),
+        (4, 0, []),
+    ],
 )  # fmt: skip
 def test_indices_are_spread_evenly(total, count, expected):
     assert evenly(total, count).tolist() == expected

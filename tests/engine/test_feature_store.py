@@ -333,7 +333,10 @@ def test_half_a_line_of_the_journal_is_not_believed(keep, expected, tmp_path, op
     assert np.array_equal(keep()[0], expected[1])
 
 
-@pytest.mark.parametrize("line", [b"\xff\xfe\n", b"\0" * 20, b"[]\n", b"3\n", b'{"shard": 3, "skipped": {}}\n', b'{"shard": 2}\n'])  # fmt: skip
+NONSENSE = [b"\xff\xfe\n", b"\0" * 20, b"[]\n", b"3\n", b'{"shard": 3, "skipped": {}}\n', b'{"shard": 2}\n']
+
+
+@pytest.mark.parametrize("line", NONSENSE)
 def test_nonsense_in_the_journal_is_not_believed(keep, expected, tmp_path, monkeypatch, line):
     folder = cut_off(keep, tmp_path, monkeypatch)
     with open(folder / "journal.jsonl", "ab") as file:
@@ -631,7 +634,8 @@ def start():
     )  # what takes seconds to import
 
     def begin(*args, **options):
-        process = context.Process(target=embed_in_process, args=tuple(map(str, args[:2])) + args[2:], kwargs=options)  # fmt: skip
+        args = (*map(str, args[:2]), *args[2:])
+        process = context.Process(target=embed_in_process, args=args, kwargs=options)
         process.start()
         return process
 
@@ -674,7 +678,7 @@ def test_killed_three_times_at_random_the_files_are_those_of_an_undisturbed_run(
     for _ in range(3):
         process = start(many, tmp_path, 16, workers=workers)
         time.sleep(random.uniform(0, seconds / 2))
-        process.kill()  # and on at once: loader workers outlive their parent for seconds, which must not matter
+        process.kill()  # and on at once, although its workers live on for seconds
     process = start(many, tmp_path, 16)
     process.join(60)
     assert process.exitcode == 0

@@ -1,4 +1,4 @@
-"""What a picture finds is what the search finds; what a person brings along is read, or refused in one line."""
+"""Collections, readable names of classes, uploaded pictures."""
 
 import io
 import resource
@@ -48,8 +48,8 @@ def test_a_twin_of_the_query_is_an_answer(uneven_images):
 def test_queries_database_truth_and_classes(uneven_images):
     rows = unit_rows(24)
     collection = Collection(
-        uneven_images, rows, queries=[20, 2], database=[0, 5, 7, 20], truth=lambda i, j: None if j == 5 else j == 7,
-        titles={20: "AP 3 %"}, classes=lambda i: [("moss", i / 100)],
+        uneven_images, rows, queries=[20, 2], database=[0, 5, 7, 20], titles={20: "AP 3 %"},
+        truth=lambda i, j: None if j == 5 else j == 7, classes=lambda i: [("moss", i / 100)],
     )  # fmt: skip
     answers = collection.answers(20, 10)
     assert sorted(answers.neighbours) == [0, 5, 7]  # fewer than asked for: there are no more
