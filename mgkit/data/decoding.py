@@ -1,9 +1,12 @@
-"""One image file -> RGB pixels: rotation, colour modes, crops, and errors that name the file."""
+"""Decode image files to RGB: formats, size limit, rotation tag, views; errors name the file."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +14,9 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PIL starts no other program for any of them
+MOST_SIDE = 2**15  # px, of an image decoded with `least`
+STRIP_PIXELS = 2**21  # converted at a time
 ROTATION_TAG = 0x0112  # of EXIF data
 
 TURNS = {
@@ -25,22 +31,22 @@ TURNS = {
 
 
 class UnreadableImageError(OSError):
-    """An image file that cannot be decoded; the message names it and says why."""
+    """An image that cannot be decoded; the message names it and gives the reason."""
 
 
 @dataclass(frozen=True)
 class View:
-    """What of an image file is taken: the whole, or else turned, then cropped.
+    """The part of an image that is used: the image is turned, then cropped.
 
-    turned: degrees clockwise, 0, 90, 180 or 270, which moves pixels and loses none. box: (x1, y1, x2, y2) in pixels of the turned
-    image, rounded to whole ones; what of it lies outside the image is black, as PIL crops.
+    turned: degrees clockwise, 0, 90, 180 or 270; moves pixels without loss.
+    box: (x1, y1, x2, y2) in pixels of the turned image, rounded; black outside the image, as in PIL's crop.
     """
 
     turned: Literal[0, 90, 180, 270] = 0
     box: tuple[float, float, float, float] | None = None
 
     def of(self, image: Image.Image) -> Image.Image:
-        """The view of an image; ValueError for a box without a pixel of it."""
+        """Turn and crop an image; ValueError for a box outside the image."""
         if self.turned:
             image = image.rotate(-self.turned, expand=True)
         return image.crop(self.bounds(image.size)) if self.box else image
@@ -55,7 +61,7 @@ class View:
         return right - left, bottom - top
 
     def bounds(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """The box in whole pixels; ValueError unless it holds one of an image of that (width, height)."""
+        """The box in whole pixels; ValueError if it lies outside an image of that (width, height)."""
         left, top, right, bottom = bounds = tuple(map(round, self.box))
         if min(right, size[0]) <= max(left, 0) or min(bottom, size[1]) <= max(top, 0):
             raise ValueError(f"the box {self.box} holds no pixel of {size[0]} x {size[1]}")
@@ -66,26 +72,70 @@ WHOLE = View()
 
 
 def load_image(
-    path: str | Path, *, exif: bool = False, view: View = WHOLE, least: int | None = None
+    source: str | Path | bytes,
+    *,
+    name: str | None = None,
+    exif: bool = False,
+    view: View = WHOLE,
+    least: int | None = None,
+    most_pixels: float = inf,
 ) -> Image.Image:
-    """The image as RGB: grey, palette, CMYK, 16-bit and transparent ones are converted (transparent on white).
+    """Decode an image as RGB: grey, palette, CMYK and 16-bit are converted, transparency becomes white.
 
-    exif: first of all, the rotation tag is applied; a TIFF's always is, by PIL. view: what is taken of the image. least: for a
-    thumbnail, sides of so many pixels will do; a whole JPEG is then decoded at 1/2, 1/4 or 1/8, in a fraction of time and memory.
-    Raises UnreadableImageError, naming the file, for a missing, truncated or non-image one, and for a view that shows nothing of it.
+    source: a path, or a file's content.
+    name: what errors call the image; the path by default.
+    exif: apply the rotation tag before the view; PIL applies that of a TIFF in any case.
+    view: the part that is used.
+    least: shrink a whole image by an integer, its sides kept at `least` pixels or more and at 32,768 or less.
+        A JPEG is decoded at 1/2, 1/4 or 1/8; of other formats only the decoded file is held at full size.
+    most_pixels: no pixel of a larger image is decoded; PIL's own limit (179 megapixels) holds as well.
+
+    Raises UnreadableImageError for a missing or damaged file, a format not in FORMATS, too many pixels, or a
+    view outside the image.
     """
-    with decoding(lambda error: cannot_read(path, error)), Image.open(path) as image:
-        if least is not None and view == WHOLE:
+    name = source if name is None else name
+    with (
+        decoding(lambda error: f"cannot read the image {name}: {reason(source, error)}"),
+        opened(source, most_pixels) as image,
+    ):
+        shrink = least is not None and view == WHOLE
+        if shrink:
             image.draft(None, (least, least))
-        image.load()
-        return view.of(turned(to_rgb(image), rotation(image) if exif else 1))
+        image.load()  # which turns a TIFF
+        tag = rotation(image) if exif else 1
+        if not shrink:
+            return view.of(turned(to_rgb(image), tag))
+        factor = max(1, min(image.size) // least, -(-max(image.size) // MOST_SIDE))
+        return turned(reduced(image, factor), tag)
+
+
+@contextmanager
+def opened(source: str | Path | bytes, most_pixels: float = inf) -> Iterator[Image.Image]:
+    """An image of one of FORMATS, its header read and no pixel decoded.
+
+    Raises what PIL raises, and ValueError for more than `most_pixels`.
+    """
+    try:
+        image = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    except Image.DecompressionBombError:
+        limit = 2 * Image.MAX_IMAGE_PIXELS
+        raise ValueError(too_large(f"more than {limit / 1e6:.0f}", min(most_pixels, limit))) from None
+    with image:
+        pixels = image.width * image.height
+        if pixels > most_pixels:
+            raise ValueError(too_large(f"{pixels / 1e6:.0f}", most_pixels))
+        yield image
+
+
+def too_large(megapixels: str, most_pixels: float) -> str:
+    return f"it has {megapixels} megapixels, at most {most_pixels / 1e6:.0f} are read"
 
 
 @contextmanager
 def decoding(message: Callable[[Exception], str]) -> Iterator[None]:
-    """Whatever error PIL raises in the block becomes an UnreadableImageError with its message: a damaged file may raise anything.
+    """Turn any error of the block into an UnreadableImageError with that message: PIL may raise anything.
 
-    Too little memory is not the file's fault, and stays a MemoryError.
+    MemoryError is left as it is: the file is not at fault.
     """
     try:
         yield
@@ -95,27 +145,29 @@ def decoding(message: Callable[[Exception], str]) -> Iterator[None]:
         raise UnreadableImageError(message(error)) from None
 
 
-def cannot_read(path: str | Path, error: Exception) -> str:
-    return f"cannot read the image {path}: {reason(path, error)}"
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Silence PIL's warnings about large and damaged images; those that cannot be read raise anyway."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
-def reason(path: str | Path, error: Exception) -> str:
-    """Why a file cannot be read, for a person, on one line."""
+def reason(source: str | Path | bytes, error: Exception) -> str:
+    """Why an image cannot be read, on one line."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image" if os.path.getsize(path) else "the file is empty"
+        size = len(source) if isinstance(source, bytes) else os.path.getsize(source)
+        return f"not an image in one of the formats {', '.join(FORMATS)}" if size else "the file is empty"
     return getattr(error, "strerror", None) or in_words(error)
 
 
 def in_words(error: Exception) -> str:
-    """What an error says, on one line."""
+    """An error's message on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def rotation(image: Image.Image) -> int:
-    """The value 1 to 8 of an opened image's rotation tag; 1, which leaves it as it is, where there is none or it cannot be made out.
-
-    A TIFF that is loaded is turned, and has no such tag any more.
-    """
+    """The rotation tag, 1 to 8; 1 (upright) if it is missing or malformed, and for a loaded TIFF."""
     try:
         tag = image.getexif().get(ROTATION_TAG)
         return tag if tag in TURNS else 1
@@ -126,9 +178,9 @@ def rotation(image: Image.Image) -> int:
 
 
 def turned(image: Image.Image, rotation: int) -> Image.Image:
-    """The image turned as a rotation tag of that value says, with no tags left that would have it turned again.
+    """Turn an image by the value of its rotation tag, and drop its tags.
 
-    PIL's own `exif_transpose` writes the other tags anew, which fails where one is malformed.
+    PIL's `exif_transpose` writes the other tags again, which fails if one is malformed.
     """
     if rotation not in TURNS:
         return image
@@ -149,12 +201,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def reduced(image: Image.Image, factor: int) -> Image.Image:
+    """Any PIL image -> RGB, factor × factor pixels averaged; in strips, to hold one full-size image only."""
+    width, height = (-(-side // factor) for side in image.size)
+    rows = factor * max(1, STRIP_PIXELS // (image.width * factor))
+    small = Image.new("RGB", (width, height))
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        small.paste(to_rgb(strip).reduce(factor), (0, top // factor))
+    return small
+
+
 def image_shape(path: str, exif: bool, view: View) -> tuple[int, int]:
-    """`image_shapes` of one file."""
+    """(width, height) of an image as `load_image` returns it, from the header; (1, 1) if unreadable."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             size = image.size
-            if image.format == "TIFF":  # PIL turns it in any case, and may say so in `size` beforehand
+            if image.format == "TIFF":  # PIL turns it while loading; `size` may be that before or after
                 size, exif = (image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]), True
             swapped = exif and rotation(image) in (5, 6, 7, 8)
             return view.size(size[::-1] if swapped else size)

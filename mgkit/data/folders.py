@@ -1,4 +1,4 @@
-"""The images below a folder, found once and remembered."""
+"""Find the images below a folder; the index of a large folder is kept on disk until a folder changes."""
 
 import hashlib
 import os
@@ -19,22 +19,20 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
 
-FORMAT = 2  # of what is remembered
+FORMAT = 2  # of the file that keeps an index
 WORTH_KEEPING = 10_000  # images and folders; fewer are found in 0.1 s, and within seconds on a slow disk
-
-SETTLED_NS = (
-    2_000_000_000  # the coarsest clock of a file system: two changes nearer than this may look like one
-)
-
+SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system: two changes within it may get one stamp
 SECONDS_WITHOUT_BAR = 3.0
 
 
 @dataclass(frozen=True)
 class FolderIndex:
-    """The images below a folder; hidden files and folders are left out.
+    """The images below a folder, without hidden files and folders.
 
-    root: the folder, absolute. folders: it (`""`) and every folder below; images: both as paths from root, sorted.
-    stamps: [folders,2] int64, when each folder was changed (ns since 1970), by content and by the file system's own clock.
+    root: the folder, absolute.
+    folders: root (`""`) and every folder below, as paths from root, sorted.
+    stamps: [folders,2] int64, each folder's times of change (ns since 1970), see `stamp`.
+    images: paths from root, sorted.
     """
 
     root: str
@@ -52,20 +50,20 @@ class FolderIndex:
         return [name for name in self.folders if name and os.sep not in name]
 
     def below(self, folder: str) -> slice:
-        """Where in `images` those below one of `folders` stand: being sorted, they stand together."""
+        """The slice of `images` that lies below one of `folders`."""
         after = chr(ord(os.sep) + 1)
         return slice(bisect_left(self.images, folder + os.sep), bisect_left(self.images, folder + after))
 
 
 def image_files(folder: str | Path) -> list[str]:
-    """Every image below the folder, by file name suffix, hidden ones left out; sorted absolute paths."""
+    """The absolute paths of `image_index`, sorted."""
     return image_index(folder).paths()
 
 
 def image_index(folder: str | Path) -> FolderIndex:
-    """The images below a folder, links to folders followed; from memory if nothing changed since the last scan.
+    """The images below a folder, by file name suffix; links to folders are followed.
 
-    Raises OSError, naming it, for a folder that cannot be read.
+    A kept index is used if no folder has changed since. Raises OSError for a folder that cannot be read.
     """
     root = os.path.realpath(folder)
     return remembered(root) or scan(root)
@@ -75,9 +73,10 @@ def image_index(folder: str | Path) -> FolderIndex:
 
 
 class Listing(NamedTuple):
-    """One folder: the names of sub-folders, images and other files in it, and whether it holds a link that leads nowhere yet.
+    """The names in one folder.
 
-    special: what has an image's name and is a pipe, a socket or a device, of which a reader may wait for ever.
+    dangling: whether one of them is a link without a target.
+    special: pipes, sockets and devices with an image's suffix, which a reader might wait for without end.
     """
 
     folders: list[str]
@@ -88,7 +87,7 @@ class Listing(NamedTuple):
 
 
 def list_folder(folder: str) -> Listing:
-    """What a folder holds itself; only links cost more than reading the directory."""
+    """List a folder, not those below; only links cost more than reading the directory."""
     folders, images, others, dangling, special = [], [], [], False, []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -114,7 +113,7 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 
 def is_special(entry: os.DirEntry) -> bool:
-    """Whether what is no folder is no file either; a link that leads nowhere counts as a file, which cannot be read."""
+    """Whether an entry that is not a folder is not a file either; a dangling link counts as a file."""
     try:
         return not entry.is_file() and os.path.exists(entry.path)
     except OSError:
@@ -124,16 +123,16 @@ def is_special(entry: os.DirEntry) -> bool:
 def walk(
     root: str, *, on_error: Callable[[str, OSError], object] | None = None
 ) -> Iterator[tuple[str, os.stat_result, Listing]]:
-    """(path from root, status, listing) of root and every folder below; a link to a folder around itself is not followed.
+    """Yield (path from root, status, listing) of root and each folder below; no loop of links is followed.
 
-    on_error: told of every folder below root that cannot be read, which is then passed over; None: the error is raised.
+    on_error: called for each folder below root that cannot be read; None: the error is raised.
     """
     pending = [("", frozenset())]
     while pending:
         folder, around = pending.pop()
         path = os.path.join(root, folder)
         try:
-            status = os.stat(path)  # before listing: a change meanwhile must make the stamp look old
+            status = os.stat(path)  # before listing, so that a later change shows in the stamp
             identity = status.st_dev, status.st_ino
             if status.st_ino and identity in around:  # file systems without inode numbers say 0
                 continue
@@ -149,7 +148,7 @@ def walk(
 
 
 def scan(root: str) -> FolderIndex:
-    """The index of a folder, from its files; kept if it is large, and nothing in it was changing."""
+    """Index a folder; keep the index if it is large and no folder changed during the last seconds."""
     began = time.time_ns()
     stamps, images, dangling = {}, [], False
     for folder, status, listing in progress(
@@ -162,14 +161,14 @@ def scan(root: str) -> FolderIndex:
     folders = sorted(stamps)
     index = FolderIndex(root, folders, np.array([stamps[f] for f in folders], dtype=np.int64), sorted(images))
     settled = index.stamps.max() < began - SETTLED_NS
-    # The target of a dangling link may appear (a disk be mounted) without any stamp here changing.
+    # The target of a dangling link may appear (a disk is mounted) without a change of any stamp here.
     if len(images) + len(folders) >= WORTH_KEEPING and settled and not dangling:
         remember(index)
     return index
 
 
 def stamp(status: os.stat_result) -> tuple[int, int]:
-    """When a folder's content was changed; and its status, for archivers set the former back to what it was."""
+    """Times of change of a folder's content and of its status: archivers reset the former only."""
     return status.st_mtime_ns, status.st_ctime_ns
 
 
@@ -177,28 +176,28 @@ def stamp(status: os.stat_result) -> tuple[int, int]:
 
 
 def place(root: str) -> Path:
-    """The file that remembers the index of root."""
+    """The file that keeps the index of root."""
     name = hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
     return project_root() / "data" / ".index" / f"{name}.npz"
 
 
 def key(root: str) -> bytes:
-    """What an index must have in common with the code that reads it."""
+    """What must agree for a kept index to be used."""
     return joined([str(FORMAT), root, *sorted(IMAGE_SUFFIXES)])
 
 
 def joined(names: Sequence[str]) -> bytes:
-    """Names as bytes, each ended by a NUL, the one character that no file name has."""
+    """Names as bytes, each followed by a NUL, which no file name contains."""
     return os.fsencode("".join([name + "\0" for name in names]))
 
 
 def separate(names: np.ndarray) -> list[str]:
-    """The names that `joined` made the bytes [n] of."""
+    """The names of `joined`, from its bytes [n]."""
     return os.fsdecode(names.tobytes()).split("\0")[:-1]
 
 
 def remember(index: FolderIndex) -> None:
-    """Keep an index; where that is impossible (no space, no permission), or would change the folder itself, do without."""
+    """Keep an index unless that is impossible (no space, no permission) or would change the folder itself."""
     names = {"key": key(index.root), "folders": joined(index.folders), "images": joined(index.images)}
     arrays = {name: np.frombuffer(content, dtype=np.uint8) for name, content in names.items()}
     with suppress(OSError):
@@ -210,7 +209,7 @@ def remember(index: FolderIndex) -> None:
 
 
 def remembered(root: str) -> FolderIndex | None:
-    """The index that was kept of root; None where there is none, it is damaged, or a folder has changed since."""
+    """The kept index of root; None if there is none, it is damaged, or a folder has changed since."""
     try:
         with np.load(place(root), allow_pickle=False) as kept:
             if kept["key"].tobytes() != key(root):
@@ -219,12 +218,12 @@ def remembered(root: str) -> FolderIndex | None:
             if not np.array_equal(stamps, [stamp(os.stat(os.path.join(root, f))) for f in folders]):
                 return None
             return FolderIndex(root, folders, stamps, separate(kept["images"]))
-    except Exception:  # no file, a folder that is gone; and a damaged archive may raise anything
+    except Exception:  # no file, or a folder is gone; a damaged archive may raise anything
         return None
 
 
 def check_folder(folder: str | Path, purpose: str) -> Path:
-    """The folder as a path; FileNotFoundError, NotADirectoryError or PermissionError that names it and its purpose."""
+    """The folder as a path; an OSError that names it and its purpose if it is none or cannot be read."""
     folder = Path(folder)
     try:
         exists = folder.exists()

@@ -1,4 +1,4 @@
-"""Folders and lists -> images with classes: ImageNet's layout, class folders, plain folders, text files."""
+"""Image lists from ImageNet's layout, class folders, plain folders and lists of paths."""
 
 import os
 import re
@@ -17,16 +17,16 @@ from mgkit.data.images import UNLABELLED, ImageList, place_in_class
 
 
 def class_folders(folder: str | Path, *, purpose: str = "images") -> ImageList:
-    """One class a sub-folder, sorted by name; images anywhere below it.
+    """One class per sub-folder, sorted by name; images anywhere below it.
 
-    Raises FileNotFoundError for a missing folder, ValueError for one without sub-folders or a class without images.
+    Raises FileNotFoundError for a missing folder, ValueError for no sub-folders or a class without images.
     """
     folder = check_folder(folder, purpose)
     return by_sub_folder(folder, image_index(folder), purpose)
 
 
 def by_sub_folder(folder: Path, index: FolderIndex, purpose: str) -> ImageList:
-    """The indexed images of a folder, one class a sub-folder; ValueError where that gives no classes, or an empty one."""
+    """The indexed images of a folder, one class per sub-folder; ValueError for no classes or an empty one."""
     classes = tuple(index.sub_folders())
     if not classes:
         raise ValueError(f"{purpose}: {folder} has no class folders (expected {folder}/<class>/<image>.jpg)")
@@ -37,16 +37,16 @@ def by_sub_folder(folder: Path, index: FolderIndex, purpose: str) -> ImageList:
     everything = index.paths()
     paths = tuple(chain.from_iterable(everything[run] for run in runs))
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
-    # ImageNet's classes are WordNet ids; other trees are taken for the user's own photos.
+    # ImageNet's classes are WordNet ids; other trees count as the user's own photos.
     wordnet = all(re.fullmatch(r"n\d{8}", name) for name in classes)
     return ImageList(folder, paths, labels, classes, exif=not wordnet)
 
 
 def plain_images(source: str | Path, *, purpose: str = "images") -> ImageList:
-    """Unlabelled images: everything below a folder, or a text file that lists one path a line.
+    """Unlabelled images: everything below a folder, or the files listed in a text file, one path per line.
 
-    Paths in a list are relative to the list's folder; blank lines and lines that start with # are skipped. Raises
-    FileNotFoundError for a missing source or listed file (naming the first), ValueError for an empty one.
+    Paths in a list are relative to its folder; blank lines and lines that start with # are skipped.
+    Raises FileNotFoundError for a missing source or listed file, ValueError for a source without images.
     """
     source = Path(source)
     paths = read_list(source, purpose) if source.is_file() else image_files(check_folder(source, purpose))
@@ -56,7 +56,7 @@ def plain_images(source: str | Path, *, purpose: str = "images") -> ImageList:
 
 
 def read_list(listing: Path, purpose: str) -> list[str]:
-    """The absolute paths that a text file lists; FileNotFoundError names the first that is missing."""
+    """The absolute paths in a text file; FileNotFoundError for missing, ValueError for repeated files."""
     try:
         lines = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError:
@@ -78,12 +78,13 @@ def read_list(listing: Path, purpose: str) -> list[str]:
 
 
 def labelled_images(root: str | Path, *, val_fraction: float = 0.1) -> tuple[ImageList, ImageList]:
-    """Training and validation images of an ImageNet-layout tree, or of any class-folder tree.
+    """Training and validation images of a tree in ImageNet's layout, or of class folders.
 
-    With `imagenet/` below root, that is taken for root. With `train/` and `val/` below root, those; `val/` may be flat, as
-    ImageNet's original is, with the devkit beside it. Otherwise root's own sub-folders are the classes, and about
-    `val_fraction` of each class, chosen by a hash of the file's path, is held out for validation. Raises ValueError for a
-    split without the other, and for validation classes that training lacks.
+    root: the tree, or a folder that holds it as `imagenet/`. The splits are `train/` and `val/` if present;
+        `val/` may be flat, as in the original ImageNet, beside the devkit. Otherwise sub-folders are classes.
+    val_fraction: the share of each class that is then held out for validation, by a hash of the file's path.
+
+    Raises ValueError for one split without the other, and for validation classes missing in training.
     """
     root = dataset_root(root)
     train_folder, val_folder = split_folder(root, "train"), split_folder(root, "val")
@@ -100,9 +101,9 @@ def labelled_images(root: str | Path, *, val_fraction: float = 0.1) -> tuple[Ima
 
 
 def validation_images(root: str | Path, *, val_fraction: float = 0.1) -> ImageList:
-    """The validation images of `labelled_images`. A `val/` without `train/` will do if ImageNet's devkit lies beside it.
+    """The validation images of `labelled_images`; beside ImageNet's devkit, `val/` needs no `train/`.
 
-    Raises FileNotFoundError for a missing devkit, and what `labelled_images` raises.
+    Raises FileNotFoundError for a missing devkit; other errors as `labelled_images`.
     """
     tree = dataset_root(root)
     val_folder = split_folder(tree, "val")
@@ -113,13 +114,13 @@ def validation_images(root: str | Path, *, val_fraction: float = 0.1) -> ImageLi
 
 
 def dataset_root(root: str | Path) -> Path:
-    """`root/imagenet` where that exists, else root; FileNotFoundError or NotADirectoryError names a wrong root."""
+    """`root/imagenet` if it exists, else root; errors as `check_folder`."""
     root = check_folder(root, "data")
     return root / "imagenet" if (root / "imagenet").is_dir() else root
 
 
 def val_images(folder: Path, root: Path) -> ImageList:
-    """The images of a val/ folder: one class a sub-folder, or all in the folder itself and the devkit below root.
+    """The images of a val/ folder: in class folders, or flat with the devkit below root.
 
     Raises ValueError for a mixture of both.
     """
@@ -138,7 +139,7 @@ def val_images(folder: Path, root: Path) -> ImageList:
 
 
 def relabelled(images: ImageList, classes: tuple[str, ...], whose: str) -> ImageList:
-    """The same images with labels that index `classes`; ValueError names one of their classes that is not `whose`."""
+    """The same images with labels that index `classes`; ValueError for a class that is not among them."""
     used = [images.classes[label] for label in np.unique(images.labels)]
     unknown = sorted(set(used) - set(classes))
     if unknown:
@@ -149,7 +150,7 @@ def relabelled(images: ImageList, classes: tuple[str, ...], whose: str) -> Image
 
 
 def hold_out(images: ImageList, fraction: float) -> tuple[ImageList, ImageList]:
-    """Split each class by a hash of the path below root: at least one image on either side.
+    """Split each class by a hash of the path below root, with at least one image on either side.
 
     Raises ValueError for a class of one image, or a fraction outside (0,1).
     """
@@ -161,8 +162,7 @@ def hold_out(images: ImageList, fraction: float) -> tuple[ImageList, ImageList]:
         raise ValueError(
             f"data: the class {name} of {images.root} has one image; two are needed to hold one out"
         )
-    prefix = os.path.join(images.root.resolve(), "")
-    hashes = [zlib.crc32(os.fsencode(path[len(prefix) :])) for path in images.paths]
+    hashes = [zlib.crc32(os.fsencode(name)) for name in images.names()]
     held_out = np.clip(np.rint(fraction * counts), 1, counts - 1)
     order = np.lexsort((hashes, images.labels))  # by class, by hash within a class
     val = np.zeros(len(images), dtype=bool)
@@ -188,10 +188,12 @@ def validation_number(name: str) -> int | None:
 
 
 def validation_labels(names: Sequence[str], root: Path) -> tuple[tuple[str, ...], np.ndarray]:
-    """Classes, the sorted WordNet ids, and labels [N] of the images of a flat val/: its number picks an image's ground truth.
+    """Classes (sorted WordNet ids) and labels [N] of a flat val/, whose file names give the images' numbers.
 
-    root: holds the devkit. Raises FileNotFoundError for a missing file of it, ValueError for a damaged or too short one
-    and for an image that is not named like a validation image.
+    root: the folder of the devkit.
+
+    Raises FileNotFoundError for a missing file of the devkit, ValueError for a damaged or too short one and
+    for an image that is not named like a validation image.
     """
     numbers = [validation_number(name) for name in names]
     if None in numbers:
@@ -214,9 +216,9 @@ def validation_labels(names: Sequence[str], root: Path) -> tuple[tuple[str, ...]
 def devkit_wnids(root: Path) -> dict[int, str]:
     """ILSVRC2012_ID -> WordNet id of the classes: the devkit's synsets without children (1000 of 1860).
 
-    Raises FileNotFoundError or ValueError, naming the file.
+    Raises FileNotFoundError for a missing and ValueError for a damaged file.
     """
-    from scipy.io import loadmat  # takes a while, and most layouts need none of it
+    from scipy.io import loadmat  # slow to import, and not needed for other layouts
 
     path = devkit_file(root, META)
     content = BytesIO(path.read_bytes())
@@ -236,7 +238,7 @@ def devkit_wnids(root: Path) -> dict[int, str]:
 
 
 def ground_truth(root: Path, wnids: dict[int, str]) -> list[str]:
-    """The WordNet id of validation image 1, 2, …; ValueError names the line that is not the number of one of `wnids`."""
+    """The WordNet ids of validation images 1, 2, …; ValueError for a line that is not a number of `wnids`."""
     path = devkit_file(root, GROUND_TRUTH)
     of_text = {str(number): wnid for number, wnid in wnids.items()}
     lines = [line.strip() for line in path.read_text(encoding="ascii", errors="replace").splitlines()]

@@ -1,4 +1,4 @@
-"""Image lists -> batches: datasets, loaders, and what to do with unreadable images."""
+"""Datasets and loaders of image lists; policy for unreadable images."""
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,17 +14,19 @@ from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
 from mgkit.machine.distributed import all_gather_object, is_initialized, is_main
 
-SECONDS_FOR_A_BATCH = (
-    900  # after which a reading process counts as hung: an error, which has a training start again
-)
-
-SECONDS_TO_SAVE = 30  # that a loader's process goes on after SIGTERM
+SECONDS_FOR_A_BATCH = 900  # then a worker counts as hung: an error, after which a training restarts
+SECONDS_TO_SAVE = 30  # that a worker goes on after SIGTERM
 
 OnUnreadable = Literal["raise", "skip"]
 
 
 class Batch(NamedTuple):
-    """image: [B,3,H,W], or a list of [3,h,w] where shapes differ. label, instance: [B]. unreadable: (path, reason) of each image left out."""
+    """Decoded images.
+
+    image: [B,3,H,W], or a list of [3,h,w] if shapes differ.
+    label, instance: [B].
+    unreadable: (path, reason) of each image left out.
+    """
 
     image: Tensor | list[Tensor]
     label: Tensor
@@ -33,10 +35,10 @@ class Batch(NamedTuple):
 
 
 class ImageDataset(Dataset):
-    """An `ImageList` and a transform. An item is (image, label, instance): the instance is the image's own index.
+    """An `ImageList` and a transform; items are (image, label, instance), instance being the index.
 
-    `__getitems__` takes a batch of (index, seed) pairs: each sample's augmentation is drawn from its own seed, so it does
-    not depend on the number of workers, and copies that stand side by side share one decoding.
+    `__getitems__` takes a batch of (index, seed) pairs. Each sample is augmented with its own seed, so the
+    number of workers has no effect. Adjacent copies of an image are decoded once.
     """
 
     def __init__(self, images: ImageList, transform: Callable[[Image.Image], Tensor]):
@@ -63,7 +65,7 @@ class ImageDataset(Dataset):
         return samples
 
     def decode(self, index: int) -> Image.Image | UnreadableImageError:
-        """The image, or the error, as a value: raising is the main process's business, workers only report."""
+        """The image, or the error as a value: workers report errors, the main process raises them."""
         try:
             return self.images.load(index)
         except UnreadableImageError as error:
@@ -71,11 +73,11 @@ class ImageDataset(Dataset):
 
 
 def collate(samples: list) -> Batch:
-    """What `ImageDataset.__getitems__` gives -> Batch; images are stacked if all have one shape."""
+    """Items of `ImageDataset.__getitems__` -> Batch; images are stacked if they have one shape."""
     readable = [s for s in samples if len(s) == 3]
     images = [s[0] for s in readable]
     if len({image.shape for image in images}) == 1:
-        images = default_collate(images)  # in a worker into memory that is shared with the main process
+        images = default_collate(images)  # in a worker: into memory shared with the main process
     label, instance = (torch.tensor([s[k] for s in readable], dtype=torch.int64) for k in (1, 2))
     return Batch(images, label, instance, [s for s in samples if len(s) == 2])
 
@@ -83,7 +85,7 @@ def collate(samples: list) -> Batch:
 class SeededBatches:
     """Batches of indices -> batches of (index, seed), a seed for every sample of the epoch.
 
-    `skip` batches at the front of an epoch are passed over.
+    `skip` batches at the start of an epoch are left out.
     """
 
     def __init__(self, batches: Iterable[Sequence[int]], seed: int = 0):
@@ -102,14 +104,14 @@ class SeededBatches:
             sample += len(batch)
 
     def first_sample(self, number: int, sample: int) -> int:
-        """Which sample of the epoch batch `number` starts with, `sample` others having come before it here."""
+        """The position in the epoch of the first sample of batch `number`; `sample`: that on this rank."""
         return sample
 
 
 def batch_loader(
     dataset: ImageDataset, batches: SeededBatches, *, workers: int = 0, device: torch.device | None = None
 ) -> DataLoader:
-    """A DataLoader of `Batch` over the given batches; memory is pinned where a GPU waits for it."""
+    """A DataLoader of `Batch` over the given batches, in pinned memory for a GPU."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -123,19 +125,19 @@ def batch_loader(
 
 
 def leave_stopping_to_the_parent(worker: int) -> None:
-    """A scheduler's SIGTERM goes to every process: the one that trains needs its loaders until it has saved.
+    """Delay SIGTERM in a worker: a scheduler sends it to all processes, but a training needs workers to save.
 
-    They end a while later, and not never: torch and multiprocessing send it to those that do not end by themselves.
+    It is not ignored, because torch and multiprocessing use it to end workers that hang.
     """
-    if hasattr(signal, "alarm"):  # which ends the process
+    if hasattr(signal, "alarm"):  # ends the process
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_SAVE))
 
 
 def end_workers(loader: DataLoader) -> None:
-    """End a loader's processes now.
+    """End a loader's workers now.
 
-    If they are left to the garbage collector, in a cycle such as an error's traceback makes, torch closes their queues before
-    it tells them to end, and then waits five seconds for each.
+    If the garbage collector ends them, as part of a cycle such as a traceback's, torch closes their queues
+    first and then waits five seconds for each.
     """
     end = getattr(getattr(loader, "_iterator", None), "_shutdown_workers", None)  # there is no public name
     if end is not None:
@@ -143,16 +145,16 @@ def end_workers(loader: DataLoader) -> None:
 
 
 class UnreadableImages:
-    """What to do with unreadable images: `raise` an UnreadableImageError at the first, or `skip`, count and list them."""
+    """Policy for unreadable images: `raise` an UnreadableImageError at the first, or `skip` and list them."""
 
     def __init__(self, on_unreadable: OnUnreadable = "raise"):
         self.on_unreadable = on_unreadable
         self.reasons: dict[str, str] = {}
 
     def watch(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """The loader's batches, without those of which nothing was readable; UnreadableImageError if that is all of them.
+        """Yield the loader's batches that hold a readable image; UnreadableImageError if there is none.
 
-        One of several processes has a share of the images only, and leaves that to whoever sees all (`none_readable`).
+        With several processes, each of which sees a part of the images, this is the caller's check.
         """
         readable = False
         for batch in loader:
@@ -164,25 +166,25 @@ class UnreadableImages:
             raise self.none_readable()
 
     def none_readable(self) -> UnreadableImageError:
-        """The error for images of which not one could be read; to be made by all processes together."""
+        """The error if no image could be read; all processes must call it."""
         self.share()
         reason = next(iter(self.reasons.values()), "there are none")
         return UnreadableImageError(f"none of {len(self.reasons)} images is readable: {reason}")
 
     def share(self) -> None:
-        """What was noted by any process is known to all."""
+        """Gather what was noted by all processes."""
         for reasons in all_gather_object(self.reasons):
             self.reasons |= reasons
 
     def note(self, unreadable: Iterable[tuple[str, str]]) -> None:
-        """Count and list (path, reason) of unreadable images; UnreadableImageError for the first unless they are skipped."""
+        """Record (path, reason) of unreadable images; UnreadableImageError unless they are skipped."""
         for path, reason in unreadable:
             if self.on_unreadable == "raise":
                 raise UnreadableImageError(f"{reason} (on_unreadable='skip' leaves such files out)")
             self.reasons[path] = reason
 
     def report(self) -> None:
-        """Print the count and the list of what was skipped by any process, if anything was."""
+        """Print the number and the list of the images skipped by any process, if any."""
         self.share()
         if self.reasons and is_main():
             print(f"skipped {len(self.reasons)} unreadable images:")

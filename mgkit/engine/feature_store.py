@@ -1,25 +1,24 @@
-"""Pooled features on disk: made once, reused while nothing changed, continued where a run was cut off.
+"""Pooled features on disk: computed once, reused while nothing changed, continued after an interruption.
 
-An array has a folder of its own, named by size, crop, p and a hash of all that it is made of:
+An array has its own folder, named by size, crop, p and a hash of everything it depends on:
 
-    features.npy      [N,C] float32, once it is whole; until then features.partial
-    manifest.json     what it is made of, by which versions on which machine, and which images were skipped
-    journal.jsonl     the shards that features.partial holds, a line each
-    lock              held by the process that writes, and by none after its death
+    features.npy      [N,C] float32 when complete; until then features.partial
+    manifest.json     what it depends on, the versions and the machine, and the skipped images
+    journal.jsonl     the shards in features.partial, one per line
+    lock              held by the process that writes
 
-A shard is a run of SHARD images. Its line is written to the journal once its rows are on the disk: a shard with
-a line is whole, also after a kill or a power cut, and one without a line is made again. No batch mixes shards;
-hence its rows do not depend on which shards were there before.
+A shard is SHARD consecutive images. Its line is written to the journal when its rows are on disk. So a shard
+with a line is complete, even after a kill or a power failure; others are computed again. No batch spans two
+shards: rows do not depend on which shards were there before.
 
-A whole array is made again if its size or time of change is not that of the manifest (so copy folders with their
-times: cp -a, rsync -a). Removing a folder costs time only.
+A complete array is recomputed if its size or time of change differs from the manifest (copy folders with
+their times: cp -a, rsync -a). Folders may be removed; that costs time only.
 """
 
 import hashlib
 import io
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -29,7 +28,7 @@ import numpy as np
 import torch
 
 from mgkit.data.decoding import UnreadableImageError
-from mgkit.data.images import ImageList
+from mgkit.data.images import ImageList, files_hash
 from mgkit.data.loader import UnreadableImages
 from mgkit.engine.provenance import provenance
 from mgkit.engine.run import experiment_folder
@@ -41,12 +40,12 @@ from mgkit.model import MultiGrain
 from mgkit.pooling import check_exponent
 from mgkit.transforms import eval_transform
 
-SHARD = 1024  # images; what a kill can cost, and what is held in memory
-FORMAT = 3  # another number, other folders: for changes of what a row is or how it is stored
+SHARD = 1024  # images, held in memory and lost by a kill
+FORMAT = 3  # increased when the rows or their storage change; arrays of other formats are not used
 
 
 def features_folder(experiment: str) -> Path:
-    """Where the stages of an experiment share their features: outputs/<experiment>/features/."""
+    """The features shared by the stages of an experiment: outputs/<experiment>/features/."""
     return experiment_folder(experiment) / "features"
 
 
@@ -54,23 +53,25 @@ def stored_features(
     net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float], folder: str | Path,
     passes: Passes | None = None, **changes,
 ) -> list[np.memmap]:  # fmt: skip
-    """GeM-pooled features before whitening and L2, a read-only [N,C] float32 memmap for each exponent.
+    """GeM-pooled features before whitening and L2: a read-only [N,C] float32 memmap per exponent.
 
-    size: pixels. ps: exponents > 0, inf too; those that are not below `folder` yet share one backbone pass, and where none is
-    missing no image is opened. An array is reused for the same files (names below the root, sizes, times of change), turned and
-    cut alike, the same backbone weights, size, crop, p and precision. A run that was cut off is continued, with the result,
-    bit for bit, of one that was not, on the same machine with the same batch_size. Memory does not grow with N.
-    passes, changes: as for `features.embed`. A second process that wants the same array waits for the first; those of `mgkit.machine.distributed`
-    share the work, and the main one writes.
+    An array is reused for the same files (`files_hash`), backbone weights, size, crop, p and precision.
+    Missing arrays are computed in one backbone pass; if none is missing, no image is opened. An interrupted
+    call is continued, bit for bit on the same machine with the same batch_size. Memory does not grow with N.
+    Another process that needs the same array waits; distributed ranks share the work, and rank 0 writes.
 
-    Rows of images that `unreadable` skips are NaN; it is told of them again whenever the array is reused. Raises
-    UnreadableImageError unless it says skip; ValueError for no images or a size, crop, p or precision that cannot be; OSError,
-    naming the folder, where it cannot be written or the disk is full, and where images change meanwhile.
+    size: pixels.
+    ps: exponents > 0, or inf.
+    folder: where arrays are stored.
+    passes, changes: as for `features.embed`; rows of skipped images are NaN, also when an array is reused.
+
+    Raises UnreadableImageError unless `passes.unreadable` skips; ValueError for no images or a wrong size, crop, p
+    or precision; OSError if the folder cannot be written, the disk is full, or images change meanwhile.
     """
     if not len(images):
         raise ValueError(f"{images.root}: there are no images to embed")
     passes = replace(passes or Passes(), **changes)
-    eval_transform(size, passes.crop)  # raises what is wrong with them before anything is written
+    eval_transform(size, passes.crop)  # raises for wrong values before anything is written
     exponents = [float(check_exponent(p)) for p in ps]
     made_of = all_but_p(net, images, size=size, passes=passes)
     arrays = {p: StoredArray(Path(folder), made_of | {"p": str(p)}) for p in exponents}
@@ -89,18 +90,18 @@ def stored_features(
     return [np.load(arrays[p].path, mmap_mode="r") for p in exponents]
 
 
-# --- What an array is made of
+# --- What an array depends on
 
 
 def all_but_p(net: MultiGrain, images: ImageList, *, size: int, passes: Passes) -> dict:
-    """What arrays are made of, but for the exponent; ValueError for an unknown precision."""
+    """What arrays depend on, without the exponent; ValueError for an unknown precision."""
     device = net.classifier.weight.device
     with autocast(device, passes.precision):
         bf16 = torch.is_autocast_enabled(device.type)
     return {
         "format": FORMAT,
-        "shard": SHARD,  # in which a journal counts
-        "images": identity_of_images(images),
+        "shard": SHARD,  # the unit of journals
+        "images": {"count": len(images), "exif": images.exif, "sha256": files_hash(images)},
         "network": identity_of_network(net),
         "size": int(size),
         "crop": passes.crop,
@@ -108,38 +109,10 @@ def all_but_p(net: MultiGrain, images: ImageList, *, size: int, passes: Passes) 
     }
 
 
-def identity_of_images(images: ImageList) -> dict:
-    """How many images, and a SHA-256 of their names below the root, bytes, times of change, and how they are turned and cut.
-
-    No file is opened; one that is missing counts as such.
-    """
-    root = os.path.realpath(images.root)
-    prefix = os.path.join(root if os.path.isdir(root) else os.path.dirname(root), "")
-    digest = hashlib.sha256(how_they_are_read(images).encode())
-    for path in images.paths:
-        digest.update(os.fsencode(path.removeprefix(prefix) + stamp(path)))
-    return {"count": len(images), "exif": images.exif, "sha256": digest.hexdigest()}
-
-
-def how_they_are_read(images: ImageList) -> str:
-    """What else than its files decides on the rows of a list of images."""
-    changes_no_row = ("root", "paths", "labels", "classes")  # anything else that a list of images says may
-    return repr({key: value for key, value in vars(images).items() if key not in changes_no_row})
-
-
-def stamp(path: str) -> str:
-    """A file's bytes and time of change."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return "\0missing\0"
-    return f"\0{status.st_size} {status.st_mtime_ns}\0"
-
-
 def identity_of_network(net: MultiGrain) -> dict:
     """The backbone: its name, width, input normalisation, and a SHA-256 of its parameters and buffers."""
     digest = hashlib.sha256()
-    twin = f"{net.twin}.last_linear."  # the NASNets' classifier, on which no feature map depends
+    twin = f"{net.twin}.last_linear."  # the NASNets' classifier, which does not affect feature maps
     for name, value in chain(net.features.named_parameters(), net.features.named_buffers()):
         if net.twin and name.startswith(twin):
             continue
@@ -154,7 +127,11 @@ def identity_of_network(net: MultiGrain) -> dict:
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array on disk, whole or in the making. root: where the folders of arrays are. made_of: what tells it from others."""
+    """An array on disk, complete or not.
+
+    root: holds the folders of all arrays.
+    made_of: what the array depends on, see `all_but_p`.
+    """
 
     root: Path
     made_of: dict
@@ -182,7 +159,7 @@ class StoredArray:
         return self.folder / "journal.jsonl"
 
     def manifest(self) -> dict | None:
-        """The manifest; None where there is none of this array, or a damaged one."""
+        """The manifest; None if it is missing, damaged, or another array's."""
         try:
             manifest = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
             known = manifest["made_of"] == self.made_of and manifest["written_ns"]
@@ -191,7 +168,7 @@ class StoredArray:
             return None
 
     def is_whole(self) -> bool:
-        """Whether the array is on disk, untouched since it was written."""
+        """Whether the array is complete on disk and unchanged since it was written."""
         manifest = self.manifest()
         if manifest is None or not self.path.is_file():
             return False
@@ -199,25 +176,25 @@ class StoredArray:
         return (status.st_size, status.st_mtime_ns) == (self.start(self.shape[0]), manifest["written_ns"])
 
     def start(self, row: int) -> int:
-        """Where in the file a row starts, in bytes."""
+        """The offset of a row in the file, in bytes."""
         return len(npy_header(self.shape)) + row * self.shape[1] * 4
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """The array is this process's to write; waits while it is another's."""
+        """Hold the array for writing; waits for another process that does."""
 
         def say() -> None:
             print(f"waiting for another process, which is writing {self.folder}")
 
         with ExitStack() as held:
-            with self.explained():  # the making, not what is done under the lock
+            with self.explained():  # the lock only, not what is done under it
                 self.folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(exclusive(self.folder / "lock", on_wait=say))
             yield
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """An OSError in the block says what was being tried, and what becomes of the rows so far."""
+        """Have an OSError of the block name the folder, and say that the call can be repeated."""
         try:
             yield
         except OSError as error:
@@ -228,16 +205,16 @@ class StoredArray:
             ) from None
 
     def begin(self) -> dict[int, dict]:
-        """Have a partial file and a clean journal; returns the shards that they hold, {shard: {row: reason}}."""
+        """Prepare the partial file and the journal; returns the shards they hold, {shard: {row: reason}}."""
         size = self.start(self.shape[0])
         with self.explained():
             remove_partial(self.folder)
             if self.path.exists():
-                print(f"{self.path} or its manifest is damaged or was changed: it is made again")
+                print(f"{self.path} or its manifest is damaged or was changed: computing it again")
                 self.path.unlink()
             kept = self.partial.exists() and self.partial.stat().st_size == size
             shards = read_journal(self.journal, len(shards_of(self.shape[0]))) if kept else {}
-            # Before the file has its size, so that no shard of an earlier file counts for a new one.
+            # Before the file has its size, so that no shard of an earlier file counts for the new one.
             write_text(self.journal, "".join(journal_line(*each) for each in shards.items()))
             self.partial.touch()
             with open(self.partial, "r+b") as file:
@@ -246,7 +223,7 @@ class StoredArray:
         return shards
 
     def write(self, shard: int, rows: np.ndarray, skipped: dict[int, str]) -> None:
-        """Write the rows [n,C] of a shard, then, once they are on the disk, its line in the journal.
+        """Write the rows [n,C] of a shard and, when they are on disk, its line in the journal.
 
         skipped: {row: reason}.
         """
@@ -259,7 +236,7 @@ class StoredArray:
                 file.write(journal_line(shard, skipped))
 
     def finish(self, shards: dict[int, dict], source: Path) -> None:
-        """The manifest, then the array under its name: from that moment on it is whole."""
+        """Write the manifest, then rename the partial file: the array is complete."""
         manifest = {
             "made_of": self.made_of,
             "images_from": str(source),
@@ -273,13 +250,13 @@ class StoredArray:
             self.journal.unlink()
 
     def discard(self) -> None:
-        """Remove what is in the making."""
+        """Remove the partial file and the journal."""
         self.partial.unlink()
         self.journal.unlink()
 
 
 def npy_header(shape: tuple[int, int]) -> bytes:
-    """What a .npy file of float32 rows [N,C] starts with."""
+    """The header of a .npy file of float32 rows [N,C]."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header, {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
@@ -297,7 +274,7 @@ def journal_line(shard: int, skipped: dict) -> str:
 
 
 def read_journal(path: Path, count: int) -> dict[int, dict]:
-    """The shards in a journal of so many at most, {shard: {row: reason}}, without lines that were cut off."""
+    """The shards in a journal, {shard: {row: reason}}; cut lines and numbers from `count` on are ignored."""
     shards = {}
     for text in path.read_bytes().splitlines() if path.exists() else []:
         with suppress(ValueError, KeyError, TypeError):
@@ -318,19 +295,19 @@ def write_missing(
     size: int,
     passes: Passes,
 ) -> None:
-    """One backbone pass over every shard that any of the arrays {p: array} lacks; all are whole afterwards."""
-    # While this process waited for its turn, another one may have written some.
+    """Complete the arrays {p: array} by one backbone pass over every shard that one of them lacks."""
+    # Another process may have written some while this one waited.
     there = {p: array.begin() for p, array in arrays.items() if not array.is_whole()} if is_main() else None
-    there = broadcast_object(there)  # {p: {shard: {row: why it was skipped}}}
+    there = broadcast_object(there)  # {p: {shard: {row: reason}}}
     if not there:
         return
     known = [of_shard for of_p in there.values() for of_shard in of_p.items()]
     for _, skipped in known:
-        tell(passes.unreadable, images, skipped)  # before the work, where it raises
+        tell(passes.unreadable, images, skipped)  # raises before the work, if it does
     parts = shards_of(len(images))
     lacking = [shard for shard in range(len(parts)) if any(shard not in of_p for of_p in there.values())]
     if 0 < len(lacking) < len(parts):
-        print(f"features: {len(parts) - len(lacking)} of {len(parts)} shards are on disk, the others follow")
+        print(f"features: {len(parts) - len(lacking)} of {len(parts)} shards are on disk already")
     readable = any(len(skipped) < len(parts[shard]) for shard, skipped in known)
     passes = replace(passes, unreadable=UnreadableImages(passes.unreadable.on_unreadable))
     pooled = pooled_shards(net, images, lacking, size=size, ps=list(there), passes=passes)
@@ -345,22 +322,23 @@ def write_missing(
         if error:
             raise error
         return
-    error = error or changed_meanwhile(images, [arrays[p] for p in there])
-    for p, shards in there.items():
+    complete(images, [(arrays[p], shards) for p, shards in there.items()], error)
+
+
+def complete(
+    images: ImageList, arrays: Sequence[tuple[StoredArray, dict[int, dict]]], error: OSError | None = None
+) -> None:
+    """Finish arrays, given with their shards; after an error, or if images changed, discard them and raise."""
+    now = files_hash(images)
+    if not error and any(array.made_of["images"]["sha256"] != now for array, _ in arrays):
+        error = OSError(f"images of {images.root} changed while they were being embedded: embed them again")
+    for array, shards in arrays:
         if error:
-            arrays[p].discard()  # nobody knows which shards show which state
+            array.discard()  # it is unknown which shards show which state
         else:
-            arrays[p].finish(shards, images.root)
+            array.finish(shards, images.root)
     if error:
         raise error
-
-
-def changed_meanwhile(images: ImageList, arrays: Iterable[StoredArray]) -> OSError | None:
-    """The error that says so, if the images are no longer those that the arrays were begun for."""
-    now = identity_of_images(images)
-    if all(array.made_of["images"] == now for array in arrays):
-        return None
-    return OSError(f"images of {images.root} changed while they were being embedded: embed them again")
 
 
 def pooled_shards(
@@ -372,9 +350,9 @@ def pooled_shards(
     ps: Sequence[float],
     passes: Passes,
 ) -> Iterator[tuple[int, np.ndarray, dict[int, str]]]:
-    """(shard, rows [P,n,C], {row: why it was skipped and is NaN}) of these shards, in one pass, of all processes together.
+    """Yield (shard, rows [P,n,C], {row: reason} of skipped rows, which are NaN); all ranks, in one pass.
 
-    All images may be skipped.
+    No image needs to be readable.
     """
     if not shards:
         return
@@ -395,13 +373,10 @@ def pooled_shards(
             rows[:, indices - place * SHARD] = of_batch
         reasons = {i: unreadable.reasons.get(images.paths[i]) for i in parts[shard]}
         mine = {i: reason for i, reason in reasons.items() if reason}
-        yield (
-            shard,
-            rows_of_all(rows),
-            dict(chain.from_iterable(of_rank.items() for of_rank in all_gather_object(mine))),
-        )
+        skipped = dict(chain.from_iterable(of_rank.items() for of_rank in all_gather_object(mine)))
+        yield shard, rows_of_all(rows), skipped
 
 
 def tell(unreadable: UnreadableImages, images: ImageList, skipped: dict[int | str, str]) -> None:
-    """What was skipped, {row: reason}, when the rows were made is unreadable now too: listed, or raised."""
+    """Record the images that were skipped, {row: reason}, when an array was computed; may raise."""
     unreadable.note((images.paths[int(i)], reason) for i, reason in skipped.items())

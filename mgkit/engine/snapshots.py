@@ -121,7 +121,7 @@ class OpenedRun:
 def is_finished(config: TrainConfig, images: tuple[ImageList, ImageList]) -> bool:
     """Whether the training has finished with this config and these images; False with resume off."""
     results = read_results(config)
-    if not config.resume or results is None or results.get("images_hash") != hash_of(images):
+    if not config.resume or results is None or results.get("images_hash") != list_hash(*images):
         return False
     if not (stage_folder(config) / "checkpoint.pth").is_file():
         return False
@@ -139,7 +139,7 @@ def open_run(config: TrainConfig, images: tuple[ImageList, ImageList], stack: Ex
     try:
         hold(folder, stack)
         remove_partial(folder)
-        images_hash = hash_of(images)
+        images_hash = list_hash(*images)
         has_results = read_results(config) is not None
         unfinished = bool(snapshots.files()) and not (has_results and (folder / "checkpoint.pth").is_file())
         content = find_content(config, images_hash, snapshots) if unfinished else None
@@ -188,11 +188,6 @@ def check_snapshot(path: Path, content: dict, config: TrainConfig, images_hash: 
         )
     if content["processes"] != world_size():
         print(f"the snapshot is of {content['processes']} processes, resuming with {world_size()}")
-
-
-def hash_of(images: tuple[ImageList, ImageList]) -> str:
-    """One hash of the lists of training and validation images."""
-    return "-".join(map(list_hash, images))
 
 
 def hold(folder: Path, stack: ExitStack) -> None:

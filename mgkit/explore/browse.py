@@ -1,9 +1,7 @@
-"""Looking through images: what a picture finds, what it is taken for, and pictures that a person brings along."""
+"""Browse a collection: nearest images, classes, and uploaded pictures as queries."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 import torch
@@ -11,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.models import ResNet50_Weights
 
-from mgkit.data.decoding import UnreadableImageError, decoding, in_words, rotation, to_rgb, turned
+from mgkit.data.decoding import load_image, without_warnings
 from mgkit.data.images import ImageList
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem
@@ -22,9 +20,8 @@ from mgkit.stages.inputs import data_root, is_mini
 from mgkit.stages.results import Retrieval
 from mgkit.transforms import eval_transform
 
-MOST_PIXELS = 50_000_000  # of a picture that is brought along: 200 MB once it is decoded
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none of which runs another program
-# Of which the last that was measured is what the network gives as it is.
+MOST_PIXELS = 50_000_000  # of an upload: 200 MB decoded
+# The last of these that was measured is the network's own output.
 OWN_DESCRIPTORS = ("GeM, training p", "GeM, p*", "GeM, p*, whitened")
 
 Classes = list[tuple[str, float]]  # names and probabilities, the most probable first
@@ -33,7 +30,12 @@ Describe = Callable[[Image.Image], tuple[np.ndarray, Classes]]  # of a picture: 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a query finds: image indices and scores [k], best first; right: of each, None where it is neither; its classes."""
+    """The results of a query.
+
+    neighbours, scores: image indices and similarities [k], best first.
+    right: whether each is a positive; None for those that count as neither.
+    classes: of the query.
+    """
 
     neighbours: list[int]
     scores: list[float]
@@ -42,12 +44,16 @@ class Answers:
 
 
 class Collection:
-    """N images with their descriptors [N,D], as a person looks through them.
+    """N images with descriptors [N,D], to search among.
 
-    queries: indices of the images that ask, failures first; None: all, in order. database: indices of those that answer;
-    None: all. truth: whether image j is right for query i, None where it is neither. titles: what to say of a query. classes:
-    of an image, by index. A row of descriptors that is NaN is an image that could not be read: it neither asks nor answers.
-    Raises ValueError for descriptors that do not fit, indices outside, or where nothing is left.
+    descriptors: NaN in the rows of unreadable images, which are left out.
+    queries: indices of the query images, in the order to show; None: all.
+    database: indices of the images to search; None: all.
+    truth: (query i, image j) -> whether j is a positive of i, None if it counts as neither.
+    titles: {query: title}.
+    classes: image index -> its likely classes.
+
+    Raises ValueError for another number of descriptors, indices out of range, or no readable image.
     """
 
     def __init__(
@@ -71,7 +77,7 @@ class Collection:
         self.answering = rows_of(descriptors, self.database)
 
     def answers(self, query: int, k: int) -> Answers:
-        """The k images most similar to image `query`, itself left out; fewer where there are no more."""
+        """The k images (or all, if fewer) most similar to image `query`, without itself."""
         neighbours, scores = self.similar(self.descriptors[query], k + 1)
         others = [pair for pair in zip(neighbours, scores, strict=True) if pair[0] != query][:k]
         right = [self.truth(query, j) if self.truth else None for j, _ in others]
@@ -85,7 +91,7 @@ class Collection:
 
 
 def readable_indices(given: Sequence[int] | None, readable: np.ndarray, name: str) -> np.ndarray:
-    """The given indices, or all, without unreadable images; ValueError for one outside or if none is left."""
+    """The given indices, or all, of readable images; ValueError for one out of range or if none is left."""
     indices = np.arange(len(readable)) if given is None else np.asarray(given, dtype=np.int64)
     outside = indices[(indices < 0) | (indices >= len(readable))]
     if len(outside):
@@ -97,7 +103,9 @@ def readable_indices(given: Sequence[int] | None, readable: np.ndarray, name: st
 
 
 def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -> Collection:
-    """A retrieval set of 05 with the network's own descriptors; its queries by what `found` measured with them, the worst first.
+    """A retrieval set of 05 with the network's own descriptors; queries in order of their score, worst first.
+
+    found: results of 05, with the scores.
 
     Raises ValueError for a set that was not measured.
     """
@@ -126,15 +134,16 @@ def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -
         return each.right(number[i], j)
 
     return Collection(
-        each.images, descriptors, queries=asked[order], database=each.database, truth=truth, titles=titles, classes=classes
+        each.images, descriptors, queries=asked[order], database=each.database, truth=truth, titles=titles,
+        classes=classes,
     )  # fmt: skip
 
 
 def class_names(data: str, net: MultiGrain) -> tuple[str, ...]:
-    """Names of the network's classes for a person to read; empty where nothing says them.
+    """Readable names of the network's classes; empty if unknown.
 
-    A thousand classes without other names than WordNet ids are ImageNet's, in the order of those ids, as torchvision has them.
-    data: as in a config; the embedded set has a list of its names.
+    A thousand classes named by WordNet ids, or unnamed, are ImageNet's in torchvision's order.
+    data: as in a config; the embedded set has a list of names.
     """
     ids = all(name[:1] == "n" and name[1:].isdigit() for name in net.classes)
     if ids and net.classifier.out_features == 1000:
@@ -147,7 +156,7 @@ def class_names(data: str, net: MultiGrain) -> tuple[str, ...]:
 
 
 def likely_classes(net: MultiGrain, pooled: Tensor, names: Sequence[str], *, count: int = 5) -> Classes:
-    """The network's most probable classes of one image, from its pooled features [C]; numbers where there are no names."""
+    """The network's most probable classes of one image, from its pooled features [C]; numbered if unnamed."""
     probabilities = class_probabilities(net, pooled[None])[0]
     best = probabilities.topk(min(count, len(probabilities)))
     return [
@@ -158,9 +167,9 @@ def likely_classes(net: MultiGrain, pooled: Tensor, names: Sequence[str], *, cou
 
 @torch.no_grad()
 def class_probabilities(net: MultiGrain, pooled: Tensor) -> Tensor:
-    """Of every class, from pooled features [n,C] -> [n,K], on the network's device.
+    """Class probabilities, pooled features [n,C] -> [n,K], on the network's device.
 
-    The logits of a whitened network are those before, over ‖[e;1]‖, which probabilities need back.
+    The logits of a whitened network are divided by ‖[e;1]‖, which is undone for the softmax.
     """
     pooled = pooled.to(net.classifier.weight.device)
     logits = net.head(pooled)["classifier_output"]
@@ -173,7 +182,7 @@ def class_probabilities(net: MultiGrain, pooled: Tensor) -> Tensor:
 def pooled_picture(
     net: MultiGrain, picture: Image.Image, *, size: int, crop: str = "rect", p: float | None = None
 ) -> Tensor:
-    """GeM features [1,C] of one picture (RGB). size: pixels. p: exponent, None for the network's own."""
+    """GeM features [1,C] of one RGB picture. size: pixels. p: exponent, None for the network's own."""
     image = eval_transform(size, crop, mean=net.mean, std=net.std)(picture)
     maps = net.eval().features(image[None].to(net.classifier.weight.device))  # [1,3,H,W] -> [1,C,h,w]
     return gem(maps.float(), net.pool.p if p is None else p)
@@ -182,9 +191,11 @@ def pooled_picture(
 def describe_with(
     net: MultiGrain, *, size: int, crop: str = "rect", p: float | None = None, names: Sequence[str] = ()
 ) -> Describe:
-    """A function: picture (RGB) -> descriptor [D] and classes, one forward pass.
+    """A function: RGB picture -> descriptor [D] and likely classes, by one forward pass.
 
-    size: pixels. p: exponent, None for the network's own. names: of the classes, by default those that the network knows.
+    size: pixels.
+    p: exponent, None for the network's own.
+    names: of the classes; the network's own by default.
     """
 
     def describe(picture: Image.Image) -> tuple[np.ndarray, Classes]:
@@ -197,35 +208,9 @@ def describe_with(
 
 
 def read_picture(name: str, content: bytes) -> Image.Image:
-    """A picture that a person brings along, as RGB, turned as the camera says.
+    """Decode an uploaded file as RGB, its rotation tag applied.
 
-    Raises UnreadableImageError, one line that names it, for what is no picture, cut off or empty, and for more than 50
-    megapixels, of which none is decoded.
+    Raises UnreadableImageError for a damaged file, an unknown format, and more than 50 megapixels.
     """
-    if not content:
-        raise UnreadableImageError(f"{name} is empty")
-
-    def message(error: Exception) -> str:
-        if isinstance(error, Image.DecompressionBombError):  # of PIL, which says no size
-            return too_large(name, f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels")
-        return f"{name} is not a picture, or of none of the kinds {', '.join(FORMATS)}"
-
-    with decoding(message):
-        image = open_picture(content)
-    pixels = image.width * image.height
-    if pixels > MOST_PIXELS:
-        raise UnreadableImageError(too_large(name, f"{pixels / 1e6:.0f} megapixels ({image.width} × {image.height})"))  # fmt: skip
-    with decoding(lambda error: f"{name} cannot be read: {in_words(error)}"):
-        image.load()
-        return turned(to_rgb(image), rotation(image))
-
-
-def open_picture(content: bytes) -> Image.Image:
-    """The picture, its header read and no pixel; raises as PIL."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a lower limit is kept here
-        return Image.open(BytesIO(content), formats=FORMATS)
-
-
-def too_large(name: str, size: str) -> str:
-    return f"{name} has {size}: at most {MOST_PIXELS / 1e6:.0f} are read, make it smaller"
+    with without_warnings():
+        return load_image(content, name=name, exif=True, most_pixels=MOST_PIXELS)

@@ -110,7 +110,7 @@ def _write(folder, seed, job):
     _save(image, path, int(rng.integers(80, 93)))
     if not job.strong:
         return
-    with Image.open(path) as file:  # a copy starts from the file, as the real ones did
+    with Image.open(path, formats=["JPEG"]) as file:  # a copy starts from the file, as the real ones did
         image = file.convert("RGB")
     home, name = path.parents[1], path.name
     for percent in CROPS:

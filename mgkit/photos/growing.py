@@ -1,26 +1,22 @@
-"""Pooled features of a folder that grows: of images that were there before, the rows are copied from the array of before.
+"""Pooled features of a growing folder: the rows of known images are copied from an earlier array.
 
-An array that was asked for here has one file more beside it, images.npy: a fingerprint of every image, [N] uint64.
+Arrays made here have one more file, images.npy: a fingerprint per image, [N] uint64.
 """
 
-import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from mgkit.data.images import ImageList
+from mgkit.data.images import ImageList, fingerprints
 from mgkit.data.loader import UnreadableImages
 from mgkit.engine.feature_store import (
     StoredArray,
     all_but_p,
-    changed_meanwhile,
-    how_they_are_read,
+    complete,
     shards_of,
-    stamp,
     stored_features,
 )
 from mgkit.features import Passes
@@ -31,7 +27,7 @@ from mgkit.model import MultiGrain
 
 @dataclass(frozen=True)
 class Known:
-    """What an earlier array has of a new one: row here[k] of the new is row there[k] of the earlier."""
+    """Rows of an earlier array that can be copied: row here[k] of the new is row there[k] of the earlier."""
 
     earlier: Path
     here: np.ndarray
@@ -48,11 +44,12 @@ def growing_features(
     passes: Passes | None = None,
     **changes,
 ) -> np.memmap:
-    """`store.stored_features` [N,C] for one exponent, for which only images are embedded that no earlier array has.
+    """`stored_features` [N,C] for one exponent; only new images are embedded.
 
-    An image is known while its path, bytes and time of change are as they were, if it could be read. Its row is that of
-    another pass, in another batch: the same to rounding. Of the arrays that were asked for here, below `folder`, the one that
-    knows most images counts. Other arguments and errors: as there; ValueError too for a list that has a file twice or in parts.
+    An image is known if an earlier array of this function has it, readable, with the same path, size and time
+    of change; the array that knows most images is used. Rows from another batch are equal up to rounding.
+
+    Other parameters and errors as `stored_features`; ValueError also for views or repeated files.
     """
     if images.views or len(set(images.paths)) < len(images):
         raise ValueError(f"images: of a folder that grows ({images.root}) each file is taken once, and whole")
@@ -64,10 +61,9 @@ def growing_features(
     if known:
         unknown = np.setdiff1d(np.arange(len(images)), known.here)
         if is_main():
-            print(
-                f"{len(known.here):,} of {len(images):,} images are known from earlier, {len(unknown):,} are new"
-            )
-        # A known one goes along: a list of which nothing can be read is an error, and here it may be all that is new.
+            counts = f"{len(known.here):,} of {len(images):,} images are known from earlier"
+            print(f"{counts}, {len(unknown):,} are new")
+        # With a known one, as all new ones may be unreadable: a list without readable images is an error.
         rest = images.subset([*unknown, known.here[0]])
         skipping = UnreadableImages(passes.unreadable.on_unreadable)
         [rows] = stored_features(net, rest, passes=replace(passes, unreadable=skipping), **options)
@@ -92,17 +88,8 @@ def fingerprints_file(array: StoredArray) -> Path:
     return array.folder / "images.npy"
 
 
-def fingerprints(images: ImageList) -> np.ndarray:
-    """[N] uint64 of path, bytes, time of change, and how the images of the list are read. No file is opened."""
-    reading = os.fsencode(how_they_are_read(images))
-    return np.array([
-        int.from_bytes(hashlib.blake2b(reading + os.fsencode(path + stamp(path)), digest_size=8).digest(), "big")
-        for path in images.paths
-    ], dtype=np.uint64)  # fmt: skip
-
-
 def most_known(array: StoredArray, images: ImageList) -> Known | None:
-    """What the earlier array knows that knows most of the images; None where no array knows any."""
+    """The rows of the earlier array that has most of the images; None if no array has any."""
     ours, best = fingerprints(images), None
     for earlier in earlier_arrays(array):
         _, here, there = np.intersect1d(ours, np.load(fingerprints_file(earlier)), return_indices=True)
@@ -113,7 +100,7 @@ def most_known(array: StoredArray, images: ImageList) -> Known | None:
 
 
 def earlier_arrays(array: StoredArray) -> list[StoredArray]:
-    """The whole arrays of other images, made in the same way, that have fingerprints."""
+    """The complete arrays of other images, made with the same options, that have fingerprints."""
     found = []
     for path in array.root.glob("*/images.npy"):
         try:
@@ -123,7 +110,7 @@ def earlier_arrays(array: StoredArray) -> list[StoredArray]:
             if made_alike and earlier.folder == path.parent and earlier.is_whole():
                 found.append(earlier)
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # a damaged array: what it had is made again
+            continue  # a damaged array is not used
     return found
 
 
@@ -135,15 +122,19 @@ def join(
     rows: np.ndarray,
     reasons: dict[str, str],
 ) -> None:
-    """Write the array from the rows that are known and those of the `unknown` images, [U,C] and more.
+    """Write the array from the known rows and those of the other images.
 
-    reasons: why images were skipped, by path. Raises OSError where it cannot be written, or images have changed meanwhile.
+    unknown: [U] indices of the other images.
+    rows: theirs, [U,C]; further rows are ignored.
+    reasons: {path: reason} of skipped images.
+
+    Raises OSError if it cannot be written, or if images have changed since.
     """
     earlier = np.load(known.earlier, mmap_mode="r")
     source = np.empty(len(images), dtype=np.int64)  # a row of `earlier`, or past it one of `rows`
     source[known.here], source[unknown] = known.there, len(earlier) + np.arange(len(unknown))
     with array.locked():
-        if array.is_whole():  # by another process, meanwhile
+        if array.is_whole():  # by another process
             return
         shards = array.begin()
         for shard, of_shard in enumerate(shards_of(len(images))):
@@ -156,7 +147,4 @@ def join(
             content[~is_known] = rows[here[~is_known] - len(earlier)]
             shards[shard] = {i: reasons[images.paths[i]] for i in of_shard if images.paths[i] in reasons}
             array.write(shard, content, shards[shard])
-        if error := changed_meanwhile(images, [array]):
-            array.discard()
-            raise error
-        array.finish(shards, images.root)
+        complete(images, [(array, shards)])

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mgkit.data.decoding import WHOLE, UnreadableImageError, image_shape
+from mgkit.data.decoding import WHOLE, UnreadableImageError, image_shape, without_warnings
 from mgkit.explore.style import data_uri
 from mgkit.machine.files import write_text
 from mgkit.photos.duplicates import Group
-from mgkit.photos.folder import shown_name, without_warnings
+from mgkit.photos.folder import shown_name
 from mgkit.photos.search import FoundPhotos
 
 MOST_GROUPS, MOST_MEMBERS = 40, 12

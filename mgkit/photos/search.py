@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from mgkit.config import PhotosConfig
-from mgkit.data.decoding import UnreadableImageError
+from mgkit.data.decoding import UnreadableImageError, without_warnings
 from mgkit.data.folders import check_folder
 from mgkit.data.images import ImageList, evenly
 from mgkit.engine.feature_store import features_folder, stored_features
@@ -43,7 +43,7 @@ from mgkit.photos.duplicates import (
     neighbours_without_self,
     pairs_beyond,
 )
-from mgkit.photos.folder import PhotoFolder, find_photos, shown_name, without_warnings
+from mgkit.photos.folder import PhotoFolder, find_photos, shown_name
 from mgkit.photos.growing import growing_features
 from mgkit.pooling import l2_normalize
 from mgkit.retrieval import indices

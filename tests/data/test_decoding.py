@@ -1,5 +1,6 @@
 """Decoding one image: modes, rotation tags, views, errors that name the file."""
 
+import os
 import struct
 from dataclasses import replace
 
@@ -127,7 +128,7 @@ def test_what_is_not_the_file_s_fault_is_not_said_of_it(tmp_path, error, monkeyp
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(Image, "open", fail)
+    monkeypatch.setattr(Image, "open", lambda *_, **__: fail())
     with pytest.raises(error):
         load_image(path)
     with pytest.raises(error):
@@ -192,7 +193,9 @@ def test_a_thumbnail_needs_no_whole_decoding(tmp_path):
     boxed = View(box=(100, 0, 500, 400))
     assert np.array_equal(load_image(path, view=boxed, least=50), load_image(path, view=boxed))
     png = write_picture(tmp_path / "large.png", size=(800, 480))
-    assert load_image(png, least=50).size == (800, 480)
+    assert load_image(png, least=50).size == (89, 54)  # 480 // 50 = 9 pixels in one
+    means = np.asarray(load_image(png)).reshape(48, 10, 80, 10, 3).mean((1, 3))  # [48,80,3]
+    assert np.abs(np.asarray(load_image(png, least=48)) - means).max() <= 0.51
 
 
 def test_a_box_is_rounded_and_black_outside_the_image(tmp_path):
@@ -213,3 +216,54 @@ def test_a_box_that_shows_nothing_or_far_too_much_is_an_error_that_names_the_fil
     with one_line_error(UnreadableImageError, path):
         load_image(path, view=View(box=box))
     assert len(image_shapes(replace(plain_images(tmp_path), views={0: View(box=box)}))) == 1
+
+
+# --- What may be opened
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "SGI", "ICNS"])
+def test_a_file_of_another_format_is_refused_whatever_its_name(tmp_path, kind):
+    noise(0, (64, 64)).save(tmp_path / "innocent.jpg", format=kind)
+    path = tmp_path / "innocent.jpg"
+    for options in ({}, {"least": 20}, {"exif": True, "view": View(90)}):
+        with one_line_error(UnreadableImageError, path, "not an image in one of the formats BMP, GIF, JPEG"):
+            load_image(path, **options)
+    assert image_shape(str(path), False, WHOLE) == (1, 1)
+
+
+def test_no_file_starts_another_program(tmp_path, monkeypatch):
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # PIL looks for it again
+    noise(0).save(tmp_path / "page.jpg", format="EPS")
+    with one_line_error(UnreadableImageError, tmp_path / "page.jpg"):
+        load_image(tmp_path / "page.jpg")
+    assert not (tmp_path / "started").exists()
+    with Image.open(tmp_path / "page.jpg") as page, pytest.raises(OSError):
+        page.load()
+    assert (tmp_path / "started").exists()  # PIL by itself does
+
+
+def test_a_file_in_memory_is_read_as_one_on_disk(tmp_path):
+    path = rotated_file(tmp_path / "turned.jpg", 6)
+    loaded = load_image(path.read_bytes(), name="mine.jpg", exif=True)
+    assert np.array_equal(loaded, load_image(path, exif=True))
+    for content, why in (
+        (b"", "the file is empty"),
+        (b"text", "not an image"),
+        (path.read_bytes()[:400], ""),
+    ):
+        with one_line_error(UnreadableImageError, "cannot read the image mine.jpg: ", why):
+            load_image(content, name="mine.jpg")
+
+
+def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
+    path = write_picture(tmp_path / "large.png", size=(2000, 1500))
+    assert load_image(path, most_pixels=3_000_000).size == (2000, 1500)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
+    with one_line_error(UnreadableImageError, path, "it has 3 megapixels, at most 2 are read"):
+        load_image(path, most_pixels=2_000_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    with one_line_error(UnreadableImageError, path, "more than 2 megapixels, at most 2 are read"):
+        load_image(path)

@@ -74,8 +74,11 @@ def oracle(root):
 
 # --- Scanning
 
-NAMES = [b"1.png", b"2.JPG", b"3.jpeg", b"a.b.webp", b".hidden.png", b"notes.txt", b"png", b"no.pn", b"x.png.txt",
-         b"caf\xe9.png", b"two\nlines.png", "é🐈.gif".encode(), b" .png", b"-.bmp", b"trailing.", b"..tif", b"a..ppm"]  # fmt: skip
+NAMES = [
+    b"1.png", b"2.JPG", b"3.jpeg", b"a.b.webp", b".hidden.png", b"notes.txt", b"png", b"no.pn", b"x.png.txt",
+    b"caf\xe9.png", b"two\nlines.png", "é🐈.gif".encode(), b" .png", b"-.bmp", b"trailing.", b"..tif",
+    b"a..ppm",
+]  # fmt: skip
 FOLDERS = [b"a", b"b.png", b"a-b", b"a b", b".cache", b"\xff", b"new\nline", "ü".encode()]
 
 
@@ -294,7 +297,7 @@ def test_a_folder_that_changed_just_now_is_not_trusted(tree, monkeypatch, kept, 
 
 
 def test_a_file_system_that_counts_in_seconds_hides_no_change(tree, monkeypatch):
-    """Two changes within a second: the stamps are equal, so the index between them must not have been kept."""
+    """Two changes within a second: the stamps are equal, so no index may be kept between them."""
     monkeypatch.setattr(module, "SETTLED_NS", 2_000_000_000)
     now = time.time_ns() // 10**9
     monkeypatch.setattr(module, "stamp", lambda status: (now * 10**9, now * 10**9))

@@ -11,7 +11,7 @@ import pytest
 from support import broken_file, made_up_list, names, rotated_file, write_empty, write_picture, write_tree
 
 from mgkit.data.decoding import View, load_image
-from mgkit.data.images import ImageList, evenly, image_shapes, list_hash
+from mgkit.data.images import ImageList, evenly, files_hash, fingerprints, image_shapes, list_hash
 from mgkit.data.layouts import class_folders, plain_images
 
 
@@ -151,9 +151,64 @@ def test_the_hash_of_imagenet_s_list_takes_no_time_and_no_file(tmp_path):
     assert time.process_time() - started < 2
 
 
+def test_the_hash_of_several_lists_is_that_of_each(tmp_path):
+    images = class_folders(write_empty(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg"))
+    first, second = images.subset([0, 2]), images.subset([1])
+    assert list_hash(first, second) == f"{list_hash(first)}-{list_hash(second)}"
+
+
+# --- The state of files
+
+
+def test_a_copy_of_a_folder_with_its_times_has_the_same_files(tmp_path):
+    images = class_folders(write_empty(tmp_path / "one", "a/1.jpg", "b/2.jpg"))
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    copied = class_folders(tmp_path / "two")
+    assert files_hash(images) == files_hash(copied) == files_hash(replace(copied, labels=copied.labels[::-1]))
+    assert not np.isin(fingerprints(images), fingerprints(copied)).any()  # those are of absolute paths
+
+
+def written_to(images, path):
+    path.write_bytes(b"x")
+    return images
+
+
+def touched(images, path):
+    os.utime(path, ns=(0, 10**18 + 1))
+    return images
+
+
+def removed(images, path):
+    path.unlink()
+    return images
+
+
+STATES = {
+    "size": written_to,
+    "time": touched,
+    "removed": removed,
+    "exif": lambda images, _: replace(images, exif=not images.exif),
+    "views": lambda images, _: replace(images, views={1: View(90)}),
+    "order": lambda images, _: images.subset([1, 0, 2]),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_what_changes_a_pixel_changes_the_state_of_files(tmp_path, state):
+    images = class_folders(write_empty(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg"))
+    before, each = files_hash(images), fingerprints(images)
+    found = STATES[state](images, tmp_path / "a/2.jpg")
+    assert files_hash(found) != before
+    same = {"exif": [False] * 3, "views": [False] * 3, "order": [True] * 3}.get(state, [True, False, True])
+    assert np.isin(fingerprints(found), each).tolist() == same
+
+
 @pytest.mark.parametrize(
     ("total", "count", "expected"),
-    [(10, 3, [0, 4, 9]), (5, 5, [0, 1, 2, 3, 4]), (3, 7, [0, 1, 2]), (4, 1, [0]), (1, 3, [0]), (0, 3, []), (4, 0, [])],
+    [
+        (10, 3, [0, 4, 9]), (5, 5, [0, 1, 2, 3, 4]), (3, 7, [0, 1, 2]), (4, 1, [0]), (1, 3, [0]), (0, 3, []),
+        (4, 0, []),
+    ],
 )  # fmt: skip
 def test_indices_are_spread_evenly(total, count, expected):
     assert evenly(total, count).tolist() == expected

@@ -19,11 +19,11 @@ from torch import nn
 
 from mgkit.backbones.build import Backbone
 from mgkit.data.decoding import UnreadableImageError
-from mgkit.data.images import ImageList
+from mgkit.data.images import ImageList, files_hash
 from mgkit.data.layouts import class_folders
 from mgkit.data.loader import UnreadableImages
 from mgkit.engine import feature_store as store
-from mgkit.engine.feature_store import identity_of_images, identity_of_network, stored_features
+from mgkit.engine.feature_store import identity_of_network, stored_features
 from mgkit.features import Passes, pooled, pooled_batches, rows_of_batches
 from mgkit.model import MultiGrain
 from mgkit.whitening import whiten
@@ -160,9 +160,9 @@ def test_the_root_may_move_and_labels_may_change(keep, images, tmp_path, monkeyp
 
 def test_a_listed_image_is_known_by_its_path_from_the_list(images, tmp_path):
     here, there = (replace(images, root=tmp_path / name) for name in ("list.txt", "other.txt"))
-    (tmp_path / "list.txt").touch()
-    assert identity_of_images(here) == identity_of_images(there)
-    assert identity_of_images(here) != identity_of_images(images)
+    here.root.touch()
+    there.root.touch()
+    assert files_hash(here) == files_hash(there) != files_hash(images)
 
 
 def test_whitening_classifier_and_own_p_do_not_count(tiny_net):
@@ -336,7 +336,10 @@ def test_half_a_line_of_the_journal_is_not_believed(keep, expected, tmp_path, op
     assert np.array_equal(keep()[0], expected[1])
 
 
-@pytest.mark.parametrize("line", [b"\xff\xfe\n", b"\0" * 20, b"[]\n", b"3\n", b'{"shard": 3, "skipped": {}}\n', b'{"shard": 2}\n'])  # fmt: skip
+NONSENSE = [b"\xff\xfe\n", b"\0" * 20, b"[]\n", b"3\n", b'{"shard": 3, "skipped": {}}\n', b'{"shard": 2}\n']
+
+
+@pytest.mark.parametrize("line", NONSENSE)
 def test_nonsense_in_the_journal_is_not_believed(keep, expected, tmp_path, monkeypatch, line):
     folder = cut_off(keep, tmp_path, monkeypatch)
     with open(folder / "journal.jsonl", "ab") as file:
@@ -634,7 +637,8 @@ def start():
     )  # what takes seconds to import
 
     def begin(*args, **options):
-        process = context.Process(target=embed_in_process, args=tuple(map(str, args[:2])) + args[2:], kwargs=options)  # fmt: skip
+        args = (*map(str, args[:2]), *args[2:])
+        process = context.Process(target=embed_in_process, args=args, kwargs=options)
         process.start()
         return process
 
@@ -677,7 +681,7 @@ def test_killed_three_times_at_random_the_files_are_those_of_an_undisturbed_run(
     for _ in range(3):
         process = start(many, tmp_path, 16, workers=workers)
         time.sleep(random.uniform(0, seconds / 2))
-        process.kill()  # and on at once: loader workers outlive their parent for seconds, which must not matter
+        process.kill()  # and on at once, although its workers live on for seconds
     process = start(many, tmp_path, 16)
     process.join(60)
     assert process.exitcode == 0

@@ -1,4 +1,4 @@
-"""A person's folders: what is found, what is left out and why; pictures of every kind and size decoded in bounded memory."""
+"""Finding the pictures in a user's folders, and decoding them in bounded memory."""
 
 import os
 import subprocess
@@ -11,9 +11,9 @@ from PIL import Image
 from support import noise, one_line_error, with_malformed_tag, write_empty, write_picture, write_tree
 
 from mgkit.data import folders
-from mgkit.data.decoding import UnreadableImageError, load_image
+from mgkit.data.decoding import UnreadableImageError, load_image, without_warnings
 from mgkit.data.images import image_shapes
-from mgkit.photos.folder import find_photos, load_photo, shown_name, without_warnings
+from mgkit.photos.folder import find_photos, load_photo, shown_name
 from mgkit.transforms import fitted_shape
 
 
@@ -78,7 +78,7 @@ def test_a_pipe_is_left_out_with_a_line_and_never_opened(tmp_path):
     found = find_photos([tmp_path], side=16)
     assert names(found) == ["a/1.jpg"] and not found.others
     assert found.left_out == {
-        str(tmp_path / folder / "pipe.jpg"): "a pipe, a socket or a device, and no file" for folder in "ab"
+        str(tmp_path / folder / "pipe.jpg"): "a pipe, a socket or a device, not a file" for folder in "ab"
     }
     with one_line_error(ValueError, "photos", tmp_path / "b", "holds no pictures", "pipe.jpg", "a pipe"):
         find_photos([tmp_path / "b"], side=16)
@@ -131,7 +131,10 @@ def test_a_sub_folder_without_permission_is_left_out_and_named(tmp_path, locked)
     assert "1 left out" in found.describe() and "private" in found.describe()
 
 
-ODD = ["a b.jpg", "it's \"quoted\".jpg", "<b>&amp;.jpg", "naïve 🏖️👨‍👩‍👧.jpg", "line\nbreak\t.jpg", "\u202egpj.exe.jpg", "100%.jpg", "$x$.jpg"]  # fmt: skip
+ODD = [
+    "a b.jpg", "it's \"quoted\".jpg", "<b>&amp;.jpg", "naïve 🏖️👨‍👩‍👧.jpg", "line\nbreak\t.jpg",
+    "\u202egpj.exe.jpg", "100%.jpg", "$x$.jpg",
+]  # fmt: skip
 
 
 def test_odd_names_are_found_read_and_shown_on_one_line(tmp_path):

@@ -92,7 +92,7 @@ def test_copies_are_found_and_what_cannot_be_read_is_listed(album, config, after
         assert [f"a/{i:02}.png", f"b/copy of {i:02} <b>'\"🏖.jpg"] in grouped
     why = {Path(path).name: reason for path, reason in found.left_out.items()}
     assert why.keys() == {"empty.jpg", "text.png", "cut.jpg"}
-    assert (why["empty.jpg"], why["text.png"]) == ("the file is empty", "not an image")
+    assert why["empty.jpg"] == "the file is empty" and why["text.png"].startswith("not an image in one of")
     folder = after_chain.folder / "outputs/t/search_photos"
     results = json.loads((folder / "results.json").read_text())
     assert (results["pictures"], results["readable"], results["left_out"]) == (36, 33, 3)
