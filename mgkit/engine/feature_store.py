@@ -328,7 +328,7 @@ def write_missing(
 def complete(
     images: ImageList, arrays: Sequence[tuple[StoredArray, dict[int, dict]]], error: OSError | None = None
 ) -> None:
-    """Finish arrays, given with their shards; after an error, or if images changed, discard them and raise."""
+    """Finish arrays, given with their shards; after an error or changed images, discard them and raise."""
     now = files_hash(images)
     if not error and any(array.made_of["images"]["sha256"] != now for array, _ in arrays):
         error = OSError(f"images of {images.root} changed while they were being embedded: embed them again")
