@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from mgkit.data.images import ImageList, image_shapes
 from mgkit.data.loader import ImageDataset, SeededBatches, UnreadableImages, batch_loader
-from mgkit.machine.device import autocast
-from mgkit.machine.distributed import all_reduce, is_initialized, is_main, rank, together, world_size
-from mgkit.machine.frozen import frozen
+from mgkit.machine.device import autocast, frozen
+from mgkit.machine.distributed import all_reduce, is_initialized, is_main, rank, run_in_all, world_size
 from mgkit.machine.progress import progress
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem, l2_normalize
@@ -127,7 +126,7 @@ def rows_of_batches(
         for of_batch, indices in batches:
             rows[:, indices] = of_batch
 
-    together(fill)
+    run_in_all(fill)
     return rows_of_all(rows)
 
 

@@ -32,7 +32,7 @@ from mgkit.machine.distributed import (
     is_main,
     raise_in_all,
     rank,
-    together,
+    run_in_all,
     with_synchronised_batch_norm,
     world_size,
 )
@@ -319,7 +319,7 @@ class Training:
                 path = error.filename2 or error.filename or self.opened.run.folder
                 raise self.opened.snapshots.explained(error, path) from None
 
-        return together(explained, here=self.opened is not None)
+        return run_in_all(explained, here=self.opened is not None)
 
     def content(self) -> dict:
         """All that a training needs to go on, and a network to be used."""
@@ -394,7 +394,7 @@ def validate(
 ) -> dict[str, float]:
     """val_top1, val_top5 in 0..1 and val_cross_entropy, at the training resolution, square; by all processes together."""
     broadcast_buffers(net)
-    logits, labels = together(lambda: classify(
+    logits, labels = run_in_all(lambda: classify(
         net, images, size=config.size, crop="square", batch_size=config.batch_size, workers=config.workers,
         precision=config.precision, unreadable=unreadable, description="validation",
     ))  # fmt: skip
