@@ -12,7 +12,7 @@ from mgkit.data.loader import ImageDataset, SeededBatches, UnreadableImages, bat
 from mgkit.machine.device import autocast, frozen
 from mgkit.machine.distributed import all_reduce, is_initialized, is_main, rank, run_in_all, world_size
 from mgkit.machine.progress import progress
-from mgkit.model import MultiGrain
+from mgkit.model import MultiGrain, Whitening
 from mgkit.pooling import gem, l2_normalize
 from mgkit.samplers import same_shape_batches
 from mgkit.transforms import eval_transform, fitted_shape
@@ -204,7 +204,7 @@ ROWS = 8192  # at a time: bounds what is held beside the result
 
 def plain(pooled: np.ndarray) -> np.ndarray:
     """L2-normalised GeM embeddings, [N,C] -> [N,C] float32."""
-    return in_blocks(l2_normalize, [pooled], dimensions=pooled.shape[1])
+    return to_descriptors(pooled, None)
 
 
 def whitened(net: MultiGrain, pooled: np.ndarray, *, dims: int | None = None) -> np.ndarray:
@@ -220,12 +220,21 @@ def whitened(net: MultiGrain, pooled: np.ndarray, *, dims: int | None = None) ->
         raise ValueError(
             f"dims must lie between 1 and the {size} dimensions of the whitened descriptor, got {dims}"
         )
-    device = net.classifier.weight.device
+    return to_descriptors(pooled, net.whitening, dims=dims)
+
+
+def to_descriptors(
+    pooled: np.ndarray, whitening: Whitening | None, *, dims: int | None = None
+) -> np.ndarray:
+    """L2-normalised descriptors, [N,C] -> [N,D] float32; whitening: None for none; dims: as in `whitened`."""
+    if whitening is None:
+        return in_blocks(l2_normalize, [pooled], dimensions=pooled.shape[1])
+    device = whitening.pca.pca_m.device
 
     def describe(rows: Tensor) -> Tensor:
-        return l2_normalize(net.whitening(rows.to(device))[:, :dims]).cpu()  # components fall in variance
+        return l2_normalize(whitening(rows.to(device))[:, :dims]).cpu()  # components fall in variance
 
-    return in_blocks(describe, [pooled], dimensions=dims or size)
+    return in_blocks(describe, [pooled], dimensions=dims or pooled.shape[1] + 1)
 
 
 def multi_scale(descriptors: Sequence[np.ndarray]) -> np.ndarray:

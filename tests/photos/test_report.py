@@ -128,7 +128,7 @@ def test_the_size_is_bounded_and_counts_are_complete(found, tmp_path):
     result = found(names, groups=groups, left_out=left_out, labels=np.arange(600) % 30, queries=600, k=50)
     path, text = page_of(result, tmp_path)
     pictures = sum(tag == "img" for tag, _ in Page(text).tags)
-    most = module.MOST_GROUPS * module.MOST_MEMBERS + module.MOST_CLASSES * module.MOST_OF_A_CLASS
+    most = module.MOST_GROUPS * module.MOST_MEMBERS + module.MOST_CLASSES * module.MOST_PER_CLASS
     most += module.MOST_QUERIES * (1 + module.MOST_NEIGHBOURS)
     assert pictures <= most and path.stat().st_size < 6e6
     assert "There are 59 groups, of which 40 are shown; all of them are in near_duplicates.csv" in text
