@@ -18,7 +18,7 @@ from mgkit.data.images import ImageList
 from mgkit.explore.browse import Classes, Collection, Describe, read_picture
 from mgkit.explore.repooling import Repooling, SetMaps, exponents, match, positions_for_half, shown_exponent
 from mgkit.explore.stills import heat_overlay
-from mgkit.explore.style import data_uri, mark_of, thumbnail
+from mgkit.explore.style import data_uri, frame_style, thumbnail
 from mgkit.explore.toy_batch import COPIES, ToyBatches
 
 SIDE = 96  # px of a thumbnail
@@ -31,7 +31,7 @@ WIDE = {"description_width": "6em"}
 
 # Whether an answer is right -> mark, colour and line of the frame, in words.
 MARKS = {
-    right: (*mark_of(right, judged=True)[:2], line, words)
+    right: (*frame_style(right, judged=True)[:2], line, words)
     for right, line, words in (
         (True, "solid", "right"), (False, "dashed", "wrong"), (None, "dotted", "neither right nor wrong"),
     )

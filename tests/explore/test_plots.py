@@ -19,6 +19,7 @@ from mgkit.benchmarks.find import find_sets
 from mgkit.data.layouts import class_folders
 from mgkit.data.loader import ImageDataset
 from mgkit.explore import plots
+from mgkit.explore.style import NotebookFigure
 from mgkit.explore.toy_svm import ToyRuns
 from mgkit.mini.make import CROPS, QUALITIES
 from mgkit.retrieval.protocols import retrieve
@@ -104,7 +105,7 @@ def test_training_steps_have_panels_for_what_is_there(count):
     lines[-1] |= {"gradient_share": 0.75}
     figure = saved(plots.training_steps, lines)
     assert_labelled(figure)
-    assert panel_titles(figure)[3].startswith("Pull")
+    assert panel_titles(figure)[3].startswith("Gradient share")
     assert figure.axes[3].lines[0].get_xydata().tolist() == [[10 * count, 75]]
     figure = saved(plots.training_steps, [{"step": 1, "lr": 0.1, "loss": float("nan")}])
     assert panel_titles(figure) == ["Losses"]
@@ -245,7 +246,7 @@ def test_equal_lines_lie_on_wider_ones(found):
 
 
 def test_a_single_line_is_thin():
-    assert plots.tapering(0, 1) == plots.tapering(4, 5)
+    assert plots.line_sizes(0, 1) == plots.line_sizes(4, 5)
 
 
 def test_many_sizes_are_told_apart():
@@ -538,4 +539,4 @@ def test_the_ticks_of_logarithmic_axes_are_powers():
 
 def test_every_figure_is_of_the_kind_that_notebooks_show_so():
     for figure, _ in (plots.axes_grid(1, 1), plots.axes_grid(2, 3)):
-        assert isinstance(figure, plots.NotebookFigure)
+        assert isinstance(figure, NotebookFigure)
