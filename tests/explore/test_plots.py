@@ -2,15 +2,13 @@
 
 import io
 import math
-import warnings
 from dataclasses import replace
 from itertools import pairwise
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
+from figures import saved
 from matplotlib.text import Text
 from PIL import Image
 from support import noise
@@ -25,17 +23,6 @@ from mgkit.mini.make import CROPS, QUALITIES
 from mgkit.retrieval.protocols import retrieve
 from mgkit.stages.results import Accuracy, PSearch, ResolutionCurves, Retrieval
 from mgkit.transforms import train_transform
-
-
-def saved(draw, *args, **options) -> Figure:
-    """The figure, once it was drawn and saved with every warning an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure = draw(*args, **options)
-        figure.savefig(io.BytesIO(), format="png", dpi=60, bbox_inches="tight")
-    assert isinstance(figure, Figure)
-    assert not plt.get_fignums(), "a pyplot window is left open"
-    return figure
 
 
 def assert_labelled(figure):
