@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from mgkit.data.images import ImageList, image_shapes
 from mgkit.data.loader import ImageDataset, SeededBatches, UnreadableImages, batch_loader
-from mgkit.machine.device import autocast
-from mgkit.machine.distributed import all_reduce, is_initialized, is_main, rank, together, world_size
-from mgkit.machine.frozen import frozen
+from mgkit.machine.device import autocast, frozen
+from mgkit.machine.distributed import all_reduce, is_initialized, is_main, rank, run_in_all, world_size
 from mgkit.machine.progress import progress
-from mgkit.model import MultiGrain
+from mgkit.model import MultiGrain, Whitening
 from mgkit.pooling import gem, l2_normalize
 from mgkit.samplers import same_shape_batches
 from mgkit.transforms import eval_transform, fitted_shape
@@ -160,7 +159,7 @@ def rows_of_batches(
         for of_batch, indices in batches:
             rows[:, indices] = of_batch
 
-    together(fill)
+    run_in_all(fill)
     return rows_of_all(rows)
 
 
@@ -254,7 +253,7 @@ ROWS = 8192  # per block: bounds the memory beside the result
 
 def plain(pooled: np.ndarray) -> np.ndarray:
     """L2-normalised GeM embeddings, [N,C] -> [N,C] float32."""
-    return in_blocks(l2_normalize, [pooled], dimensions=pooled.shape[1])
+    return to_descriptors(pooled, None)
 
 
 def whitened(net: MultiGrain, pooled: np.ndarray, *, dims: int | None = None) -> np.ndarray:
@@ -271,12 +270,19 @@ def whitened(net: MultiGrain, pooled: np.ndarray, *, dims: int | None = None) ->
         raise ValueError(
             f"dims must lie between 1 and the {size} dimensions of the whitened descriptor, got {dims}"
         )
-    device = net.classifier.weight.device
+    return to_descriptors(pooled, net.whitening, dims=dims)
+
+
+def to_descriptors(pooled: np.ndarray, whitening: Whitening | None, *, dims: int | None = None) -> np.ndarray:
+    """L2-normalised descriptors, [N,C] -> [N,D] float32; whitening: None for none; dims: as in `whitened`."""
+    if whitening is None:
+        return in_blocks(l2_normalize, [pooled], dimensions=pooled.shape[1])
+    device = whitening.pca.pca_m.device
 
     def describe(rows: Tensor) -> Tensor:
-        return l2_normalize(net.whitening(rows.to(device))[:, :dims]).cpu()  # in order of falling variance
+        return l2_normalize(whitening(rows.to(device))[:, :dims]).cpu()  # components fall in variance
 
-    return in_blocks(describe, [pooled], dimensions=dims or size)
+    return in_blocks(describe, [pooled], dimensions=dims or pooled.shape[1] + 1)
 
 
 def multi_scale(descriptors: Sequence[np.ndarray]) -> np.ndarray:

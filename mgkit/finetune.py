@@ -21,7 +21,7 @@ from mgkit.features import (
     frozen_backbone,
     whole_shapes,
 )
-from mgkit.machine.distributed import all_gather_object, all_reduce, is_initialized, together, world_size
+from mgkit.machine.distributed import all_gather_object, all_reduce, is_initialized, run_in_all, world_size
 from mgkit.machine.progress import progress
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
@@ -88,7 +88,7 @@ def feature_windows(
             samples |= zip(indices.tolist(), zip(maps, labels.tolist(), strict=True), strict=True)
         return samples
 
-    while (samples := together(next_samples)) is not None:
+    while (samples := run_in_all(next_samples)) is not None:
         readable = sorted(i for of_rank in all_gather_object(list(samples)) for i in of_rank)
         for start in range(0, len(readable), step_size):
             mine = [samples[i] for i in readable[start : start + step_size] if i in samples]
@@ -196,7 +196,7 @@ def sweep_p(
         return right, seen
 
     for s, size in enumerate(sizes):
-        right, seen = map(all_reduce, together(partial(counted, size)))
+        right, seen = map(all_reduce, run_in_all(partial(counted, size)))
         if not seen:
             raise passes.unreadable.none_readable()
         accuracy[s] = (right.double() / seen).numpy()

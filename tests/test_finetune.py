@@ -15,8 +15,8 @@ from mgkit.data.decoding import UnreadableImageError, load_image
 from mgkit.data.loader import UnreadableImages
 from mgkit.features import Passes, classify, feature_maps, whole_shapes
 from mgkit.finetune import SMALLEST_P, descend_p, feature_windows, finetune_p, images_a_window, set_p, sweep_p
+from mgkit.machine.device import frozen
 from mgkit.machine.distributed import rank, world_size
-from mgkit.machine.frozen import frozen
 from mgkit.metrics import topk_accuracy
 from mgkit.pooling import FLOOR
 from mgkit.transforms import eval_transform

@@ -1,1 +1,1 @@
-"""`make demo`: the notebooks run, the claims of the method, the comparison with the reference run."""
+"""`make demo`: run the notebooks, check the claims of the method, compare with the reference run."""

@@ -1,7 +1,7 @@
-"""`python -m mgkit.demo.__main__`: every notebook on the embedded set, the method's claims, and outputs/reference, against what was measured.
+"""`python -m mgkit.demo`: run all notebooks, check the claims, compare with outputs/reference.
 
-A claim that does not hold is printed as not holding, and one that the measurements leave open as undecided. Joint training (λ=0.5, N=3) and cross-entropy alone (λ=1, N=1) get
-equal budgets and several seeds, because on so small a set one seed convinces nobody.
+The table says of each claim whether it holds, does not hold, or is undecided. Joint training (λ=0.5, N=3)
+and cross-entropy alone (λ=1, N=1) have equal budgets and several seeds.
 """
 
 import argparse
@@ -28,7 +28,7 @@ NOTEBOOKS = (
 
 
 def run_notebooks(experiment: str, data: str) -> Path:
-    """Execute 00-06 in order; returns the folder of the executed copies."""
+    """Execute 00 to 06 in order and return the folder of the executed copies."""
     root = project_root()
     folder = root / "outputs" / experiment / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,21 +43,19 @@ def run_notebooks(experiment: str, data: str) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Run the notebooks on the embedded set and check the method's claims."
-    )
+    what = "Run the notebooks on the embedded set and check the claims of the method."
+    parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--experiment", default="mini", help="results go to outputs/<experiment>/")
     parser.add_argument("--data", default="mini", help="mini, or the folder of another embedded set")
-    parser.add_argument("--seeds", type=int, default=2, help="trainings of each kind")
-    parser.add_argument("--size", type=int, default=96, help="evaluation resolution of the comparison, px")
-    parser.add_argument(
-        "--write-reference", action="store_true", help="make this run the one in outputs/reference/"
-    )
+    parser.add_argument("--seeds", type=int, default=2, help="trainings with each loss")
+    parser.add_argument("--size", type=int, default=96, help="evaluation resolution of the comparison (px)")
+    write = "replace outputs/reference/ by this run"
+    parser.add_argument("--write-reference", action="store_true", help=write)
     arguments = parser.parse_args()
     given = vars(arguments)
     as_by_default = all(given[name] == parser.get_default(name) for name in ("data", "seeds", "size"))
     if arguments.write_reference and not as_by_default:
-        parser.error("--write-reference takes no --data, --seeds or --size: `make demo` is held against it")
+        parser.error("--write-reference needs the default --data, --seeds and --size, as `make demo` has")
     start = time.perf_counter()
     run_notebooks(arguments.experiment, arguments.data)
     measured = joint_against_cross_entropy(
@@ -74,13 +72,11 @@ def main() -> None:
     if arguments.write_reference:
         print(f"written: {write_reference(arguments.experiment, now)}")
     elif as_by_default:
-        # A difference is something to look at, not a run that failed: it ends with 0 all the same.
-        print(compare_with_reference(now))
+        print(compare_with_reference(now))  # a difference does not change the exit status
     else:
         print("not compared with outputs/reference, which has the default --data, --seeds and --size")
-    print(
-        f"{time.perf_counter() - start:.0f} s in all; notebooks and figures are in {experiment_folder(arguments.experiment)}"
-    )
+    folder = experiment_folder(arguments.experiment)
+    print(f"{time.perf_counter() - start:.0f} s in all; notebooks and figures are in {folder}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
-"""outputs/reference/: one run of `make demo` that is in git, and what another run is held against.
+"""outputs/reference/: a run of `make demo` in git, which other runs are compared with.
 
-A training of so small a set is another one on another machine: float32 or bf16, more or fewer threads, another release of a library
-change the last bits, and with them the path. So what depends on a training may differ by as much as trainings with other seeds
-do; what does not, hardly; and counts not at all. Each measure is stored with its tolerance. The levels of Copydays are left out: 40
-queries each, of which many are always or never found.
-"""
+Each measure is stored with its tolerance. Precision, threads and library versions change the rounding, and so
+the course of a training: measures of trained networks may differ as much as between seeds, others hardly, and
+counts not at all. The levels of Copydays are left out, since each has only 40 queries."""
 
 import json
 import re
@@ -22,32 +20,33 @@ from mgkit.engine.provenance import provenance
 from mgkit.engine.run import experiment_folder, read_results
 from mgkit.machine.files import project_root, write_text
 
-# How far a measure may lie from the reference, in its own unit: shares, but for UKBench's score of 4, p*, and the number of groups.
+# Tolerances, in the unit of each measure: shares, except UKBench's score (of 4), p* and the number of groups.
 TRAINED = {
-    "top-1": 0.15, "holidays": 0.15, "ukbench": 0.3, "copydays": 0.25, "p*": 1.0, "groups": 40, "copies found": 0.3,
+    "top-1": 0.15, "holidays": 0.15, "ukbench": 0.3, "copydays": 0.25,
+    "p*": 1.0, "groups": 40, "copies found": 0.3,
 }  # fmt: skip
-UNTRAINED = {  # the same weights, in another precision
-    "top-1": 0.03, "holidays": 0.03, "ukbench": 0.1, "copydays": 0.03,
-}  # fmt: skip
+UNTRAINED = {"top-1": 0.03, "holidays": 0.03, "ukbench": 0.1, "copydays": 0.03}  # differ by precision only
 EXACT = 0.0
 
 FIGURES = (
     "train/curves", "train/figure_5", "finetune_p/p_star", "finetune_p/p_slider", "whiten/spectrum",
     "evaluate_imagenet/accuracy", "evaluate_retrieval/retrieval", "evaluate_retrieval/figure_4",
-    "evaluate_retrieval/neighbours_holidays", "evaluate_retrieval/matching_regions", "search_photos/near_duplicates",
+    "evaluate_retrieval/neighbours_holidays", "evaluate_retrieval/matching_regions",
+    "search_photos/near_duplicates",
 )  # fmt: skip
-OVERVIEW = ("finetune_p/p_slider", "finetune_p/p_star")  # the README's picture
+OVERVIEW = ("finetune_p/p_slider", "finetune_p/p_star")  # the picture of the README
 OVERVIEW_WIDTH = 1000  # px
-LARGE_PNG, JPEG_QUALITY = 120_000, 85  # bytes
+LARGE_PNG, JPEG_QUALITY = 120_000, 85  # bytes from which on a figure is stored as JPEG; its quality
 WIDGET = "application/vnd.jupyter.widget-view+json"
-OF_A_MACHINE = re.compile(  # an absolute path; in JSON, a line's end before it is two characters
-    r"(?:(?<![\w.-])|(?<=\\[nrt]))/(?:home|root|tmp|work|usr|var|opt|srv|mnt|media|scratch|Users|private)/[\w.-]"
+MACHINE_PATH = re.compile(  # an absolute path; in JSON, a line break before it is two characters
+    r"(?:(?<![\w.-])|(?<=\\[nrt]))/"
+    r"(?:home|root|tmp|work|usr|var|opt|srv|mnt|media|scratch|Users|private)/[\w.-]"
 )
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A value, and how far another run's may lie from it."""
+    """A value and its tolerance."""
 
     value: float
     tolerance: float
@@ -55,7 +54,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A measure of the reference and of now; None where one of them has none."""
+    """A measure of the reference and of the current run; None where it is missing."""
 
     name: str
     reference: Measure | None
@@ -73,7 +72,7 @@ def folder() -> Path:
 
 
 def measures(experiment: str, measured: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Measure]:
-    """What a run of the demo measured, by name, from results.json of its stages and `demo.joint_against_cross_entropy`'s values."""
+    """All measures of a run, by name: from results.json of its stages and `joint_against_cross_entropy`."""
     found = {}
     for kind, runs in measured.items():
         for seed, values in enumerate(runs):
@@ -100,24 +99,23 @@ def measures(experiment: str, measured: Mapping[str, Sequence[Mapping[str, float
 
 
 def tolerance(measure: str, kind: str = "trained") -> float:
-    """Of top-1 or of a retrieval set's measure, by what kind of network gave it."""
+    """Tolerance of top-1 or a retrieval set's measure; kind: of the network."""
     return (UNTRAINED if kind == "untrained" else TRAINED)[set_name(measure)]
 
 
 def set_name(name: str) -> str:
-    """`copydays` of `copydays + 300 distractors`."""
+    """The name without distractors: `copydays + 300 distractors` -> `copydays`."""
     return name.split(" + ")[0]
 
 
 def compare(reference: Mapping[str, Measure], now: Mapping[str, Measure]) -> list[Comparison]:
-    """Every measure of either, in the reference's order, then the new ones."""
-    return [
-        Comparison(name, reference.get(name), now.get(name)) for name in dict.fromkeys([*reference, *now])
-    ]
+    """Compare all measures of either, in the order of the reference, then the new ones."""
+    names = dict.fromkeys([*reference, *now])
+    return [Comparison(name, reference.get(name), now.get(name)) for name in names]
 
 
 def read_metrics(path: Path) -> dict[str, Measure]:
-    """The measures of a metrics.json. Raises FileNotFoundError, and ValueError for a file that is none, naming it."""
+    """The measures of a metrics.json. Raises FileNotFoundError, and ValueError for a damaged file."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))["measures"]
         return {name: Measure(**values) for name, values in stored.items()}
@@ -128,15 +126,15 @@ def read_metrics(path: Path) -> dict[str, Measure]:
 
 
 def report(compared: Sequence[Comparison]) -> str:
-    """One line where all is within its tolerance; else the measures that are not, a line each."""
+    """One line if all measures are within their tolerances; else a table of those that are not."""
     outside = [each for each in compared if not each.within]
     if not outside:
         return f"All {len(compared)} measures are within their tolerances of outputs/reference/metrics.json."
-    width = max(len(each.name) for each in outside)
+    width, count = max(len(each.name) for each in outside), f"{len(outside)} of {len(compared)} measures"
     lines = [
-        f"{len(outside)} of {len(compared)} measures differ from outputs/reference/metrics.json by more than their tolerances:"
+        f"{count} differ from outputs/reference/metrics.json by more than their tolerances:",
+        f"{'':{width}}  {'reference':>9}  {'now':>9}  tolerance",
     ]
-    lines.append(f"{'':{width}}  {'reference':>9}  {'now':>9}  tolerance")
     for each in outside:
         allowed = f"{each.reference.tolerance:9.3g}" if each.reference else "        -"
         lines.append(f"{each.name:{width}}  {shown(each.reference)}  {shown(each.now)}  {allowed}")
@@ -148,24 +146,24 @@ def shown(measure: Measure | None) -> str:
 
 
 def compare_with_reference(now: Mapping[str, Measure]) -> str:
-    """What differs from the committed run, in words; also where there is none to compare with."""
+    """The report on the comparison with the committed run; one line if that is missing or damaged."""
     path = folder() / "metrics.json"
     try:
         return report(compare(read_metrics(path), now))
     except FileNotFoundError:
-        return f"{path} is missing: nothing to compare with; `git checkout outputs/reference` brings it back"
+        return f"{path} is missing: nothing to compare with; `git checkout outputs/reference` restores it"
     except ValueError as error:
         return str(error)
 
 
-# --- Writing it
+# --- Writing
 
 
 def write_reference(experiment: str, now: Mapping[str, Measure]) -> Path:
-    """Make outputs/reference/ from a run of the demo: metrics.json, claims.txt, figures, executed notebooks; returns it.
+    """Replace outputs/reference/ by a run: metrics.json, claims.txt, figures, notebooks; returns its path.
 
-    Raises ValueError if a file would hold a path of the machine, FileNotFoundError if the run left a figure out; the earlier
-    reference is then as it was.
+    Raises ValueError if a notebook contains a path of the machine, FileNotFoundError if a figure is missing;
+    the earlier reference is then kept.
     """
     target = folder()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +176,7 @@ def write_reference(experiment: str, now: Mapping[str, Measure]) -> Path:
 
 
 def write_files(experiment: str, now: Mapping[str, Measure], target: Path) -> None:
-    """What `write_reference` makes, in a folder that is not there yet."""
+    """Write the files of the reference to a new folder."""
     made = provenance()
     content = {
         "made": {key: made[key] for key in ("revision", "packages", "python", "machine")},
@@ -199,27 +197,26 @@ def figure_path(experiment: str, name: str) -> Path:
 
 
 def without_machine(notebook: nbformat.NotebookNode) -> str:
-    """The notebook as text without what says where it ran. Raises ValueError if a path of the machine is left."""
+    """The notebook as JSON without metadata of the run. Raises ValueError for a path of the machine."""
     notebook.metadata.pop("papermill", None)
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
-            # A widget without its state shows as an error; its text names the figure below it.
+            # A widget without its state would be shown as an error; its text remains.
             output.get("data", {}).pop(WIDGET, None)
     root = str(project_root())
     text = nbformat.writes(notebook).replace(f"{root}/", "").replace(root, ".") + "\n"
-    left = OF_A_MACHINE.search(text)
+    left = MACHINE_PATH.search(text)
     if left:
-        raise ValueError(
-            f"an executed notebook holds a path of this machine: {text[left.start() : left.end() + 60]!r}"
-        )
+        where = text[left.start() : left.end() + 60]
+        raise ValueError(f"an executed notebook holds a path of this machine: {where!r}")
     return text
 
 
 def save_small(picture: Image.Image, path: Path) -> Path:
-    """The picture as <path>.png, or as <path>.jpg where that would be large: photographs are; returns where it is."""
+    """Save as <path>.png, or as <path>.jpg if that were large; returns the file's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.convert("RGB").save(path.with_suffix(".png"), optimize=True)
     if path.with_suffix(".png").stat().st_size <= LARGE_PNG:
@@ -230,12 +227,11 @@ def save_small(picture: Image.Image, path: Path) -> Path:
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
-    """The pictures one below the other, brought to one width."""
+    """The pictures below each other, resized to one width."""
+    heights = [round(picture.height * OVERVIEW_WIDTH / picture.width) for picture in pictures]
     same = [
-        picture.convert("RGB").resize(
-            (OVERVIEW_WIDTH, round(picture.height * OVERVIEW_WIDTH / picture.width)), Image.Resampling.LANCZOS
-        )
-        for picture in pictures
+        picture.convert("RGB").resize((OVERVIEW_WIDTH, height), Image.Resampling.LANCZOS)
+        for picture, height in zip(pictures, heights, strict=True)
     ]
     column = Image.new("RGB", (OVERVIEW_WIDTH, sum(picture.height for picture in same)), "white")
     y = 0

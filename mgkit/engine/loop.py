@@ -34,7 +34,7 @@ from mgkit.machine.distributed import (
     is_initialized,
     is_main,
     raise_in_all,
-    together,
+    run_in_all,
     with_synchronised_batch_norm,
     world_size,
 )
@@ -314,7 +314,7 @@ class RunFiles:
                 path = error.filename2 or error.filename or self.opened.run.folder
                 raise self.opened.snapshots.explained(error, path) from None
 
-        return together(explained, here=self.opened is not None)
+        return run_in_all(explained, here=self.opened is not None)
 
     def save(self, step: int, state_dict: Callable[[], dict]) -> Path | None:
         """Write a snapshot, and return its path in the main process."""
@@ -422,7 +422,7 @@ def validate(
     """
     broadcast_buffers(net)
     passes = Passes.of(config, crop="square", unreadable=unreadable, description="validation")
-    logits, labels = together(lambda: classify(net, images, size=config.size, passes=passes))
+    logits, labels = run_in_all(lambda: classify(net, images, size=config.size, passes=passes))
     sums = torch.zeros(4, dtype=torch.float64)
     if len(labels):  # with few images some processes have none
         ranks = target_ranks(logits, labels)

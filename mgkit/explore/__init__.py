@@ -1,1 +1,1 @@
-"""What notebooks show: figures, stills, widgets, tables."""
+"""Figures, interactive explorers and tables of the notebooks."""

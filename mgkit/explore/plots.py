@@ -1,4 +1,4 @@
-"""Every figure of the notebooks. Colours are told apart by colour-blind readers; right and wrong also by shape."""
+"""Figures of the notebooks, in colours for colour-blind readers; right and wrong also differ in shape."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from mgkit.explore.style import (
     MARKERS,
     TITLE,
     axes_grid,
+    cycled,
     figure_legend,
     image_grid,
-    nothing_measured,
+    integer_ticks,
+    line_sizes,
     shortened,
     show_found,
+    show_reason,
     size_ticks,
     style,
-    tapering,
     thumbnail,
-    turn,
-    whole_numbers,
 )
 from mgkit.retrieval.protocols import failures_first, shown
 
-if TYPE_CHECKING:  # annotations only: whoever draws need not load the stages
+if TYPE_CHECKING:  # for annotations: do not load the stages
     from mgkit.benchmarks.retrieval_set import RetrievalSet
     from mgkit.explore.toy_svm import ToyRuns
     from mgkit.stages.results import Accuracy, PSearch, ResolutionCurves, Retrieval
 
 TINT = "#DCEBF5"
-BEYOND = 1.2  # so many times the largest exponent is where max pooling is drawn
+BEYOND = 1.2  # max pooling is drawn at this factor times the largest exponent
 
 
 def undo_normalization(image, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """A normalised tensor [3,H,W] -> picture [H,W,3] in 0..1."""
+    """Normalised tensor [3,H,W] -> picture [H,W,3] in 0..1."""
     picture = image.numpy().transpose(1, 2, 0) * np.array(std) + np.array(mean)
     return picture.clip(0, 1)
 
 
 class Panel(NamedTuple):
-    """A title, the unit of y, what is drawn ({key: label}), and the factor that makes it that unit."""
+    """Title, unit of y, lines ({key: label}) and the factor from stored values to the unit."""
 
     title: str
     unit: str
@@ -58,12 +58,9 @@ class Panel(NamedTuple):
     scale: float = 1
 
 
+LOSSES = {"loss": "joint", "cross_entropy": "cross-entropy", "margin": "margin"}
 EPOCH_PANELS = (
-    Panel(
-        "Losses",
-        "loss (nats, distance)",
-        {"loss": "joint", "cross_entropy": "cross-entropy", "margin": "margin"},
-    ),
+    Panel("Losses", "loss (nats, distance)", LOSSES),
     Panel("Accuracy", "top-1 (%)", {"top1": "training, augmented", "val_top1": "validation"}, 100),
     Panel("Boundary β", "distance", {"beta": "β"}),
 )
@@ -71,7 +68,7 @@ STEP_PANELS = (
     EPOCH_PANELS[0],
     Panel("Speed", "images / s", {"images_per_second": ""}),
     Panel("Waiting for images", "share of the time (%)", {"data_wait": ""}, 100),
-    Panel("Pull of the classes on the embedding", "share of the gradient (%)", {"gradient_share": ""}, 100),
+    Panel("Gradient share of cross-entropy", "share of the gradient (%)", {"gradient_share": ""}, 100),
 )
 COMPARED = (
     Panel("Joint loss", "loss (nats, distance)", {"loss": ""}),
@@ -84,52 +81,51 @@ COMPARED = (
 
 
 def training_curves(metrics: Sequence[dict]) -> Figure:
-    """Losses, accuracy and β by epoch, from the lines of a run's metrics.jsonl; panels for what is there."""
+    """Losses, accuracy and β per epoch, from the lines of a run's metrics.jsonl."""
     figure, axes = panel_grid(EPOCH_PANELS, metrics, columns=3, nothing="no epoch is finished")
     for axis, panel in axes.items():
         for k, (key, label) in enumerate(panel.names.items()):
             draw_line(axis, metrics, x="epoch", y=key, scale=panel.scale, k=k, label=label)
         style(axis, panel.title, "epoch", panel.unit)
         axis.set_ylim(0, 1.15 * max(axis.get_ylim()[1], 1e-3))  # room for the legend
-        whole_numbers(axis)
+        integer_ticks(axis)
         line_legend(axis, panel)
     return figure
 
 
 def training_steps(steps: Sequence[dict]) -> Figure:
-    """Losses, speed, waiting and gradient share by optimizer step, from the lines of a run's steps.jsonl."""
-    figure, axes = panel_grid(STEP_PANELS, steps, columns=3, nothing="no step was noted")
+    """Losses, speed, data loading and gradient share per step, from the lines of a run's steps.jsonl."""
+    figure, axes = panel_grid(STEP_PANELS, steps, columns=3, nothing="no step was recorded")
     for axis, panel in axes.items():
         for k, (key, label) in enumerate(panel.names.items()):
             draw_line(axis, steps, x="step", y=key, scale=panel.scale, k=k, label=label, linewidth=1)
         style(axis, panel.title, "optimizer step", panel.unit)
         axis.set_ylim(0, 104 if panel.scale == 100 else 1.15 * max(axis.get_ylim()[1], 1e-3))
-        whole_numbers(axis)
+        integer_ticks(axis)
         line_legend(axis, panel)
     return figure
 
 
 def compare_runs(runs: Mapping[str, Sequence[dict]]) -> Figure:
-    """Losses, accuracies and β of several runs by epoch, a line a run, from {label: lines of its metrics.jsonl}."""
+    """Losses, accuracies and β per epoch, one line per run; runs: {label: lines of its metrics.jsonl}."""
     everything = [line for lines in runs.values() for line in lines]
     figure, axes = panel_grid(COMPARED, everything, columns=3, nothing="no run finished an epoch")
     for axis, panel in axes.items():
         [key] = panel.names
         for k, (label, lines) in enumerate(runs.items()):
-            draw_line(
-                axis, lines, x="epoch", y=key, scale=panel.scale, k=k, label=label, linestyle=LINES[turn(k) % len(LINES)]
-            )  # fmt: skip
+            dashes = cycled(LINES, k)
+            draw_line(axis, lines, x="epoch", y=key, scale=panel.scale, k=k, label=label, linestyle=dashes)
         style(axis, panel.title, "epoch", panel.unit)
-        whole_numbers(axis)
+        integer_ticks(axis)
     if axes:
         figure_legend(figure, *axes)
     return figure
 
 
 def gradient_shares(shares: Mapping[float, Sequence[tuple[float, float]]]) -> Figure:
-    """The classes' share of the gradient on the embedding against λ, at the first and the last measurement (figure 5).
+    """Share of cross-entropy in the gradient with respect to the embedding, against λ (figure 5).
 
-    shares: {λ: [(step or epoch, share in 0..1), ...]}, in the order of time.
+    shares: {λ: [(step or epoch, share in 0..1), ...]} in temporal order; the first and the last are drawn.
     """
     measured = sorted(
         (lambda_, [share for _, share in line]) for lambda_, line in shares.items() if len(line)
@@ -141,10 +137,10 @@ def gradient_shares(shares: Mapping[float, Sequence[tuple[float, float]]]) -> Fi
             color=COLOURS[k], marker=MARKERS[k], linestyle=LINES[k], label=label,
         )  # fmt: skip
     panel.axhline(50, color="grey", linestyle=":", label="equal shares")
-    style(panel, "Pull of the classes on the embedding", "λ", "share of the gradient (%)")
+    style(panel, "Gradient share of cross-entropy", "λ", "share of the gradient (%)")
     panel.set(xlim=(-0.03, 1.03), ylim=(-3, 104))
     if not measured:
-        nothing_measured(panel, "no gradient was measured")
+        show_reason(panel, "no gradient was measured")
     figure_legend(figure, panel)
     return figure
 
@@ -152,84 +148,71 @@ def gradient_shares(shares: Mapping[float, Sequence[tuple[float, float]]]) -> Fi
 def panel_grid(
     panels: Sequence[Panel], lines: Sequence[dict], *, columns: int, nothing: str
 ) -> tuple[Figure, dict[Axes, Panel]]:
-    """A figure with axes for the panels of which the lines hold something; without any, one that says `nothing`.
+    """A figure and {axes: panel} for the panels with values in `lines`.
 
-    columns: at most so many.
+    columns: the largest number of columns.
+    nothing: text of the figure if there are none.
     """
     there = [panel for panel in panels if any(key in line for line in lines for key in panel.names)]
     if not there:
         figure, [[axis]] = axes_grid(1, 1)
-        nothing_measured(axis, nothing)
+        show_reason(axis, nothing)
         axis.axis("off")
         return figure, {}
     rows = -(-len(there) // columns)
-    figure, axes = axes_grid(rows, -(-len(there) // rows))  # as few empty places as so many rows allow
+    figure, axes = axes_grid(rows, -(-len(there) // rows))  # the fewest columns for that number of rows
     for axis in axes.flat[len(there) :]:
         axis.axis("off")
     return figure, dict(zip(axes.flat, there, strict=False))
 
 
 def draw_line(axes: Axes, lines: Sequence[dict], *, x: str, y: str, scale: float, k: int, **options) -> None:
-    """The k-th line of some axes: scale · y against x, where a line of the file holds y; some 20 markers if there are more."""
+    """Draw scale · y against x from the lines that hold y, in the k-th style, with at most 20 markers."""
     points = [(line[x], scale * line[y]) for line in lines if y in line]
     if points:
         axes.plot(
-            *zip(*points, strict=True), color=COLOURS[k % len(COLOURS)], marker=MARKERS[turn(k) % len(MARKERS)],
+            *zip(*points, strict=True), color=COLOURS[k % len(COLOURS)], marker=cycled(MARKERS, k),
             markersize=4, markevery=-(-len(points) // 20), **options,
         )  # fmt: skip
 
 
 def line_legend(axes: Axes, panel: Panel) -> None:
-    """The names of a panel's lines in one row above them, if there are several."""
+    """Draw a legend in one row at the top, if there are several lines."""
     if len(panel.names) > 1:
-        axes.legend(
-            fontsize=8, frameon=False, ncols=len(panel.names), loc="upper center", columnspacing=1, handlelength=1.6
-        )  # fmt: skip
+        where = {"loc": "upper center", "ncols": len(panel.names)}
+        axes.legend(**where, fontsize=8, frameon=False, columnspacing=1, handlelength=1.6)
+
+
+def right_legend(axes: Axes) -> None:
+    """Draw a legend to the right of the axes."""
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def p_search(found: PSearch) -> Figure:
-    """Accuracy against p for each resolution, p* marked; and p* against resolution (figure 4). Max pooling is the last tick."""
+    """Accuracy against p for each resolution with p*, and p* against resolution (figure 4)."""
     figure, [[left, right]] = axes_grid(1, 2, width=4.5, height=3.4)
     largest = max(p for p in [*found.ps, *found.p_star, found.training_p] if math.isfinite(p))
     ps = [min(p, BEYOND * largest) for p in found.ps]
     for s, size in enumerate(found.sizes):
-        colour, marker = COLOURS[s % len(COLOURS)], MARKERS[turn(s) % len(MARKERS)]
+        colour, marker = COLOURS[s % len(COLOURS)], cycled(MARKERS, s)
         curve = 100 * found.top1[s]
         left.plot(ps, curve, color=colour, marker=marker, markersize=4, label=f"{size} px")
-        left.plot(
-            found.p_star[s],
-            100 * found.top1_at_p_star[s],
-            marker="*",
-            markersize=15,
-            color=colour,
-            markeredgecolor="black",
-        )
+        star = {"marker": "*", "markersize": 15, "markeredgecolor": "black"}
+        left.plot(found.p_star[s], 100 * found.top1_at_p_star[s], color=colour, **star)
     left.plot([], [], "*", markersize=12, color="white", markeredgecolor="black", label="p* by SGD")
     left.axvline(found.training_p, color="grey", linestyle=":", label=f"training p = {found.training_p:g}")
     style(left, f"Accuracy against p, {found.crop}", "pooling exponent p", "validation top-1 (%)")
-    left.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    right_legend(left)
 
     best = [ps[int(row.argmax())] for row in found.top1]
-    right.plot(
-        found.sizes,
-        found.p_star,
-        color=COLOURS[0],
-        marker="*",
-        markersize=12,
-        label="p* by SGD,\ntraining images",
-    )
-    right.plot(
-        found.sizes,
-        best,
-        color=COLOURS[1],
-        marker="o",
-        linestyle="--",
-        label="best p of the\nsweep, validation",
-    )
+    label = "p* by SGD,\ntraining images"
+    right.plot(found.sizes, found.p_star, color=COLOURS[0], marker="*", markersize=12, label=label)
+    label = "best p of the\nsweep, validation"
+    right.plot(found.sizes, best, color=COLOURS[1], marker="o", linestyle="--", label=label)
     right.axhline(found.training_p, color="grey", linestyle=":", label="training p")
     style(right, "p* against resolution", "evaluation size (px)", "p*")
     size_ticks(right, found.sizes)
-    right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    right_legend(right)
     for axis, drawn in ((left.xaxis, ps), (right.yaxis, best)):
         if max(drawn) > largest:
             tick_max(axis, largest)
@@ -237,29 +220,25 @@ def p_search(found: PSearch) -> Figure:
 
 
 def tick_max(axis: Axis, largest: float) -> None:
-    """Ticks of exponents up to the largest finite one, and `max` where max pooling is drawn, beyond it."""
+    """Set ticks up to the largest finite exponent, and `max` where max pooling is drawn."""
     low, _ = sorted(axis.get_view_interval())
     ticks = [tick for tick in axis.get_majorticklocs() if low <= tick <= largest]
     axis.set_ticks([*ticks, BEYOND * largest], [*(f"{tick:g}" for tick in ticks), "max"])
 
 
 def search_by_resolution(found: PSearch) -> Figure:
-    """Accuracy against resolution, a line a whole exponent of the sweep and max pooling: figure 4's half about classes.
+    """Accuracy against resolution, one line per exponent (figure 4).
 
-    Without a whole exponent, a line each.
+    Exponents are the integers of the sweep and max pooling; all if there is no integer.
     """
     from mgkit.stages.results import ResolutionCurves  # here: other figures need no retrieval
 
     whole = [j for j, p in enumerate(found.ps) if float(p).is_integer()]
-    if whole:
-        whole += [j for j, p in enumerate(found.ps) if math.isinf(p)]
-    else:
-        whole = list(range(len(found.ps)))
+    whole += [j for j, p in enumerate(found.ps) if math.isinf(p)] if whole else range(len(found.ps))
     exponents = {pooling_name(found.ps[j]): found.ps[j] for j in whole}
     name = f"Accuracy, {found.crop}"
-    return resolution_figure(
-        ResolutionCurves(found.sizes, exponents, {name: found.top1[:, whole]}, {name: "validation top-1"})
-    )
+    values, measures = {name: found.top1[:, whole]}, {name: "validation top-1"}
+    return resolution_figure(ResolutionCurves(found.sizes, exponents, values, measures))
 
 
 def pooling_name(p: float) -> str:
@@ -271,37 +250,33 @@ def p_paths(found: PSearch) -> Figure:
     figure, axes = axes_grid(1, 1, width=5.6, height=3.0)
     for s, (size, path) in enumerate(zip(found.sizes, found.paths, strict=True)):
         axes[0, 0].plot(
-            np.arange(1, len(path) + 1), path[:, 1], color=COLOURS[s % len(COLOURS)], marker=MARKERS[turn(s) % len(MARKERS)],
-            markersize=4, markevery=-(-len(path) // 12), label=f"{size} px",
+            np.arange(1, len(path) + 1), path[:, 1], color=COLOURS[s % len(COLOURS)],
+            marker=cycled(MARKERS, s), markersize=4, markevery=-(-len(path) // 12), label=f"{size} px",
         )  # fmt: skip
     style(axes[0, 0], "SGD on p alone", "step", "p")
-    axes[0, 0].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    right_legend(axes[0, 0])
     return figure
 
 
 def spectrum(variances: np.ndarray, shrinkage: float) -> Figure:
-    """Variance of each principal component before whitening, as measured and as the whitening uses it."""
-    figure, axes = axes_grid(1, 1, width=5.6, height=3.2)
+    """Variance of each principal component before whitening, as measured and with shrinkage."""
+    figure, [[panel]] = axes_grid(1, 1, width=5.6, height=3.2)
     rank = np.arange(1, len(variances) + 1)
     shrunk = (1 - shrinkage) * variances + shrinkage * variances.mean()
-    floor = variances[0] * 1e-8  # zero has no place on a logarithmic axis
-    axes[0, 0].loglog(rank, np.maximum(variances, floor), color=COLOURS[0], label="measured")
+    floor = variances[0] * 1e-8  # the axis is logarithmic
+    panel.loglog(rank, np.maximum(variances, floor), color=COLOURS[0], label="measured")
     if shrinkage:
-        axes[0, 0].loglog(
+        panel.loglog(
             rank, shrunk, color=COLOURS[1], linestyle="--", label=f"shrunk by {shrinkage:g}, as used"
         )
-    style(
-        axes[0, 0],
-        "Spectrum of the embeddings",
-        "principal component (rank)",
-        "variance (of unit-length embeddings)",
-    )
-    axes[0, 0].legend(fontsize=8, frameon=False)
+    y = "variance (of unit-length embeddings)"
+    style(panel, "Spectrum of the embeddings", "principal component (rank)", y)
+    panel.legend(fontsize=8, frameon=False)
     return figure
 
 
 def accuracy_by_size(rows: Sequence[Accuracy]) -> Figure:
-    """Top-1 against evaluation size: a line for each crop and exponent."""
+    """Top-1 against evaluation size, one line per crop and exponent."""
     figure, axes = axes_grid(1, 1, width=5.6, height=3.4)
     lines = list(dict.fromkeys((row.crop, row.exponent) for row in rows))
     for k, (crop, exponent) in enumerate(lines):
@@ -309,8 +284,8 @@ def accuracy_by_size(rows: Sequence[Accuracy]) -> Figure:
         label = f"{crop}, {'training p' if exponent == 'trained' else exponent}"
         axes[0, 0].plot(
             [row.size for row in of_line], [100 * row.top1 for row in of_line],
-            color=COLOURS[k], marker=MARKERS[k], linestyle="-" if exponent == "trained" else "--", label=label,
-            **tapering(k, len(lines)),
+            color=COLOURS[k], marker=MARKERS[k], linestyle="-" if exponent == "trained" else "--",
+            label=label, **line_sizes(k, len(lines)),
         )  # fmt: skip
     style(axes[0, 0], "Top-1 against resolution", "evaluation size (px)", "validation top-1 (%)")
     size_ticks(axes[0, 0], [row.size for row in rows])
@@ -319,9 +294,9 @@ def accuracy_by_size(rows: Sequence[Accuracy]) -> Figure:
 
 
 def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
-    """One group of bars a set, one bar a kind of descriptor, with 95 % intervals; UKBench's score as a share of its best, 4.
+    """A group of bars per set, one bar per descriptor, with 95 % intervals; UKBench's score in % of 4.
 
-    Sets without ground truth and the levels of Copydays (`level_curves`) have no bars.
+    Without sets that have no ground truth, and the levels of Copydays (`level_curves`).
     """
     found = [r for r in found if r.result.measure != "none" and r.retrieval_set.level is None]
     sets = list(dict.fromkeys(r.result.name for r in found))
@@ -337,8 +312,8 @@ def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
         x = sets.index(result.name) + (k - (len(kinds) - 1) / 2) * width
         value, (low, high) = scale * result.value, (scale * np.array(result.interval))
         panel.bar(
-            x, value, 0.92 * width, color=COLOURS[k % len(COLOURS)], hatch=hatches[turn(k) % len(hatches)], edgecolor="white",
-            label=r.descriptor,
+            x, value, 0.92 * width, color=COLOURS[k % len(COLOURS)], hatch=cycled(hatches, k),
+            edgecolor="white", label=r.descriptor,
         )  # fmt: skip
         whiskers = [[max(value - low, 0)], [max(high - value, 0)]]
         panel.errorbar(x, value, yerr=whiskers, color="black", linewidth=1, capsize=2)
@@ -348,14 +323,14 @@ def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
     panel.set_xticks(range(len(sets)), names, fontsize=9)
     panel.set_ylim(0, 112)
     if not found:
-        nothing_measured(panel)
+        show_reason(panel)
         return figure
     figure_legend(figure, panel)
     return figure
 
 
 def precision_recall(found: Sequence[Retrieval]) -> Figure:
-    """Precision against recall, a panel a set, a line a kind of descriptor."""
+    """Precision against recall, one panel per set, one line per descriptor."""
     found = [r for r in found if len(r.result.recall) and r.retrieval_set.level is None]
     sets = list(dict.fromkeys(r.result.name for r in found))
     kinds = list(dict.fromkeys(r.descriptor for r in found))
@@ -366,20 +341,20 @@ def precision_recall(found: Sequence[Retrieval]) -> Figure:
                 k = kinds.index(r.descriptor)
                 panel.plot(
                     100 * r.result.recall, 100 * r.result.precision, color=COLOURS[k % len(COLOURS)],
-                    linestyle=LINES[turn(k) % len(LINES)], label=r.descriptor, **tapering(k, len(kinds)),
+                    linestyle=cycled(LINES, k), label=r.descriptor, **line_sizes(k, len(kinds)),
                 )  # fmt: skip
         curve = next(r.result.curve for r in found if r.result.name == name)
         style(panel, shortened(name, TITLE), f"recall (%), {curve}", "precision (%)")
         panel.set(xlim=(0, 102), ylim=(0, 104))
     if not sets:
-        nothing_measured(axes[0, 0])
+        show_reason(axes[0, 0])
         return figure
     figure_legend(figure, *axes[0])
     return figure
 
 
 def level_curves(found: Sequence[Retrieval]) -> Figure:
-    """Copies: mAP against how much was cut away, and against the quality of the JPEG, a line a kind of descriptor."""
+    """mAP on copies against the area cropped and the JPEG quality, one line per descriptor."""
     found = [r for r in found if r.retrieval_set.level is not None]
     figure, axes = axes_grid(1, 2, width=4.2, height=3.2)
     titles = {
@@ -392,8 +367,8 @@ def level_curves(found: Sequence[Retrieval]) -> Figure:
             line = [r for r in found if r.descriptor == kind and r.retrieval_set.level[0] == edit]
             panel.plot(
                 [r.retrieval_set.level[1] for r in line], [100 * r.result.value for r in line],
-                color=COLOURS[k % len(COLOURS)], marker=MARKERS[turn(k) % len(MARKERS)], linestyle=LINES[turn(k) % len(LINES)],
-                label=kind, **tapering(k, len(kinds)),
+                color=COLOURS[k % len(COLOURS)], marker=cycled(MARKERS, k), linestyle=cycled(LINES, k),
+                label=kind, **line_sizes(k, len(kinds)),
             )  # fmt: skip
         style(panel, title, unit, "mAP (%)")
         panel.set_ylim(0, 104)
@@ -403,11 +378,11 @@ def level_curves(found: Sequence[Retrieval]) -> Figure:
 
 
 def resolution_figure(curves: ResolutionCurves) -> Figure:
-    """Measures against resolution, a panel each, a line a pooling exponent (figure 4)."""
+    """Measures against resolution, one panel each, one line per pooling exponent (figure 4)."""
     names = list(curves.values)
     if not names:
         figure, [[panel]] = axes_grid(1, 1)
-        nothing_measured(panel)
+        show_reason(panel)
         return figure
     rows = -(-len(names) // 3)
     columns = -(-len(names) // rows)
@@ -417,8 +392,8 @@ def resolution_figure(curves: ResolutionCurves) -> Figure:
         for j, label in enumerate(curves.exponents):
             panel.plot(
                 curves.sizes, scale * curves.values[name][:, j], color=COLOURS[j % len(COLOURS)],
-                marker=MARKERS[turn(j) % len(MARKERS)], linestyle=LINES[turn(j) % len(LINES)], label=label,
-                **tapering(j, len(curves.exponents)),
+                marker=cycled(MARKERS, j), linestyle=cycled(LINES, j), label=label,
+                **line_sizes(j, len(curves.exponents)),
             )  # fmt: skip
         unit = "score (of 4)" if scale == 1 else f"{curves.measures[name]} (%)"
         style(panel, shortened(name, TITLE), "resolution (px)", unit)
@@ -432,7 +407,7 @@ def resolution_figure(curves: ResolutionCurves) -> Figure:
 def retrieval_grid(retrieval: Retrieval, *, queries: int = 6, k: int = 6) -> Figure:
     """Queries, failures first, and their k nearest images with cosine similarity.
 
-    Right ones bear ✓ and a solid frame, wrong ones ✗ and a dashed one, junk – and a dotted one.
+    Right answers have ✓ and a solid frame, wrong ones ✗ and a dashed frame, junk – and a dotted frame.
     """
     each, result = retrieval.retrieval_set, retrieval.result
     if result.measure == "none":
@@ -449,48 +424,44 @@ def retrieval_grid(retrieval: Retrieval, *, queries: int = 6, k: int = 6) -> Fig
         ]
         title = query_title(result.measure, result.per_query[q])
         show_found(row, each.images, each.queries[q], found, judged=each.measure != "none", title=title)
-    title = f"{shortened(result.name, TITLE)}, {retrieval.descriptor}: "
-    title += (
-        shown(result) if result.measure == "none" else f"{result.measure} {shown(result)}, its worst queries"
-    )
-    figure.suptitle(title, fontsize=10)
+    value = "" if result.measure == "none" else f"{result.measure} "
+    value += shown(result) + (", worst queries" if value else "")
+    figure.suptitle(f"{shortened(result.name, TITLE)}, {retrieval.descriptor}: {value}", fontsize=10)
     return figure
 
 
 def query_title(measure: str, value: float) -> str:
-    """What stands over a query: its average precision, or its score out of 4."""
+    """Title of a query: its average precision, or its score of 4."""
     if measure == "none":
         return "query"
     return f"query, score {value:.0f} of 4" if measure == "score" else f"query, AP {100 * value:.0f} %"
 
 
 def class_grid(images: ImageList, *, classes: int = 6, per_class: int = 8) -> Figure:
-    """Some images of the first classes, a row a class."""
+    """Images of the first classes, one class per row."""
     shown_classes = range(min(classes, len(images.classes)))
     members = [np.flatnonzero(images.labels == label)[:per_class] for label in shown_classes]
     rows = [[thumbnail(images, i) for i in row] for row in members]
-    return image_grid(
-        rows, row_titles=[f"{shortened(images.classes[label], TITLE)} " for label in shown_classes]
-    )
+    names = [f"{shortened(images.classes[label], TITLE)} " for label in shown_classes]
+    return image_grid(rows, row_titles=names)
 
 
 def group_grid(retrieval_set: RetrievalSet, *, groups: int = 3) -> Figure:
-    """Some queries of a set, a row each, with the images that answer them."""
+    """Queries of a set with their answers, one query per row."""
     chosen = evenly(len(retrieval_set.queries), groups)
     rows = [[retrieval_set.queries[q], *retrieval_set.positives[q][:7]] for q in chosen]
     figure = image_grid([[thumbnail(retrieval_set.images, i) for i in row] for row in rows])
     figure.axes[0].set_title("query", fontsize=9)
     figure.axes[1].set_title("answers", fontsize=9)
-    figure.suptitle(
-        f"{shortened(retrieval_set.name, TITLE)}: a query and its answers in each row", fontsize=10
-    )
+    name = shortened(retrieval_set.name, TITLE)
+    figure.suptitle(f"{name}: a query and its answers in each row", fontsize=10)
     return figure
 
 
 def repeated_batch(
     dataset: ImageDataset, batch: Sequence[tuple[int, int]], *, repetitions: int, mean, std
 ) -> Figure:
-    """A training batch as the network sees it: a row an image, its augmented copies side by side."""
+    """A training batch: the augmented copies of an image in each row."""
     pictures = [undo_normalization(sample[0], mean, std) for sample in dataset.__getitems__(batch)]
     rows = [pictures[start : start + repetitions] for start in range(0, len(pictures), repetitions)]
     figure = image_grid(rows, row_titles=[f"image {index} " for index, _ in batch[::repetitions]])
@@ -500,20 +471,19 @@ def repeated_batch(
 
 
 def samplings(runs: ToyRuns) -> Figure:
-    """Accuracy after each step of SGD, mean of the runs with twice its standard error, a line a sampling (figure A.3)."""
+    """Accuracy per step of SGD, mean of the runs ± 2 standard errors, one line per sampling (figure A.3)."""
     figure, [[panel]] = axes_grid(1, 1, width=5.6, height=3.4)
     for k, (sampling, accuracy) in enumerate(runs.accuracy.items()):  # [runs, steps]
         steps = np.arange(1, accuracy.shape[1] + 1)
         mean = 100 * accuracy.mean(axis=0)
         error = 100 * accuracy.std(axis=0) / len(accuracy) ** 0.5
-        panel.fill_between(
-            steps, mean - 2 * error, mean + 2 * error, color=COLOURS[k], alpha=0.25, linewidth=0
-        )
+        low, high = mean - 2 * error, mean + 2 * error
+        panel.fill_between(steps, low, high, color=COLOURS[k], alpha=0.25, linewidth=0)
         panel.plot(
             steps, mean, color=COLOURS[k], linestyle=LINES[k], marker=MARKERS[k], markersize=4,
             markevery=-(-len(steps) // 20), label=sampling,
         )  # fmt: skip
-    panel.axhline(100 * runs.limit, color="grey", linestyle=":", label="SVM fitted to all at once")
+    panel.axhline(100 * runs.limit, color="grey", linestyle=":", label="SVM fitted to all points")
     count = len(next(iter(runs.accuracy.values())))
     style(panel, f"A linear SVM by SGD, mean of {count} runs", "step (batches of two)", "accuracy (%)")
     figure_legend(figure, panel)
@@ -521,7 +491,7 @@ def samplings(runs: ToyRuns) -> Figure:
 
 
 def toy_batches(points: np.ndarray, labels: np.ndarray, batches: Mapping[str, np.ndarray]) -> Figure:
-    """Points [n,2] of two classes, -1 and 1, and a batch [2,2] of them of each kind, a panel a kind."""
+    """Points [n,2] of classes -1 and 1 and a batch [2,2] of each sampling, one panel per sampling."""
     figure, axes = axes_grid(1, len(batches), width=3.4, height=2.8)
     for panel, (name, batch) in zip(axes[0], batches.items(), strict=True):
         for k, label in enumerate((-1, 1)):
@@ -529,9 +499,8 @@ def toy_batches(points: np.ndarray, labels: np.ndarray, batches: Mapping[str, np
                 *points[labels == label].T, MARKERS[k], color=COLOURS[k], markersize=3, alpha=0.5,
                 label=f"class {label:+d}",
             )  # fmt: skip
-        panel.plot(
-            *batch.T, "o", markersize=11, markerfacecolor="none", markeredgecolor="black", markeredgewidth=2, label="batch"
-        )  # fmt: skip
+        circle = {"markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 2}
+        panel.plot(*batch.T, "o", markersize=11, label="batch", **circle)
         panel.axvline(0, color="grey", linestyle=":", linewidth=1)
         style(panel, name, "first coordinate (mirrored)", "second coordinate")
     figure_legend(figure, axes[0, 0])
@@ -539,7 +508,7 @@ def toy_batches(points: np.ndarray, labels: np.ndarray, batches: Mapping[str, np
 
 
 def architecture(name: str, p: float, shapes: Mapping[str, Sequence[int]]) -> Figure:
-    """The network as a diagram: layers on a tint, and what is between them with its shape in one forward pass.
+    """Diagram of the network: layers tinted, tensors with their shapes.
 
     shapes: of `image`, `feature map`, `embedding`, `classifier_output` and `normalized_embedding`.
     """
@@ -558,13 +527,10 @@ def architecture(name: str, p: float, shapes: Mapping[str, Sequence[int]]) -> Fi
     boxes = {}
     for text, (x, y) in places.items():
         words = f"{meanings.get(text, text)}\n{'×'.join(map(str, shapes[text]))}" if text in shapes else text
-        look = {
-            "facecolor": "white" if text in shapes else TINT,
-            "edgecolor": "grey" if text in shapes else COLOURS[0],
-        }
-        boxes[text] = axes.text(
-            x, y, words, ha="center", va="center", fontsize=8.5, linespacing=1.4, bbox={"boxstyle": "round,pad=0.4"} | look,
-        ).get_bbox_patch()  # fmt: skip
+        face, edge = ("white", "grey") if text in shapes else (TINT, COLOURS[0])
+        box = {"boxstyle": "round,pad=0.4", "facecolor": face, "edgecolor": edge}
+        label = axes.text(x, y, words, ha="center", va="center", fontsize=8.5, linespacing=1.4, bbox=box)
+        boxes[text] = label.get_bbox_patch()
     for texts in (chain, ["embedding", *branches[upper]], ["embedding", *branches[lower]]):
         for start, end in pairwise(texts):
             between = {"patchA": boxes[start], "patchB": boxes[end], "shrinkA": 0, "shrinkB": 2}

@@ -1,4 +1,4 @@
-"""Feature maps held in memory and pooled anew: accuracy, neighbours and matching regions for any p, no forward pass."""
+"""Feature maps in memory, pooled for any p without a forward pass: accuracy, neighbours, matching regions."""
 
 import math
 from collections.abc import Sequence
@@ -28,17 +28,18 @@ from mgkit.retrieval.protocols import (
 from mgkit.stages.evaluate_retrieval import RetrievalTask
 from mgkit.stages.inputs import data_root, in_classes_of, validation_data
 
-CACHE_BYTES = 2**26  # of feature maps that an explorer holds: two cores pool them anew in a tenth of a second
-
-FAMILY = 5  # a query and its answers, as far as they come first where not all of a set is held
-ENOUGH = 64  # images to look at
+CACHE_BYTES = 2**26  # feature maps in memory; two cores pool them in 0.1 s
+FAMILY = 5  # images that are chosen first: a query and its answers
+ENOUGH = 64  # images that should fit in memory
 
 
 class CachedMaps:
-    """Feature maps of N images, held in memory: pooled for any exponent without another forward pass.
+    """Feature maps of N images in memory, to be pooled for any exponent.
 
-    size: pixels. passes, changes: as for `features.embed`. Images that are skipped as unreadable are left out of `images`; `kept`
-    [N] says which those are not. Raises as `feature_maps`.
+    size: pixels.
+    passes, changes: as for `features.embed`, whose errors are raised.
+
+    `images` are the readable ones, `kept` [N] says which they are.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class CachedMaps:
         for maps, _, indices in feature_maps(net, images, size=size, passes=passes):
             self.kept[indices.numpy()] = True
             batches.append((maps, indices.numpy()))
-        row = np.cumsum(self.kept) - 1  # index among all -> among those that were read
+        row = np.cumsum(self.kept) - 1  # index among all images -> among the readable ones
         self.images = images.subset(np.flatnonzero(self.kept))
         self.batches = [(maps, row[indices]) for maps, indices in batches]
         self.place = {int(i): (b, k) for b, (_, rows) in enumerate(self.batches) for k, i in enumerate(rows)}
@@ -61,19 +62,19 @@ class CachedMaps:
 
     @property
     def nbytes(self) -> int:
-        """Of the maps."""
+        """Memory of the maps (bytes)."""
         return sum(maps.nbytes for maps, _ in self.batches)
 
     @torch.no_grad()
     def pooled(self, p: float) -> Tensor:
-        """GeM embeddings with exponent p (inf: the maximum), [N,C]."""
+        """GeM embeddings [N,C] with exponent p; inf: max pooling."""
         rows = torch.empty(len(self), self.net.width, device=self.net.classifier.weight.device)
         for maps, indices in self.batches:
             rows[indices] = gem(maps, p)
         return rows
 
     def outputs(self, p: float) -> dict[str, Tensor]:
-        """What the network's head makes of the embeddings: descriptors [N,D], logits [N,K]."""
+        """Output of the network's head with exponent p: descriptors [N,D], logits [N,K]."""
         with torch.no_grad():
             return self.net.head(self.pooled(p))
 
@@ -84,27 +85,21 @@ class CachedMaps:
 
 
 def images_held(net: MultiGrain, size: int, memory: int) -> int:
-    """How many images' feature maps at a size (px) fit into so many bytes; at least 2."""
+    """Number of images whose feature maps at a size (px) fit into `memory` (bytes); at least 2."""
     blank = torch.zeros(1, 3, size, size, device=net.classifier.weight.device)
-    with torch.no_grad():  # the whole image of any shape has no larger map than the square one
+    with torch.no_grad():  # no whole image has a larger map than the square one
         of_one = net.eval().features(blank).float().nbytes
     return max(2, memory // of_one)
 
 
 def size_to_hold(net: MultiGrain, sizes: Sequence[int]) -> int:
-    """The largest of the sizes (px) at which enough images to look at can be held; the smallest, where none is small enough."""
-    return max(
-        (size for size in sizes if images_held(net, size, CACHE_BYTES // 2) >= ENOUGH), default=min(sizes)
-    )
-
-
-def spread(images: ImageList, count: int) -> ImageList:
-    """`count` of the images, evenly spread over the list; all, where it has no more."""
-    return images.subset(evenly(len(images), count))
+    """The largest of the sizes (px) at which maps of 64 images fit in memory, else the smallest."""
+    fitting = [size for size in sizes if images_held(net, size, CACHE_BYTES // 2) >= ENOUGH]
+    return max(fitting, default=min(sizes))
 
 
 def part_of(each: RetrievalSet, count: int) -> RetrievalSet:
-    """At most `count` images of a set: queries spread over it with some of their answers, then all that still fits."""
+    """At most `count` images of a set: first evenly spaced queries with some answers, then others."""
     each = each.alone()
     families = [[q, *positives] for q, positives in zip(each.queries, each.positives, strict=True)]
     chosen = evenly(len(families), -(-count // FAMILY))
@@ -116,9 +111,11 @@ def part_of(each: RetrievalSet, count: int) -> RetrievalSet:
 
 
 class SetMaps:
-    """A retrieval set whose feature maps are held in memory, or as much of it as fits.
+    """A retrieval set with its feature maps in memory.
 
-    size: pixels. memory: bytes of maps that are held. options: as for `features.embed`. set: the part that is held.
+    size: pixels.
+    memory: limit for the maps (bytes); `set` is the part of the retrieval set that fits.
+    options: as for `features.embed`.
     """
 
     def __init__(
@@ -130,23 +127,21 @@ class SetMaps:
         self.set = part.only(self.maps.kept)
 
     def describe(self) -> str:
-        """What is held."""
+        """The number of images in memory, as text."""
         return f"{len(self.maps)} of {self.of_all} images of {self.set.name}"
 
     def descriptors(self, p: float) -> np.ndarray:
-        """Of the images that are held, with exponent p, [N,D]."""
+        """Descriptors [N,D] of the images in memory, with exponent p."""
         return self.maps.outputs(p)["normalized_embedding"].cpu().numpy()
 
     def neighbours(self, q: int, descriptors: np.ndarray, k: int) -> list[tuple[int, float, bool | None]]:
-        """(image, score, whether it is right) of the k best for the set's query number q; None for neither, and without ground truth."""
+        """(image, score, right) of the k nearest neighbours of query q; right is None for junk or unknown."""
         [found], [scores] = nearest(self.set, descriptors, self.set.queries[q : q + 1], k)
-        return [
-            (image, score, self.set.right(q, image))
-            for image, score in zip(found.tolist(), scores.tolist(), strict=True)
-        ]
+        pairs = zip(found.tolist(), scores.tolist(), strict=True)
+        return [(image, score, self.set.right(q, image)) for image, score in pairs]
 
     def titles(self, p: float, count: int = 50) -> dict[int, str]:
-        """{number of a query: its measure with exponent p}, the worst half of `count` first."""
+        """{query: its measure with exponent p} of `count` queries, failures first."""
         if self.set.measure == "none":
             return dict.fromkeys(range(min(count, len(self.set.queries))), "")
         per_query = retrieve(self.set, self.descriptors(p)).per_query
@@ -154,36 +149,38 @@ class SetMaps:
 
 
 class Repooling:
-    """Accuracy and neighbours for any exponent, from maps of validation images and of a retrieval set (section 3.5).
+    """Accuracy and neighbours for any exponent, of validation images and a retrieval set (section 3.5).
 
-    images: labelled, in the network's classes. size: pixels. memory: bytes of maps that are held, half for each; of what does not
-    fit a part is taken, which `describe` says. options: as for `features.embed`.
+    images: labelled, in the network's classes.
+    size: pixels.
+    memory: limit for the maps (bytes), half for each; only a part is used if not all fit.
+    options: as for `features.embed`.
     """
 
     def __init__(
-        self, net: MultiGrain, images: ImageList, retrieval_set: RetrievalSet, *, size: int, memory: int = CACHE_BYTES,
-        **options,
+        self, net: MultiGrain, images: ImageList, retrieval_set: RetrievalSet,
+        *, size: int, memory: int = CACHE_BYTES, **options,
     ):  # fmt: skip
         self.size, self.training_p, self.of_all = size, net.pool.p.item(), len(images)
-        some = spread(images, images_held(net, size, memory // 2))
-        self.validation = CachedMaps(net, some, size=size, **options)
+        part = images.subset(evenly(len(images), images_held(net, size, memory // 2)))
+        self.validation = CachedMaps(net, part, size=size, **options)
         self.searched = SetMaps(net, retrieval_set, size=size, memory=memory // 2, **options)
 
     def describe(self) -> str:
-        """One line: what is held in memory."""
+        """One line: which maps are in memory."""
         held = (self.validation.nbytes + self.searched.maps.nbytes) / 2**20
         return (
-            f"In memory: feature maps at {self.size} px of {len(self.validation)} of {self.of_all} validation images "
-            f"and of {self.searched.describe()}, {held:.0f} MiB."
+            f"In memory: feature maps at {self.size} px of {len(self.validation)} of {self.of_all} "
+            f"validation images and of {self.searched.describe()}, {held:.0f} MiB."
         )
 
     def top1(self, p: float) -> float:
-        """Accuracy on the validation images that are held, 0..1."""
+        """Accuracy (0..1) on the validation images in memory."""
         logits = self.validation.outputs(p)["classifier_output"].cpu()
         return topk_accuracy(logits, torch.from_numpy(self.validation.images.labels), ks=(1,))[0]
 
     def summary(self, p: float, descriptors: np.ndarray) -> str:
-        """One line: the exponent, top-1, and the set's measure with its descriptors for this exponent."""
+        """One line: the exponent, top-1, and the set's measure; descriptors: those of the set for this p."""
         line = f"{shown_exponent(p)}: top-1 {100 * self.top1(p):.1f} % on {len(self.validation)} images"
         searched = self.searched.set
         if searched.measure == "none":
@@ -193,10 +190,7 @@ class Repooling:
 
 
 def held_for(config: FinetunePConfig, net: MultiGrain) -> Repooling:
-    """What 02 holds: validation images, and the first retrieval set below data, or else the images grouped by class.
-
-    At the largest of the config's sizes that leaves room for enough of them.
-    """
+    """Repooling for 02, with the first retrieval set below `data`, at the largest size that fits."""
     return Repooling(
         net, in_classes_of(net, validation_data(config)), find_sets(data_root(config.data))[0],
         size=size_to_hold(net, config.sizes), passes=Passes.of(config),
@@ -204,7 +198,7 @@ def held_for(config: FinetunePConfig, net: MultiGrain) -> Repooling:
 
 
 def set_maps(task: RetrievalTask, name: str) -> SetMaps:
-    """What 05 holds of the set of that name, at its own size. Raises ValueError for a set that is not there."""
+    """Feature maps of a retrieval set of 05, at its size. Raises ValueError for an unknown set."""
     by_name = {each.name: each for each in task.sets}
     if name not in by_name:
         raise ValueError(f"the set {name!r} is not among {', '.join(by_name)}")
@@ -215,11 +209,11 @@ def set_maps(task: RetrievalTask, name: str) -> SetMaps:
     )  # fmt: skip
 
 
-def exponents(among: float) -> list[float]:
-    """What a slider of p offers: 1 to 10 in equal steps of log p, 10 % each or less, `among` itself in place of its nearest; then max pooling."""
+def exponents(including: float) -> list[float]:
+    """Values of a slider of p: 31 in 1..10, equally spaced in log p, one replaced by `including`; inf."""
     grid = np.geomspace(1, 10, 31)
-    if not math.isinf(among):
-        grid[np.abs(np.log(grid / among)).argmin()] = among
+    if not math.isinf(including):
+        grid[np.abs(np.log(grid / including)).argmin()] = including
     return [*sorted(grid.tolist()), math.inf]
 
 
@@ -227,30 +221,30 @@ def shown_exponent(p: float) -> str:
     return "max pooling" if math.isinf(p) else f"p = {p:.2f}"
 
 
-# --- Which regions make two images match
+# --- Matching regions
 
 
 def position_shares(x: Tensor, p: float) -> Tensor:
-    """Each position's share of a channel's p-th power mean, x^p / Σ x^p: [C,h,w] -> [C,h,w], sums of 1 over h,w.
+    """Share of each position in its channel's p-th power mean, x^p / Σ x^p: [C,h,w] -> [C,h,w].
 
-    In proportion to the activation at p=1; at p=inf all of it at the maximum, in equal parts if that is repeated.
+    Sums to 1 over h,w; for p=inf all at the maximum, in equal parts if that is repeated.
     """
     x = x.clamp(min=FLOOR)
-    powers = (x / x.amax(dim=(-2, -1), keepdim=True)) ** p  # at most 1; for p=inf 1 at the maximum, else 0
+    powers = (x / x.amax(dim=(-2, -1), keepdim=True)) ** p  # in 0..1; for p=inf 1 at the maximum, else 0
     return powers / powers.sum(dim=(-2, -1), keepdim=True)
 
 
 @dataclass(frozen=True)
 class Match:
-    """What makes two images alike: similarity, and the contribution of each position of either, [h,w] that sum to it.
+    """Cosine similarity of two images, and maps [h,w] of what each position of either contributes to it.
 
-    The cosine similarity of two GeM embeddings is a sum over channels, Σ_c e_c f_c / (|e| |f|). A channel's e_c is the
-    p-th root of a mean of p-th powers, so a position's share of it is s_c(h,w) = x_c(h,w)^p / Σ x_c^p, which sums to 1. So
+    The similarity of two GeM embeddings is a sum over channels, Σ_c e_c f_c / (|e| |f|). The share of a
+    position in e_c is s_c(h,w) = x_c(h,w)^p / Σ x_c^p, which sums to 1. So, for any p,
 
-        contribution(h,w) = Σ_c s_c(h,w) e_c f_c / (|e| |f|)
+        contribution(h,w) = Σ_c s_c(h,w) e_c f_c / (|e| |f|) >= 0
 
-    sums to the similarity over the positions of one image, exactly, whatever p. Contributions are >= 0. This is the
-    embedding before whitening, whose components mix all channels.
+    sums to the similarity over the positions of one image. The embedding is that before whitening, which
+    mixes channels.
     """
 
     similarity: float
@@ -259,7 +253,7 @@ class Match:
 
 
 def match(first: Tensor, second: Tensor, p: float) -> Match:
-    """`Match` of two images, given by their feature maps [C,h,w], pooled with exponent p."""
+    """`Match` of two feature maps [C,h,w], pooled with exponent p."""
     with torch.no_grad():
         e, f = (l2_normalize(gem(x[None], p))[0] for x in (first, second))
         products = e * f  # [C]
@@ -268,6 +262,6 @@ def match(first: Tensor, second: Tensor, p: float) -> Match:
 
 
 def positions_for_half(heat: np.ndarray) -> int:
-    """How many positions, the hottest first, make half of the sum of a heat map [h,w]."""
+    """The smallest number of positions that make up half of the sum of a heat map [h,w]."""
     falling = np.sort(heat.ravel())[::-1].cumsum()
     return int(np.searchsorted(falling, falling[-1] / 2)) + 1

@@ -1,4 +1,4 @@
-"""What the explorers of `mgkit.explore.widgets` show live, as figures: for runs without a browser, and for reading."""
+"""The explorers of `mgkit.explore.widgets` as figures, for runs without a browser."""
 
 import math
 from collections.abc import Sequence
@@ -26,14 +26,15 @@ from mgkit.explore.style import (
 )
 from mgkit.explore.toy_batch import ToyBatch
 
-HEAT = "inferno"  # a scale of colours that also rises in lightness
+HEAT = "inferno"  # a colour map whose lightness rises
 
 
 def repooled(repooling: Repooling, *, ps: Sequence[float] = (), k: int = 7) -> Figure:
-    """One query's neighbours for several exponents, a row each, with top-1 and the set's measure at the left.
+    """A query's neighbours for several exponents, one per row, with top-1 and the set's measure.
 
-    ps: by default 1, the training exponent, 10 and max pooling. The query is the one whose number of right neighbours
-    changes most with p.
+    ps: exponents; by default 1, the training exponent, 10 and max pooling.
+
+    The query is the one whose number of right neighbours changes most with p.
     """
     ps = ps or list(dict.fromkeys([1.0, repooling.training_p, 10.0, math.inf]))
     held = repooling.searched
@@ -55,7 +56,7 @@ def repooled(repooling: Repooling, *, ps: Sequence[float] = (), k: int = 7) -> F
 
 
 def query_answers(collection: Collection, *, queries: int = 3, k: int = 6) -> Figure:
-    """The first queries of a collection, a row each: their classes with probabilities, the nearest images with scores."""
+    """The first queries of a collection, one per row, with class probabilities and nearest images."""
     chosen = collection.queries[:queries].tolist()
     figure, axes = axes_grid(len(chosen), k + 2, width=1.2, height=1.4)
     for (classes, *row), query in zip(axes, chosen, strict=True):
@@ -68,7 +69,7 @@ def query_answers(collection: Collection, *, queries: int = 3, k: int = 6) -> Fi
 
 
 def class_bars(axes: Axes, classes: Classes) -> None:
-    """Bars of probabilities in %, the most probable on top; nothing where there is no classifier."""
+    """Bars of class probabilities (%), the most probable on top; empty without classes."""
     if not classes:
         axes.axis("off")
         return
@@ -84,18 +85,17 @@ def class_bars(axes: Axes, classes: Classes) -> None:
 
 
 def heat_overlay(picture: Image.Image, heat: np.ndarray) -> np.ndarray:
-    """A picture in grey with heat [h,w] on it, [H,W,3] in 0..1: dark violet for none, yellow for the picture's most."""
+    """A grey picture overlaid with heat [h,w], [H,W,3] in 0..1: dark violet for 0, yellow for the maximum."""
     grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
-    smooth = Image.fromarray(heat.astype(np.float32) / heat.max()).resize(
-        picture.size, Image.Resampling.BILINEAR
-    )
+    scaled = Image.fromarray(heat.astype(np.float32) / heat.max())
+    smooth = scaled.resize(picture.size, Image.Resampling.BILINEAR)
     return 0.4 * grey + 0.6 * colormaps[HEAT](np.asarray(smooth).clip(0, 1))[..., :3]
 
 
 def matching_regions(held: SetMaps, *, ps: Sequence[float] = (1.0, 3.0, 10.0), pairs: int = 2) -> Figure:
-    """Queries and their first neighbours, and which regions make them alike for several exponents (see `repooling.Match`).
+    """Queries, their first neighbours and the matching regions for several exponents (`repooling.Match`).
 
-    The first query is the worst, the last one the best of those that `titles` lists.
+    The first query is the worst, the last one the best of those in `held.titles`.
     """
     own = held.maps.net.pool.p.item()
     descriptors, titles = held.descriptors(own), held.titles(own)
@@ -105,9 +105,8 @@ def matching_regions(held: SetMaps, *, ps: Sequence[float] = (1.0, 3.0, 10.0), p
         found = held.neighbours(q, descriptors, 1)
         pair = (int(held.set.queries[q]), found[0][0])
         halves = row[: 1 + len(ps)], row[1 + len(ps) :]
-        show_found(
-            [halves[0][0], halves[1][0]], held.set.images, pair[0], found, judged=held.set.measure != "none"
-        )
+        judged = held.set.measure != "none"
+        show_found([halves[0][0], halves[1][0]], held.set.images, pair[0], found, judged=judged)
         for j, p in enumerate(ps, 1):
             matched = match(*(held.maps.map(index) for index in pair), p)
             for half, index, heat in zip(halves, pair, (matched.first, matched.second), strict=True):
@@ -120,7 +119,7 @@ def matching_regions(held: SetMaps, *, ps: Sequence[float] = (1.0, 3.0, 10.0), p
 
 
 def toy_batches(batches: Sequence[ToyBatch]) -> Figure:
-    """Batches of different N as pictures, a row an image; the classes' share of the gradient on the embedding against λ (figure 5)."""
+    """Batches for several N, one image per row, and cross-entropy's gradient share against λ (figure 5)."""
     figure, [[*pictures, curve]] = axes_grid(1, len(batches) + 1, width=3.0, height=3.2)
     lambdas = np.linspace(0, 1, 21)
     for k, (panel, batch) in enumerate(zip(pictures, batches, strict=True)):
@@ -130,13 +129,14 @@ def toy_batches(batches: Sequence[ToyBatch]) -> Figure:
             lambdas, [100 * batch.share(value) for value in lambdas], color=COLOURS[k], linestyle=LINES[k],
             marker=MARKERS[k], markevery=5, label=f"N = {batch.copies}",
         )  # fmt: skip
-    style(curve, "Pull of the classes", "λ, weight of cross-entropy", "share of the gradient (%)")
+    y = "share of the gradient (%)"
+    style(curve, "Gradient share of cross-entropy", "λ, weight of cross-entropy", y)
     curve.legend(fontsize=8, frameon=False)
     return figure
 
 
 def side_by_side(batch: ToyBatch, gap: int = 4) -> np.ndarray:
-    """The pictures of a batch as one, [H,W,3] in 0..1: a row an image, its copies side by side, white between."""
+    """The pictures of a batch as one, [H,W,3] in 0..1: the copies of an image in each row."""
     height, width, _ = batch.pictures[0].shape
     rows = len(batch.pictures) // batch.copies
     whole = np.ones((rows * (height + gap) - gap, batch.copies * (width + gap) - gap, 3))

@@ -1,4 +1,4 @@
-"""Colours, axes, thumbnails and grids shared by all figures."""
+"""Colours, axes, grids and thumbnails of all figures."""
 
 import base64
 import io
@@ -17,20 +17,17 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "osD^vP*"
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 RIGHT, WRONG = COLOURS[2], COLOURS[1]
-TITLE = 26  # characters of a title over a panel 3.6 inches wide
-TICK_INCHES = 0.42  # from one number at an axis to the next
+TITLE = 26  # longest title of a panel (characters)
+TICK_INCHES = 0.42  # least distance between tick labels
 
 
 class NotebookFigure(Figure):
-    """A figure that notebooks show in few bytes: as a PNG of up to 64 colours or as a JPEG, whichever is smaller.
-
-    Curves are smaller, and crisp, as a PNG; photographs as a JPEG. What is saved as a file is whole, as of any figure.
-    """
+    """A figure shown inline as a 64-colour PNG or a JPEG, whichever is smaller; `savefig` is unchanged."""
 
     INLINE_DPI, PNG_COLOURS, JPEG_QUALITY = 72, 64, 50
 
     def draw(self, renderer) -> None:
-        """Draws every text as it is: names may hold a $, which opens mathematics only at the ticks of logarithmic axes."""
+        """Draw without mathtext, since file names may hold a $; tick labels of logarithmic axes need it."""
         both = [axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis)]
         powers = {
             label for axis in both if axis.get_scale() == "log" for label in axis.get_ticklabels(which="both")
@@ -40,11 +37,11 @@ class NotebookFigure(Figure):
         super().draw(renderer)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, bytes]:
-        """What IPython shows of the figure, by its type."""
+        """The figure as IPython shows it, {MIME type: content}."""
         drawn = io.BytesIO()
         self.savefig(drawn, format="png", dpi=self.INLINE_DPI, bbox_inches="tight")
         picture = Image.open(drawn).convert("RGB")
-        # An octree keeps the colours of thin curves; the default, a median cut, mixes them.
+        # An octree keeps the colours of thin curves; the default, median cut, mixes them.
         few = picture.quantize(self.PNG_COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         palette = encoded(few, "png", optimize=True)
         photo = encoded(picture, "jpeg", quality=self.JPEG_QUALITY, optimize=True)
@@ -52,27 +49,27 @@ class NotebookFigure(Figure):
 
 
 def encoded(picture: Image.Image, kind: str, **options) -> bytes:
-    """The picture as a file of that kind."""
+    """The content of an image file (png, jpeg or webp)."""
     file = io.BytesIO()
     picture.save(file, kind, **options)
     return file.getvalue()
 
 
 def data_uri(picture: Image.Image, kind: str, **options) -> str:
-    """The picture as a file of that kind within a page."""
+    """The picture as a data URI (png, jpeg or webp)."""
     return f"data:image/{kind};base64,{base64.b64encode(encoded(picture, kind, **options)).decode('ascii')}"
 
 
 def axes_grid(
     rows: int, columns: int, *, width: float = 3.4, height: float = 2.6
 ) -> tuple[Figure, np.ndarray]:
-    """A figure of rows × columns axes, each width × height inches, of which pyplot does not know."""
+    """A figure of rows × columns axes of width × height inches each, not registered with pyplot."""
     figure = NotebookFigure(figsize=(width * columns, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def style(axes: Axes, title: str, x: str, y: str) -> None:
-    """Title, axis labels with units, a light grid."""
+    """Set the title, axis labels with units and a light grid."""
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -86,7 +83,7 @@ def show_image(axes: Axes, image: Image.Image | np.ndarray, title: str = "", **f
 
 
 def image_grid(images: Sequence[Sequence], *, row_titles: Sequence[str] = (), side: float = 1.1) -> Figure:
-    """Rows of pictures (PIL images or [H,W,3] arrays), each row with its title at the left."""
+    """Rows of pictures (PIL images or [H,W,3] arrays) with titles at the left; side in inches."""
     columns = max(len(row) for row in images)
     figure, axes = axes_grid(len(images), columns, width=side, height=side)
     for i, row in enumerate(images):
@@ -101,30 +98,30 @@ def image_grid(images: Sequence[Sequence], *, row_titles: Sequence[str] = (), si
 
 
 def shortened(name: str, length: int = 18) -> str:
-    """A name of at most so many characters: of a longer one the beginning and the end, for names often differ there alone."""
+    """A name of at most `length` characters; of a longer one the beginning and the end."""
     end = length // 3
     return name if len(name) <= length else f"{name[: length - 1 - end]}…{name[-end:]}"
 
 
-def tapering(k: int, count: int) -> dict[str, float]:
-    """Width and size of markers for the k-th of so many lines: the later, the thinner, so that none hides one beneath it."""
+def line_sizes(k: int, count: int) -> dict[str, float]:
+    """Line width and marker size of the k-th of `count` lines; later lines are thinner."""
     share = (count - 1 - k) / max(count - 1, 1)
     return {"linewidth": 1.2 + 2.8 * share, "markersize": 3.5 + 5 * share}
 
 
-def turn(k: int) -> int:
-    """A number for the k-th line's marker or dashes that has moved on by one when the colours come round again."""
-    return k + k // len(COLOURS)
+def cycled(values: Sequence, k: int):
+    """The k-th of MARKERS, LINES or hatches, cyclic; shifted by one each time that the colours repeat."""
+    return values[(k + k // len(COLOURS)) % len(values)]
 
 
-def whole_numbers(axes: Axes) -> None:
-    """Ticks of x at whole numbers only, thousands as k."""
+def integer_ticks(axes: Axes) -> None:
+    """Ticks of x at integers only, thousands as k."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def size_ticks(axes: Axes, sizes: Sequence[int]) -> None:
-    """A tick of x at every size, with its number where there is room: always at the largest and the smallest."""
+    """A tick of x at every size, labelled where there is room: always the smallest and the largest."""
     sizes = sorted(set(sizes))
     inches = axes.get_position().width * axes.figure.get_figwidth()
     room = (sizes[-1] - sizes[0]) * TICK_INCHES / inches
@@ -136,28 +133,22 @@ def size_ticks(axes: Axes, sizes: Sequence[int]) -> None:
     axes.set_xticks(sizes, minor=True)
 
 
-def nothing_measured(axes: Axes, why: str = "no ground truth, nothing measured") -> None:
+def show_reason(axes: Axes, why: str = "no ground truth, nothing measured") -> None:
+    """Write in an empty panel why it is empty."""
     axes.text(0.5, 0.5, why, ha="center", transform=axes.transAxes)
 
 
 def figure_legend(figure: Figure, *panels: Axes) -> None:
-    """One legend under all panels, a line for each distinct label."""
+    """One legend below all panels, with each distinct label once."""
     handles = {}
     for panel in panels:
         handles |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        fontsize=8,
-        frameon=False,
-        ncols=3,
-        handlelength=3,
-        loc="outside lower center",
-    )
+    labels = {"handles": handles.values(), "labels": handles.keys()}
+    figure.legend(**labels, fontsize=8, frameon=False, ncols=3, handlelength=3, loc="outside lower center")
 
 
-def mark_of(right: bool | None, judged: bool) -> tuple[str, str, object]:
-    """Mark, colour and line of an answer's frame; without anybody's judgement neither right nor wrong."""
+def frame_style(right: bool | None, judged: bool) -> tuple[str, str, object]:
+    """Mark, colour and line style of an answer's frame; judged: whether there is ground truth."""
     if not judged:
         return "", "grey", "-"
     if right is None:
@@ -166,17 +157,17 @@ def mark_of(right: bool | None, judged: bool) -> tuple[str, str, object]:
 
 
 def show_found(
-    row: Sequence[Axes], images: ImageList, query: int, found: Iterable[tuple[int, float, bool | None]], *, judged: bool,
-    title: str = "query",
+    row: Sequence[Axes], images: ImageList, query: int, found: Iterable[tuple[int, float, bool | None]],
+    *, judged: bool, title: str = "query",
 ) -> None:  # fmt: skip
-    """A query and what it found, (image, score, whether it is right), in a row of axes; what is left of the row is empty."""
+    """A query and its answers (image, score, whether it is right) in a row of axes."""
     show_image(row[0], thumbnail(images, query), title)
     frame(row[0], "black", "-")
     for axes in row[1:]:
         axes.axis("off")
     for axes, (image, score, right) in zip(row[1:], found, strict=False):
         axes.axis("on")
-        mark, colour, line = mark_of(right, judged)
+        mark, colour, line = frame_style(right, judged)
         show_image(axes, thumbnail(images, image), f"{mark} {score:.2f}".strip(), color=colour)
         frame(axes, colour, line)
 

@@ -1,4 +1,4 @@
-"""What 05 measured as aligned text."""
+"""Results of 05 as text."""
 
 from itertools import groupby
 
@@ -11,15 +11,14 @@ VERDICT = {True: "better", False: "worse", None: "undecided"}
 
 
 def table(found: list[Retrieval]) -> str:
-    """What was measured as aligned text: value, 95 % interval, and the gain on another kind of descriptor with its interval.
+    """Aligned text: value, 95 % interval, and gain over another descriptor with its interval.
 
-    The levels of Copydays have one line a kind of descriptor.
+    The levels of Copydays have one line per descriptor.
     """
     width = max(len(r.descriptor) for r in found)
     lines = []
-    for _, of_set in groupby(
-        (r for r in found if r.retrieval_set.level is None), key=lambda r: r.result.name
-    ):
+    without_levels = [r for r in found if r.retrieval_set.level is None]
+    for _, of_set in groupby(without_levels, key=lambda r: r.result.name):
         lines += [*set_lines(list(of_set), width), ""]
     for edit, title in (("crops", "copydays, per cent cut away"), ("jpegqual", "copydays, JPEG quality")):
         of_edit = [r for r in found if r.retrieval_set.level and r.retrieval_set.level[0] == edit]
@@ -29,7 +28,7 @@ def table(found: list[Retrieval]) -> str:
 
 
 def set_lines(of_set: list[Retrieval], width: int) -> list[str]:
-    """The lines of one set, a kind of descriptor each, and the further measures of the best of them."""
+    """The lines of one set, one per descriptor, and the other measures of the best."""
     measure = of_set[0].result.measure
     lines = [of_set[0].retrieval_set.describe()]
     if measure == "none":
@@ -49,7 +48,7 @@ def set_lines(of_set: list[Retrieval], width: int) -> list[str]:
 
 
 def level_lines(of_edit: list[Retrieval], width: int) -> list[str]:
-    """mAP (%) by strength of one edit: a column a level, a line a kind of descriptor."""
+    """mAP (%) for each level of an edit, one column per level, one line per descriptor."""
     levels = list(dict.fromkeys(r.retrieval_set.level[1] for r in of_edit))
     value = {(r.descriptor, r.retrieval_set.level[1]): 100 * r.result.value for r in of_edit}
     lines = [f"  {'':{width}}" + "".join(f"{level:>7}" for level in levels)]
@@ -59,19 +58,17 @@ def level_lines(of_edit: list[Retrieval], width: int) -> list[str]:
 
 
 def precision_at_half_recall(best: dict[str, Retrieval]) -> str:
-    """A sentence a set: how many wrong images stand above half of the answers. best: of `best_of_each_set`."""
+    """One sentence per set: precision at a recall of 0.5. best: of `best_of_each_set`."""
     lines = []
     for name, r in best.items():
         if len(r.result.recall):
             precision = 100 * np.interp(0.5, r.result.recall, r.result.precision)
-            lines.append(
-                f"{name}: when half of the answers are found, {precision:.0f} % of what was shown is right."
-            )
+            lines.append(f"{name}: at a recall of 50 %, the precision is {precision:.0f} %.")
     return "\n".join(lines)
 
 
 def perfect_queries(best: dict[str, Retrieval]) -> str:
-    """A sentence a set: how many queries find all their answers before anything else. best: of `best_of_each_set`."""
+    """One sentence per set: the number of queries whose answers all rank first. best: as above."""
     lines = []
     for name, r in best.items():
         values = r.result.per_query[np.isfinite(r.result.per_query)]
@@ -79,14 +76,14 @@ def perfect_queries(best: dict[str, Retrieval]) -> str:
             perfect = int((values >= (4 if r.result.measure == "score" else 1)).sum())
             unit = "score" if r.result.measure == "score" else "mAP"
             lines.append(
-                f"{name}, {r.descriptor}: {perfect} of {len(values)} queries find all their answers first; "
-                f"the worst has {shown_value(unit, values.min())}."
+                f"{name}, {r.descriptor}: for {perfect} of {len(values)} queries all answers rank first; "
+                f"the worst query has {shown_value(unit, values.min())}."
             )
     return "\n".join(lines)
 
 
 def weakest_and_strongest_copies(found: list[Retrieval]) -> str:
-    """A sentence for each edit of Copydays: its weakest and its strongest, with the kind of descriptor that does best overall."""
+    """One sentence per edit of Copydays: mAP at its weakest and strongest level, for the best descriptor."""
     lines = []
     for edit, words, harder in (("crops", "{} % cut away", 1), ("jpegqual", "JPEG quality {}", -1)):
         of_edit = [r for r in found if r.retrieval_set.level and r.retrieval_set.level[0] == edit]
@@ -95,7 +92,7 @@ def weakest_and_strongest_copies(found: list[Retrieval]) -> str:
         if kinds:
             best = max(kinds.values(), key=lambda rs: np.mean([r.result.value for r in rs]))
             ends = [
-                f"{100 * r.result.value:.1f} % with {words.format(r.retrieval_set.level[1])}"
+                f"{100 * r.result.value:.1f} % at {words.format(r.retrieval_set.level[1])}"
                 for r in (best[0], best[-1])
             ]
             lines.append(f"{best[0].descriptor}: mAP {', '.join(ends)}.")

@@ -1,4 +1,4 @@
-"""A small batch of repeated augmentation: its pairs and triplets, both losses, and which of them pulls how much (section 3.3)."""
+"""A small batch of repeated augmentation: pairs, triplets, both losses and their gradients (section 3.3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,16 +19,19 @@ from mgkit.stages.inputs import in_classes_of, training_data
 from mgkit.transforms import train_transform
 
 SAMPLES = 12
-COPIES = (1, 2, 3, 4, 6)  # that divide it
+COPIES = (1, 2, 3, 4, 6)  # divisors of SAMPLES
 
 
 @dataclass(frozen=True)
 class ToyBatch:
-    """B samples of B/N images, N copies of each side by side, and what the losses make of them.
+    """B samples, N copies of each of B/N images, with their losses.
 
-    copies: N. pictures: B arrays [H,W,3] in 0..1. images: [B], which image each is a copy of. pairs: of copies of one image, each counted once.
-    triplets: one negative for each anchor and each of its positives. embedding [B,C]; cross_entropy, margin: scalars that
-    depend on it.
+    copies: N.
+    pictures: the samples ([H,W,3] in 0..1 each).
+    images: which image each is a copy of ([B]).
+    pairs: number of positive pairs, each counted once.
+    triplets: number of triplets, one per anchor and positive.
+    embedding: [B,C]; cross_entropy and margin (scalars) depend on it.
     """
 
     copies: int
@@ -45,35 +48,37 @@ class ToyBatch:
         return lambda_ * self.cross_entropy.item() + (1 - lambda_) * self.margin.item()
 
     def share(self, lambda_: float) -> float:
-        """The classes' share of the gradient on the embedding, 0..1 (figure 5)."""
+        """Share of cross-entropy in the gradient with respect to the embedding, 0..1 (figure 5)."""
         return gradient_share(self.embedding, self.cross_entropy, self.margin, lambda_).item()
 
     def counts(self) -> str:
-        """One line: what the batch is made of."""
+        """One line: samples, pairs and triplets."""
         samples = len(self.pictures)
         return (
-            f"N = {self.copies}: {samples} samples are {samples // self.copies} images × {self.copies} copies, "
-            f"{self.pairs} positive pairs, {self.triplets} triplets"
+            f"N = {self.copies}: {samples} samples are {samples // self.copies} images × {self.copies} "
+            f"copies, {self.pairs} positive pairs, {self.triplets} triplets"
         )
 
     def summary(self, lambda_: float) -> str:
-        """One line: the losses and the classes' share of the pull."""
+        """One line: the losses and cross-entropy's share of the gradient."""
+        cross_entropy, margin = self.cross_entropy.item(), self.margin.item()
         return (
-            f"λ = {lambda_:.2f}: cross-entropy {self.cross_entropy.item():.3f}, margin loss {self.margin.item():.3f}, joint "
-            f"{self.loss(lambda_):.3f}; the classes have {100 * self.share(lambda_):.0f} % of the pull on the embedding"
+            f"λ = {lambda_:.2f}: cross-entropy {cross_entropy:.3f}, margin loss {margin:.3f}, joint "
+            f"{self.loss(lambda_):.3f}; gradient share of cross-entropy {100 * self.share(lambda_):.0f} %"
         )
 
 
 class ToyBatches:
-    """Batches of 12 samples for any N, from one network as it is, batch norm frozen: its weights stay.
+    """Batches of 12 samples for any N, and their losses for a network in eval mode.
 
-    images: labelled, in the network's classes. size (px), augmentation, crop_scale: as in training. beta, margin: of the
-    margin loss; a trained network's own β, for what it was trained to.
+    images: labelled, in the network's classes.
+    size, augmentation, crop_scale: as in training (size in pixels).
+    beta, margin: of the margin loss; beta as the training left it.
     """
 
     def __init__(
-        self, net: MultiGrain, images: ImageList, *, size: int, augmentation: str = "full", crop_scale: float = 0.08,
-        beta: float = 1.2, margin: float = 0.2, seed: int = 0,
+        self, net: MultiGrain, images: ImageList, *, size: int, augmentation: str = "full",
+        crop_scale: float = 0.08, beta: float = 1.2, margin: float = 0.2, seed: int = 0,
     ):  # fmt: skip
         self.net, self.seed = net.eval(), seed
         transform = train_transform(size, augmentation, crop_scale=crop_scale, mean=net.mean, std=net.std)
@@ -81,19 +86,18 @@ class ToyBatches:
         self.loss = JointLoss(beta=beta, margin=margin).to(net.classifier.weight.device)
 
     def draw(self, copies: int, *, number: int = 0) -> ToyBatch:
-        """Batch `number` of those with so many copies. Raises ValueError unless copies divide 12."""
+        """Batch `number` with N = copies. Raises ValueError unless copies divides 12."""
         if SAMPLES % copies:
             raise ValueError(f"copies must divide {SAMPLES}, got {copies}")
-        count = len(self.dataset)
-        sampler = RepeatedAugmentationSampler(
-            count, SAMPLES, copies, len_factor=max(1, SAMPLES / count), seed=self.seed
-        )
+        count, seed = len(self.dataset), self.seed
+        factor = max(1, SAMPLES / count)
+        sampler = RepeatedAugmentationSampler(count, SAMPLES, copies, len_factor=factor, seed=seed)
         sampler.set_epoch(number)
-        samples = self.dataset.__getitems__(next(iter(SeededBatches(sampler, seed=self.seed + number))))
-        return self.measured(copies, [sample for sample in samples if len(sample) == 3])  # the readable ones
+        samples = self.dataset.__getitems__(next(iter(SeededBatches(sampler, seed=seed + number))))
+        return self.measured(copies, [sample for sample in samples if len(sample) == 3])  # without unreadable
 
     def measured(self, copies: int, samples: Sequence[tuple[Tensor, int, int]]) -> ToyBatch:
-        """The losses on (image, label, instance) samples; gradients reach back to the embedding and no further."""
+        """The losses of (image, label, instance) samples, with gradients up to the embedding."""
         device = self.net.classifier.weight.device
         inputs = torch.stack([image for image, _, _ in samples]).to(device)
         label, instance = (torch.tensor([sample[k] for sample in samples], device=device) for k in (1, 2))
@@ -104,16 +108,17 @@ class ToyBatches:
         ordered = (instance[:, None] == instance[None, :]).sum().item() - len(samples)  # (anchor, positive)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.net.mean, self.net.std))
         pictures = [(image * std + mean).clamp(0, 1).permute(1, 2, 0).numpy() for image, _, _ in samples]
+        losses = found["cross_entropy"], found["margin"]
         return ToyBatch(
-            copies, pictures, instance.tolist(), ordered // 2, ordered, output["embedding"], found["cross_entropy"], found["margin"]
-        )  # fmt: skip
+            copies, pictures, instance.tolist(), ordered // 2, ordered, output["embedding"], *losses
+        )
 
 
 def trained_toys(config: TrainConfig, checkpoint: Path, *, beta: float) -> ToyBatches:
-    """Batches of a training's images and augmentations, for the network and the β that it left."""
+    """Batches with the images, augmentations, network and β of a training."""
     net = load_network(checkpoint)[0]
     images = in_classes_of(net, training_data(config)[0])
     return ToyBatches(
-        net, images, size=config.size, augmentation=config.augmentation, crop_scale=config.crop_scale, beta=beta,
-        margin=config.margin, seed=config.seed,
+        net, images, size=config.size, augmentation=config.augmentation, crop_scale=config.crop_scale,
+        beta=beta, margin=config.margin, seed=config.seed,
     )  # fmt: skip

@@ -1,9 +1,9 @@
-"""Repeated augmentation without a network: a linear SVM on points of a plane, trained by SGD (appendix A.3).
+"""Repeated augmentation on a toy problem: a linear SVM on points in the plane, trained by SGD (appendix A.3).
 
-A point's class lies in its second coordinate; the first tells nothing and varies more. The augmentation mirrors the first, as
-a flip mirrors an image. Batches hold two samples: of two points (*uniform*), or one point and its mirror image (*paired*,
-repeated augmentation with N=2). What a pair says about the first coordinate cancels, so that only noise about the second is left.
-The paper's figure is a mean of 100 runs; the distribution of the points and the step size are ours.
+The second coordinate determines the class; the first is noise of larger variance. The augmentation mirrors
+the first, as a flip mirrors an image. Batches hold two samples: of two points (*uniform*), or a point and its
+mirror image (*paired*, repeated augmentation with N=2), whose gradients in the first coordinate cancel. As in
+the paper, the figure is a mean of 100 runs; the distribution of the points and the step size are ours.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -12,15 +12,15 @@ import numpy as np
 
 Sampling = Literal["uniform", "paired"]
 
-CENTRE = (3.0, 1.0)  # of class 1; class -1 has the same first coordinate, and the second below zero
+CENTRE = (3.0, 1.0)  # of class 1; that of class -1 is (3, -1)
 SPREAD = (2.0, 0.7)  # standard deviations of both classes
-MIRROR = np.array([-1.0, 1.0])  # the augmentation: factors of the coordinates
+MIRROR = np.array([-1.0, 1.0])  # the augmentation, as factors of the coordinates
 
 
 class ToyRuns(NamedTuple):
-    """Accuracy in 0..1 on points that were not trained on, after each step: {sampling: [runs, steps]}.
+    """Accuracy (0..1) on test points after each step, {sampling: [runs, steps]}.
 
-    limit: that of an SVM which was fitted, without SGD, to all training points and their mirror images.
+    limit: accuracy of an SVM fitted to all training points and their mirror images.
     """
 
     accuracy: dict[Sampling, np.ndarray]
@@ -42,8 +42,8 @@ def with_mirror_images(points: np.ndarray, labels: np.ndarray) -> tuple[np.ndarr
 def draw_batches(
     points: np.ndarray, labels: np.ndarray, sampling: Sampling, *, runs: int, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A batch of two for each of R runs, out of points [n,2] and labels [n]: [R,2,2] and [R,2]."""
-    if sampling == "uniform":  # two points, each as it is or mirrored
+    """A batch of two for each of R runs, from points [n,2] and labels [n] -> [R,2,2] and [R,2]."""
+    if sampling == "uniform":  # two points, each mirrored with probability 0.5
         index = random.integers(len(points), size=(runs, 2))
         mirrored = random.random((runs, 2)) < 0.5
     else:  # a point and its mirror image
@@ -53,8 +53,8 @@ def draw_batches(
 
 
 def hinge_step(w: np.ndarray, x: np.ndarray, y: np.ndarray, *, lr: float) -> np.ndarray:
-    """Weights after a step of SGD on the hinge loss max(0, 1 - y w·x), for each run: w [R,2], batches x [R,B,2] and y [R,B]."""
-    inside = y * np.einsum("rbd,rd->rb", x, w) < 1  # the others have no gradient
+    """SGD step on the hinge loss max(0, 1 - y w·x) for R runs: w [R,2], x [R,B,2], y [R,B] -> w [R,2]."""
+    inside = y * np.einsum("rbd,rd->rb", x, w) < 1  # zero gradient elsewhere
     gradient = -((inside * y)[:, :, None] * x).mean(axis=1)  # [R,2]
     return w - lr * gradient
 
@@ -62,8 +62,8 @@ def hinge_step(w: np.ndarray, x: np.ndarray, y: np.ndarray, *, lr: float) -> np.
 def compare_samplings(
     *, runs: int = 100, steps: int = 100, points: int = 200, lr: float = 0.2, seed: int = 0
 ) -> ToyRuns:
-    """Train so many SVMs with each sampling, all on the same points, each from other weights and in another order."""
-    from sklearn.svm import LinearSVC  # a second that nobody else should pay
+    """Train SVMs with each sampling, on the same points, each run with other initial weights and batches."""
+    from sklearn.svm import LinearSVC  # takes a second to import
 
     random = np.random.default_rng(seed)
     x, y = toy_points(points, random)

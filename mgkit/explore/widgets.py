@@ -1,7 +1,7 @@
-"""Explorers for the notebooks, of ordinary ipywidgets: p, queries, matching regions, λ and N, live.
+"""Interactive explorers for the notebooks, made of ipywidgets: p, queries, matching regions, λ and N.
 
-Each has a figure in `mgkit.explore.stills` that shows the same where no kernel runs. All can be worked by keyboard, and each says what it
-shows in a line of text (class `mgkit-line`), which a screen reader announces. Nothing leaves the machine.
+`mgkit.explore.stills` has the same as figures. All work by keyboard, and each describes what it shows in a
+line of text (class `mgkit-line`) for screen readers. Nothing is sent to other machines.
 """
 
 import html
@@ -18,20 +18,20 @@ from mgkit.data.images import ImageList
 from mgkit.explore.browse import Classes, Collection, Describe, read_picture
 from mgkit.explore.repooling import Repooling, SetMaps, exponents, match, positions_for_half, shown_exponent
 from mgkit.explore.stills import heat_overlay
-from mgkit.explore.style import data_uri, mark_of, thumbnail
+from mgkit.explore.style import data_uri, frame_style, thumbnail
 from mgkit.explore.toy_batch import COPIES, ToyBatches
 
-SIDE = 96  # px of a thumbnail
-HEAT_SIDE = 192  # px of a picture with heat on it
-THUMBNAILS = 512  # that a collection keeps: about 1 kB each
-LISTED = 500  # queries in a list to choose from; `find` says which
+SIDE = 96  # of a thumbnail (px)
+HEAT_SIDE = 192  # of a picture with a heat map (px)
+THUMBNAILS = 512  # in the cache, about 1 kB each
+LISTED = 500  # longest list of queries; `find` filters it
 YOURS = "your picture"
-NO_QUERY = -1  # among queries: a picture that was brought along
-WIDE = {"description_width": "6em"}
+NO_QUERY = -1  # value of an uploaded picture in the list of queries
+LOOK = {"style": {"description_width": "6em"}, "layout": {"width": "32em"}}
 
-# Whether an answer is right -> mark, colour and line of the frame, in words.
+# Whether an answer is right -> mark, colour and line of the frame, text.
 MARKS = {
-    right: (*mark_of(right, judged=True)[:2], line, words)
+    right: (*frame_style(right, judged=True)[:2], line, words)
     for right, line, words in (
         (True, "solid", "right"), (False, "dashed", "wrong"), (None, "dotted", "neither right nor wrong"),
     )
@@ -39,11 +39,11 @@ MARKS = {
 UNMARKED = ("", "grey", "solid", "")
 
 
-# --- Pieces of a page
+# --- HTML
 
 
 class Explorer(ipywidgets.VBox):
-    """Controls, a line of text, a page of pictures. shows: what stands in its place without a kernel."""
+    """Controls, a line of text and a page of pictures; shows: its text where there is no kernel."""
 
     def __init__(self, controls: Sequence[ipywidgets.Widget], *, shows: str):
         self.shows = shows
@@ -55,13 +55,13 @@ class Explorer(ipywidgets.VBox):
         return f"{self.shows}: live in a running notebook; as a figure, below"
 
     def say(self, *lines: str) -> None:
-        """Put plain text into the line."""
+        """Set the line to plain text."""
         paragraphs = "<br>".join(map(escaped, lines))
         self.line.value = f'<p class="mgkit-line" role="status" aria-live="polite">{paragraphs}</p>'
 
 
 def escaped(text: str) -> str:
-    """Text, as a file's name that is no Unicode too, for HTML."""
+    """Text for HTML; a file name may hold bytes that are not Unicode."""
     return html.escape(text.encode("utf-8", "replace").decode("utf-8"))
 
 
@@ -70,17 +70,16 @@ def name_of(images: ImageList, index: int) -> str:
 
 
 def inline(picture: Image.Image) -> str:
-    """A picture within the page, in half the bytes of a JPEG: notebooks are saved with what their widgets show."""
+    """A picture as a WebP data URI, half the size of a JPEG: widgets are saved with the notebook."""
     return data_uri(picture, "webp", quality=75, method=2)
 
 
 def tile(uri: str, name: str, caption: str, mark: tuple[str, str, str, str] = UNMARKED) -> str:
-    """A framed picture with its caption; without a uri its name stands for it."""
+    """A framed picture with its caption; its name if there is no uri."""
     sign, colour, line, words = mark
     alt = escaped(f"{name}, {words}" if words else name)
-    picture = (
-        f'<img src="{uri}" alt="{alt}" title="{alt}">' if uri else f"<em>{escaped(name)}: unreadable</em>"
-    )
+    picture = f'<img src="{uri}" alt="{alt}" title="{alt}">'
+    picture = picture if uri else f"<em>{escaped(name)}: unreadable</em>"
     return (
         f'<figure class="mgkit-tile" style="margin:4px;text-align:center">'
         f'<div style="border:3px {line} {colour};padding:2px;display:inline-block">{picture}</div>'
@@ -89,27 +88,29 @@ def tile(uri: str, name: str, caption: str, mark: tuple[str, str, str, str] = UN
 
 
 def row(tiles: Iterable[str]) -> str:
-    return f'<div class="mgkit-row" style="display:flex;flex-wrap:wrap;align-items:flex-end">{"".join(tiles)}</div>'
+    style = "display:flex;flex-wrap:wrap;align-items:flex-end"
+    return f'<div class="mgkit-row" style="{style}">{"".join(tiles)}</div>'
 
 
-def likely(classes: Classes) -> str:
+def class_list(classes: Classes) -> str:
     """Classes with their probabilities, as text and as bars."""
     items = "".join(
-        f'<li>{escaped(name)} {100 * probability:.1f} % <meter min="0" max="1" value="{probability:.4f}"></meter></li>'
+        f"<li>{escaped(name)} {100 * probability:.1f} % "
+        f'<meter min="0" max="1" value="{probability:.4f}"></meter></li>'
         for name, probability in classes
     )
     return f'<ol class="mgkit-classes">{items}</ol>' if items else ""
 
 
 class Thumbnails:
-    """Images as small pictures within a page, the last so many kept."""
+    """Cached thumbnails of images for a page."""
 
     def __init__(self, images: ImageList):
         self.images = images
         self.uri = lru_cache(maxsize=THUMBNAILS)(self.uri)
 
     def uri(self, index: int) -> str:
-        """Empty for an image that cannot be read."""
+        """The thumbnail as a data URI; empty for an unreadable image."""
         try:
             return inline(thumbnail(self.images, index, SIDE))
         except UnreadableImageError:
@@ -122,7 +123,7 @@ class Thumbnails:
 def found_row(
     thumbnails: Thumbnails, query: str, found: Iterable[tuple[int, float, bool | None]], *, judged: bool
 ) -> str:
-    """A query's tile, and those of (image, score, whether it is right), marked if anybody judged them."""
+    """A query's tile and those of its answers (image, score, right), marked if there is ground truth."""
     tiles = [
         thumbnails.tile(image, f"{score:.2f}", MARKS[right] if judged else UNMARKED)
         for image, score, right in found
@@ -135,25 +136,21 @@ def how_many_right(right: Sequence[bool | None]) -> str:
 
 
 def p_control(p: float) -> ipywidgets.SelectionSlider:
-    """A slider over exponents, in equal steps of log p, from p on."""
+    """A slider of exponents in equal steps of log p, with initial value p."""
     options = [(shown_exponent(each), each) for each in exponents(p)]
-    slider = ipywidgets.SelectionSlider(
-        options=options, value=p, description="exponent", style=WIDE, layout={"width": "32em"}
-    )
+    slider = ipywidgets.SelectionSlider(options=options, value=p, description="exponent", **LOOK)
     slider.add_class("mgkit-p")
     return slider
 
 
 def choice(description: str, options: Sequence[tuple[str, int]], kind: str) -> ipywidgets.Dropdown:
-    chooser = ipywidgets.Dropdown(
-        options=options, description=description, style=WIDE, layout={"width": "32em"}
-    )
+    chooser = ipywidgets.Dropdown(options=options, description=description, **LOOK)
     chooser.add_class(f"mgkit-{kind}")
     return chooser
 
 
 def query_options(held: SetMaps, p: float) -> list[tuple[str, int]]:
-    """(name, measure with exponent p, number) of the queries of a set, failures first."""
+    """(name and measure with exponent p, number) of the queries of a set, failures first."""
     with_p = f", {shown_exponent(p)}"
     return [
         (name_of(held.set.images, held.set.queries[q]) + (f" {title}{with_p}" if title else ""), q)
@@ -165,7 +162,7 @@ def query_options(held: SetMaps, p: float) -> list[tuple[str, int]]:
 
 
 def p_slider(repooling: Repooling, *, k: int = 8) -> Explorer:
-    """A slider that pools the held feature maps anew and ranks again, without a forward pass (section 3.5)."""
+    """A slider of p that pools the feature maps in memory and ranks again (section 3.5)."""
     return PSlider(repooling, k)
 
 
@@ -182,7 +179,7 @@ class PSlider(Explorer):
         self.pool()
 
     def pool(self, change: object = None) -> None:
-        """Pool with the chosen exponent, measure, and show."""
+        """Pool with the chosen exponent, evaluate, and show."""
         p = self.p.value
         self.descriptors = self.repooling.searched.descriptors(p)
         self.summary = self.repooling.summary(p, self.descriptors)
@@ -194,7 +191,7 @@ class PSlider(Explorer):
         judged = searched.set.measure != "none"
         found = searched.neighbours(q, self.descriptors, self.k)
         right = [of_image for _, _, of_image in found]
-        self.say(f"{self.summary}.", *([f"Of the chosen query {how_many_right(right)}."] if judged else []))
+        self.say(f"{self.summary}.", *([f"Chosen query: {how_many_right(right)}."] if judged else []))
         query = self.thumbnails.tile(searched.set.queries[q], "query")
         self.page.value = found_row(self.thumbnails, query, found, judged=judged)
 
@@ -203,9 +200,9 @@ class PSlider(Explorer):
 
 
 def query_browser(collection: Collection, *, describe: Describe | None = None, k: int = 8) -> Explorer:
-    """Choose an image of the collection, or bring one along: its k nearest images with scores, its classes.
+    """Choose an image of the collection or upload one: its k nearest images with scores, its classes.
 
-    describe: gives (descriptor [D], classes) of a picture that is brought along; None: none can be.
+    describe: a function, uploaded picture -> (descriptor [D], classes); None: no upload.
     """
     return QueryBrowser(collection, describe, k)
 
@@ -214,9 +211,10 @@ class QueryBrowser(Explorer):
     def __init__(self, collection: Collection, describe: Describe | None, k: int):
         self.collection, self.describe, self.k = collection, describe, k
         self.thumbnails = Thumbnails(collection.images)
+        placeholder = "part of a name"
         self.find = ipywidgets.Text(
-            description="find", placeholder="part of a name", continuous_update=False, style=WIDE, layout={"width": "32em"}
-        )  # fmt: skip
+            description="find", placeholder=placeholder, continuous_update=False, **LOOK
+        )
         self.query = choice("query", self.listed(""), "query")
         controls = [self.find, self.query]
         if describe:
@@ -231,7 +229,7 @@ class QueryBrowser(Explorer):
         self.show()
 
     def listed(self, part: str) -> list[tuple[str, int]]:
-        """(name and title, image) of the first queries whose name holds `part`."""
+        """(name and title, image) of the first queries whose name contains `part`."""
         images, titles = self.collection.images, self.collection.titles
         found = []
         for number, i in enumerate(self.collection.queries.tolist(), 1):
@@ -243,17 +241,17 @@ class QueryBrowser(Explorer):
         return found
 
     def filter(self, change: object = None) -> None:
-        """List the queries that `find` asks for, and show the first of them."""
+        """List the queries that match `find`, and show the first."""
         found = self.listed(self.find.value)
         if found:
             self.query.options = found
-            self.show()  # also where it is the same as before
+            self.show()  # not triggered if the first is the same as before
         else:
-            self.say(f"No query's name holds {self.find.value}.")
+            self.say(f"No query's name contains {self.find.value}.")
             self.page.value = ""
 
     def show(self, change: object = None) -> None:
-        """Show what the chosen image finds."""
+        """Show the neighbours of the chosen image."""
         i = self.query.value
         if i == NO_QUERY:
             return
@@ -265,17 +263,19 @@ class QueryBrowser(Explorer):
         self.say(*lines)
         found = zip(answers.neighbours, answers.scores, answers.right, strict=True)
         query = self.thumbnails.tile(i, "query")
-        self.page.value = found_row(self.thumbnails, query, found, judged=judged) + likely(answers.classes)
+        self.page.value = found_row(self.thumbnails, query, found, judged=judged) + class_list(
+            answers.classes
+        )
 
     def search(self, change: object = None) -> None:
-        """Show what a picture finds that was brought along; in one line, why it cannot be read."""
+        """Show the neighbours of an uploaded picture, or why it cannot be read."""
         if not self.upload.value:
             return
         [given] = self.upload.value
         name, content = given["name"], bytes(given["content"])
-        self.upload.value = ()  # neither kept in memory nor saved with the notebook
+        self.upload.value = ()  # not saved with the notebook
         self.query.options = [(YOURS, NO_QUERY), *self.listed(self.find.value)]
-        self.query.value = NO_QUERY  # so that to choose any other is a change
+        self.query.value = NO_QUERY  # so that choosing any query triggers `show`
         try:
             picture = read_picture(name, content)
         except UnreadableImageError as error:
@@ -284,22 +284,21 @@ class QueryBrowser(Explorer):
             return
         descriptor, classes = self.describe(picture)
         neighbours, scores = self.collection.similar(descriptor, self.k)
-        self.say(
-            f"{name}, {picture.width} × {picture.height} pixels, and its {len(neighbours)} nearest images."
-        )
+        size = f"{picture.width} × {picture.height} pixels"
+        self.say(f"{name}, {size}, and its {len(neighbours)} nearest images.")
         picture.thumbnail((SIDE, SIDE))
         query = tile(inline(picture), name, YOURS)
         found = [(j, score, None) for j, score in zip(neighbours, scores, strict=True)]
-        self.page.value = found_row(self.thumbnails, query, found, judged=False) + likely(classes)
+        self.page.value = found_row(self.thumbnails, query, found, judged=False) + class_list(classes)
 
 
 # --- Matching regions (05)
 
 
 def heat_maps(held: SetMaps, *, k: int = 8) -> Explorer:
-    """Which regions of a query and of one of its k neighbours make them alike, for any exponent (see `repooling.Match`).
+    """Matching regions of a query and one of its k neighbours for any exponent (`repooling.Match`).
 
-    Neighbours are those of the network's own exponent.
+    The neighbours are those at the network's exponent.
     """
     return HeatMaps(held, k)
 
@@ -313,9 +312,7 @@ class HeatMaps(Explorer):
         self.query = choice("query", query_options(held, own), "query")
         self.neighbour = choice("neighbour", self.neighbours(), "neighbour")
         self.p = p_control(own)
-        super().__init__(
-            [self.query, self.neighbour, self.p], shows="Heat maps of what makes two images match"
-        )
+        super().__init__([self.query, self.neighbour, self.p], shows="Heat maps of matching regions")
         self.query.observe(self.choose, names="value")
         for control in (self.neighbour, self.p):
             control.observe(self.show, names="value")
@@ -334,26 +331,28 @@ class HeatMaps(Explorer):
         ]
 
     def choose(self, change: object = None) -> None:
-        """List the neighbours of the chosen query, and show the first."""
+        """List the neighbours of the chosen query and show the first."""
         with self.neighbour.hold_trait_notifications():
             self.neighbour.options = self.neighbours()
         self.show()
 
     def show(self, change: object = None) -> None:
-        """Show the two pictures with their heat."""
+        """Show the two pictures with their heat maps."""
         images, p = self.held.set.images, self.p.value
         pair = (int(self.held.set.queries[self.query.value]), self.neighbour.value)
         found = match(self.held.maps.map(pair[0]), self.held.maps.map(pair[1]), p)
         heats = (found.first, found.second)
+        first, second = (f"{positions_for_half(heat)} of {heat.size} positions" for heat in heats)
         self.say(
-            f"{shown_exponent(p)}: similarity {found.similarity:.3f}; half of it comes from {positions_for_half(heats[0])} of the "
-            f"{heats[0].size} positions of the query and {positions_for_half(heats[1])} of {heats[1].size} of the neighbour."
+            f"{shown_exponent(p)}: similarity {found.similarity:.3f}; half of it comes from {first} of the "
+            f"query and {second} of the neighbour."
         )
         tiles = []
         for index, heat, role in zip(pair, heats, ("query", "neighbour"), strict=True):
             picture, name = self.picture(index), name_of(images, index)
             hot = Image.fromarray((255 * heat_overlay(picture, heat)).astype(np.uint8))
-            tiles += [tile(inline(picture), name, role), tile(inline(hot), f"{name}, heat", f"up to {100 * heat.max():.1f} % at a position")]  # fmt: skip
+            most = f"up to {100 * heat.max():.1f} % per position"
+            tiles += [tile(inline(picture), name, role), tile(inline(hot), f"{name}, heat map", most)]
         self.page.value = row(tiles)
 
 
@@ -361,7 +360,7 @@ class HeatMaps(Explorer):
 
 
 def toy_batch(toys: ToyBatches, *, copies: int = 3, lambda_: float = 0.5) -> Explorer:
-    """A batch of 12 for any number of copies N, both losses on it, and the share of the pull that λ gives the classes."""
+    """A batch of 12 samples for any N, its losses and cross-entropy's share of the gradient for any λ."""
     return ToyBatchExplorer(toys, copies, lambda_)
 
 
@@ -370,13 +369,12 @@ class ToyBatchExplorer(Explorer):
         self.toys, self.number = toys, 0
         self.drawn = lru_cache(maxsize=64)(toys.draw)  # by N and number
         for each in COPIES:
-            self.drawn(each, number=self.number)  # one forward pass each, so that moving N needs none
+            self.drawn(each, number=self.number)  # forward passes now, so that moving N needs none
         self.copies = ipywidgets.SelectionSlider(
-            options=COPIES, value=copies, description="N, copies", style=WIDE, layout={"width": "32em"}
+            options=COPIES, value=copies, description="N, copies", **LOOK
         )
-        self.lambda_ = ipywidgets.FloatSlider(
-            min=0, max=1, step=0.05, value=lambda_, description="λ", style=WIDE, layout={"width": "32em"}
-        )
+        options = {"min": 0, "max": 1, "step": 0.05, "description": "λ"}
+        self.lambda_ = ipywidgets.FloatSlider(value=lambda_, **options, **LOOK)
         self.another = ipywidgets.Button(description="another batch")
         self.copies.add_class("mgkit-copies")
         self.lambda_.add_class("mgkit-lambda")
@@ -392,7 +390,7 @@ class ToyBatchExplorer(Explorer):
         self.show()
 
     def show(self, change: object = None) -> None:
-        """Show the batch: a row an image, its copies side by side."""
+        """Show the batch, the copies of an image in each row."""
         batch, rows = self.drawn(self.copies.value, number=self.number), []
         for start in range(0, len(batch.pictures), batch.copies):
             copies = batch.pictures[start : start + batch.copies]
@@ -402,6 +400,6 @@ class ToyBatchExplorer(Explorer):
         self.weigh()
 
     def weigh(self, change: object = None) -> None:
-        """Say what the losses are with the chosen λ."""
+        """Show the losses for the chosen λ."""
         batch = self.drawn(self.copies.value, number=self.number)
         self.say(batch.counts() + ".", batch.summary(self.lambda_.value) + ".")

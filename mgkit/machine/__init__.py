@@ -1,1 +1,1 @@
-"""What the kit runs on: devices, processes, progress, files and downloads."""
+"""Devices, processes, progress bars, files and downloads."""

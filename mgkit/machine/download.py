@@ -1,4 +1,4 @@
-"""Downloads that leave the right file or none: resumed, checked against a SHA-256, moved into place whole."""
+"""Downloads that resume, are checked against a SHA-256 and moved into place once complete."""
 
 import hashlib
 import json
@@ -16,21 +16,21 @@ from mgkit.machine.progress import progress
 
 BLOCK = 1_000_000  # bytes: a block is one MB of the progress bar
 TIMEOUT = 30.0  # seconds without a byte
-WAITS = (1.0, 5.0, 15.0)  # seconds before each further try
+WAITS = (1.0, 5.0, 15.0)  # seconds before each retry
 WEB_PAGES = (".html", ".htm")
-PASSING_STATUS = (408, 416, 425, 429, 500, 502, 503, 504)  # worth another try
+PASSING_STATUS = (408, 416, 425, 429, 500, 502, 503, 504)  # HTTP errors that are retried
 
 
 class DownloadError(OSError):
-    """The network or the server failed; the message says what was tried and how to get the file by hand."""
+    """A failure of the network or the server; the message says how to get the file by hand."""
 
 
-class Interrupted(Exception):  # noqa: N818 - no error yet: another try may do
-    """Trouble that another try may not meet."""
+class Interrupted(Exception):  # noqa: N818 - handled by `complete`
+    """A failure that is retried."""
 
 
-class Refused(Exception):  # noqa: N818 - as above: what to fetch by hand is not said yet
-    """An answer of the server that will not change."""
+class Refused(Exception):  # noqa: N818 - as above
+    """An answer of the server that a retry would not change."""
 
 
 def fetch(
@@ -41,17 +41,17 @@ def fetch(
     timeout: float = TIMEOUT,
     waits: Sequence[float] = WAITS,
 ) -> Path:
-    """The file at `path`, downloaded from `url` unless it is there; returns the path.
+    """Download `url` to `path` unless it exists, check its SHA-256 and return the path.
 
-    url: http, https, or ftp; only the former two are resumed.
-    sha256: the hash that its content must have, in hexadecimal. Without one, the hash recorded beside it
-        (`<name>.sha256`, for `sha256sum -c`) counts; without either, that of what is there is recorded.
-    timeout: seconds without a byte.
-    waits: seconds before each further try; a try that gets further starts them anew.
+    url: http, https, or ftp; ftp does not resume.
+    sha256: the expected hash (hexadecimal). None: that in `<name>.sha256` (the format of `sha256sum -c`)
+        beside the file; if there is none, it is written.
+    timeout: longest time without a byte (seconds).
+    waits: delay before each retry (seconds); a retry that receives data starts over with the first.
 
-    What a broken download left (`<name>.partial`) is continued by the next call. Raises DownloadError (an
-    OSError) for trouble with the network or the server, and ValueError for wrong content, of which nothing
-    remains. A file that is there and has another hash is left alone, and a ValueError.
+    The next call resumes an incomplete download (`<name>.partial`). Raises DownloadError (an OSError) for
+    failures of the network or the server, ValueError for a wrong hash: a download is removed, a file that
+    existed is kept.
     """
     path = Path(path)
     if sha256 and not is_hash(sha256):
@@ -66,22 +66,22 @@ def fetch(
 
 
 def check_present(path: Path, given: str | None, recorded: str | None) -> str:
-    """The SHA-256 of a file; ValueError unless it is the given and the recorded one, where they are known."""
+    """The SHA-256 of a file. Raises ValueError if it differs from the given or the recorded one."""
     found = file_hash(path)
-    remedy = f"remove {path.name} to download it anew"
-    for expected, way_out in (
+    remedy = f"remove {path.name} to download it again"
+    for expected, advice in (
         (given, remedy),
-        (recorded, f"{remedy}, or, if it has rightly changed, {record_of(path)}"),
+        (recorded, f"{remedy}, or {record_of(path)} if the change is intended"),
     ):
         if expected and found != expected.lower():
-            raise ValueError(f"{path} has SHA-256 {found}, expected {expected}: {way_out}")
+            raise ValueError(f"{path} has SHA-256 {found}, expected {expected}: {advice}")
     return found
 
 
 def download(path: Path, url: str, expected: str | None, *, timeout: float, waits: Sequence[float]) -> str:
-    """Download to a path that is free; returns the SHA-256 of what is there now. Raises as `fetch` does."""
+    """Download to a free path and return the SHA-256. Raises as `fetch` does."""
     if not url.lower().startswith(("http://", "https://", "ftp://")):
-        raise ValueError(f"{url!r} is no http or ftp address: {path} cannot be downloaded")
+        raise ValueError(f"cannot download {path}: {url!r} is not an http, https or ftp address")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Partial(path, url)
     complete(partial, timeout=timeout, waits=waits)
@@ -92,20 +92,18 @@ def download(path: Path, url: str, expected: str | None, *, timeout: float, wait
 
 
 def record_of(path: Path) -> Path:
-    """Where the hash of a file is recorded."""
+    """Path of the recorded hash of a file."""
     return path.with_name(path.name + ".sha256")
 
 
 def recorded_hash(path: Path) -> str | None:
-    """The hash in the record of a file, None without a record; ValueError for a damaged one."""
+    """The recorded hash of a file, None without a record. Raises ValueError for a damaged record."""
     where = record_of(path)
     if not where.exists():
         return None
     words = where.read_text(encoding="utf-8", errors="replace").split()
     if not words or not is_hash(words[0]):
-        raise ValueError(
-            f"{where} should hold a SHA-256 and the name of a file: remove it to have it made anew"
-        )
+        raise ValueError(f"{where} should hold a SHA-256 and a file name: remove it to write it again")
     return words[0]
 
 
@@ -115,7 +113,7 @@ def is_hash(text: str) -> bool:
 
 
 def record(path: Path, found: str) -> None:
-    """Write the record, as sha256sum does, unless it is there; a read-only folder goes without."""
+    """Record the hash as sha256sum does; where the folder is read-only, print that it is not recorded."""
     line = f"{found}  {path.name}\n"
     where = record_of(path)
     if where.exists() and where.read_text(encoding="utf-8", errors="replace") == line:
@@ -137,7 +135,7 @@ def file_hash(path: Path) -> str:
 
 
 class Partial:
-    """What has come of a file so far, and a note beside it on which version of it that is."""
+    """An incomplete download and a note (JSON) on the version of the file that it belongs to."""
 
     def __init__(self, path: Path, url: str):
         self.path, self.url = path, url
@@ -146,11 +144,11 @@ class Partial:
         self.by_hand = f"fetch {url} by hand and put it at {path}"
 
     def size(self) -> int:
-        """Bytes that are there."""
+        """Bytes received so far."""
         return self.data.stat().st_size if self.data.exists() else 0
 
     def noted(self) -> dict:
-        """url, validator (what names the version) and total (bytes), or {} where nothing can be continued."""
+        """The note: url, validator (of the version) and total (bytes); {} if there is nothing to resume."""
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
             known = isinstance(note["validator"], str) and isinstance(note["total"], int)
@@ -159,19 +157,19 @@ class Partial:
             return {}
 
     def begin(self, validator: str | None, total: int | None) -> None:
-        """Start from nothing, on the version that the server has now."""
+        """Start from zero bytes, and note the server's current version."""
         self.discard()
         note = {"url": self.url, "validator": validator, "total": total}
         self.note.write_text(json.dumps(note), encoding="utf-8")
 
     def discard(self) -> None:
-        """Remove everything, so that no later call continues it."""
+        """Remove the data and the note."""
         self.data.unlink(missing_ok=True)
         self.note.unlink(missing_ok=True)
 
 
 def complete(partial: Partial, *, timeout: float, waits: Sequence[float]) -> None:
-    """Complete the partial file, in as many tries as it takes while they get further; or DownloadError."""
+    """Complete the partial file; tries that receive data do not count as retries. Raises DownloadError."""
     tries, left = 0, list(waits)
     while True:
         before, tries = partial.size(), tries + 1
@@ -183,22 +181,22 @@ def complete(partial: Partial, *, timeout: float, waits: Sequence[float]) -> Non
             if partial.size() > before:
                 left = list(waits)
             if not left:
-                again = f"run again to go on from {partial.size()} bytes, or " if partial.noted() else ""
+                again = f"run again to resume from {partial.size()} bytes, or " if partial.noted() else ""
                 many = f"{tries} tries" if tries > 1 else "one try"
                 raise DownloadError(
-                    f"{partial.url} did not come in {many} ({trouble}): {again}{partial.by_hand}"
+                    f"{partial.url} failed after {many} ({trouble}): {again}{partial.by_hand}"
                 ) from None
-            print(f"{partial.path.name}: {trouble}; another try in {left[0]:g} s", flush=True)
+            print(f"{partial.path.name}: {trouble}; retry in {left[0]:g} s", flush=True)
             time.sleep(left.pop(0))
 
 
 def receive(partial: Partial, *, timeout: float) -> None:
-    """One try: ask for what is missing and append it. Raises Interrupted, or Refused."""
+    """Request the missing bytes once and append them. Raises Interrupted or Refused."""
     note = partial.noted()
     if note and note["total"] == partial.size():
         return  # stopped between the last byte and the move into place
     headers = {"User-Agent": "mgkit", "Accept-Encoding": "identity"}
-    if note:  # the server sends the rest only of this very version, else everything
+    if note:  # If-Range: the server sends the rest if the version is the same, else the whole file
         headers |= {"Range": f"bytes={partial.size()}-", "If-Range": note["validator"]}
     request = urllib.request.Request(partial.url, headers=headers)
     with answer(request, partial, timeout) as response:
@@ -213,11 +211,11 @@ def receive(partial: Partial, *, timeout: float) -> None:
         raise Interrupted(f"the connection ended after {size} of {total} bytes")
     if total is not None and size > total:
         partial.discard()
-        raise Interrupted(f"{size} bytes came where {total} were announced")
+        raise Interrupted(f"the server sent {size} bytes, and announced {total}")
 
 
 def begin_or_continue(response: HTTPResponse, partial: Partial, note: dict) -> int | None:
-    """Make the partial file ready for what comes; returns the bytes of the whole file, None if unknown."""
+    """Prepare the partial file for a response; returns the size of the whole file (bytes) or None."""
     if response.status == 206:
         check_continuation(response, partial, note)
         return note["total"]
@@ -226,21 +224,21 @@ def begin_or_continue(response: HTTPResponse, partial: Partial, note: dict) -> i
         raise Interrupted(f"the server answers {response.status} {response.reason}")
     refuse_web_page(partial, response.headers.get_content_type() == "text/html")
     total = length_of(response)
-    if by_ftp and total is None:  # the end of the file could not be told from that of the connection
+    if by_ftp and total is None:  # a broken connection would look like the end of the file
         raise Refused("without the size of the file")
     partial.begin(validator_of(response), total)
     return total
 
 
 def answer(request: urllib.request.Request, partial: Partial, timeout: float) -> HTTPResponse:
-    """The server's answer to a request. Raises Interrupted, or Refused."""
+    """The server's response. Raises Interrupted or Refused."""
     try:
         return urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code not in PASSING_STATUS:
             raise Refused(f"{error.code} {error.reason}") from None
-        if error.code == 416:  # there is nothing after what we have: it cannot be of this file
+        if error.code == 416:  # range not satisfiable: the partial file belongs to another version
             partial.discard()
         raise Interrupted(f"the server answers {error.code} {error.reason}") from None
     except (OSError, HTTPException) as error:
@@ -248,14 +246,14 @@ def answer(request: urllib.request.Request, partial: Partial, timeout: float) ->
 
 
 def blocks_of(stream: HTTPResponse) -> Iterator[bytes]:
-    """What comes, a block at a time; Interrupted for trouble of the network, not of our disk."""
+    """Yield the response in blocks of BLOCK bytes. Raises Interrupted for errors of the network."""
     block = b""
     while True:
         try:
             part = stream.read1(BLOCK - len(block))
         except (OSError, HTTPException) as error:
             if block:
-                yield block  # what came before the trouble need not come again
+                yield block  # keep what came before the error
             raise Interrupted(reason_of(error)) from None
         block += part
         if block and (not part or len(block) == BLOCK):
@@ -266,40 +264,40 @@ def blocks_of(stream: HTTPResponse) -> Iterator[bytes]:
 
 
 def reason_of(error: Exception) -> str:
-    """What went wrong, in one line."""
-    while hasattr(error, "reason"):  # a URLError may hold another one
+    """The error's message in one line."""
+    while hasattr(error, "reason"):  # a URLError may hold another error
         error = error.reason
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def check_continuation(response: HTTPResponse, partial: Partial, note: dict) -> None:
-    """Start over, through Interrupted, unless a 206 brings the rest of the version that the note names."""
+    """Check that a 206 response holds the missing bytes of the noted version. Raises Interrupted."""
     span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", "").strip())
     fits = span and note and int(span[1]) == partial.size() and int(span[3]) == note["total"]
     if not fits or validator_of(response) not in (None, note["validator"]):
         partial.discard()
-        raise Interrupted("the server sent another part or version of the file than the one that is missing")
+        raise Interrupted("the server sent another range or version of the file than requested")
 
 
 def validator_of(response: HTTPResponse) -> str | None:
-    """What names this version of the file: its ETag (a weak one does not tell bytes apart) or its date."""
+    """The version of the file: its strong ETag, else its date."""
     tag = response.headers.get("ETag", "")
     return tag if tag.startswith('"') else response.headers.get("Last-Modified")
 
 
 def length_of(response: HTTPResponse) -> int | None:
-    """The announced size of the whole file in bytes, None if the server does not say."""
+    """Content-Length (bytes), None without one."""
     length = response.headers.get("Content-Length", "").strip()
     return int(length) if length.isdigit() else None
 
 
 def refuse_web_page(partial: Partial, is_page: bool) -> None:
-    """ValueError for a web page (a login, an error) under the name of another kind of file."""
+    """Raise ValueError for a web page, such as a login, in place of another kind of file."""
     if is_page and partial.path.suffix.lower() not in WEB_PAGES:
         partial.discard()
         raise ValueError(
-            f"{partial.url} gives a web page instead of {partial.path.name}: open the address in a browser,"
-            f" and put the file itself at {partial.path}"
+            f"{partial.url} returned a web page instead of {partial.path.name}: open it in a browser,"
+            f" download the file and put it at {partial.path}"
         )
 
 
@@ -309,14 +307,14 @@ def is_web_page(head: bytes) -> bool:
 
 
 def check_content(partial: Partial, expected: str | None) -> str:
-    """The SHA-256 of the completed partial file; ValueError, nothing left of it, if the content is wrong."""
+    """The SHA-256 of a complete partial file. Raises ValueError if it is wrong, and removes the file."""
     with open(partial.data, "rb") as file:
         refuse_web_page(partial, is_web_page(file.read(512)))
     size, found = partial.size(), file_hash(partial.data)
     if expected and found != expected.lower():
         partial.discard()
         raise ValueError(
-            f"{partial.url} gave {size} bytes of SHA-256 {found}, expected {expected}; they were removed:"
-            f" try again, or {partial.by_hand}"
+            f"{partial.url}: {size} bytes with SHA-256 {found}, expected {expected}; removed: try again, or"
+            f" {partial.by_hand}"
         )
     return found

@@ -1,4 +1,4 @@
-"""Where files are, and how they are written: the project's root, paths as a person gives them, all or nothing."""
+"""Paths, atomic writes and lock files."""
 
 import errno
 import os
@@ -10,11 +10,11 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
-CANNOT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # of file systems, not of files
+CANNOT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # from file systems without fsync
 
 
 def project_root() -> Path:
-    """The folder that holds notebooks/ and mgkit/: the working directory or the nearest one above; else the former."""
+    """The nearest folder, upwards from the working directory, with notebooks/ and mgkit/; else the latter."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "notebooks").is_dir() and (folder / "mgkit").is_dir():
@@ -23,16 +23,16 @@ def project_root() -> Path:
 
 
 def find_path(path: str) -> Path:
-    """A path as given, from the working directory, or else from the project root; where neither exists, the former."""
+    """A path relative to the working directory, or to the project root if it exists only there."""
     given = Path(path).expanduser()
     from_root = project_root() / given
-    # Unlike that of a path, this `exists` raises nothing for what lies in a folder that may not be entered.
+    # os.path.exists is False, where Path.exists raises, for a path in a folder that may not be entered.
     return from_root if not os.path.exists(given) and os.path.exists(from_root) else given
 
 
 @contextmanager
 def atomic_write(path: str | Path):
-    """A temporary path beside `path`, which replaces it, flushed to disk, when the block ends well; else it is removed."""
+    """Yield a temporary path: flushed and renamed to `path` after the block, removed on an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -44,17 +44,17 @@ def atomic_write(path: str | Path):
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file (UTF-8), all or nothing."""
+    """Write a text file atomically (UTF-8)."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def move_into_place(written: Path, path: Path) -> None:
-    """Flush a finished file to disk and give it its name, in place of what had that name."""
+    """Flush a finished file to disk and rename it, replacing any file of that name."""
     with open(written, "rb") as file:
         os.fsync(file.fileno())
     os.replace(written, path)
-    if os.name == "posix":  # the name itself is on disk once its folder is
+    if os.name == "posix":  # the rename is on disk once the folder is flushed
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -63,7 +63,7 @@ def move_into_place(written: Path, path: Path) -> None:
 
 
 def sync(file: IO) -> None:
-    """Have what was written to an open file on the disk, where its file system can say so."""
+    """Flush an open file to disk, where its file system supports fsync."""
     file.flush()
     try:
         os.fsync(file.fileno())
@@ -73,7 +73,7 @@ def sync(file: IO) -> None:
 
 
 def link_or_copy(source: Path, path: Path) -> None:
-    """Give a finished file a second name, in place of what had it; a copy where the file system has no hard links."""
+    """Hard-link a finished file to `path`, replacing what is there; a copy where links are not supported."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     temporary.unlink(missing_ok=True)
     try:
@@ -81,11 +81,11 @@ def link_or_copy(source: Path, path: Path) -> None:
     except OSError:
         shutil.copyfile(source, temporary)
     move_into_place(temporary, path)
-    temporary.unlink(missing_ok=True)  # two names of one file are not renamed into each other
+    temporary.unlink(missing_ok=True)  # os.replace does nothing if both are links to one file
 
 
 def free_name(path: Path) -> Path:
-    """The path itself if nothing is there, else the first that is free with a number before its suffix, from 1."""
+    """The path if it is free, else the first free one of name.1.suffix, name.2.suffix, ..."""
     free, number = path, 0
     while free.exists():
         number += 1
@@ -94,19 +94,19 @@ def free_name(path: Path) -> Path:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what an `atomic_write` that was killed has left in a folder."""
+    """Remove temporary files that killed processes left in a folder."""
     for left_behind in folder.glob(".*.partial"):
         left_behind.unlink(missing_ok=True)
 
 
 @contextmanager
 def exclusive(path: Path, *, on_wait: Callable[[], None], patience: float = -1):
-    """Hold a file as a lock: one process at a time; it ends with the process, however that dies.
+    """Hold a lock file; the system releases it when the process ends.
 
-    on_wait: called once if another process holds it.
-    patience: seconds to wait then, without end by default.
+    on_wait: called once if another process holds the lock.
+    patience: the longest wait for it (seconds); -1: no limit.
 
-    Raises TimeoutError past that, OSError where the file cannot be made or locked.
+    Raises TimeoutError after that, OSError where the file cannot be created or locked.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)

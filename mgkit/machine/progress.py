@@ -1,4 +1,4 @@
-"""Progress that reads well in both places: a widget in a browser, a few plain lines a minute in a log."""
+"""Progress bars: a widget in JupyterLab, a bar in a terminal, plain lines in a log."""
 
 import json
 import os
@@ -9,17 +9,17 @@ from contextlib import suppress
 from tqdm.std import tqdm as text_bar
 
 SECONDS_BETWEEN_LINES = 15.0
-FOR_RELAY = "MGKIT_RELAY"  # environment of a process whose lines `show_relayed` reads
-MARK = "\x1e"  # begins a line that is a bar's state, not text
+FOR_RELAY = "MGKIT_RELAY"  # environment variable of a process whose output `show_relayed` reads
+MARK = "\x1e"  # first character of a line that holds a bar's state
 
 
 class LineBar(text_bar):
-    """A bar that prints whole lines instead of redrawing one, and no state twice."""
+    """A bar that prints a new line for each state instead of redrawing one."""
 
     printed = None  # the count in the last line
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Print the state; tqdm would also move the cursor between bars, as empty lines in a log."""
+        """Print the state; tqdm would also move the cursor between bars, leaving empty lines in a log."""
         if msg != "" and self.n != self.printed:
             self.printed = self.n
             self.fp.write(self.line() + "\n")
@@ -29,18 +29,18 @@ class LineBar(text_bar):
         return str(self)
 
     def clear(self, nolock: bool = False) -> None:
-        """Nothing to wipe: lines stay."""
+        """Do nothing: printed lines stay."""
 
     def close(self) -> None:
         if not self.disable:
-            if self.format_dict["elapsed"] >= SECONDS_BETWEEN_LINES:  # what took no time needs no line
+            if self.format_dict["elapsed"] >= SECONDS_BETWEEN_LINES:  # short loops print nothing
                 self.display()
-            self.leave = False  # tqdm's own farewell redraws the line
+            self.leave = False  # tqdm would redraw the line
             super().close()
 
 
 class RelayedBar(LineBar):
-    """A bar that writes its state as a line, for another process to show."""
+    """A bar that writes its state as lines of JSON, for another process to show."""
 
     closed = False
 
@@ -57,7 +57,7 @@ class RelayedBar(LineBar):
 
 
 def show_relayed(lines: Iterable[str]) -> None:
-    """Print the lines of another process as they come, its bars as bars."""
+    """Print the output of another process line by line, showing the bars of its `RelayedBar`s."""
     bars = {}
     try:
         for line in lines:
@@ -71,7 +71,7 @@ def show_relayed(lines: Iterable[str]) -> None:
                 bars[name] = progress(None, name, **options)
             if state["closed"]:
                 bar = bars.pop(name)
-                bar.n = state["n"]  # without a line of its own: closing has one
+                bar.n = state["n"]  # not `update`, which prints: `close` prints the last line
                 bar.close()
             else:
                 bars[name].update(state["n"] - bars[name].n)
@@ -81,7 +81,7 @@ def show_relayed(lines: Iterable[str]) -> None:
 
 
 def bar_state(line: str) -> dict | None:
-    """What a RelayedBar wrote; None for any other line, and for one that was cut off."""
+    """The state that a RelayedBar wrote; None for any other or incomplete line."""
     if not line.startswith(MARK):
         return None
     with suppress(ValueError):
@@ -99,12 +99,12 @@ def progress(
     initial: int = 0,
     stays: bool = False,
 ) -> text_bar:
-    """Iterate with progress: a bar in JupyterLab or a terminal, elsewhere a line every 15 s.
+    """Iterate with a progress bar in JupyterLab or a terminal, elsewhere with a line every 15 s.
 
-    iterable: None to call `update` and `close` of what is returned.
-    delay: seconds before a bar appears, for loops that are mostly too short for one.
-    initial: steps that were made before.
-    stays: whether JupyterLab keeps the bar when all is done; twenty full bars hide what was found.
+    iterable: what to iterate over; None: call `update` and `close` of the returned bar.
+    delay: time before a bar appears (seconds).
+    initial: steps done before.
+    stays: keep the finished bar in JupyterLab.
     """
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)

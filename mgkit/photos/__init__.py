@@ -1,1 +1,1 @@
-"""A search through a person's own pictures: near-duplicates, more like this, classes, a report (06)."""
+"""Search in a person's own pictures: near-duplicates, similar pictures, classes, a report (06)."""

@@ -1,11 +1,10 @@
-"""Near-duplicates and copies: how similar edited copies of a collection's own images are, and strangers; groups above a threshold.
+"""Near-duplicates: groups of images above a similarity threshold, which is calibrated on each collection.
 
-The threshold is learned anew for every collection, because a cosine of 0.7 says one thing of holiday pictures and another of scans.
-Every image has a nearest other one. Of most images that is a stranger, so the lower half of those similarities tells how near
-strangers come to each other; extrapolated as the largest of many values is distributed (Gumbel), it gives the similarity that the
-nearest stranger of a given share of the images exceeds. True duplicates lie above the median and move the fit little; where about
-half of the images have one, the threshold comes out too strict rather than too loose; where all have one, the
-second nearest is taken.
+Most images have no duplicate, so the lower half of the nearest-neighbour similarities is that of unrelated
+images ("strangers"). A Gumbel distribution, that of the largest of many values, is fitted to it; the
+threshold is the similarity that the nearest stranger of a given share of the images exceeds. Duplicates lie
+above the median and change the fit little. If about half of the images have one, the threshold is too strict;
+if most have one, the second nearest neighbour is used instead.
 """
 
 import math
@@ -21,25 +20,25 @@ from scipy.sparse.csgraph import connected_components
 from mgkit.data.decoding import decoding, in_words
 from mgkit.photos.folder import PhotoList, load_photo
 
-FEWEST = 20  # images, for quantiles to mean something
-QUANTILES = 0.1, 0.5  # of the nearest others, between which strangers are looked at
-KEPT_COPIES = 0.9  # of the edited copies, where strangers are too few to say anything
-ORDINALS = ("", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")  # nearest others
-MOST = 0.999  # a threshold above it would depend on rounding: the very same picture has 1
+FEWEST = 20  # images needed to fit quantiles
+QUANTILES = 0.1, 0.5  # of the nearest-neighbour similarities, which the Gumbel distribution is fitted to
+KEPT_COPIES = 0.9  # share of edited copies above the threshold where strangers are too few for a fit
+ORDINALS = ("", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")  # nearest neighbours
+MOST = 0.999  # largest threshold: identical pictures have 1 up to rounding
 
 
 # --- Edited copies
 
 
 def recompressed(image: Image.Image) -> Image.Image:
-    """Saved as a JPEG of quality 20."""
+    """JPEG compression of quality 20."""
     file = BytesIO()
     image.save(file, "JPEG", quality=20)
     return Image.open(file).convert("RGB")
 
 
 def cropped(image: Image.Image) -> Image.Image:
-    """A fifth of the area cut away around."""
+    """Centre crop of 80 % of the area, resized to the original size."""
     width, height = image.size
     margin = (1 - math.sqrt(0.8)) / 2
     box = (margin * width, margin * height, (1 - margin) * width, (1 - margin) * height)
@@ -47,12 +46,12 @@ def cropped(image: Image.Image) -> Image.Image:
 
 
 def brightened(image: Image.Image) -> Image.Image:
-    """Each value half as large again, with less colour."""
+    """Brightness times 1.5, colour saturation times 0.6."""
     return ImageEnhance.Color(ImageEnhance.Brightness(image).enhance(1.5)).enhance(0.6)
 
 
 def shrunk(image: Image.Image) -> Image.Image:
-    """A quarter of the sides, and back."""
+    """Resized to a quarter of the sides and back."""
     small = image.resize([max(1, side // 4) for side in image.size], Image.Resampling.BILINEAR)
     return small.resize(image.size, Image.Resampling.BILINEAR)
 
@@ -67,12 +66,12 @@ EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 @dataclass(frozen=True)
 class EditedPhotos(PhotoList):
-    """Pictures of which each stands there once for every edit, in the order of EDITS; edited at twice the resolution."""
+    """Photos, each repeated once per edit in the order of EDITS; edits are made at twice the resolution."""
 
     edits: tuple[str, ...] = tuple(EDITS)
 
     def load(self, index: int, *, least: int | None = None) -> Image.Image:
-        """As `PhotoList.load`, edited; UnreadableImageError too for a picture that cannot be."""
+        """As `PhotoList.load`, edited. Raises UnreadableImageError if that fails."""
         path, name = self.paths[index], self.edits[index % len(self.edits)]
         picture = load_photo(path, least=2 * self.side, exif=self.exif)
         with decoding(lambda error: f"{path} cannot be edited ({name}: {in_words(error)})"):
@@ -80,7 +79,7 @@ class EditedPhotos(PhotoList):
 
 
 def edited_copies(photos: PhotoList) -> EditedPhotos:
-    """[n] photos -> [n·E], the E edits of one side by side."""
+    """n photos -> n·E edited photos, the E edits of each in sequence."""
     repeated = photos.subset(np.repeat(np.arange(len(photos)), len(EDITS)))
     return EditedPhotos(**vars(repeated))
 
@@ -90,11 +89,14 @@ def edited_copies(photos: PhotoList) -> EditedPhotos:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A similarity from which on two images count as near-duplicates, and what it was drawn from.
+    """The smallest similarity of near-duplicates, with what it was estimated from.
 
-    false_images: of how many of the images a stranger is expected above it; NaN where too few images could say so. found: share of
-    the edited copies above it, for each edit. copies [n,E]: similarities of edited copies to their originals. nearest [m]: of each
-    image to the nearest other one that is taken for a stranger, where that was found. how: in words.
+    value: the threshold (cosine similarity).
+    false_images: expected number of images with a stranger above it; NaN if unknown.
+    found: share of the edited copies above it, for each edit.
+    copies: similarities of edited copies to their originals ([n,E]).
+    nearest: similarity of each image to its nearest stranger, where one was found ([m]).
+    how: how the threshold was chosen, as text.
     """
 
     value: float
@@ -105,14 +107,15 @@ class Threshold:
     how: str
 
     def describe(self) -> str:
-        """Two sentences: what the threshold is and rests on; what it costs and finds."""
+        """Two sentences: the threshold and its false positives; the edited copies it finds."""
         expected = (
-            f"strangers are expected above it for about {self.false_images:.1f} of {len(self.nearest):,} images"
+            f"expected false positives: {self.false_images:.1f} of {len(self.nearest):,} images"
             if math.isfinite(self.false_images)
-            else "how many strangers lie above it is not known"
+            else "expected false positives: not known"
         )
         found = ", ".join(f"{name} {100 * share:.0f} %" for name, share in self.found.items())
-        return f"threshold {self.value:.3f}: {self.how}; {expected}. Edited copies found at it: {found or 'none tried'}."
+        found = found or "none tried"
+        return f"threshold {self.value:.3f}: {self.how}; {expected}. Edited copies found: {found}."
 
 
 def calibrated(
@@ -120,10 +123,12 @@ def calibrated(
 ) -> Threshold:
     """The threshold that the nearest stranger of a share `false_rate` of the images exceeds.
 
-    copies [n,E]: similarities of the edited copies of n images, E = len(EDITS), to their originals. scores [N,k]: similarities of
-    every image to its nearest others, best first, -inf for those that an index missed; k may be 0. given: a threshold to judge in
-    place of it. Where fewer than 20 images, or less than half of them, have neighbours, the threshold that nine in ten copies
-    reach. Raises ValueError for no copies at all where they decide.
+    copies: similarities of the edited copies of n images to their originals ([n,E], E = len(EDITS)).
+    scores: similarities to the nearest neighbours, descending; -inf if missed by an index ([N,k]).
+    given: a threshold to evaluate instead.
+
+    If fewer than 20 images, or less than half, have neighbours: the threshold that 90 % of the copies reach.
+    Raises ValueError if that is needed and there are no copies.
     """
     rank, nearest = strangers(scores, false_rate)
     known = are_enough(len(nearest), len(scores))
@@ -131,17 +136,15 @@ def calibrated(
         value, how = given, "as given"
     elif known and rank is None:
         value, known = MOST, False
-        how = (
-            "most pictures have near-duplicates, so that strangers are not seen, and only the very same count"
-        )
+        how = "most pictures have near-duplicates, so strangers are unknown and only identical ones count"
     elif known:
         value = stranger_quantile(nearest, 1 - false_rate)
-        which = f" (its {ORDINALS[rank]} nearest, for most have near-duplicates before it)" if rank else ""
+        which = f" (the {ORDINALS[rank]} nearest neighbour: most have near-duplicates)" if rank else ""
         how = f"the nearest stranger{which} of {100 * false_rate:g} % of the images exceeds it"
     elif copies.size:
         value = min(float(np.quantile(copies, 1 - KEPT_COPIES)), MOST)
         what = "images" if len(scores) < FEWEST else "neighbours found by the index"
-        how = f"too few {what} to know strangers by, so what {100 * KEPT_COPIES:.0f} % of the edited copies reach"
+        how = f"too few {what} to estimate strangers; {100 * KEPT_COPIES:.0f} % of the edited copies reach it"
     else:
         raise ValueError(f"a threshold needs edited copies, or {FEWEST} images with neighbours")
     false_images = len(nearest) * stranger_rate(nearest, value) if known else math.nan
@@ -150,11 +153,11 @@ def calibrated(
 
 
 def strangers(scores: np.ndarray, false_rate: float) -> tuple[int | None, np.ndarray]:
-    """(rank, similarities [m]) of the first of the nearest others [N,k] that is a stranger for most images; None: not seen.
+    """(rank, similarities [m]) of the nearest neighbour, of scores [N,k], that is a stranger for most images.
 
-    Where every picture is there twice, the second nearest is. It shows as a gap: most images are more alike to their r-th
-    nearest than strangers, had they begun behind it, ever are. Only the m images count whose neighbour of that rank was found,
-    and only ranks at which those are enough.
+    The rank is the first for which most similarities of the rank before exceed the threshold fitted to it (1
+    if every picture is there twice), else 0; None if no neighbour is a stranger. m counts the images whose
+    neighbour of that rank was found; ranks with too few are skipped.
     """
     found = [np.isfinite(column) for column in scores.T[: len(ORDINALS)]]  # by rank, [N]
     nearest = [scores[there, rank] for rank, there in enumerate(found)]
@@ -167,26 +170,26 @@ def strangers(scores: np.ndarray, false_rate: float) -> tuple[int | None, np.nda
 
 
 def are_enough(found: int, images: int) -> bool:
-    """Whether so many images with a neighbour tell how near strangers come to all of them."""
+    """Whether enough images have a neighbour to estimate the distribution of strangers."""
     return found >= max(FEWEST, images / 2)
 
 
 def gumbel(nearest: np.ndarray) -> tuple[float, float]:
-    """Location and scale of the Gumbel distribution with the QUANTILES of the similarities [N]."""
+    """Location and scale of the Gumbel distribution that fits the QUANTILES of the similarities [N]."""
     low, high = np.quantile(nearest, QUANTILES)
     low_y, high_y = (-math.log(-math.log(q)) for q in QUANTILES)
-    scale = max((high - low) / (high_y - low_y), 1e-6)  # all the same: anything above is rare
+    scale = max((high - low) / (high_y - low_y), 1e-6)  # not 0 where all are equal
     return float(high - scale * high_y), float(scale)
 
 
 def stranger_quantile(nearest: np.ndarray, share: float) -> float:
-    """The similarity below which the nearest stranger of such a share (0..1) of the images lies."""
+    """The similarity below which the nearest stranger lies for a share (0..1) of the images."""
     location, scale = gumbel(nearest)
     return location - scale * math.log(-math.log(share))
 
 
 def stranger_rate(nearest: np.ndarray, value: float) -> float:
-    """The share of the images, 0..1, whose nearest stranger lies above a similarity."""
+    """The share (0..1) of the images whose nearest stranger lies above a similarity."""
     location, scale = gumbel(nearest)
     return -math.expm1(-math.exp(min((location - value) / scale, 700.0)))
 
@@ -196,7 +199,7 @@ def stranger_rate(nearest: np.ndarray, value: float) -> float:
 
 @dataclass(frozen=True)
 class Group:
-    """Images each of which is a near-duplicate of another: indices, and each one's similarity to the nearest of the others."""
+    """Near-duplicates: indices of the images, and each one's similarity to the nearest of the others."""
 
     members: tuple[int, ...]
     similarities: tuple[float, ...]
@@ -207,9 +210,9 @@ class Group:
 
 
 def neighbours_without_self(scores: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbours [N,k+1] of all images among themselves -> [N,k], the image itself left out, or else the last.
+    """Neighbours [N,k+1] of images among themselves -> [N,k], without the image itself.
 
-    Of many identical images the first k + 1 need not hold the one that asks.
+    Without the last instead, where the image is not among them: it may have more than k identical ones.
     """
     itself = indices == np.arange(len(indices))[:, None]
     order = np.argsort(itself, axis=1, kind="stable")[:, :-1]
@@ -217,10 +220,9 @@ def neighbours_without_self(scores: np.ndarray, indices: np.ndarray) -> tuple[np
 
 
 def near_duplicates(scores: np.ndarray, indices: np.ndarray, threshold: float) -> tuple[list[Group], int]:
-    """Groups, the strongest first, and how many pairs join them, from neighbours [N,k] with similarities.
+    """Connected components of the pairs above the threshold, the strongest first, and the number of pairs.
 
-    Two images are in one group if a chain of pairs above the threshold leads from one to the other. Of pairs there may be more
-    (`pairs_beyond`).
+    scores, indices: of the nearest neighbours ([N,k]); there may be more pairs (`pairs_beyond`).
     """
     i, column = np.nonzero(scores >= threshold)
     j, values = indices[i, column], scores[i, column]
@@ -239,6 +241,6 @@ def near_duplicates(scores: np.ndarray, indices: np.ndarray, threshold: float) -
 
 
 def pairs_beyond(scores: np.ndarray, threshold: float) -> bool:
-    """Whether pairs above the threshold may be missing from the neighbours [N,k]: an image has k of them, and there are more images."""
+    """Whether all k neighbours of an image lie above the threshold, so that pairs may be missing."""
     count, k = scores.shape
     return 0 < k < count - 1 and bool((scores[:, -1] >= threshold).any())

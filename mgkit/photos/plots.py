@@ -1,4 +1,4 @@
-"""The figures of 06: where the threshold lies between strangers and copies, groups of near-duplicates, classes."""
+"""Figures of 06: the similarity threshold, groups of near-duplicates, classes."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from mgkit.photos.search import FoundPhotos
 
 
 def threshold_figure(threshold: Threshold) -> Figure:
-    """How similar every image's nearest other one is, and edited copies to their originals; the threshold between them."""
+    """Histograms of the similarities of nearest neighbours and of edited copies, with the threshold."""
     figure, [[panel]] = axes_grid(1, 1, width=6.0, height=2.8)
     groups = {
         "nearest other image": (threshold.nearest, COLOURS[0], "-"),
@@ -26,16 +26,17 @@ def threshold_figure(threshold: Threshold) -> Figure:
         if values.size:
             share = np.full(values.size, 100 / values.size)
             panel.hist(
-                values.clip(max=1), bins, weights=share, histtype="step", linewidth=1.8, color=colour, linestyle=line, label=name
+                values.clip(max=1), bins, weights=share, label=name,
+                histtype="step", linewidth=1.8, color=colour, linestyle=line,
             )  # fmt: skip
     panel.axvline(threshold.value, color="black", linestyle=":", label=f"threshold {threshold.value:.2f}")
-    style(panel, "Strangers and copies", "cosine similarity", "share (%)")
+    style(panel, "Similarity of unrelated images and copies", "cosine similarity", "share (%)")
     panel.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
 def duplicate_groups(found: FoundPhotos, *, groups: int = 6, k: int = 7) -> Figure:
-    """Groups of near-duplicates, a row each, the strongest first; over each picture its similarity to the nearest of the group."""
+    """Groups of near-duplicates, one per row, with each picture's similarity to the nearest of its group."""
     chosen = found.groups[:groups]
     columns = min(k, max(len(group.members) for group in chosen))
     figure, axes = axes_grid(len(chosen), max(columns, 2), width=1.15, height=1.25)
@@ -47,7 +48,7 @@ def duplicate_groups(found: FoundPhotos, *, groups: int = 6, k: int = 7) -> Figu
 
 
 def classes_of_photos(found: FoundPhotos, *, classes: int = 6, each: int = 7) -> Figure:
-    """The classes that most pictures are taken for, a row each, the surest first, with probabilities."""
+    """The most frequent predicted classes, one per row, with their most probable pictures."""
     rows = found.by_class(classes=classes, each=each)
     figure, axes = axes_grid(len(rows), each, width=1.15, height=1.25)
     for row, (name, count, surest) in zip(axes, rows, strict=True):
@@ -58,7 +59,7 @@ def classes_of_photos(found: FoundPhotos, *, classes: int = 6, each: int = 7) ->
 
 
 def show_row(row: Sequence[Axes], images: ImageList, shown: Sequence[int], titles: Sequence[str]) -> None:
-    """As many of the images as there is room for, with their titles; what is left of the row is empty."""
+    """Show the first images with their titles in a row of panels; hide the panels that are left."""
     for panel in row[len(shown) :]:
         panel.axis("off")
     for panel, i, title in zip(row, shown, titles, strict=False):

@@ -1,7 +1,7 @@
-"""What 06 found as one HTML file, which holds its pictures and loads nothing; every name is escaped.
+"""The results of 06 as one self-contained HTML file; every name is escaped.
 
-Its size is bounded by what it shows, whatever the collection: at most 40 groups of 12, 12 classes of 8, 50 pictures with 8
-neighbours, 500 names of files left out. The csv files beside it are complete.
+Its size is bounded: at most 40 groups of 12, 12 classes of 8, 50 pictures with 8 neighbours and 500 names of
+files left out. The csv files beside it are complete.
 """
 
 import os
@@ -20,7 +20,7 @@ from mgkit.photos.folder import shown_name
 from mgkit.photos.search import FoundPhotos
 
 MOST_GROUPS, MOST_MEMBERS = 40, 12
-MOST_CLASSES, MOST_OF_A_CLASS = 12, 8
+MOST_CLASSES, MOST_PER_CLASS = 12, 8
 MOST_QUERIES, MOST_NEIGHBOURS = 50, 8
 MOST_LEFT_OUT = 500
 SIDE = 128  # of a thumbnail, px
@@ -29,7 +29,7 @@ QUALITY = 75  # of its JPEG
 
 @dataclass(frozen=True)
 class Picture:
-    """A thumbnail as a data URI, empty for a file that is gone; the file's name; lines of text below it."""
+    """A thumbnail as a data URI (empty if the file is gone), the file's name and lines of text below it."""
 
     uri: str
     name: str
@@ -38,7 +38,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Row:
-    """Pictures side by side, perhaps with a title, perhaps those that one picture asked for."""
+    """Pictures side by side, with a title or the query that they answer."""
 
     title: str
     pictures: list[Picture]
@@ -53,16 +53,12 @@ class Section:
 
 
 def write_report(path: str | Path, found: FoundPhotos) -> Path:
-    """Write the report of what was found, all or nothing; returns its path."""
+    """Write the report atomically and return its path."""
     report = Report(found)
-    template = Environment(
-        loader=PackageLoader("mgkit.photos", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    ).get_template("report.html")
+    loader = PackageLoader("mgkit.photos", ".")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     left_out = list(found.left_out.items())
-    text = template.render(
+    text = environment.get_template("report.html").render(
         title=f"{len(found.readable):,} pictures below {shown_name(found.images.root.name)}",
         side=SIDE,
         facts=report.facts(),
@@ -75,14 +71,14 @@ def write_report(path: str | Path, found: FoundPhotos) -> Path:
 
 
 class Report:
-    """The parts of the report on what was found."""
+    """The sections of the report."""
 
     def __init__(self, found: FoundPhotos):
         self.found = found
         self.uri = lru_cache(maxsize=None)(self.uri)  # a picture may appear several times
 
     def facts(self) -> list[tuple[str, str]]:
-        """Name and value of what the results depend on."""
+        """(name, value) of what the results depend on."""
         found, task = self.found, self.found.task
         return [
             ("Folder", shown_name(str(found.images.root))),
@@ -93,11 +89,11 @@ class Report:
         ]
 
     def near_duplicates(self) -> Section:
-        """The groups, the strongest first, in each the picture with most pixels first."""
+        """The groups, the strongest first; in each the picture with most pixels first."""
         groups = self.found.groups
         text = (
-            "Pictures that show the same, or nearly; each is above the threshold with at least one other of its group, and the "
-            f"one with most pixels comes first. {shown_of(len(groups), MOST_GROUPS, 'groups', 'near_duplicates.csv')}"
+            "Each picture is at least as similar as the threshold to another of its group; the one with "
+            f"most pixels comes first. {shown_of(len(groups), MOST_GROUPS, 'groups', 'near_duplicates.csv')}"
         )
         rows = [self.group(number, group) for number, group in enumerate(groups[:MOST_GROUPS], 1)]
         return Section("Near-duplicates and copies", text, rows)
@@ -114,12 +110,11 @@ class Report:
             for m in order[:MOST_MEMBERS]
         ]
         more = len(order) - len(pictures)
-        return Row(
-            f"Group {number}: {len(order)} pictures" + (f", {more} not shown" if more else ""), pictures
-        )
+        hidden = f", {more} not shown" if more else ""
+        return Row(f"Group {number}: {len(order)} pictures{hidden}", pictures)
 
     def more_like_this(self) -> Section:
-        """A sample of the pictures, each with its nearest others."""
+        """A sample of the pictures, each with its nearest neighbours."""
         config = self.found.task.config
         chosen = self.found.sample(min(config.queries, MOST_QUERIES))
         collection = self.found.collection(chosen) if chosen else None
@@ -128,28 +123,27 @@ class Report:
             answers = collection.answers(i, min(config.k, MOST_NEIGHBOURS))
             pairs = zip(answers.neighbours, answers.scores, strict=True)
             pictures = [self.picture(j, f"similarity {score:.2f}") for j, score in pairs]
-            rows.append(
-                Row("", pictures, self.picture(i, *(shown_class(*pair) for pair in answers.classes[:2])))
-            )
-        text = f"{len(chosen)} pictures, evenly spread over the folder; beside each the most similar ones."
+            lines = [f"{name} {100 * probability:.0f} %" for name, probability in answers.classes[:2]]
+            rows.append(Row("", pictures, self.picture(i, *lines)))
+        text = f"{len(chosen)} pictures, evenly spaced in the folder, each with the most similar ones."
         return Section("More like this", text, rows)
 
     def by_class(self) -> Section:
-        """The classes that most pictures are taken for, each with its surest pictures."""
+        """The most frequent predicted classes, each with its most probable pictures."""
         found = self.found
         if not found.class_names:
             return Section("Classes", f"{found.fit[:1].upper()}{found.fit[1:]}.", [])
         everything = len(np.unique(found.labels[found.readable, 0]))
         text = (
-            "What the network takes the pictures for, the surest first in each row; it knows no other classes, so a picture of "
-            f"something else is taken for one of them all the same. {shown_of(everything, MOST_CLASSES, 'classes', '')}"
+            "Predicted classes, the most probable pictures first. A picture of anything else is assigned "
+            f"to one of these classes, too. {shown_of(everything, MOST_CLASSES, 'classes', '')}"
         )
         rows = [
             Row(
                 f"{name}: {count:,} pictures",
                 [self.picture(i, f"{100 * found.probabilities[i, 0]:.0f} %") for i in surest],
             )
-            for name, count, surest in found.by_class(classes=MOST_CLASSES, each=MOST_OF_A_CLASS)
+            for name, count, surest in found.by_class(classes=MOST_CLASSES, each=MOST_PER_CLASS)
         ]
         return Section("Classes", text, rows)
 
@@ -157,7 +151,7 @@ class Report:
         return Picture(self.uri(i), self.found.name(i), lines)
 
     def uri(self, i: int) -> str:
-        """A picture's thumbnail as a data URI; empty where the file cannot be read any more."""
+        """A picture's thumbnail as a data URI; empty if the file can no longer be read."""
         try:
             small = self.found.images.load(i, least=SIDE)
         except UnreadableImageError:
@@ -172,15 +166,11 @@ class Report:
 
 
 def shown_of(there: int, most: int, what: str, complete: str) -> str:
-    """How many of the things there are, and of them how many are shown."""
+    """A sentence: how many there are, how many of them are shown, and which file lists all."""
     if there <= most:
         return f"There are {there:,} {what}."
     where = f"; all of them are in {complete}" if complete else ""
     return f"There are {there:,} {what}, of which {most} are shown{where}."
-
-
-def shown_class(name: str, probability: float) -> str:
-    return f"{name} {100 * probability:.0f} %"
 
 
 def kilobytes(path: str) -> str:
@@ -191,15 +181,15 @@ def kilobytes(path: str) -> str:
 
 
 def left_out_text(found: FoundPhotos) -> str:
-    """How many files were left out, and of which kinds others were passed over."""
+    """How many files were left out, and how many are not images, by suffix."""
     left_out, others = len(found.left_out), found.task.folder.others
     text = shown_of(left_out, MOST_LEFT_OUT, "files and folders that were left out", "left_out.csv")
     if others:
         kinds = ", ".join(f"{shown_name(kind)} {n:,}" for kind, n in others.most_common(12))
-        text += f" {others.total():,} files are no pictures by their names: {kinds}."
+        text += f" {others.total():,} files do not have an image's suffix: {kinds}."
     return text
 
 
 def summary(path: Path) -> str:
-    """One line: where the report is, how large."""
+    """One line: the report's path and size."""
     return f"{path}: {path.stat().st_size / 1e6:.1f} MB, one file; open it in any browser"

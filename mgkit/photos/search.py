@@ -1,4 +1,7 @@
-"""A person's own pictures: descriptors, near-duplicates, more like this, classes (06). Nothing is written beside them, nothing sent."""
+"""Search in a person's own pictures: near-duplicates, similar pictures, classes (06).
+
+The pictures are only read; results go to outputs/.
+"""
 
 import csv
 import io
@@ -29,7 +32,7 @@ from mgkit.explore.browse import (
     likely_classes,
     pooled_picture,
 )
-from mgkit.features import ROWS, Passes, in_blocks, plain
+from mgkit.features import ROWS, Passes, plain, to_descriptors
 from mgkit.machine.distributed import main_first
 from mgkit.machine.files import find_path
 from mgkit.model import MultiGrain, Whitening, append_one
@@ -45,7 +48,6 @@ from mgkit.photos.duplicates import (
 )
 from mgkit.photos.folder import PhotoFolder, find_photos, shown_name
 from mgkit.photos.growing import growing_features
-from mgkit.pooling import l2_normalize
 from mgkit.retrieval import indices
 from mgkit.retrieval.search import top_k
 from mgkit.stages.inputs import data_root, is_mini, validation_data
@@ -60,22 +62,26 @@ MINI_FOLDERS = (
     "copydays/jpegqual/20",
     "unlabelled/whiten",
 )
-IMAGES_A_DIMENSION = 10  # from which on a whitening learned on the photos needs no shrinkage
-FEWEST_TO_WHITEN = 100  # images
-SHRINKAGE = 0.5  # towards equal variances, where there are fewer images a dimension
-SAMPLED = 200  # photos whose edited copies the threshold is learned from
-NEIGHBOURS = 32  # of each photo that are looked at for near-duplicates
-MOST_EXACT = 50_000  # photos that are compared each with each
+IMAGES_PER_DIMENSION = 10  # needed to learn a whitening without shrinkage
+FEWEST_TO_WHITEN = 100  # pictures
+SHRINKAGE = 0.5  # towards equal variances, with fewer pictures per dimension
+SAMPLED = 200  # pictures whose edited copies calibrate the threshold
+NEIGHBOURS = 32  # per picture, searched for near-duplicates
+MOST_EXACT = 50_000  # pictures up to which search is exact
 LARGE_INDEX = "HNSW32"
-CHECKED_CLASSES = 500  # validation images that the photos are held against
-FARTHEST = 0.05  # quantile of the similarities of those to each other
-FITTING = 0.7  # share of the photos that must be as near
+CHECKED_CLASSES = 500  # validation images that the pictures are compared with
+FARTHEST = 0.05  # quantile of the similarities between validation images
+FITTING = 0.7  # share of the pictures that must lie above it
 BEST_CLASSES = 5
 
 
 @dataclass(frozen=True)
 class PhotoTask:
-    """What 06 works on. p: the pooling exponent. passes: how images are embedded; lists unreadable files."""
+    """Pictures, network and settings of a search.
+
+    p: pooling exponent.
+    passes: how images are embedded; its `unreadable` collects the files that cannot be decoded.
+    """
 
     config: PhotosConfig
     folder: PhotoFolder
@@ -84,15 +90,15 @@ class PhotoTask:
     passes: Passes
 
     def photo_features(self) -> np.ndarray:
-        """Pooled features [N,C] of the pictures; only those are embedded that no earlier run has."""
+        """Pooled features of the pictures [N,C]; only new pictures are embedded."""
         return self.stored(growing_features, self.folder.images, "photos", p=self.p)
 
     def features(self, images: ImageList, name: str) -> np.ndarray:
-        """Pooled features [N,C], from disk where an earlier run left them; the row of an unreadable image is NaN."""
+        """Pooled features [N,C], read from disk if stored there; NaN rows for unreadable images."""
         return self.stored(stored_features, images, name, ps=[self.p])[0]
 
     def stored(self, features: Callable, images: ImageList, name: str, **exponents):
-        """What `stored_features` or `growing_features` gives for the images, with this task's options."""
+        """Call `stored_features` or `growing_features` with the options of this task."""
         config = self.config
         try:
             with without_warnings():
@@ -106,11 +112,16 @@ class PhotoTask:
 
 @dataclass(frozen=True)
 class FoundPhotos:
-    """What 06 found in N pictures, of which the readable ones have descriptors.
+    """Results of a search in N pictures.
 
-    descriptors: [N,D], NaN where a picture cannot be read. whitened: how they were, in words. threshold, groups, pairs: of
-    near-duplicates, as indices of pictures; more_pairs: whether there may be more than were counted. labels, probabilities: [N,5] of the most probable classes, -1 and NaN where
-    unreadable; class_names: empty where the network's classes do not fit, which `fit` says. left_out: {path: why}.
+    descriptors: L2-normalised ([N,D]); NaN where unreadable.
+    whitened: which whitening was chosen, and why.
+    groups: near-duplicates, as indices of pictures.
+    pairs: number of pairs above the threshold.
+    labels, probabilities: of the most probable classes ([N,5]); -1 and NaN where unreadable.
+    class_names: empty where the network's classes do not fit the pictures; `fit` says why.
+    left_out: {path: reason} of files that were not searched.
+    more_pairs: whether there may be more pairs than were counted.
     """
 
     task: PhotoTask
@@ -137,16 +148,14 @@ class FoundPhotos:
         return np.flatnonzero(np.isfinite(self.descriptors[:, 0]))
 
     def classes(self, i: int) -> Classes:
-        """Names and probabilities of a picture's most probable classes; none where the classes do not fit."""
+        """Names and probabilities of a picture's most probable classes; empty if the classes do not fit."""
         if not self.class_names:
             return []
-        return [
-            (self.class_names[k], float(p))
-            for k, p in zip(self.labels[i], self.probabilities[i], strict=True)
-        ]
+        pairs = zip(self.labels[i], self.probabilities[i], strict=True)
+        return [(self.class_names[k], float(p)) for k, p in pairs]
 
     def by_class(self, *, classes: int, each: int) -> list[tuple[str, int, list[int]]]:
-        """(name, number of pictures, indices of the surest) of the classes that most pictures are taken for."""
+        """(name, number of pictures, indices of the most probable) of the most frequent classes."""
         if not self.class_names:
             return []
         best = self.labels[self.readable, 0]
@@ -158,38 +167,40 @@ class FoundPhotos:
         return found
 
     def collection(self, queries: Sequence[int] | None = None) -> Collection:
-        """The pictures to look through; queries: indices, None for all."""
+        """The pictures to browse; queries: indices, None for all."""
+        classes = self.classes if self.class_names else None
         return Collection(
-            self.images, self.descriptors, queries=queries, titles=self.titles(), classes=self.classes if self.class_names else None
-        )  # fmt: skip
+            self.images, self.descriptors, queries=queries, titles=self.titles(), classes=classes
+        )
 
     def titles(self) -> dict[int, str]:
-        """What to say beside the name of a picture that is in a group."""
+        """Captions of the pictures that are in a group."""
         return {i: f"(group {number})" for number, group in enumerate(self.groups, 1) for i in group.members}
 
     def sample(self, count: int) -> list[int]:
-        """Indices of so many readable pictures, evenly spread over the folders."""
+        """Indices of `count` readable pictures, evenly spaced."""
         return self.readable[evenly(len(self.readable), count)].tolist()
 
     def name(self, i: int) -> str:
-        """A picture's path below the folder, as text that can be shown."""
+        """A picture's printable path below the folder."""
         return shown_name(os.path.relpath(self.images.paths[i], self.images.root))
 
     def describe(self) -> str:
-        """One line: how many near-duplicates in how many groups."""
+        """One line: the number of near-duplicates, groups and pairs."""
         inside = sum(len(group.members) for group in self.groups)
         pairs = f"{'at least ' if self.more_pairs else ''}{self.pairs:,} pairs"
-        return f"{inside:,} of {len(self.readable):,} pictures are near-duplicates, in {len(self.groups):,} groups joined by {pairs}"
-
-
-# --- The stages
+        return (
+            f"{inside:,} of {len(self.readable):,} pictures are near-duplicates, in "
+            f"{len(self.groups):,} groups joined by {pairs}"
+        )
 
 
 def photo_task(config: PhotosConfig) -> PhotoTask:
-    """Find the pictures, then the network: what 03 left, the configured one, or else what 01 left.
+    """Find the pictures and the network: that of 03, the configured one, or that of 01.
 
-    Raises what `find_photos`, `whitened_network` and `indices.check_factory` raise; FileNotFoundError, NotADirectoryError or PermissionError
-    for a `data` folder that is not there; ValueError where results would be written among the pictures.
+    Raises what `find_photos`, `whitened_network` and `indices.check_factory` raise; FileNotFoundError,
+    NotADirectoryError or PermissionError for a missing `data` folder; ValueError if results would be written
+    among the pictures.
     """
     if config.data != "mini":
         check_folder(data_root(config.data), "data")
@@ -198,9 +209,13 @@ def photo_task(config: PhotosConfig) -> PhotoTask:
     for root in photo_folders(config):
         if outputs.is_relative_to(root.resolve()):
             raise ValueError(
-                f"photos: results would be written among the pictures, to {outputs}: choose a folder that does not hold outputs/"
+                f"photos: results would be written among the pictures, to {outputs}: choose a folder that "
+                "does not hold outputs/"
             )
-    net = search_network(config)
+    try:
+        net = whitened_network(config)[0]
+    except FileNotFoundError:
+        net = trained_network(config)[0]
     if config.index:
         indices.check_factory(config.index, net.width + (config.whitening != "none"))
     p = net.pool.p.item() if config.p is None else config.p
@@ -208,80 +223,69 @@ def photo_task(config: PhotosConfig) -> PhotoTask:
 
 
 def photo_folders(config: PhotosConfig) -> list[Path]:
-    """The configured folders, found from here or the project's root; else the mini set's, or the whole of another data."""
+    """The configured folders; else those of the mini set, or the whole `data` folder."""
     if config.photos:
         return [find_path(folder) for folder in config.photos]
     root = main_first(lambda: data_root(config.data))
     return [root / name for name in MINI_FOLDERS] if is_mini(config.data) else [root]
 
 
-def search_network(config: PhotosConfig) -> MultiGrain:
-    """The network with the whitening of 03 where there is one, else without."""
-    try:
-        return whitened_network(config)[0]
-    except FileNotFoundError:
-        return trained_network(config)[0]
-
-
 def embed_photos(task: PhotoTask) -> None:
-    """Have all pictures embedded, on all devices; `search_photos` then reads from disk. Raises as `on_all_devices`."""
+    """Embed all pictures on all devices and store the features. Raises as `on_all_devices`."""
     on_all_devices(task.config, lambda config: embed_here(task))
 
 
 def run_photos(config: PhotosConfig) -> None:
-    """What `embed_photos` does, in this process, or in each of those that are joined."""
+    """`embed_photos` in this process, or in each process of the group."""
     embed_here(photo_task(config))
 
 
 def embed_here(task: PhotoTask) -> None:
-    rows = task.photo_features()
-    copies_of(task, sampled(rows))
+    copy_features(task, sampled(task.photo_features()))
 
 
 def search_photos(task: PhotoTask) -> FoundPhotos:
-    """Whitening, neighbours, threshold, groups and classes of the pictures.
+    """Whiten the features, then find neighbours, threshold, near-duplicates and classes.
 
-    Writes outputs/<experiment>/search_photos/: results.json, near_duplicates.csv, left_out.csv.
+    Writes results.json, near_duplicates.csv and left_out.csv to outputs/<experiment>/search_photos/.
     """
     config = task.config
     run = Run(config, checkpoint=task.net.source, images=task.folder.images)
     rows = task.photo_features()  # [N,C]
     readable = np.flatnonzero(np.isfinite(rows[:, 0]))
-    whitening, whitened = chosen_whitening(config, task.net, rows[readable])
-    descriptors = described(whitening, rows)  # [N,D]
-    scores, indices = neighbours(config, descriptors[readable])
-    threshold = calibrated(
-        similarity_of_copies(task, rows, whitening),
-        scores,
-        false_rate=config.false_rate,
-        given=config.threshold,
-    )
-    groups, pairs = near_duplicates(scores, indices, threshold.value)
+    whitening, whitened = choose_whitening(config, task.net, rows[readable])
+    descriptors = to_descriptors(rows, whitening)  # [N,D]
+    scores, nearest = neighbours(config, descriptors[readable])  # [n,k]
+    copies = copy_similarities(task, rows, whitening)  # [m,E]
+    threshold = calibrated(copies, scores, false_rate=config.false_rate, given=config.threshold)
+    groups, pairs = near_duplicates(scores, nearest, threshold.value)
     groups = [Group(tuple(readable[list(group.members)].tolist()), group.similarities) for group in groups]
-    labels, probabilities = likely(task.net, rows)
-    names, fit = fitting_classes(task, rows[readable])
+    labels, probabilities = top_classes(task.net, rows)
+    names, fit = check_classes(task, rows[readable])
     left_out = task.folder.left_out | {
-        path: plain_reason(path, why) for path, why in task.passes.unreadable.reasons.items()
+        path: shown_name(why.removeprefix(f"cannot read the image {path}: ").removeprefix(f"{path} "))
+        for path, why in task.passes.unreadable.reasons.items()
     }
     found = FoundPhotos(
-        task, descriptors, whitening, whitened, threshold, groups, pairs, labels, probabilities, names, fit, left_out,
-        more_pairs=pairs_beyond(scores, threshold.value),
+        task, descriptors, whitening, whitened, threshold, groups, pairs, labels, probabilities, names, fit,
+        left_out, more_pairs=pairs_beyond(scores, threshold.value),
     )  # fmt: skip
-    run.write("near_duplicates.csv", duplicates_csv(found))
-    run.write(
-        "left_out.csv", as_csv(["file", "why"], [(shown_name(path), why) for path, why in left_out.items()])
-    )
-    run.results({
-        "pictures": len(task.folder.images), "readable": len(readable), "left_out": len(left_out), "size": config.size, "p": task.p,
-        "whitening": whitened, "threshold": threshold.value, "false_images": threshold.false_images if math.isfinite(threshold.false_images) else None,
-        "copies_found": threshold.found, "groups": len(groups), "pairs": pairs, "more_pairs": found.more_pairs, "classes": fit,
-    })  # fmt: skip
+    write_results(run, found)
     return found
 
 
-def plain_reason(path: str, why: str) -> str:
-    """The reason alone, from an error's message that names the file."""
-    return shown_name(why.removeprefix(f"cannot read the image {path}: ").removeprefix(f"{path} "))
+def write_results(run: Run, found: FoundPhotos) -> None:
+    run.write("near_duplicates.csv", duplicates_csv(found))
+    reasons = [(shown_name(path), why) for path, why in found.left_out.items()]
+    run.write("left_out.csv", as_csv(["file", "why"], reasons))
+    threshold, config = found.threshold, found.task.config
+    run.results({
+        "pictures": len(found.images), "readable": len(found.readable), "left_out": len(found.left_out),
+        "size": config.size, "p": found.task.p, "whitening": found.whitened, "threshold": threshold.value,
+        "false_images": threshold.false_images if math.isfinite(threshold.false_images) else None,
+        "copies_found": threshold.found, "groups": len(found.groups), "pairs": found.pairs,
+        "more_pairs": found.more_pairs, "classes": found.fit,
+    })  # fmt: skip
 
 
 def duplicates_csv(found: FoundPhotos) -> str:
@@ -299,78 +303,67 @@ def as_csv(header: Sequence[str], rows: Sequence[tuple]) -> str:
     return text.getvalue()
 
 
-# --- Descriptors
-
-
-def chosen_whitening(config: PhotosConfig, net: MultiGrain, rows: np.ndarray) -> tuple[Whitening | None, str]:
-    """The whitening of pooled features [n,C], and which it is and why, in words.
-
-    auto: learned on the pictures where there are ten for each dimension; else the network's; else on the pictures, shrunk half-way
-    to equal variances; none for fewer than a hundred. Raises ValueError for one asked for that there is not.
-    """
-    dimensions = net.width + 1
-    enough = len(rows) >= IMAGES_A_DIMENSION * dimensions
-    count = f"{len(rows):,} pictures, {dimensions} dimensions"
-    if config.whitening == "network" and net.whitening is None:
-        raise ValueError("whitening: the network has none; make one with 03_whiten, or choose auto")
-    if config.whitening == "none":
-        return None, "no whitening, as asked for"
-    if net.whitening is not None and (
-        config.whitening == "network" or not (enough or config.whitening == "photos")
-    ):
-        why = "as asked for" if config.whitening == "network" else f"{count}: too few to learn one on them"
-        return net.whitening, f"the network's whitening ({why})"
-    if len(rows) < FEWEST_TO_WHITEN and config.whitening == "auto":
-        return None, f"no whitening ({count}: too few to learn one on them, and the network has none)"
-    shrinkage = 0.0 if enough else SHRINKAGE
-    try:
-        mean, projection = fit_pca_whitening(append_one(torch.from_numpy(rows)), shrinkage=shrinkage)
-    except ValueError as error:
-        if config.whitening == "photos":
-            raise
-        return (
-            net.whitening,
-            f"{'no' if net.whitening is None else 'the network’s'} whitening (none can be learned on the pictures: {error})",
-        )
-    device = net.classifier.weight.device
-    why = f"{count}" if enough else f"{count}: shrunk by {shrinkage:g}"
-    return Whitening(
-        mean.to(device), projection.to(device)
-    ), f"a whitening learned on the pictures themselves ({why})"
-
-
-def described(whitening: Whitening | None, pooled: np.ndarray) -> np.ndarray:
-    """L2-normalised descriptors, [N,C] -> [N,D] float32, whitened if there is a whitening."""
-    if whitening is None:
-        return in_blocks(l2_normalize, [pooled], dimensions=pooled.shape[1])
-    device = whitening.pca.pca_m.device
-    return in_blocks(
-        lambda rows: l2_normalize(whitening(rows.to(device))).cpu(), [pooled], dimensions=pooled.shape[1] + 1
-    )
-
-
 def describe_with(found: FoundPhotos) -> Describe:
-    """A function: a picture from elsewhere (RGB) -> descriptor [D] and classes, for the browser."""
+    """A function for the browser: another picture (RGB) -> descriptor [D] and classes."""
     task = found.task
 
     def describe(picture: Image.Image) -> tuple[np.ndarray, Classes]:
         pooled = pooled_picture(task.net, picture, size=task.config.size, p=task.p)
         names = found.class_names
         classes = likely_classes(task.net, pooled[0], names, count=BEST_CLASSES) if names else []
-        return described(found.whitening, pooled.cpu().numpy())[0], classes
+        return to_descriptors(pooled.cpu().numpy(), found.whitening)[0], classes
 
     return describe
+
+
+# --- Whitening
+
+
+def choose_whitening(config: PhotosConfig, net: MultiGrain, rows: np.ndarray) -> tuple[Whitening | None, str]:
+    """The whitening of pooled features [n,C], and a phrase that names it and the reason.
+
+    auto: learned on the pictures if there are ten per dimension; else the network's; else learned on the
+    pictures with shrinkage; none for fewer than 100. Raises ValueError if the configured one is missing.
+    """
+    dimensions = net.width + 1
+    enough = len(rows) >= IMAGES_PER_DIMENSION * dimensions
+    count = f"{len(rows):,} pictures, {dimensions} dimensions"
+    asked, of_network = config.whitening, net.whitening
+    if asked == "none":
+        return None, "no whitening, as asked for"
+    if asked == "network":
+        if of_network is None:
+            raise ValueError("whitening: the network has none; make one with 03_whiten, or choose auto")
+        return of_network, "the network's whitening (as asked for)"
+    if asked == "auto" and not enough and of_network is not None:
+        return of_network, f"the network's whitening ({count}: too few to learn one on them)"
+    if asked == "auto" and len(rows) < FEWEST_TO_WHITEN:
+        return None, f"no whitening ({count}: too few to learn one on them, and the network has none)"
+    shrinkage = 0.0 if enough else SHRINKAGE
+    try:
+        mean, projection = fit_pca_whitening(append_one(torch.from_numpy(rows)), shrinkage=shrinkage)
+    except ValueError as error:
+        if asked == "photos":
+            raise
+        which = "no" if of_network is None else "the network's"
+        return of_network, f"{which} whitening (none can be learned on the pictures: {error})"
+    device = net.classifier.weight.device
+    why = count if enough else f"{count}: shrunk by {shrinkage:g}"
+    learned = Whitening(mean.to(device), projection.to(device))
+    return learned, f"a whitening learned on the pictures themselves ({why})"
 
 
 # --- Near-duplicates
 
 
 def neighbours(config: PhotosConfig, descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Similarities and indices [n,k] of each picture's nearest others among descriptors [n,D], k at most 32."""
+    """Similarities and indices [n,k] of each picture's nearest others, for descriptors [n,D]; k <= 32."""
     k = min(NEIGHBOURS + 1, len(descriptors))
     factory = config.index or (LARGE_INDEX if len(descriptors) > MOST_EXACT else "")
     if factory:
-        print(f"{len(descriptors):,} pictures: neighbours by the index {factory}, which may miss a few")
+        print(
+            f"{len(descriptors):,} pictures: approximate search by the index {factory}, which may miss a few"
+        )
         found = indices.search_index(indices.build_index(factory, descriptors), descriptors, k=k)
     else:
         found = top_k(descriptors, descriptors, k=k)
@@ -378,21 +371,21 @@ def neighbours(config: PhotosConfig, descriptors: np.ndarray) -> tuple[np.ndarra
 
 
 def sampled(rows: np.ndarray) -> np.ndarray:
-    """Indices of readable pictures whose copies are looked at, from features [N,C]."""
+    """Indices of readable pictures, evenly spaced, whose edited copies are embedded; from features [N,C]."""
     readable = np.flatnonzero(np.isfinite(rows[:, 0]))
     return readable[evenly(len(readable), SAMPLED)]
 
 
-def copies_of(task: PhotoTask, indices: np.ndarray) -> np.ndarray:
-    """Pooled features [n·E,C] of the edited copies of some pictures."""
-    return task.features(edited_copies(task.folder.images.subset(indices)), "edited copies")
+def copy_features(task: PhotoTask, chosen: np.ndarray) -> np.ndarray:
+    """Pooled features [m·E,C] of the edited copies of m pictures, by index."""
+    return task.features(edited_copies(task.folder.images.subset(chosen)), "edited copies")
 
 
-def similarity_of_copies(task: PhotoTask, rows: np.ndarray, whitening: Whitening | None) -> np.ndarray:
-    """Similarities [n,E] of edited copies to their originals, whose features are among rows [N,C]; pictures that cannot be edited are left out."""
+def copy_similarities(task: PhotoTask, rows: np.ndarray, whitening: Whitening | None) -> np.ndarray:
+    """Similarities [m,E] of edited copies to their originals, from features [N,C]; readable ones only."""
     chosen = sampled(rows)
-    originals = described(whitening, rows[chosen])[:, None]  # [n,1,D]
-    copies = described(whitening, copies_of(task, chosen)).reshape(len(chosen), len(EDITS), -1)
+    originals = to_descriptors(rows[chosen], whitening)[:, None]  # [m,1,D]
+    copies = to_descriptors(copy_features(task, chosen), whitening).reshape(len(chosen), len(EDITS), -1)
     similarities = (originals * copies).sum(2)
     return similarities[np.isfinite(similarities).all(1)]
 
@@ -400,10 +393,10 @@ def similarity_of_copies(task: PhotoTask, rows: np.ndarray, whitening: Whitening
 # --- Classes
 
 
-def likely(net: MultiGrain, pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels [N,5] (fewer where there are fewer classes) and probabilities of the best classes, from features [N,C].
+def top_classes(net: MultiGrain, pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and probabilities [N,5] of the most probable classes, from features [N,C].
 
-    Rows that are NaN give NaN.
+    Fewer columns for fewer classes; -1 and NaN for rows that are NaN.
     """
     count = min(BEST_CLASSES, net.classifier.out_features)
     labels = np.full((len(pooled), count), -1)
@@ -416,20 +409,17 @@ def likely(net: MultiGrain, pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return labels, probabilities
 
 
-def fitting_classes(task: PhotoTask, rows: np.ndarray) -> tuple[tuple[str, ...], str]:
-    """Class names if the network's classes fit the pictures, and a sentence about that; rows [n,C]: pooled features of them.
+def check_classes(task: PhotoTask, rows: np.ndarray) -> tuple[tuple[str, ...], str]:
+    """Class names, empty if they do not fit the pictures, and a sentence on that; from features [n,C].
 
-    How sure a network is says little about pictures unlike all that it has seen. Here the pictures are held against the data's
-    validation images: they fit if most are as near to one of those as those are to each other (a nearest-neighbour test of
-    out-of-distribution images, Sun et al. 2022). Without such images nothing can be said, and the names are given.
+    A nearest-neighbour test for out-of-distribution images (Sun et al. 2022): the classes fit if most
+    pictures are as near to a validation image of `data` as those are to each other. Without validation images
+    the names are returned unchecked.
     """
-    names = class_names(task.config.data, task.net)
+    names, count = class_names(task.config.data, task.net), task.net.classifier.out_features
     if not names:
-        return (
-            (),
-            f"the checkpoint does not name its {task.net.classifier.out_features} classes: none are shown",
-        )
-    known = known_images(task)
+        return (), f"the checkpoint does not name its {count} classes: none are shown"
+    known = known_embeddings(task)
     if len(known) < 2:
         return (
             names,
@@ -440,14 +430,15 @@ def fitting_classes(task: PhotoTask, rows: np.ndarray) -> tuple[tuple[str, ...],
     share = float((top_k(plain(rows), known, k=1)[0] >= border).mean())
     verdict = "the classes are shown" if share >= FITTING else "the classes do not fit, and none are shown"
     sentence = (
-        f"{100 * share:.0f} % of the pictures are as near to an image of the {len(names)} known classes as {100 * (1 - FARTHEST):.0f} % "
-        f"of those are to each other (at least {100 * FITTING:.0f} % should be): {verdict}"
+        f"{100 * share:.0f} % of the pictures are as near to an image of the {len(names)} known classes as "
+        f"{100 * (1 - FARTHEST):.0f} % of those are to each other "
+        f"(at least {100 * FITTING:.0f} % should be): {verdict}"
     )
     return (names if share >= FITTING else ()), sentence
 
 
-def known_images(task: PhotoTask) -> np.ndarray:
-    """L2-normalised embeddings [n,C] of validation images, at most 500; none where data has none of the network's classes."""
+def known_embeddings(task: PhotoTask) -> np.ndarray:
+    """L2-normalised embeddings [n,C] of at most 500 validation images; none if `data` has other classes."""
     try:
         images = validation_data(task.config)
     except (OSError, ValueError):

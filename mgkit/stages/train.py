@@ -15,7 +15,7 @@ from mgkit.engine.launch import launch, processes_on_this_machine
 from mgkit.engine.loop import Training, check_batch_norm
 from mgkit.engine.run import json_lines, read_config, read_steps, runs, stage_folder
 from mgkit.engine.snapshots import is_finished, open_run
-from mgkit.machine.distributed import broadcast_object, is_main, main_first, together, world_size
+from mgkit.machine.distributed import broadcast_object, is_main, main_first, run_in_all, world_size
 from mgkit.machine.files import find_path
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.stages.inputs import is_mini, network_left_by, training_data
@@ -68,7 +68,7 @@ def run_training(config: TrainConfig, *, asked_to_stop: Callable[[], bool] = lam
             if is_main():
                 print(report(estimate))
             return None
-        opened = together(lambda: open_run(config, images, stack), here=is_main())
+        opened = run_in_all(lambda: open_run(config, images, stack), here=is_main())
         content = broadcast_object(opened.content if opened else None)
         # The main process first, so that a file is downloaded once.
         net = main_first(lambda: first_network(config, classes, goes_on=content is not None))

@@ -222,5 +222,5 @@ def test_the_committed_files_are_small_and_of_no_machine():
         assert path.stat().st_size < most[path.suffix], path
         if path.suffix not in (".png", ".jpg"):
             text = path.read_text(encoding="utf-8")
-            assert not reference.OF_A_MACHINE.search(text), path
+            assert not reference.MACHINE_PATH.search(text), path
             assert reference.WIDGET not in text and '"papermill": {' not in text, path

@@ -256,7 +256,7 @@ def test_a_batch_too_small_for_its_processes_and_parts_is_refused(mini_root):
 
 
 def test_synchronised_statistics_are_refused_where_they_cannot_be(mini_root):
-    with one_line_error(ValueError, "batch_norm sync", "BatchNormAct2d", "frozen"):
+    with one_line_error(ValueError, "batch_norm=sync", "BatchNormAct2d", "frozen"):
         made(config_of(mini_root, backbone="timm/efficientnet_b0", batch_norm="sync"))
 
 

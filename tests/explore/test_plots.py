@@ -2,15 +2,13 @@
 
 import io
 import math
-import warnings
 from dataclasses import replace
 from itertools import pairwise
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
+from figures import saved
 from matplotlib.text import Text
 from PIL import Image
 from support import noise
@@ -25,17 +23,6 @@ from mgkit.mini.make import CROPS, QUALITIES
 from mgkit.retrieval.protocols import retrieve
 from mgkit.stages.results import Accuracy, PSearch, ResolutionCurves, Retrieval
 from mgkit.transforms import train_transform
-
-
-def saved(draw, *args, **options) -> Figure:
-    """The figure, once it was drawn and saved with every warning an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure = draw(*args, **options)
-        figure.savefig(io.BytesIO(), format="png", dpi=60, bbox_inches="tight")
-    assert isinstance(figure, Figure)
-    assert not plt.get_fignums(), "a pyplot window is left open"
-    return figure
 
 
 def assert_labelled(figure):
@@ -105,7 +92,7 @@ def test_training_steps_have_panels_for_what_is_there(count):
     lines[-1] |= {"gradient_share": 0.75}
     figure = saved(plots.training_steps, lines)
     assert_labelled(figure)
-    assert panel_titles(figure)[3].startswith("Pull")
+    assert panel_titles(figure)[3].startswith("Gradient share")
     assert figure.axes[3].lines[0].get_xydata().tolist() == [[10 * count, 75]]
     figure = saved(plots.training_steps, [{"step": 1, "lr": 0.1, "loss": float("nan")}])
     assert panel_titles(figure) == ["Losses"]
@@ -246,7 +233,7 @@ def test_equal_lines_lie_on_wider_ones(found):
 
 
 def test_a_single_line_is_thin():
-    assert plots.tapering(0, 1) == plots.tapering(4, 5)
+    assert plots.line_sizes(0, 1) == plots.line_sizes(4, 5)
 
 
 def test_many_sizes_are_told_apart():

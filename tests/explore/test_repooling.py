@@ -25,7 +25,6 @@ from mgkit.explore.repooling import (
     positions_for_half,
     set_maps,
     size_to_hold,
-    spread,
 )
 from mgkit.features import classify, embed
 from mgkit.finetune import set_p
@@ -101,11 +100,6 @@ def test_what_02_and_05_hold(retrieved, mini_root, chain, monkeypatch):
     assert of_05.set.name == "ukbench" and len(of_05.maps) == len(of_05.set.images) == 12
     with one_line_error(ValueError, "nowhere", "holidays"):
         set_maps(task, "nowhere")
-
-
-def test_spread(uneven_images):
-    assert spread(uneven_images, 3).labels.tolist() == [0, 1, 2]
-    assert len(spread(uneven_images, 100)) == 24
 
 
 def test_accuracy_and_neighbours_are_those_of_the_stages(tiny_net, uneven_images, searched_set):

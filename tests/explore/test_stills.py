@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from figures import saved
 from support import noise
-from test_plots import saved
 
 from mgkit.explore import stills
 from mgkit.explore.browse import Collection

@@ -61,8 +61,6 @@ def test_perfect_queries_are_counted_by_the_measure_of_the_set(retrieved):
 
 def test_the_weakest_and_the_strongest_copies_are_told(retrieved):
     crops, qualities = weakest_and_strongest_copies(retrieved[1]).splitlines()
-    assert re.search(rf"with {min(CROPS)} % cut away, .* with {max(CROPS)} % cut away", crops)
-    assert re.search(
-        rf"with JPEG quality {max(QUALITIES)}, .* with JPEG quality {min(QUALITIES)}\.", qualities
-    )
+    assert re.search(rf"at {min(CROPS)} % cut away, .* at {max(CROPS)} % cut away", crops)
+    assert re.search(rf"at JPEG quality {max(QUALITIES)}, .* at JPEG quality {min(QUALITIES)}\.", qualities)
     assert weakest_and_strongest_copies([r for r in retrieved[1] if not r.retrieval_set.level]) == ""

@@ -162,7 +162,7 @@ def test_queries_are_found_by_name(browser, uneven_images):
         i for i in (20, 2, 11) if Path(uneven_images.paths[i]).name == Path(uneven_images.paths[2]).name
     ]
     browser.find.value = "<nothing>"
-    assert line(browser) == "No query's name holds <nothing>." and not browser.page.value
+    assert line(browser) == "No query's name contains <nothing>." and not browser.page.value
     browser.find.value = ""
     assert len(browser.query.options) == 3
     assert name_shown(browser) in line(browser) and len(pictures(browser)) == 6, "the first is shown again"
@@ -273,8 +273,8 @@ def test_heat_maps_follow_their_controls(heats):
     maps, pair = heats.held.maps, (heats.held.set.queries[q], heats.neighbour.value)
     found = match(maps.map(pair[0]), maps.map(pair[1]), 10.0)
     assert line(heats).startswith(f"p = 10.00: similarity {found.similarity:.3f}; half of it comes from ")
-    assert captions(heats)[1] == f"up to {100 * found.first.max():.1f} % at a position"
-    assert [name for name in names(heats) if name.endswith("heat")] == names(heats)[1::2]
+    assert captions(heats)[1] == f"up to {100 * found.first.max():.1f} % per position"
+    assert [name for name in names(heats) if name.endswith("heat map")] == names(heats)[1::2]
     descriptors = heats.held.descriptors(3.0)
     assert [image for _, image in heats.neighbour.options] == [
         image for image, _, _ in heats.held.neighbours(q, descriptors, 3)

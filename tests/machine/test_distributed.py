@@ -16,7 +16,7 @@ from mgkit.machine.distributed import (
     is_main,
     main_first,
     rank,
-    together,
+    run_in_all,
     world_size,
 )
 
@@ -35,9 +35,9 @@ def rows_of(count):
 def gathered(counts):
     """What all_gather_rows gives, and the gradient of this process's rows where process k weighs what it got by k + 1."""
     _, mine = rows_of(len(counts))
-    together = all_gather_rows(mine, counts)
-    ((rank() + 1) * together.square().sum()).backward()
-    return together.detach().numpy().copy(), mine.grad.numpy().copy()
+    gathered_rows = all_gather_rows(mine, counts)
+    ((rank() + 1) * gathered_rows.square().sum()).backward()
+    return gathered_rows.detach().numpy().copy(), mine.grad.numpy().copy()
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -80,7 +80,7 @@ def test_a_process_alone_has_nobody_to_ask():
     assert all_reduce(rows) is rows and all_gather_rows(rows, [2]) is rows
 
 
-def raised_together(failing):
+def raised_in_all(failing):
     """What each process raises where some fail, and where the main one alone works and fails."""
     caught = []
     for here in (True, is_main()):
@@ -91,19 +91,19 @@ def raised_together(failing):
             return rank()
 
         try:
-            caught.append(together(work, here=here))
+            caught.append(run_in_all(work, here=here))
         except OSError as error:
             caught.append(f"{type(error).__name__} {error}")
     return caught
 
 
 def test_an_error_in_one_process_is_raised_by_all_and_nobody_waits():
-    assert in_processes(3, raised_together, [1, 2]) == [
+    assert in_processes(3, raised_in_all, [1, 2]) == [
         ["FileNotFoundError of 1", 0],
         ["FileNotFoundError of 1", None],
         ["FileNotFoundError of 2", None],
     ]
-    assert in_processes(2, raised_together, [0]) == [["FileNotFoundError of 0"] * 2] * 2
+    assert in_processes(2, raised_in_all, [0]) == [["FileNotFoundError of 0"] * 2] * 2
 
 
 def written_first(path):

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from mgkit.backbones.build import build_backbone
-from mgkit.machine.device import autocast
-from mgkit.machine.frozen import fold, foldable, frozen
+from mgkit.machine.device import autocast, fold, foldable, frozen
 
 CPU = torch.device("cpu")
 

@@ -111,7 +111,7 @@ def test_few_images_leave_the_threshold_to_the_edited_copies():
 
 def test_identical_images_are_above_any_threshold():
     threshold = calibrated(NO_COPIES, np.ones((50, 8), np.float32))
-    assert threshold.value == MOST and "very same" in threshold.how and math.isnan(threshold.false_images)
+    assert threshold.value == MOST and "identical" in threshold.how and math.isnan(threshold.false_images)
     scores, indices = neighbours(np.tile(unit(np.ones((1, 16))), (50, 1)))
     [group], _ = near_duplicates(scores, indices, threshold.value)
     assert group.members == tuple(range(50)) and group.strongest == pytest.approx(1)

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_report import found  # noqa: F401 - a fixture
 
 from mgkit.photos.duplicates import EDITS, calibrated
 from mgkit.photos.plots import classes_of_photos, duplicate_groups, threshold_figure
@@ -51,13 +50,13 @@ def test_a_figure_of_neighbours_that_an_index_missed():
         assert -0.1 < axes.get_xlim()[0] < 0.8
 
 
-def test_groups_have_a_row_each_with_similarities(found):  # noqa: F811
+def test_groups_have_a_row_each_with_similarities(found):
     figure = drawn(duplicate_groups(found([f"{i}.jpg" for i in range(12)], groups=[(0, 1), range(2, 12)])))
     assert titles(figure) == ["0.90"] * (2 + 7)
     assert [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()] == ["2 pictures ", "10 pictures "]
 
 
-def test_classes_have_a_row_each_the_surest_first(found):  # noqa: F811
+def test_classes_have_a_row_each_the_surest_first(found):
     figure = drawn(classes_of_photos(found([f"{i}.jpg" for i in range(6)], labels=[0, 1, 0, 0, 1, 7])))
     labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
     assert [label.split(":")[0].split("\n") for label in labels][0] == ["class <0>", "3 pictures "]
@@ -65,7 +64,7 @@ def test_classes_have_a_row_each_the_surest_first(found):  # noqa: F811
     assert probabilities[:3] == sorted(probabilities[:3], reverse=True) and len(probabilities) == 6
 
 
-def test_a_dollar_in_the_name_of_a_class_is_a_dollar(found):  # noqa: F811
+def test_a_dollar_in_the_name_of_a_class_is_a_dollar(found):
     photos = found(["0.jpg"], labels=[0])
     photos = replace(photos, class_names=("$x_$", *photos.class_names[1:]))
     figure = drawn(classes_of_photos(photos))

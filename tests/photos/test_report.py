@@ -2,7 +2,6 @@
 
 import base64
 import os
-from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
@@ -13,13 +12,8 @@ import pytest
 from PIL import Image
 from support import noise
 
-from mgkit.config import PhotosConfig, make
-from mgkit.features import Passes
 from mgkit.photos import report as module
-from mgkit.photos.duplicates import EDITS, Group, calibrated
-from mgkit.photos.folder import PhotoFolder, find_photos
 from mgkit.photos.report import summary, write_report
-from mgkit.photos.search import FoundPhotos, PhotoTask
 
 NAMES = [
     "plain.jpg", "a b.jpg", "it's \"quoted\".jpg", "<img src=x onerror=alert(1)>.jpg", "<_figcaption><script>alert(2)<_script>.jpg",
@@ -40,33 +34,6 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text.append(data)
-
-
-@pytest.fixture
-def found(tmp_path, tiny_net):
-    """A function: what was found in a folder of pictures of these names, made up but for the pictures."""
-
-    def of(names, *, groups=(), left_out=(), labels=None, others=(), **values):
-        folder = tmp_path / "<my> pictures"
-        folder.mkdir()
-        for seed, name in enumerate(names):
-            with open(os.path.join(folder, name), "wb") as file:
-                noise(seed, (40, 30)).save(file, "JPEG")
-        images = find_photos([folder], side=32).images
-        rng = np.random.default_rng(0)
-        descriptors = rng.normal(size=(len(images), 16)).astype(np.float32)
-        descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
-        photo_folder, config = PhotoFolder(images, {}, Counter(dict(others))), make(PhotosConfig, values)
-        task = PhotoTask(config, photo_folder, tiny_net, 3.0, Passes.of(config))
-        threshold = calibrated(np.full((3, len(EDITS)), 0.8), rng.uniform(0, 0.5, (100, 1)))
-        labels = np.zeros((len(images), 1), int) if labels is None else np.asarray(labels)[:, None]
-        probabilities = np.linspace(0.2, 0.9, len(images))[:, None]
-        return FoundPhotos(
-            task, descriptors, None, "no whitening", threshold, [Group(tuple(g), (0.9,) * len(g)) for g in groups], len(groups),
-            labels, probabilities, tuple(f"class <{k}>" for k in range(30)), "they fit", dict(left_out),
-        )  # fmt: skip
-
-    return of
 
 
 def page_of(found, tmp_path):
@@ -128,7 +95,7 @@ def test_the_size_is_bounded_and_counts_are_complete(found, tmp_path):
     result = found(names, groups=groups, left_out=left_out, labels=np.arange(600) % 30, queries=600, k=50)
     path, text = page_of(result, tmp_path)
     pictures = sum(tag == "img" for tag, _ in Page(text).tags)
-    most = module.MOST_GROUPS * module.MOST_MEMBERS + module.MOST_CLASSES * module.MOST_OF_A_CLASS
+    most = module.MOST_GROUPS * module.MOST_MEMBERS + module.MOST_CLASSES * module.MOST_PER_CLASS
     most += module.MOST_QUERIES * (1 + module.MOST_NEIGHBOURS)
     assert pictures <= most and path.stat().st_size < 6e6
     assert "There are 59 groups, of which 40 are shown; all of them are in near_duplicates.csv" in text

@@ -21,13 +21,13 @@ from mgkit.model import append_one
 from mgkit.photos import search as module
 from mgkit.photos.duplicates import EDITS, recompressed
 from mgkit.photos.search import (
-    chosen_whitening,
+    choose_whitening,
     describe_with,
     embed_photos,
-    likely,
     photo_folders,
     photo_task,
     search_photos,
+    top_classes,
 )
 from mgkit.whitening import fit_pca_whitening, whiten
 
@@ -309,7 +309,7 @@ def features(count):
 )
 def test_which_whitening_and_why(tiny_net, whitened_net, network, count, asked, which, why):
     net = {"plain": tiny_net, "whitened": whitened_net}[network]
-    whitening, said = chosen_whitening(make(PhotosConfig, {"whitening": asked}), net, features(count))
+    whitening, said = choose_whitening(make(PhotosConfig, {"whitening": asked}), net, features(count))
     assert why in said and "\n" not in said
     assert (whitening is None) == (which == "none") and (whitening is net.whitening) == (which == "network" or (which == "none" and net.whitening is None))  # fmt: skip
     if which == "photos":
@@ -320,18 +320,18 @@ def test_which_whitening_and_why(tiny_net, whitened_net, network, count, asked, 
 
 
 def test_a_hundred_and_more_are_whitened_with_shrinkage_where_there_is_no_other(tiny_net, monkeypatch):
-    monkeypatch.setattr(module, "IMAGES_A_DIMENSION", 100)
-    assert "shrunk by 0.5" in chosen_whitening(PhotosConfig(), tiny_net, features(200))[1]
+    monkeypatch.setattr(module, "IMAGES_PER_DIMENSION", 100)
+    assert "shrunk by 0.5" in choose_whitening(PhotosConfig(), tiny_net, features(200))[1]
 
 
 def test_pictures_without_variance_fall_back(tiny_net, whitened_net):
     same = np.ones((200, 8), np.float32)
-    assert chosen_whitening(PhotosConfig(), tiny_net, same)[0] is None
-    assert chosen_whitening(PhotosConfig(), whitened_net, same)[0] is whitened_net.whitening
+    assert choose_whitening(PhotosConfig(), tiny_net, same)[0] is None
+    assert choose_whitening(PhotosConfig(), whitened_net, same)[0] is whitened_net.whitening
     with one_line_error(ValueError, "whitening", "variance"):
-        chosen_whitening(make(PhotosConfig, {"whitening": "photos"}), tiny_net, same)
+        choose_whitening(make(PhotosConfig, {"whitening": "photos"}), tiny_net, same)
     with one_line_error(ValueError, "whitening", "03_whiten"):
-        chosen_whitening(make(PhotosConfig, {"whitening": "network"}), tiny_net, same)
+        choose_whitening(make(PhotosConfig, {"whitening": "network"}), tiny_net, same)
 
 
 # --- Classes
@@ -340,8 +340,8 @@ def test_pictures_without_variance_fall_back(tiny_net, whitened_net):
 def test_probabilities_are_those_before_whitening(tiny_net, whitened_net):
     rows = features(20)
     rows[3] = np.nan
-    labels, probabilities = likely(tiny_net, rows)
-    again, same = likely(whitened_net, rows)
+    labels, probabilities = top_classes(tiny_net, rows)
+    again, same = top_classes(whitened_net, rows)
     assert np.array_equal(labels, again) and np.allclose(probabilities, same, atol=1e-4, equal_nan=True)
     assert np.isnan(probabilities[3]).all() and (labels[3] == -1).all()
     with torch.no_grad():

@@ -1,0 +1,41 @@
+"""What was found in a folder of pictures, for the tests of figures and report."""
+
+import os
+from collections import Counter
+
+import numpy as np
+import pytest
+from support import noise
+
+from mgkit.config import PhotosConfig, make
+from mgkit.features import Passes
+from mgkit.photos.duplicates import EDITS, Group, calibrated
+from mgkit.photos.folder import PhotoFolder, find_photos
+from mgkit.photos.search import FoundPhotos, PhotoTask
+
+
+@pytest.fixture
+def found(tmp_path, tiny_net):
+    """A function: what was found in a folder of pictures of these names, made up but for the pictures."""
+
+    def of(names, *, groups=(), left_out=(), labels=None, others=(), **values):
+        folder = tmp_path / "<my> pictures"
+        folder.mkdir()
+        for seed, name in enumerate(names):
+            with open(os.path.join(folder, name), "wb") as file:
+                noise(seed, (40, 30)).save(file, "JPEG")
+        images = find_photos([folder], side=32).images
+        rng = np.random.default_rng(0)
+        descriptors = rng.normal(size=(len(images), 16)).astype(np.float32)
+        descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+        photo_folder, config = PhotoFolder(images, {}, Counter(dict(others))), make(PhotosConfig, values)
+        task = PhotoTask(config, photo_folder, tiny_net, 3.0, Passes.of(config))
+        threshold = calibrated(np.full((3, len(EDITS)), 0.8), rng.uniform(0, 0.5, (100, 1)))
+        labels = np.zeros((len(images), 1), int) if labels is None else np.asarray(labels)[:, None]
+        probabilities = np.linspace(0.2, 0.9, len(images))[:, None]
+        return FoundPhotos(
+            task, descriptors, None, "no whitening", threshold, [Group(tuple(g), (0.9,) * len(g)) for g in groups], len(groups),
+            labels, probabilities, tuple(f"class <{k}>" for k in range(30)), "they fit", dict(left_out),
+        )  # fmt: skip
+
+    return of
