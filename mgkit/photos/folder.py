@@ -50,7 +50,7 @@ class PhotoList(ImageList):
         return picture if least else self.fitted(index, picture)
 
     def fitted(self, index: int, picture: Image.Image) -> Image.Image:
-        """A picture of image `index` with its longest side of `side` pixels: the shape that `embed.feature_maps` expects."""
+        """A picture of image `index` with its longest side of `side` pixels: the shape that `features.feature_maps` expects."""
         with without_warnings():
             width, height = image_shape(self.paths[index], self.exif, WHOLE)
         height, width = fitted_shape(width, height, self.side, longest=True)
