@@ -10,15 +10,18 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
-from matplotlib.figure import Figure
 
 from mgkit.config import StageConfig, different, to_yaml
 from mgkit.data.images import ImageList, list_hash
 from mgkit.engine.provenance import provenance
 from mgkit.machine.download import file_hash
 from mgkit.machine.files import free_name, project_root, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Results first: a run killed while it removes the files of an earlier one must not look finished.
 LEFT_BY_A_RUN = (
@@ -179,7 +182,7 @@ class Run:
         return values
 
 
-def save_figure(figure: Figure, path: Path) -> Figure:
+def save_figure(figure: "Figure", path: Path) -> "Figure":
     """Write a figure as PNG, at 120 dots per inch, and return it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, bbox_inches="tight")
