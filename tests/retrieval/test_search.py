@@ -273,7 +273,7 @@ def test_memory_stays_within_its_bound():
 
 @pytest.mark.parametrize("k", [0, -1, 6])
 def test_k_must_fit_the_database(k):
-    with pytest.raises(ValueError, match="k must lie between 1 and the 5 images"):
+    with pytest.raises(ValueError, match="k must be between 1 and the 5 images"):
         top_k(rows(2, 3), rows(5, 3), k=k)
 
 
