@@ -138,8 +138,7 @@ class FoundRun:
 
 
 def runs(outputs: Path, experiment: str, stage: str) -> Iterator[FoundRun]:
-    """Yield the finished runs of a stage, latest first, from outputs/<experiment>/<stage>/, <stage>.1/, …
-    """
+    """Yield the finished runs of a stage, latest first, from outputs/<experiment>/<stage>/, <stage>.1/, …"""
     folders = [outputs / experiment / stage, *(outputs / experiment).glob(f"{stage}.*")]
     done = [folder for folder in folders if (folder / "results.json").is_file()]
     for folder in sorted(done, key=lambda folder: (folder / "results.json").stat().st_mtime, reverse=True):

@@ -220,7 +220,7 @@ def timm_model(model: str, pretrained: bool) -> nn.Module:
     except Exception as error:  # the hub's client raises its own types
         reason = str(error).strip().split("\n")[0]
         raise OSError(
-            f"timm's weights of {model} could not be fetched ({reason}): build it once on a machine with a "
+            f"timm's weights of {model} could not be fetched ({reason}): build it once where there is a "
             "network and copy its caches (~/.cache/huggingface, ~/.cache/torch) here"
         ) from None
 

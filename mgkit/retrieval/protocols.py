@@ -90,7 +90,7 @@ def retrieve(
     k: number of neighbours kept for each of `show` queries
     bias: subtracted from all scores of a query ([Q], see `score_bias`)
     The query is removed from its ranking, but counts as the first result in UKBench's score; junk is removed;
-    ties rank before positives. Raises ValueError for descriptors that do not fit, or no query with positives.
+    positives lose ties. Raises ValueError for descriptors that do not fit, or no query with positives.
     """
     check_fit(dataset, descriptors)
     if k < 1 or show < 1:
