@@ -53,7 +53,7 @@ def fetch_benchmark(
         raise ValueError(f"{root} holds the embedded set ({EMBEDDED}): choose another root for {name}")
     if not benchmark.archives:
         raise DownloadError(f"{name} must be downloaded by hand: {benchmark.by_hand} {folder}")
-    troubles = []
+    errors = []
     for archive in benchmark.archives:
         path = root / DOWNLOADS / server_name(archive.urls)
         if is_extracted(path, folder) or is_filled(benchmark, folder, archive.fills):
@@ -61,31 +61,31 @@ def fetch_benchmark(
         urls = addresses.get(path.name, archive.urls)
         try:
             fetch_from_any(urls, path, sha256=archive.sha256, timeout=timeout, waits=waits)
-        except DownloadError as trouble:
-            troubles.append(str(trouble))
+        except DownloadError as error:
+            errors.append(str(error))
         else:
             extract(path, folder, rename=archive.place)
     for companion in benchmark.companions:
         urls = addresses.get(server_name(companion.urls), companion.urls)
         try:
             fetch_from_any(urls, folder / companion.path, timeout=timeout, waits=waits)
-        except DownloadError as trouble:
-            troubles.append(str(trouble))
-    if troubles:
-        raise DownloadError(f"{name} is incomplete, {'; '.join(troubles)}; then run this again")
+        except DownloadError as error:
+            errors.append(str(error))
+    if errors:
+        raise DownloadError(f"{name} is incomplete, {'; '.join(errors)}; then run this again")
     return folder
 
 
 def fetch_from_any(urls: Sequence[str], path: Path, **options) -> Path:
     """Download from the first working address; raise the first address's DownloadError if none works."""
-    troubles = []
+    errors = []
     for url in urls:
         try:
             return fetch(url, path, **options)
-        except (DownloadError, ValueError) as trouble:
-            troubles.append(str(trouble))
+        except (DownloadError, ValueError) as error:
+            errors.append(str(error))
     others = f" (also tried: {', '.join(urls[1:])})" if len(urls) > 1 else ""
-    raise DownloadError(troubles[0] + others)
+    raise DownloadError(errors[0] + others)
 
 
 def server_name(urls: Sequence[str]) -> str:
@@ -95,7 +95,7 @@ def server_name(urls: Sequence[str]) -> str:
 
 def is_filled(benchmark: Benchmark, folder: Path, folders: Iterable[str]) -> bool:
     """Return whether folders of a benchmark hold the published number of images."""
-    images, _ = sorted_out(benchmark, folder)
+    images, _ = sort_files(benchmark, folder)
     return all(len(images[inside]) == benchmark.folders[inside] for inside in folders)
 
 
@@ -112,16 +112,16 @@ def examine(root: str | Path, name: str, *, hashes: bool = False) -> Report:
         how = f"run python -m mgkit.benchmarks fetch {name} --root {root}"
         how = how if benchmark.archives else f"{benchmark.by_hand} {folder}"
         return Report(f"{name}: not there", [f"{folder} does not exist: {how}"])
-    images, findings = sorted_out(benchmark, folder)
+    images, findings = sort_files(benchmark, folder)
     number, embedded = sum(map(len, images.values())), (root / EMBEDDED).exists()
     if not embedded:
         findings += [
-            *wrong_numbers(benchmark, images),
-            *missing_companions(benchmark, folder),
+            *check_numbers(benchmark, images),
+            *check_companions(benchmark, folder),
             *benchmark.details(folder, images),
         ]
     if hashes and not embedded:
-        findings += wrong_hashes(folder)
+        findings += check_hashes(folder)
     of = f" (the embedded set; published are {published:,})" if embedded else f" of {published:,}"
     result = "complete" if not findings else f"{len(findings)} finding{'s' * (len(findings) > 1)}"
     return Report(f"{name}: {number:,}{of} images, {result}", findings)
@@ -143,33 +143,32 @@ def benchmark_of(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
-def sorted_out(benchmark: Benchmark, folder: Path) -> tuple[Images, list[str]]:
+def sort_files(benchmark: Benchmark, folder: Path) -> tuple[Images, list[str]]:
     """Return the images of a benchmark by folder, and findings on other files; hidden ones are ignored."""
-    images, strange, empty, closed = {inside: set() for inside in benchmark.folders}, [], [], []
+    images, unexpected, empty, unreadable = {inside: set() for inside in benchmark.folders}, [], [], []
     known = ("*.sha256", *(companion.path for companion in benchmark.companions))
     fits = re.compile("|".join(map(translate, benchmark.names))).match
     above = {"", *(str(parent) for inside in images for parent in PurePosixPath(inside).parents)} - {"."}
     for inside in sorted({*images, *above}):
         start = f"{inside}/" if inside else ""
-        for name, size in listed(folder / inside, closed):
+        for name, size in listed(folder / inside, unreadable):
             if size is None:
                 if f"{start}{name}" not in {*images, *above}:
-                    strange.append(f"{start}{name}/")
+                    unexpected.append(f"{start}{name}/")
                 continue
-            small = name.lower()
-            if inside in images and fits(small):
-                images[inside].add(small)
+            if inside in images and fits(name.lower()):
+                images[inside].add(name.lower())
             elif not any(fnmatch(name, pattern) for pattern in known):
-                strange.append(f"{start}{name}")
+                unexpected.append(f"{start}{name}")
                 continue
             if not size:
                 empty.append(f"{start}{name}")
-    kinds = {"empty": empty, "not part of the set": strange, "cannot be read": closed}
+    kinds = {"empty": empty, "not part of the set": unexpected, "cannot be read": unreadable}
     return images, [f"{kind}: {abbreviated(paths)}" for kind, paths in kinds.items() if paths]
 
 
-def listed(folder: Path, closed: list[str]) -> Iterator[tuple[str, int | None]]:
-    """Yield names and sizes in bytes (None: folder, 0: also a broken link); `closed` gets unreadable ones."""
+def listed(folder: Path, unreadable: list[str]) -> Iterator[tuple[str, int | None]]:
+    """Yield names and sizes in bytes (None: folder, 0: also a broken link); collect unreadable folders."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -179,10 +178,10 @@ def listed(folder: Path, closed: list[str]) -> Iterator[tuple[str, int | None]]:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError:
-        closed.append(str(folder))
+        unreadable.append(str(folder))
 
 
-def wrong_numbers(benchmark: Benchmark, images: Images) -> Iterator[str]:
+def check_numbers(benchmark: Benchmark, images: Images) -> Iterator[str]:
     """Yield findings on folders with no, too few or too many images."""
     empty = [inside for inside in images if not images[inside]]
     if empty:
@@ -193,13 +192,14 @@ def wrong_numbers(benchmark: Benchmark, images: Images) -> Iterator[str]:
             yield f"{inside}/ holds {len(names):,} images, published are {benchmark.folders[inside]:,}"
 
 
-def missing_companions(benchmark: Benchmark, folder: Path) -> Iterator[str]:
+def check_companions(benchmark: Benchmark, folder: Path) -> Iterator[str]:
+    """Yield findings on missing companion files."""
     for companion in benchmark.companions:
         if not any(path.is_file() for path in folder.glob(companion.path)):
             yield f"missing: {companion.path}, {companion.use}"
 
 
-def wrong_hashes(folder: Path) -> Iterator[str]:
+def check_hashes(folder: Path) -> Iterator[str]:
     """Yield findings on files that differ from their records, or on missing records."""
     records = sorted(folder.rglob("*.sha256"))
     if not records:

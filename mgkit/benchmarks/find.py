@@ -36,10 +36,10 @@ def find_sets(root: str | Path, *, names: Sequence[str] = (), distractors: str =
 
     root: folder; each benchmark is in the folder of its name (`copydays_levels` in `copydays/`). Other images
     are grouped by `groups.csv`, or by sub-folder, or not at all; ImageNet gives its validation images.
-    root may also be a csv of groups
+    A csv of groups may be given instead.
     names: of `SET_NAMES`
     distractors: folder or list for Copydays; "" for `unlabelled/distractors` below root, if it exists
-    Raises ValueError for an unknown name, FileNotFoundError for a missing set, and as the readers.
+    Raises ValueError for an unknown name, FileNotFoundError for a missing set, and what readers raise.
     """
     unknown = [name for name in names if name not in SET_NAMES]
     if unknown:

@@ -60,7 +60,7 @@ def read_revisited_gnd(path: str | Path) -> RevisitedGroundTruth:
         raise FileNotFoundError(f"the ground truth {path} of revisited Oxford or Paris does not exist")
     try:
         with open(path, "rb") as file:
-            content = NarrowUnpickler(file, encoding="latin1").load()
+            content = RestrictedUnpickler(file, encoding="latin1").load()
         return checked(content)
     except Exception as error:  # a damaged pickle may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -95,7 +95,7 @@ class Array(list):
         self[:] = content if isinstance(content, list) else dtype.values(content)
 
 
-class NarrowUnpickler(pickle.Unpickler):
+class RestrictedUnpickler(pickle.Unpickler):
     """Unpickler of plain values and numpy arrays (as lists); ValueError for any other global."""
 
     def find_class(self, module: str, name: str) -> Callable:
