@@ -35,6 +35,7 @@ def load_checkpoint(path: str | Path) -> dict:
     """Load a file of `torch.save` (also of the format before 1.6) or a `.safetensors` file, onto the CPU.
 
     path: checkpoint file
+
     Returns a dict with at least `model_state`, a state dict for `MultiGrain.load_state_dict`. Only tensors
     and plain values are unpickled; code is refused. Raises FileNotFoundError, or ValueError that names the
     file.
@@ -153,6 +154,7 @@ def load_network(checkpoint: str | Path, *, backbone: str | None = None) -> tupl
 
     checkpoint: file, or name of a released checkpoint, which is downloaded if missing
     backbone: name of the backbone; needed for files that do not record it, checked for those that do
+
     Raises what `load_checkpoint` and `fetch_released` raise, and ValueError for the state of another
     backbone.
     """
@@ -210,6 +212,7 @@ def fetch_released(name: str, *, folder: str | Path | None = None) -> Path:
 
     name: one of `RELEASED`, with or without `.pth`
     folder: where files are stored; None for data/released/ in the project
+
     Raises ValueError for an unknown name, and what `mgkit.machine.download.fetch` raises.
     """
     name = name.removesuffix(".pth")
@@ -233,6 +236,7 @@ def export_safetensors(path: str | Path, net: MultiGrain, **content) -> None:
 
     path: file, ending in .safetensors
     content: plain values for the metadata, in JSON beside the backbone's name and p
+
     Raises ValueError for another suffix or other values.
     """
     if Path(path).suffix != ".safetensors":

@@ -17,6 +17,7 @@ def distance_weighted_probabilities(e: Tensor, target: Tensor) -> Tensor:
 
     e: L2-normalised embeddings ([B,D])
     target: instance label of each image ([B])
+
     Returns probabilities [B,B] whose rows sum to 1. The weight is 1/q(d), zero beyond distance 1.4 and
     within an instance, with `q(d) ∝ d^(D-2) (1 - d²/4)^((D-3)/2)` (Wu et al. 2017).
     A row whose weights all vanish is uniform over its negatives; a row without negatives is zero.
@@ -51,6 +52,7 @@ def sample_triplets(
     e: L2-normalised embeddings ([B,D])
     target: instance label of each image ([B])
     generator: source of the random numbers; the default one if None
+
     Returns indices (anchor, positive, negative), [T] each, sorted by anchor, then positive. Negatives of an
     anchor are distinct where it has enough. An image without a positive or a negative gives no triplet.
     """
@@ -109,6 +111,7 @@ class JointLoss(nn.Module):
 
     lambda_: λ, weight of the cross-entropy (0..1)
     beta, margin: as for `MarginLoss`
+
     Raises ValueError for lambda_ outside 0..1.
     """
 
@@ -153,6 +156,7 @@ def gradient_share(embedding: Tensor, cross_entropy: Tensor, margin: Tensor, lam
     embedding: embedding that both losses were computed from ([B,C])
     cross_entropy, margin: the losses (scalars)
     lambda_: λ, weight of the cross-entropy (0..1)
+
     g_class and g_retr are the gradients of λ · cross_entropy and (1-λ) · margin in the embedding, |·| is
     the mean row norm. Returns a detached scalar in 0..1; λ where both gradients vanish. Keeps the graph,
     writes no .grad. Raises RuntimeError for a loss that does not depend on the embedding, for instance

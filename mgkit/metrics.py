@@ -18,6 +18,7 @@ def topk_accuracy(logits: Tensor, target: Tensor, ks: Sequence[int] = (1, 5)) ->
     logits: class scores ([N,K])
     target: class of each image ([N])
     ks: numbers of classes; a k above K counts as K
+
     Ties rank before the target. Raises ValueError for N = 0 or shapes that do not fit.
     """
     return [float((target_ranks(logits, target) < k).double().mean()) for k in ks]
@@ -42,6 +43,7 @@ def positive_ranks(scores: ArrayLike, positives: ArrayLike, *, junk: ArrayLike =
     scores: similarity of each database image, without the query ([N])
     positives: indices of the positives ([P])
     junk: indices of images that are removed from the ranking (revisited Oxford and Paris)
+
     Raises ValueError for non-finite scores, indices outside 0..N-1, and positives that are repeated or junk.
     """
     scores = finite_scores(scores)
@@ -70,6 +72,7 @@ def average_precision(
     n_positives: number of positives, retrieved or not
     rule: `trapezoid` averages the precision before and at each positive (Holidays, Copydays, revisited
     Oxford and Paris); `rectangle` takes the precision at the positive (trec_eval, micro-AP)
+
     Raises ValueError for n_positives < 1, more ranks than positives, and repeated or negative ranks.
     """
     ranks = sorted_ranks(ranks, n_positives)
@@ -88,6 +91,7 @@ def precision_at(ranks: ArrayLike, k: int) -> float:
 
     ranks: 0-based ranks of all positives, without junk
     k: number of images; at most up to the last positive
+
     Raises ValueError for k < 1 or no ranks.
     """
     if k < 1:
@@ -103,6 +107,7 @@ def ukbench_score(ranks: Sequence[Sequence[int]]) -> float:
     """Return the mean number of correct images among the first four, the query included (0..4).
 
     ranks: 0-based ranks of the four images of each query's object
+
     Raises ValueError for no query.
     """
     if not len(ranks):
@@ -117,6 +122,7 @@ def mean_precision_recall(
 
     ranks_per_query, n_positives_per_query: as for `average_precision`; queries with 0 positives are skipped
     points: number of recalls from 0 to 1
+
     The precision at a recall is the highest at that recall or above, and 0 beyond the last positive
     retrieved. Raises ValueError for no query with positives, unequal lengths, or fewer than 2 points.
     """
@@ -153,6 +159,7 @@ def micro_average_precision(
     correct: whether the pair is in the ground truth ([R], bool)
     n_positives: number of pairs in the ground truth, predicted or not (weighted, if there are weights)
     weights: number of times each prediction counts ([R], integers >= 0)
+
     Returns NaN for n_positives = 0. Raises ValueError for non-finite scores, arrays that do not fit, or more
     correct predictions than n_positives.
     """
@@ -175,6 +182,7 @@ def recall_at_precision(
 
     precision: minimum precision (0..1); 0 is returned where it is never reached
     scores, correct, n_positives, weights: as for `micro_average_precision`, as are NaN and errors
+
     Each position is an operating point, also among ties, as in the official evaluation. Raises ValueError
     for a precision outside 0..1.
     """
@@ -248,6 +256,7 @@ def bootstrap_interval(
     queries: Q
     level: confidence level (0..1, exclusive)
     samples: number of resamples; those with a NaN statistic are ignored
+
     Intervals of few queries (a dozen) are too narrow. Raises ValueError for no query, no sample, a level
     outside (0, 1), or a statistic that is always NaN.
     """
@@ -269,6 +278,7 @@ def bootstrap_mean(
     """Return the bootstrap confidence interval (low, high) of a mean over queries.
 
     values: one per query ([Q]); NaN for queries without positives, which are ignored
+
     For two systems on the same queries, `bootstrap_mean(a - b)` is the interval of the difference. Raises
     ValueError for no value, infinite values, or a level outside (0, 1).
     """

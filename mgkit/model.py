@@ -44,6 +44,7 @@ class MultiGrain(nn.Module):
     p: exponent of GeM
     num_classes: number of classes K
     learn_p: whether p requires a gradient
+
     Inputs are images [B,3,H,W], or a list of [3,h,w] of different sizes, normalised with `mean` and `std`.
     Attributes: name (of the backbone), width (channels C before whitening), classes (names of the classes,
     empty if unknown), source (file the network was loaded from, empty if none).

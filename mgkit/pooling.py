@@ -13,6 +13,7 @@ def gem(x: Tensor, p: float | Tensor) -> Tensor:
 
     x: feature maps ([B,C,h,w])
     p: exponent > 0 (number or scalar tensor, differentiable); 1 is average pooling, inf is max pooling
+
     Returns [B,C] in float32 or wider. Raises ValueError for p <= 0.
     """
     value = check_exponent(p)

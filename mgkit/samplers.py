@@ -18,8 +18,10 @@ class RepeatedAugmentationSampler(Sampler[list[int]]):
     batch_size: size of the global batch (samples); rank `rank` of `world_size` gets a contiguous share of it
     repetitions: samples per image; may exceed the samples of an epoch
     len_factor: length of an epoch (multiple of dataset_len)
+    shuffle: permute the images; otherwise they are in order
     drop_last: leave out an incomplete last batch
     seed: with `set_epoch`, determines the order on all ranks
+
     Raises ValueError for counts < 1, and for a batch_size < repetitions or < world_size.
     """
 
@@ -88,6 +90,7 @@ def same_shape_batches(shapes: Sequence[tuple[int, int]], batch_size: int) -> li
 
     shapes: height and width of each image (px)
     batch_size: largest size of a batch
+
     Batches are ordered by their first image, so that files are still read nearly in order.
     """
     by_shape: dict[tuple[int, int], list[int]] = {}

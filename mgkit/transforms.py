@@ -27,6 +27,7 @@ class CropAndResize(v2.Transform):
 
     size: side of the output (px)
     scale, ratio: ranges of the crop's share of the area and of its aspect ratio
+
     Crops are those of torchvision. About 2 % of the pixels differ from PIL's by one level, since torch
     resizes with less precise weights.
     """
@@ -55,6 +56,7 @@ class ColorJitter(v2.Transform):
     """ColorJitter of torchvision, in half the time and in place: float32 levels [3,H,W] of `to_levels`.
 
     strength: factors of brightness, contrast and saturation are uniform in 1 ± strength
+
     Random numbers are those of torchvision. Levels equal PIL's, unless PIL was compiled with fused
     multiply-add, which may change single levels by one.
     """
@@ -107,6 +109,7 @@ class Lighting(v2.Transform):
 
     std: standard deviation of the shift (in eigenvalues)
     inplace: change the image itself
+
     As in the released code, the result is divided by 1 + std and clamped to 0..1.
     """
 
@@ -141,6 +144,7 @@ def train_transform(
     0.1) or `AA` (with AutoAugment's ImageNet policy)
     crop_scale: smallest share of the image's area in a crop
     mean, std: for the normalisation of each channel
+
     Random numbers are those of torchvision's transforms, from torch's global generator; pixels are theirs on
     PIL images up to a few levels. Raises ValueError for another kind or size < 1.
     """
@@ -166,6 +170,7 @@ def eval_transform(size: int, crop: str = "square", *, mean=IMAGENET_MEAN, std=I
     size: side of the output (px)
     crop: `square` (short side to 256/224 · size, central size × size) or `rect` (longest side to size)
     mean, std: for the normalisation of each channel
+
     Bilinear on PIL images; sides are truncated to integers. Raises ValueError for another crop or size < 1.
     """
     check_size(size)

@@ -14,6 +14,7 @@ def fit_pca_whitening(embeddings: np.ndarray | Tensor, *, shrinkage: float = 0.0
 
     embeddings: one row per image ([N,D])
     shrinkage: s, replaces eigenvalues λ by (1-s)·λ + s·mean(λ); for fewer than 10 images per dimension
+
     Returns mean [D] and projection [D,D] in float32, components by decreasing variance, signs arbitrary.
     Raises ValueError for fewer than two rows, non-finite values, and zero variances without shrinkage.
     """
@@ -50,6 +51,7 @@ def whiten(model: MultiGrain, mean: Tensor, projection: Tensor) -> MultiGrain:
 
     mean: of l2([e;1]) ([D], D = width + 1)
     projection: whitening matrix, invertible ([D,D])
+
     With the descriptor d, l2([e;1]) = d projection⁻¹ + mean. The classifier [W b] becomes the weight
     [W b] projection⁻ᵀ and the bias [W b] mean: the same logits up to a factor 1/‖[e;1]‖ per image.
     Raises ValueError for a whitened model, or matrices of another size.
@@ -75,6 +77,7 @@ def fold(weight: Tensor, bias: Tensor, mean: Tensor, projection: Tensor) -> tupl
 
     weight, bias: classifier of embeddings ([K,D-1], [K])
     mean, projection: the whitening ([D], [D,D])
+
     Returns weight [K,D] and bias [K] on descriptors, computed in float64, as float32.
     """
     joined = torch.cat([weight, bias[:, None]], dim=1).double()  # [K,D]
