@@ -1,4 +1,4 @@
-"""The board: every figure that the paper prints beside what runs of this kit left under outputs/, measured or not."""
+"""The board: each figure printed in the paper beside the measurements of runs under outputs/."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from mgkit.machine.files import project_root
 
 PAPER = Path(__file__).with_name("paper_results.yaml")
 IMAGENET_VALIDATION = 50_000  # images
-RETRIEVAL_SETS = {  # the paper's sets: name and queries in 05's results
+RETRIEVAL_SETS = {  # key: (name, number of queries) in the results of notebook 05
     "holidays": ("holidays", 500),
     "ukbench": ("ukbench", 10_200),
     "copydays": ("copydays + 10000 distractors", 229),
@@ -23,10 +23,14 @@ WHITENED = "GeM, p*, whitened"
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run measured: the value in the paper's unit, the images or queries it is a mean over, and where it comes from.
+    """A measurement of a run.
 
-    complete: whether these are the paper's. folder: of the run. command: that repeats it. checkpoint: SHA-256, empty where the
-    run started from no file.
+    value: in the paper's unit
+    images: number of images or queries that it is a mean over
+    complete: whether these are the paper's
+    folder: of the run
+    command: that repeats the run
+    checkpoint: SHA-256 of the run's initial checkpoint, empty if none
     """
 
     value: float
@@ -39,7 +43,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Entry:
-    """One printed figure: table and row of the paper, size (px), measure, value, the recipe that measures it, and what was measured."""
+    """A printed figure: position in the paper (table, row, size in px), measure, recipe, measurement."""
 
     table: str
     row: str
@@ -51,15 +55,16 @@ class Entry:
 
     @property
     def difference(self) -> float | None:
-        """Measured less printed; None where nothing was measured."""
+        """Measured minus printed value; None without a measurement."""
         return None if self.measured is None else self.measured.value - self.paper
 
 
 def board(outputs: Path | None = None) -> list[Entry]:
-    """Every printed figure, in the paper's order, with the latest run that measures it.
+    """Return all printed figures, in the paper's order, each with its latest measurement.
 
-    outputs: where runs are looked for, the project's outputs/ unless given. A run counts for a figure if its experiment bears the
-    name that the figure's recipe gives it; runs on other images than the paper's are marked as such, not left out.
+    outputs: folder of the runs; None for outputs/ in the project
+    A run counts if its experiment has the name given by the figure's recipe. Runs on other images than the
+    paper's are marked.
     """
     outputs = project_root() / "outputs" if outputs is None else Path(outputs)
     printed = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
@@ -71,19 +76,17 @@ def board(outputs: Path | None = None) -> list[Entry]:
     entries += [entry(line, "p*", line["p"], learned(outputs, line)) for line in printed["pooling_exponents"]]
     for line in printed["retrieval"]:
         entries += [entry(line, name, line[name], retrieved(outputs, line, name)) for name in RETRIEVAL_SETS]
-    entries += [
-        entry(line, "micro-AP", line["value"], detected(outputs, line)) for line in printed["copy_detection"]
-    ]
-    return entries
+    detection = printed["copy_detection"]
+    return entries + [entry(line, "micro-AP", line["value"], detected(outputs, line)) for line in detection]
 
 
 def entry(line: dict, measure: str, value: float, found: Iterator[Measured]) -> Entry:
-    """The entry of a line of the paper's results, with the first of what was found."""
+    """Build the entry of a line of paper_results.yaml, with the first measurement found."""
     return Entry(line["table"], line["row"], line["size"], measure, value, line["recipe"], next(found, None))
 
 
 def classified(outputs: Path, line: dict, key: str) -> Iterator[Measured]:
-    """04's measurements of a line's top1, top5 (per cent) or p."""
+    """Yield measurements of a line's top1, top5 (%) or p by notebook 04."""
     for run in runs(outputs, line["experiment"], "evaluate_imagenet"):
         for row in run.results["rows"]:
             if all(row[name] == line[name] for name in ("crop", "size", "exponent")):
@@ -93,7 +96,7 @@ def classified(outputs: Path, line: dict, key: str) -> Iterator[Measured]:
 
 
 def learned(outputs: Path, line: dict) -> Iterator[Measured]:
-    """02's measurements of a line's p*."""
+    """Yield measurements of a line's p* by notebook 02."""
     for run in runs(outputs, line["experiment"], "finetune_p"):
         if line["size"] in run.results["sizes"]:
             images = run.results["val_images"]
@@ -102,32 +105,28 @@ def learned(outputs: Path, line: dict) -> Iterator[Measured]:
 
 
 def retrieved(outputs: Path, line: dict, name: str) -> Iterator[Measured]:
-    """05's measurements of a line's mAP (per cent) or score, with whitened descriptors."""
+    """Yield measurements of a line's mAP (%) or score with whitened descriptors, by notebook 05."""
     for run in runs(outputs, line["experiment"], "evaluate_retrieval"):
         for row in run.results["rows"]:
             right = row["set"].split(" + ")[0] == name and row["descriptor"] == WHITENED
             if right and run.results["size"] == line["size"]:
                 value = row["value"] if row["measure"] == "score" else 100 * row["value"]
-                yield run.measured(
-                    value, row["queries"], (row["set"], row["queries"]) == RETRIEVAL_SETS[name]
-                )
+                complete = (row["set"], row["queries"]) == RETRIEVAL_SETS[name]
+                yield run.measured(value, row["queries"], complete)
 
 
 def detected(outputs: Path, line: dict) -> Iterator[Measured]:
-    """05's measurements of a line's micro-AP (per cent) on DISC21."""
+    """Yield measurements of a line's micro-AP (%) on DISC21 by notebook 05."""
     for run in runs(outputs, line["experiment"], "evaluate_retrieval"):
         for row in run.results["rows"]:
-            if (row["set"], row["descriptor"], run.results["size"]) == (
-                "disc21",
-                line["descriptor"],
-                line["size"],
-            ):
+            found = row["set"], row["descriptor"], run.results["size"]
+            if found == ("disc21", line["descriptor"], line["size"]):
                 yield run.measured(100 * row["value"], row["queries"], row["queries"] == DISC21_QUERIES)
 
 
 @dataclass(frozen=True)
 class FoundRun:
-    """The folder of a finished run, its results and its provenance."""
+    """A finished run: folder, results and provenance."""
 
     folder: Path
     results: dict
@@ -139,7 +138,7 @@ class FoundRun:
 
 
 def runs(outputs: Path, experiment: str, stage: str) -> Iterator[FoundRun]:
-    """The finished runs of a stage, the latest first: outputs/<experiment>/<stage>/ and what was set aside, <stage>.1, …"""
+    """Yield the finished runs of a stage, latest first, from outputs/<experiment>/<stage>/, <stage>.1/, …"""
     folders = [outputs / experiment / stage, *(outputs / experiment).glob(f"{stage}.*")]
     done = [folder for folder in folders if (folder / "results.json").is_file()]
     for folder in sorted(done, key=lambda folder: (folder / "results.json").stat().st_mtime, reverse=True):
@@ -149,28 +148,26 @@ def runs(outputs: Path, experiment: str, stage: str) -> Iterator[FoundRun]:
 
 
 def table(entries: list[Entry]) -> str:
-    """The board as text: a line for each row and size of the paper's tables, then the runs that the measurements come from."""
+    """Format the board: a line for each row and size of the paper's tables, then the runs cited."""
     lines, sources = [], {}
     for name, of_table in groupby(entries, key=lambda entry: entry.table):
         lines += [f"{name}", f"{'':50}{'measure':30}{'paper':>20}{'measured':>21}{'difference':>21}"]
         for (row, size), group in groupby(of_table, key=lambda entry: (entry.row, entry.size)):
             group = list(group)
             columns = [" / ".join(shown) for shown in zip(*map(cells, group), strict=True)]
-            if all(each.measured is None for each in group):
+            if not any(figure.measured for figure in group):
                 columns[2:] = ["not measured", ""]
             label = f"{row}, {size} px"
             line = f"{label:50}{columns[0]:30}{columns[1]:>20}{columns[2]:>21}{columns[3]:>21}"
             lines.append((line + marks(group, sources)).rstrip())
         lines.append("")
     if not sources:
-        return "\n".join(
-            [*lines, "Nothing of this has been measured yet: notebooks/recipes/ has the commands."]
-        )
+        return "\n".join([*lines, "Nothing has been measured yet: notebooks/recipes/ has the commands."])
     return "\n".join([*lines, *(f"[{number}] {source}" for source, number in sources.items())])
 
 
 def cells(entry: Entry) -> tuple[str, str, str, str]:
-    """An entry's measure, printed value, measured value and difference, as text; - where it was not measured."""
+    """Format an entry's measure, printed value, measured value and difference; - if not measured."""
     digits = 2 if entry.measure == "ukbench" else 1
     paper = f"{entry.paper:.{digits}f}"
     if entry.measured is None:
@@ -179,7 +176,7 @@ def cells(entry: Entry) -> tuple[str, str, str, str]:
 
 
 def marks(group: list[Entry], sources: dict[str, int]) -> str:
-    """References to the runs of a line, which `sources` numbers, and how many images they are over if not the paper's."""
+    """Format references to the runs of a line, numbered in `sources`, and a note on incomplete sets."""
     text = ""
     for measured in dict.fromkeys(entry.measured for entry in group if entry.measured):
         checkpoint = f"checkpoint {measured.checkpoint[:12]}" if measured.checkpoint else "no checkpoint file"

@@ -1,4 +1,4 @@
-"""Checkpoints in the layout of the released files: loaded without running code from them, saved in one piece."""
+"""Checkpoints in the format of the released files: safe loading, atomic saving."""
 
 import json
 import re
@@ -32,15 +32,17 @@ RELEASED = {  # name: (folder on the server, backbone)
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """The file's content, on the CPU: at least `model_state`, a state dict for `MultiGrain.load_state_dict`.
+    """Load a file of `torch.save` (also of the format before 1.6) or a `.safetensors` file, onto the CPU.
 
-    Files of `torch.save`, in its present and its first layout, and `.safetensors` files. Only tensors and plain
-    containers are read: a pickle with code in it is refused. Raises FileNotFoundError, or ValueError naming the file,
-    what it is and what it should be.
+    path: checkpoint file
+
+    Returns a dict with at least `model_state`, a state dict for `MultiGrain.load_state_dict`. Only tensors
+    and plain values are unpickled; code is refused. Raises FileNotFoundError, or ValueError that names the
+    file.
     """
     path = Path(path)
     if path.is_dir():
-        raise FileNotFoundError(f"{path} is a folder: a checkpoint is a file, .pth or .safetensors")
+        raise FileNotFoundError(f"{path} is a folder: a .pth or .safetensors file is expected")
     if not path.is_file():
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
     checkpoint = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
@@ -49,13 +51,13 @@ def load_checkpoint(path: str | Path) -> dict:
 
 
 def read_torch(path: Path) -> object:
-    """The content of a file of `torch.save`. Raises ValueError for anything else."""
+    """Load a file of `torch.save`; raise ValueError for other files."""
     found = other_format(path)
     if found:
-        raise ValueError(f"{path} is {found}, not a checkpoint: a file of torch.save is expected")
+        raise ValueError(f"{path} is {found}, not a checkpoint written by torch.save")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols that torch.save does not write
+            warnings.simplefilter("ignore")  # about other pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
@@ -64,85 +66,83 @@ def read_torch(path: Path) -> object:
 
 
 def other_format(path: Path) -> str | None:
-    """What a file is, in words, if it is no file of `torch.save`; None if it may be one."""
+    """Describe a file that torch.save did not write; return None if it may have written it."""
     with open(path, "rb") as file:
         head = file.read(512)
     if not head:
         return "empty"
     if is_web_page(head):
-        return "a web page (a download that went wrong?)"
+        return "a web page (a failed download?)"
     if head.startswith(b"PK"):
         return zip_content(path)
-    if head[8:10] == b'{"':  # behind the length of that header
+    if head[8:10] == b'{"':  # a header after its length
         return "a safetensors file (rename it to .safetensors)"
-    if tarfile.is_tarfile(path):  # also torch's layout before 0.1.10, which cannot be read safely
+    if tarfile.is_tarfile(path):  # also torch's format before 0.1.10, which cannot be read safely
         return "a tar archive"
-    if not head.startswith(b"\x80"):  # every pickle of torch.save names its protocol first
+    if not head.startswith(b"\x80"):  # pickles of torch.save start with their protocol
         return "a text file" if is_text(head) else "of an unknown format"
     return None
 
 
 def zip_content(path: Path) -> str | None:
-    """What a zip file is, in words, if it is no whole file of `torch.save`."""
+    """Describe a zip file that torch.save did not write; return None if it may have written it."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, EOFError):
-        return "damaged or cut off (a zip file without its end)"
+        return "damaged or truncated (a zip file without its end)"
     return None if any(name.endswith("/data.pkl") for name in names) else "a zip file of something else"
 
 
 def is_text(head: bytes) -> bool:
-    """Whether the first bytes of a file are readable as text."""
+    """Return whether the first bytes of a file are UTF-8 text."""
     try:
         head.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # else a character is cut off by our end
+        if error.start < len(head) - 3:  # else the last character is truncated
             return False
     return b"\0" not in head
 
 
 def refusal(error: Exception) -> str:
-    """Why torch could not read a file, in one line; its own message goes on to suggest reading without protection."""
+    """Describe in one line why torch could not read a file, without its advice to disable weights_only."""
     message = str(error).strip()
     name = re.search(r"GLOBAL ([\w.]+)", message)
     if name:
-        return f"it asks for {name[1]}, code that is not run; only tensors and plain values are expected"
+        return f"it contains code ({name[1]}), which is not run; only tensors and plain values are read"
     unsupported = re.search(r"Unsupported operand \d+", message)
     reason = unsupported[0] if unsupported else message.split("\n")[0] or type(error).__name__
-    return f"damaged, cut off or a pickle that torch.save did not write ({reason})"
+    return f"damaged, truncated or not written by torch.save ({reason})"
 
 
 def check_layout(path: Path, checkpoint: object) -> None:
-    """Raise ValueError unless this is a dict with a `model_state` of named tensors."""
+    """Raise ValueError unless the checkpoint is a dict with a `model_state` of named tensors."""
     state = checkpoint.get("model_state") if isinstance(checkpoint, dict) else None
     if not isinstance(state, Mapping):
         found = f"the keys {', '.join(map(str, checkpoint))}" if isinstance(checkpoint, dict) else "no dict"
         raise ValueError(f"{path} holds no model_state but {found[:200]}: it is not a MultiGrain checkpoint")
     for key, value in state.items():
         if not (isinstance(key, str) and isinstance(value, Tensor)):
-            kind = type(value).__name__
-            raise ValueError(
-                f"{path}: model_state must hold named tensors, but {str(key)[:80]!r} is a {kind}"
-            )
+            wrong = f"{str(key)[:80]!r} is a {type(value).__name__}"
+            raise ValueError(f"{path}: model_state must hold named tensors, but {wrong}")
     if not isinstance(checkpoint.get("backbone", ""), str):
         raise ValueError(f"{path}: backbone must be a name, not a {type(checkpoint['backbone']).__name__}")
 
 
 def read_safetensors(path: Path) -> dict:
-    """The content of a `.safetensors` file in the layout of the others. Raises ValueError for anything else."""
+    """Load a `.safetensors` file as a checkpoint dict; raise ValueError for other files."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is not iterable
             metadata = file.metadata() or {}
     except (SafetensorError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path} is damaged, cut off or no safetensors file ({reason})") from None
+        raise ValueError(f"{path} is damaged, truncated or not a safetensors file ({reason})") from None
     return {key: plain_value(text) for key, text in metadata.items()} | {"model_state": state}
 
 
 def plain_value(text: str) -> object:
-    """The value that a metadata text stands for: JSON where it is that, else the text."""
+    """Decode a metadata text from JSON; return the text itself if it is not JSON."""
     try:
         return json.loads(text)
     except ValueError:
@@ -150,11 +150,13 @@ def plain_value(text: str) -> object:
 
 
 def load_network(checkpoint: str | Path, *, backbone: str | None = None) -> tuple[MultiGrain, dict]:
-    """The network of a checkpoint, in eval mode, and the checkpoint's content.
+    """Load a network in eval mode; return it with the content of its checkpoint.
 
-    checkpoint: a file, or the name of a released one, which is downloaded where it is missing. backbone: needed for
-    files that do not say it, checked for those that do. Raises what `load_checkpoint` and `fetch_released` raise, and
-    ValueError, naming the file, for the state of another backbone.
+    checkpoint: file, or name of a released checkpoint, which is downloaded if missing
+    backbone: name of the backbone; needed for files that do not record it, checked for those that do
+
+    Raises what `load_checkpoint` and `fetch_released` raise, and ValueError for the state of another
+    backbone.
     """
     path = Path(checkpoint)
     name = released_name(path)
@@ -165,9 +167,7 @@ def load_network(checkpoint: str | Path, *, backbone: str | None = None) -> tupl
     backbone = agreed_backbone(path, content.get("backbone"), backbone)
     state = content["model_state"]
     if "classifier.weight" not in state or state["classifier.weight"].ndim != 2:
-        raise ValueError(
-            f"{path} has no classifier.weight of two dimensions: it is not a MultiGrain checkpoint"
-        )
+        raise ValueError(f"{path} has no classifier.weight [K,D]: it is not a MultiGrain checkpoint")
     try:
         net = get_multigrain(backbone, num_classes=len(state["classifier.weight"]))
         net.load_state_dict(state)
@@ -178,42 +178,42 @@ def load_network(checkpoint: str | Path, *, backbone: str | None = None) -> tupl
 
 
 def released_name(path: Path) -> str:
-    """The name of the released checkpoint that a path stands for; empty where it stands for a file that is there."""
+    """Return the name of the released checkpoint that a path names; empty for a path that exists."""
     name = str(path).removesuffix(".pth")
     return name if name in RELEASED and not path.exists() else ""
 
 
 def checkpoint_file(path: Path) -> Path:
-    """The file itself; for the name of a released one, that file, downloaded where it is missing."""
+    """Return the file of a path; a released checkpoint is downloaded if missing."""
     name = released_name(path)
     return fetch_released(name) if name else path
 
 
 def agreed_backbone(path: Path, recorded: str | None, given: str | None) -> str:
-    """The backbone that a file records or a person gives; ValueError where they differ or neither says it."""
+    """Return the recorded or given backbone; raise ValueError if they differ or both are missing."""
     if given and recorded and given != recorded:
-        raise ValueError(
-            f"{path} is a {recorded}, not a {given}: leave `backbone` empty or choose another checkpoint"
-        )
+        raise ValueError(f"{path} is a {recorded}, not a {given}: leave `backbone` empty or change the file")
     if not (given or recorded):
-        raise ValueError(f"{path} does not say its backbone: give `backbone`")
+        raise ValueError(f"{path} does not record its backbone: set `backbone`")
     return given or recorded
 
 
 def load_released(name: str, *, folder: str | Path | None = None) -> MultiGrain:
-    """A network of the paper's authors by the name of its file, in eval mode, with the p of the file (`RELEASED`).
+    """Load a released network in eval mode, with the p of its file.
 
-    Arguments and errors as for `fetch_released`; ValueError also for a file that holds something else.
+    name, folder: as for `fetch_released`, as are errors; ValueError also for a file of another network
     """
     path = fetch_released(name, folder=folder)
     return load_network(path, backbone=RELEASED[path.stem][1])[0]
 
 
 def fetch_released(name: str, *, folder: str | Path | None = None) -> Path:
-    """The file of a released checkpoint, downloaded on first use.
+    """Return the file of a released checkpoint, downloaded on first use.
 
-    name: one of `RELEASED`, with or without `.pth`. folder: where the files are kept, data/released below the
-    project's root unless given. Raises ValueError for an unknown name, and what `mgkit.machine.download.fetch` raises.
+    name: one of `RELEASED`, with or without `.pth`
+    folder: where files are stored; None for data/released/ in the project
+
+    Raises ValueError for an unknown name, and what `mgkit.machine.download.fetch` raises.
     """
     name = name.removesuffix(".pth")
     if name not in RELEASED:
@@ -225,25 +225,27 @@ def fetch_released(name: str, *, folder: str | Path | None = None) -> Path:
 
 
 def save_checkpoint(path: str | Path, net: MultiGrain, **content) -> None:
-    """Write `model_state`, the backbone's name and `content` (tensors and plain values) to path, all or nothing."""
+    """Save `model_state`, the backbone's name and `content` (tensors and plain values) atomically."""
     checkpoint = {"model_state": net.state_dict(), "backbone": net.name, **content}
     with atomic_write(path) as temporary:
         torch.save(checkpoint, temporary)
 
 
 def export_safetensors(path: str | Path, net: MultiGrain, **content) -> None:
-    """Write the network to a `.safetensors` file, all or nothing, for `load_checkpoint` and other programs to read.
+    """Save the network as a `.safetensors` file, atomically; `load_checkpoint` reads it.
 
-    The tensors are those of `net.state_dict()`; the metadata hold the backbone's name, p and `content` (say
-    `classes=[...]`), plain values, as JSON texts. Raises ValueError for another suffix or a value that is no plain one.
+    path: file, ending in .safetensors
+    content: plain values for the metadata, in JSON beside the backbone's name and p
+
+    Raises ValueError for another suffix or other values.
     """
     if Path(path).suffix != ".safetensors":
-        raise ValueError(f"{path} should end in .safetensors: by that it is recognised when it is loaded")
+        raise ValueError(f"{path} must end in .safetensors")
     try:
         texts = {key: json.dumps(value) for key, value in ({"p": net.pool.p.item()} | content).items()}
     except TypeError as error:
-        raise ValueError(f"{path} can only keep plain values beside the tensors: {error}") from None
-    # Copies: the format knows neither tensors that share memory nor memory layouts such as channels-last.
+        raise ValueError(f"{path}: metadata must be plain values: {error}") from None
+    # Copies, since the format supports neither shared memory nor layouts such as channels-last.
     state = {
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, value in net.state_dict().items()

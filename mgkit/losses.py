@@ -1,4 +1,4 @@
-"""The joint objective: distance-weighted triplets, the margin loss, and its mix with cross-entropy."""
+"""Joint loss of MultiGrain: cross-entropy and the margin loss on distance-weighted triplets."""
 
 import math
 from collections.abc import Callable
@@ -7,31 +7,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CLOSEST = 0.5  # distances are clamped below at it: no negative is drawn for being nearly equal
-FARTHEST = 1.4  # negatives past it hardly ever give a loss, so they are not drawn
+CLOSEST = 0.5  # lower clamp on distances, so that near duplicates are not favoured
+FARTHEST = 1.4  # negatives beyond this distance rarely give a loss and are not sampled
 
 
 @torch.no_grad()
 def distance_weighted_probabilities(e: Tensor, target: Tensor) -> Tensor:
-    """How probable each image is as a negative of each anchor (section 3.3; Wu et al. 2017).
+    """Compute the probability of sampling each image as the negative of each anchor (section 3.3).
 
-    e: L2-normalised embeddings [B,D]. target: instance of each, [B]. Returns [B,B], rows sum to 1: weight 1/q(d)
-    with `q(d) ∝ d^(D-2) (1 - d²/4)^((D-3)/2)`, zero past 1.4 and for the anchor's own instance. A row whose
-    weights all vanish is uniform over its negatives; a row without a negative is zero.
+    e: L2-normalised embeddings ([B,D])
+    target: instance label of each image ([B])
 
-    The weights are float32 numbers relative to the largest of the whole batch, as in the released trainings: in
-    high dimension, far rows underflow to zero beside a close pair, and then draw uniformly.
+    Returns probabilities [B,B] whose rows sum to 1. The weight is 1/q(d), zero beyond distance 1.4 and
+    within an instance, with `q(d) ∝ d^(D-2) (1 - d²/4)^((D-3)/2)` (Wu et al. 2017).
+    A row whose weights all vanish is uniform over its negatives; a row without negatives is zero.
+
+    Weights are float32 and relative to the largest in the batch, as in the released trainings: in high
+    dimension, distant rows underflow to zero beside a close pair and become uniform.
     """
     e = e.float()
     dim = e.shape[1]
     square = e.square().sum(1)
     distance_square = square[:, None] + square[None, :] - 2 * e @ e.T
-    distance = distance_square.clamp(min=0).sqrt().fill_diagonal_(1.0)
-    distance = distance.clamp(min=CLOSEST)
+    distance = distance_square.clamp(min=0).sqrt().fill_diagonal_(1.0).clamp(min=CLOSEST)
     # 1 - d²/4 is zero for opposite embeddings; the floor keeps inf out of the maximum.
-    log_weight = (2.0 - dim) * distance.log() - (dim - 3) / 2 * (1 - distance.square() / 4).clamp(
-        min=1e-6
-    ).log()
+    cap = (1 - distance.square() / 4).clamp(min=1e-6)
+    log_weight = (2.0 - dim) * distance.log() - (dim - 3) / 2 * cap.log()
     weight = (log_weight - log_weight[distance < FARTHEST].max()).exp().clamp(max=1.0)
 
     negative = target[:, None] != target[None, :]
@@ -46,11 +47,14 @@ def distance_weighted_probabilities(e: Tensor, target: Tensor) -> Tensor:
 def sample_triplets(
     e: Tensor, target: Tensor, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One distance-weighted negative for every anchor and each of its positives.
+    """Sample one distance-weighted negative for each pair of an anchor and a positive (section 3.3).
 
-    e: L2-normalised embeddings [B,D]. target: instances [B]. Returns indices (anchor, positive, negative), [T] each, by
-    anchor, then positive. The negatives of an anchor differ from one another while it has enough of them.
-    An image without a positive, or without a negative, gives no triplet: T may be 0.
+    e: L2-normalised embeddings ([B,D])
+    target: instance label of each image ([B])
+    generator: source of the random numbers; the default one if None
+
+    Returns indices (anchor, positive, negative), [T] each, sorted by anchor, then positive. Negatives of an
+    anchor are distinct where it has enough. An image without a positive or a negative gives no triplet.
     """
     probability = distance_weighted_probabilities(e, target)
     same = (target[:, None] == target[None, :]).fill_diagonal_(False)
@@ -59,16 +63,16 @@ def sample_triplets(
     if not len(anchor):
         return anchor, positive, anchor.clone()
 
-    draws = same.sum(1)  # how many negatives each anchor wants
+    draws = same.sum(1)  # [B], negatives to sample for each anchor
     most = int(draws.max())
-    # An exponential race: the first k to arrive at rate `probability` are k draws without replacement.
+    # Exponential race: the first k arrivals at rate `probability` are k draws without replacement.
     device = generator.device if generator is not None else e.device
     noise = torch.empty(probability.shape, device=device).exponential_(generator=generator).to(e.device)
-    # In float64: the smallest float32 probability arrives late, but before what is never to be drawn.
+    # In float64, so that the smallest probability still gives a finite arrival time.
     rate = probability.double()
     arrival = torch.where(rate > 0, noise.double().clamp(min=1e-30) / rate, math.inf)
     order = arrival.topk(most, dim=1, largest=False).indices  # [B,most], by arrival
-    scarce = (probability > 0).sum(1) < draws  # then draw with replacement
+    scarce = (probability > 0).sum(1) < draws  # these rows are sampled with replacement
     if scarce.any():
         rows = probability[scarce].to(device)
         order[scarce] = torch.multinomial(rows, most, replacement=True, generator=generator).to(e.device)
@@ -77,9 +81,10 @@ def sample_triplets(
 
 
 class MarginLoss(nn.Module):
-    """`[d_ap - β + α]₊ + [β - d_an + α]₊`, summed, over the number of terms above zero (section 3.3).
+    """Margin loss `[d_ap - β + α]₊ + [β - d_an + α]₊`, averaged over non-zero terms (section 3.3).
 
-    beta: initial boundary between positive and negative distances, learned. margin: α.
+    beta: initial value of β, the learned boundary between positive and negative distances
+    margin: α
     """
 
     def __init__(self, beta: float = 1.2, margin: float = 0.2):
@@ -88,31 +93,32 @@ class MarginLoss(nn.Module):
         self.margin = margin
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        """Embeddings [T,D] each -> scalar; 0, with gradients 0, for T = 0."""
+        """Return the loss of embeddings [T,D] as a scalar; 0, with zero gradients, for T = 0."""
         positive_loss = (distance(anchor, positive) - self.beta + self.margin).relu()
         negative_loss = (self.beta - distance(anchor, negative) + self.margin).relu()
-        # A triplet with both terms counts twice: they are separate pairs.
+        # The positive and the negative pair of a triplet are counted separately.
         pairs = (positive_loss > 0).sum() + (negative_loss > 0).sum()
         return (positive_loss.sum() + negative_loss.sum()) / pairs.clamp(min=1)
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distance of rows, [T,D] -> [T]; the 1e-8 keeps the gradient of equal rows finite."""
+    """Return the Euclidean distances of rows [T,D] -> [T]; the 1e-8 keeps gradients of equal rows finite."""
     return ((a - b).square().sum(1) + 1e-8).sqrt()
 
 
 class JointLoss(nn.Module):
     """λ · cross-entropy + (1-λ) · margin loss on distance-weighted triplets (equation 5).
 
-    Raises ValueError unless 0 <= lambda_ <= 1.
+    lambda_: λ, weight of the cross-entropy (0..1)
+    beta, margin: as for `MarginLoss`
+
+    Raises ValueError for lambda_ outside 0..1.
     """
 
     def __init__(self, lambda_: float = 0.5, *, beta: float = 1.2, margin: float = 0.2):
         super().__init__()
         if not 0 <= lambda_ <= 1:
-            raise ValueError(
-                f"lambda_ must lie between 0 (margin loss alone) and 1 (cross-entropy alone), got {lambda_}"
-            )
+            raise ValueError(f"lambda_ must lie between 0 and 1 (cross-entropy alone), got {lambda_}")
         self.lambda_ = lambda_
         self.margin_loss = MarginLoss(beta, margin)
 
@@ -124,35 +130,39 @@ class JointLoss(nn.Module):
         generator: torch.Generator | None = None,
         gather: Callable[[Tensor], Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """output: of `MultiGrain`. label, instance: [b]. Returns scalars loss, cross_entropy, margin.
+        """Return the scalars loss, cross_entropy and margin.
 
-        gather: rows of these images -> those of all images among which triplets are drawn, [b,...] -> [B,...], with
-        gradients; for a batch that several processes share. Without it they are drawn among the b.
+        output: of `MultiGrain` (b rows)
+        label, instance: of each image ([b])
+        gather: collects rows of all ranks, with gradients ([b,...] -> [B,...]); None: triplets of this rank
         """
         cross_entropy = F.cross_entropy(output["classifier_output"], label)
-        if self.lambda_ == 1:  # no triplet is needed, nor can there be one with N=1
+        if self.lambda_ == 1:  # without repeated augmentation (N=1) there are no positives
             margin = cross_entropy.new_zeros(())
         else:
             e = output["normalized_embedding"]
             if gather is not None:
                 e, instance = gather(e), gather(instance)
             triplets = sample_triplets(e, instance, generator=generator)
-            # e[index], but a CPU sums the gradients of an embedding's rows on all its threads.
+            # F.embedding is e[index] with a faster, multi-threaded backward on CPUs.
             margin = self.margin_loss(*(F.embedding(index, e) for index in triplets))  # [T,D] each
         loss = self.lambda_ * cross_entropy + (1 - self.lambda_) * margin
         return {"loss": loss, "cross_entropy": cross_entropy, "margin": margin}
 
 
 def gradient_share(embedding: Tensor, cross_entropy: Tensor, margin: Tensor, lambda_: float) -> Tensor:
-    """How much of the pull on the embedding comes from the classes: |g_class| / (|g_class| + |g_retr|) (figure 5).
+    """Return the share of the classification gradient, |g_class| / (|g_class| + |g_retr|) (figure 5).
 
-    g_class and g_retr are the gradients of λ · cross_entropy and (1-λ) · margin, scalars, with respect to the embedding
-    [B,C] that both were computed from; |·| is the norm of an image's row, averaged over the batch. Returns a scalar in 0..1
-    without graph: 1 for λ=1, 0 for λ=0, and λ where both gradients vanish and neither pulls. The graph is kept for the
-    training step, no parameter's .grad is touched. RuntimeError where a loss does not depend on the embedding, as where
-    torch.compile was given the head along with the backbone.
+    embedding: embedding that both losses were computed from ([B,C])
+    cross_entropy, margin: the losses (scalars)
+    lambda_: λ, weight of the cross-entropy (0..1)
+
+    g_class and g_retr are the gradients of λ · cross_entropy and (1-λ) · margin in the embedding, |·| is
+    the mean row norm. Returns a detached scalar in 0..1; λ where both gradients vanish. Keeps the graph,
+    writes no .grad. Raises RuntimeError for a loss that does not depend on the embedding, for instance
+    when torch.compile fused the head with the backbone.
     """
-    if lambda_ in (0, 1):  # the loss without weight may have no graph at all
+    if lambda_ in (0, 1):  # the loss of zero weight may have no graph
         return embedding.new_full((), lambda_, dtype=torch.float32)
     classes = lambda_ * mean_gradient_norm(cross_entropy, embedding)
     both = classes + (1 - lambda_) * mean_gradient_norm(margin, embedding)
@@ -160,6 +170,6 @@ def gradient_share(embedding: Tensor, cross_entropy: Tensor, margin: Tensor, lam
 
 
 def mean_gradient_norm(loss: Tensor, embedding: Tensor) -> Tensor:
-    """The norm of each image's gradient, [B,C] -> [B], averaged -> scalar."""
+    """Return the norm of each row of the gradient [B,C], averaged over the batch (scalar)."""
     [gradient] = torch.autograd.grad(loss, embedding, retain_graph=True)
     return gradient.float().norm(dim=1).mean()

@@ -1,4 +1,4 @@
-"""The network: backbone -> GeM -> (whitening) -> embedding and class scores."""
+"""The MultiGrain network: backbone -> GeM -> (whitening) -> embedding and class scores."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from mgkit.pooling import GeM, check_exponent, l2_normalize
 
 
 class PCA(nn.Module):
-    """Affine map (x - pca_m) pca_P of rows [N,D]; the names are those of the released files."""
+    """Affine map (x - pca_m) pca_P of rows [N,D], with the parameter names of the released files."""
 
     def __init__(self, mean: Tensor, projection: Tensor):
         super().__init__()
@@ -22,7 +22,7 @@ class PCA(nn.Module):
 
 
 class Whitening(nn.Module):
-    """[e;1] -> L2 -> PCA: pooled embeddings [B,C] -> descriptors [B,C+1] (section 3.6)."""
+    """[e;1] -> L2 -> PCA: pooled features [B,C] -> descriptors [B,C+1] (section 3.6)."""
 
     def __init__(self, mean: Tensor, projection: Tensor):
         super().__init__()
@@ -33,27 +33,27 @@ class Whitening(nn.Module):
 
 
 def append_one(pooled: Tensor) -> Tensor:
-    """l2([e;1]), [B,C] -> [B,C+1]: with the constant channel a linear classifier needs no bias (section 3.6)."""
+    """Return l2([e;1]), [B,C] -> [B,C+1]; the last channel replaces the classifier's bias (section 3.6)."""
     return l2_normalize(torch.cat([pooled, torch.ones_like(pooled[:, :1])], dim=1))
 
 
 class MultiGrain(nn.Module):
-    """One embedding for classes, instances and copies (figure 1).
+    """Network with one embedding for classes, instances and copies (figure 1).
 
-    backbone: from `build_backbone`; its published classifier is used if it has num_classes classes. p: GeM exponent. Inputs are
-    float images [B,3,H,W], or a list of [3,h,w] of unequal sizes, normalised with `mean` and `std`. Attributes: name, width
-    (channels C before whitening), classes (the names of the K classes, empty where the checkpoint does not say them),
-    source (the file that the network was loaded from, else empty).
+    backbone: from `build_backbone`; its published classifier is used if it has num_classes classes
+    p: exponent of GeM
+    num_classes: number of classes K
+    learn_p: whether p requires a gradient
+
+    Inputs are images [B,3,H,W], or a list of [3,h,w] of different sizes, normalised with `mean` and `std`.
+    Attributes: name (of the backbone), width (channels C before whitening), classes (names of the classes,
+    empty if unknown), source (file the network was loaded from, empty if none).
     """
 
     def __init__(self, backbone: Backbone, *, p: float = 3.0, num_classes: int = 1000, learn_p: bool = False):
         super().__init__()
-        self.name, self.width, self.mean, self.std = (
-            backbone.name,
-            backbone.width,
-            backbone.mean,
-            backbone.std,
-        )
+        self.name, self.width = backbone.name, backbone.width
+        self.mean, self.std = backbone.mean, backbone.std
         self.features = backbone.features
         self.twin = backbone.twin
         self.pool = GeM(p, learn_p=learn_p)
@@ -66,11 +66,11 @@ class MultiGrain(nn.Module):
         self.source = ""
 
     def forward(self, images: Tensor | list[Tensor]) -> dict[str, Tensor]:
-        """-> embedding [B,D], normalized_embedding [B,D], classifier_output [B,K]."""
+        """Return embedding [B,D], normalized_embedding [B,D] and classifier_output [B,K]."""
         return self.head(self.pooled(images))
 
     def pooled(self, images: Tensor | list[Tensor]) -> Tensor:
-        """images -> backbone -> GeM -> [B,C]; images of one shape in a list share a forward pass."""
+        """Apply backbone and GeM, -> [B,C]; images of equal shape in a list share a forward pass."""
         if isinstance(images, Tensor):
             return self.pool(self.features(images))
         shapes: dict[torch.Size, list[int]] = {}
@@ -81,7 +81,7 @@ class MultiGrain(nn.Module):
         return torch.cat(rows)[order.argsort()]
 
     def head(self, pooled: Tensor) -> dict[str, Tensor]:
-        """Pooled features [B,C] -> the outputs of `forward`, in float32 whatever the backbone ran in."""
+        """Return the outputs of `forward` for pooled features [B,C], in float32 also under autocast."""
         with torch.autocast(pooled.device.type, enabled=False):
             embedding = pooled if self.whitening is None else self.whitening(pooled)
             return {
@@ -91,54 +91,49 @@ class MultiGrain(nn.Module):
             }
 
     def set_classifier(self, classifier: nn.Linear) -> None:
-        """Put a classifier in place. In the files of the NASNets it is there twice: so it is here, the very same module."""
+        """Set the classifier; NASNets hold the same module a second time, as their released files do."""
         self.classifier = classifier
         if self.twin:
             self.features.get_submodule(self.twin).last_linear = classifier
 
     @torch.no_grad()
     def copy_to_classifier(self, weight: Tensor, bias: Tensor) -> None:
-        """Copy weight [K,D] and bias [K]."""
+        """Copy weight [K,D] and bias [K] into the classifier."""
         self.classifier.weight.copy_(weight)
         self.classifier.bias.copy_(bias)
 
     def set_whitening(self, mean: Tensor, projection: Tensor, weight: Tensor, bias: Tensor) -> None:
-        """Put a whitening (mean [D], projection [D,D]) and its classifier ([K,D], [K]) in place; D = width + 1."""
+        """Set the whitening (mean [D], projection [D,D]) and its classifier ([K,D], [K]), D = width + 1."""
         self.whitening = Whitening(mean, projection)
         self.set_classifier(nn.Linear(weight.shape[1], weight.shape[0], device=weight.device))
         self.copy_to_classifier(weight, bias)
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False):
-        """As in torch; a whitened state grows the whitening and the classifier it needs.
+        """Load a state dict as in torch; the state of a whitened network adds the whitening first.
 
-        Raises ValueError, leaving the network as it was, when the state is another network's.
+        Raises ValueError for the state of another network, before anything is changed.
         """
         check_state(self, state_dict)
         if "whitening.pca.pca_m" in state_dict and self.whitening is None:
-            device, classes = self.classifier.weight.device, self.classifier.out_features
-            size = self.width + 1
-            empty = torch.empty(size, size, device=device)
-            self.set_whitening(
-                empty[0].clone(), empty, empty.new_empty(classes, size), empty.new_empty(classes)
-            )
+            classes, size = self.classifier.out_features, self.width + 1
+            empty = torch.empty(size, size, device=self.classifier.weight.device)
+            classifier = empty.new_empty(classes, size), empty.new_empty(classes)
+            self.set_whitening(empty[0].clone(), empty, *classifier)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
 
 def check_state(net: MultiGrain, state: Mapping[str, Tensor]) -> None:
-    """Raise a one-line ValueError if `state` does not belong to a network like `net`, whitened or not."""
-    own = net.state_dict()
-    whitening = {
-        "whitening.pca.pca_m": (net.width + 1,),
-        "whitening.pca.pca_P": (net.width + 1, net.width + 1),
-    }
+    """Raise ValueError if `state` does not belong to a network like `net`, whitened or not."""
+    size = net.width + 1
+    whitening = {"whitening.pca.pca_m": (size,), "whitening.pca.pca_P": (size, size)}
     whitened = any(key in state for key in whitening)
     if net.whitening is not None and not whitened:
-        raise ValueError("the state has no whitening but the network has: load it into a fresh network")
-    expected = {key: tuple(value.shape) for key, value in own.items()}
+        raise ValueError("the network is whitened, the state is not: load it into a new network")
+    expected = {key: tuple(value.shape) for key, value in net.state_dict().items()}
     twins = ["classifier"] + ([f"features.{net.twin}.last_linear"] if net.twin else [])
     if whitened:
         expected |= whitening
-        expected |= {f"{twin}.weight": (net.classifier.out_features, net.width + 1) for twin in twins}
+        expected |= {f"{twin}.weight": (net.classifier.out_features, size) for twin in twins}
     missing = sorted(expected.keys() - state.keys())
     extra = sorted(state.keys() - expected.keys())
     if missing or extra:
@@ -158,8 +153,8 @@ def check_state(net: MultiGrain, state: Mapping[str, Tensor]) -> None:
         for key in ("weight", "bias"):
             if not torch.equal(state[f"{twin}.{key}"], state[f"classifier.{key}"]):
                 raise ValueError(
-                    f"the state of a {net.name} holds its classifier twice, but {twin}.{key} differs from classifier.{key}: "
-                    "copy the right one over the other"
+                    f"the state of a {net.name} holds its classifier twice, but {twin}.{key} differs from "
+                    f"classifier.{key}: copy the right one over the other"
                 )
 
 
@@ -171,15 +166,18 @@ def get_multigrain(
     learn_p: bool = False,
     pretrained_backbone: bool = False,
 ) -> MultiGrain:
-    """A MultiGrain network on the named backbone, randomly initialised; GeM exponent p (3 in the paper).
+    """Build a randomly initialised MultiGrain network.
 
-    pretrained_backbone: take the weights published for ImageNet; with num_classes=1000 their classifier too, which makes the
-    off-the-shelf networks of table E.1. Raises ValueError for an unknown backbone, p <= 0 or num_classes < 1; OSError where
-    weights cannot be fetched.
+    backbone: name of the backbone (see `mgkit.backbones.backbone_names`)
+    p: exponent of GeM (3 in the paper)
+    num_classes: number of classes
+    learn_p: whether p requires a gradient
+    pretrained_backbone: load published ImageNet weights, and with num_classes=1000 their classifier (table
+    E.1) Raises ValueError for an unknown backbone, p <= 0 or num_classes < 1; OSError if weights cannot be
+    fetched.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     check_exponent(p)  # before weights are fetched
-    return MultiGrain(
-        build_backbone(backbone, pretrained_backbone), p=p, num_classes=num_classes, learn_p=learn_p
-    )
+    network = build_backbone(backbone, pretrained_backbone)
+    return MultiGrain(network, p=p, num_classes=num_classes, learn_p=learn_p)

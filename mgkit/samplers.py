@@ -1,4 +1,4 @@
-"""Which images make a batch: repeated augmentation for training, one shape a batch for `rect` evaluation."""
+"""Batch samplers: repeated augmentation for training, batches of equal image shape for evaluation."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,16 +8,21 @@ from torch.utils.data import Sampler
 
 
 class RepeatedAugmentationSampler(Sampler[list[int]]):
-    """Batches of indices in which every image stands `repetitions` times, side by side (section 3.4).
+    """Sample batches that hold each image `repetitions` times, side by side (section 3.4).
 
-    An epoch has `int(len_factor * dataset_len)` samples: one image after the other, each `repetitions` times, in a fresh
-    permutation whenever the last is used up. Corner cases: copies run on across the border of two batches where
-    batch_size is no multiple of repetitions; the last batch may be short (`drop_last` leaves it out); the epoch may
-    end in the middle of an image's copies; more copies than the epoch has samples is allowed.
+    An epoch has `int(len_factor * dataset_len)` samples. Images follow a random permutation; a new one starts
+    when the last is used up. Copies continue in the next batch if batch_size is no multiple of repetitions.
+    The epoch may end within the copies of an image. The last batch may be smaller.
 
-    dataset_len: images. batch_size: samples a global batch, of which rank `rank` of `world_size` gets its contiguous
-    share. seed: with `set_epoch`, the whole order; it is the same on every rank. Raises ValueError for counts below one,
-    a batch smaller than `repetitions` or than `world_size`.
+    dataset_len: number of images
+    batch_size: size of the global batch (samples); rank `rank` of `world_size` gets a contiguous share of it
+    repetitions: samples per image; may exceed the samples of an epoch
+    len_factor: length of an epoch (multiple of dataset_len)
+    shuffle: permute the images; otherwise they are in order
+    drop_last: leave out an incomplete last batch
+    seed: with `set_epoch`, determines the order on all ranks
+
+    Raises ValueError for counts < 1, and for a batch_size < repetitions or < world_size.
     """
 
     def __init__(
@@ -32,21 +37,17 @@ class RepeatedAugmentationSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
     ):
-        for name, value in [
-            ("dataset_len", dataset_len),
-            ("batch_size", batch_size),
-            ("repetitions", repetitions),
-        ]:
+        counts = {"dataset_len": dataset_len, "batch_size": batch_size, "repetitions": repetitions}
+        for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if int(len_factor * dataset_len) < 1:
-            raise ValueError(f"len_factor {len_factor} leaves no sample of {dataset_len} images in an epoch")
+            raise ValueError(f"len_factor {len_factor} of {dataset_len} images gives an empty epoch")
         if batch_size < repetitions:
             raise ValueError(f"batch_size {batch_size} is smaller than repetitions {repetitions}")
         if not 0 <= rank < world_size <= batch_size:
-            raise ValueError(
-                f"need 0 <= rank < world_size <= batch_size, got {rank}, {world_size}, {batch_size}"
-            )
+            got = f"{rank}, {world_size}, {batch_size}"
+            raise ValueError(f"need 0 <= rank < world_size <= batch_size, got {got}")
         self.dataset_len, self.batch_size, self.repetitions = dataset_len, batch_size, repetitions
         self.samples = int(len_factor * dataset_len)
         self.shuffle, self.drop_last, self.seed = shuffle, drop_last, seed
@@ -54,13 +55,12 @@ class RepeatedAugmentationSampler(Sampler[list[int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order `__iter__` gives."""
+        """Set the epoch, which with the seed determines the order."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return (
-            self.samples // self.batch_size if self.drop_last else math.ceil(self.samples / self.batch_size)
-        )
+        batches = self.samples / self.batch_size
+        return math.floor(batches) if self.drop_last else math.ceil(batches)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self.order()
@@ -69,7 +69,7 @@ class RepeatedAugmentationSampler(Sampler[list[int]]):
             yield batch[share(len(batch), self.rank, self.world_size)]
 
     def order(self) -> list[int]:
-        """The epoch's samples in order, all ranks together: `int(len_factor * dataset_len)` indices."""
+        """Return the indices of the epoch for all ranks, `int(len_factor * dataset_len)` of them."""
         images = math.ceil(self.samples / self.repetitions)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         passes = math.ceil(images / self.dataset_len)
@@ -81,21 +81,22 @@ class RepeatedAugmentationSampler(Sampler[list[int]]):
 
 
 def share(length: int, part: int, parts: int) -> slice:
-    """The part's contiguous share of so many samples; shares differ by one sample at most, and together are all."""
+    """Return the contiguous slice of `length` samples for one of `parts`; sizes differ by at most one."""
     return slice(length * part // parts, length * (part + 1) // parts)
 
 
 def same_shape_batches(shapes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
-    """Indices in batches of equal (height, width), each of `batch_size` or fewer; every index once.
+    """Group indices into batches of equal shape.
 
-    Batches are ordered by their first image, so that a sequential read of a folder stays nearly sequential.
+    shapes: height and width of each image (px)
+    batch_size: largest size of a batch
+
+    Batches are ordered by their first image, so that files are still read nearly in order.
     """
     by_shape: dict[tuple[int, int], list[int]] = {}
     for i, shape in enumerate(shapes):
         by_shape.setdefault(tuple(shape), []).append(i)
     batches = [
-        same[start : start + batch_size]
-        for same in by_shape.values()
-        for start in range(0, len(same), batch_size)
+        same[i : i + batch_size] for same in by_shape.values() for i in range(0, len(same), batch_size)
     ]
     return sorted(batches)

@@ -1,4 +1,4 @@
-"""PCA whitening learned on unlabelled images and folded into the classifier (section 3.6)."""
+"""PCA whitening, fitted on unlabelled images and folded into the classifier (section 3.6)."""
 
 import copy
 
@@ -10,11 +10,13 @@ from mgkit.model import MultiGrain
 
 
 def fit_pca_whitening(embeddings: np.ndarray | Tensor, *, shrinkage: float = 0.0) -> tuple[Tensor, Tensor]:
-    """PCA whitening of rows: mean [D] and projection [D,D] with cov((x - mean) @ projection) = I, in float32.
+    """Fit a PCA whitening, cov((x - mean) @ projection) = I (section 3.6).
 
-    embeddings: [N,D]. shrinkage s: eigenvalues become (1-s)·λ + s·mean(λ), which a set of fewer than some ten images a
-    dimension wants and the paper's 20,000 images do without. Components by falling variance; signs are free. Raises
-    ValueError for fewer than two rows, values that are not finite, or variances that vanish and are not shrunk.
+    embeddings: one row per image ([N,D])
+    shrinkage: s, replaces eigenvalues λ by (1-s)·λ + s·mean(λ); for fewer than 10 images per dimension
+
+    Returns mean [D] and projection [D,D] in float32, components by decreasing variance, signs arbitrary.
+    Raises ValueError for fewer than two rows, non-finite values, and zero variances without shrinkage.
     """
     x = torch.as_tensor(embeddings).detach()
     if x.ndim != 2 or len(x) < 2:
@@ -35,7 +37,7 @@ def fit_pca_whitening(embeddings: np.ndarray | Tensor, *, shrinkage: float = 0.0
 
 
 def moments(x: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
-    """Mean [D] and covariance [D,D] in float64, without a second copy of the data."""
+    """Return mean [D] and covariance [D,D] in float64, without a float64 copy of x."""
     mean = sum(part.sum(0, dtype=torch.float64) for part in x.split(chunk)) / len(x)
     covariance = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
     for part in x.split(chunk):
@@ -45,14 +47,17 @@ def moments(x: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
 
 
 def whiten(model: MultiGrain, mean: Tensor, projection: Tensor) -> MultiGrain:
-    """A copy of the model whose embedding is (l2([e;1]) - mean) projection and whose classes are what they were.
+    """Return a copy of the model with embeddings (l2([e;1]) - mean) projection, same classes (section 3.6).
 
-    mean [D], projection [D,D], D = width + 1, projection invertible. With the descriptor d, l2([e;1]) = d projection⁻¹ + mean, so
-    the classifier [W b] becomes weight [W b] projection⁻ᵀ, bias [W b] mean: the same logits up to 1/‖[e;1]‖ an image.
-    Raises ValueError for a model that is whitened already, or matrices of another size.
+    mean: of l2([e;1]) ([D], D = width + 1)
+    projection: whitening matrix, invertible ([D,D])
+
+    With the descriptor d, l2([e;1]) = d projection⁻¹ + mean. The classifier [W b] becomes the weight
+    [W b] projection⁻ᵀ and the bias [W b] mean: the same logits up to a factor 1/‖[e;1]‖ per image.
+    Raises ValueError for a whitened model, or matrices of another size.
     """
     if model.whitening is not None:
-        raise ValueError("the network is whitened already: start from the checkpoint before whitening")
+        raise ValueError("the network is already whitened: start from the checkpoint before whitening")
     size = model.width + 1
     if tuple(mean.shape) != (size,) or tuple(projection.shape) != (size, size):
         raise ValueError(
@@ -68,7 +73,13 @@ def whiten(model: MultiGrain, mean: Tensor, projection: Tensor) -> MultiGrain:
 
 @torch.no_grad()
 def fold(weight: Tensor, bias: Tensor, mean: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
-    """The classifier [K,D-1], [K] on embeddings -> [K,D], [K] on whitened descriptors; in float64, returned as float32."""
+    """Fold a whitening into a classifier (section 3.6).
+
+    weight, bias: classifier of embeddings ([K,D-1], [K])
+    mean, projection: the whitening ([D], [D,D])
+
+    Returns weight [K,D] and bias [K] on descriptors, computed in float64, as float32.
+    """
     joined = torch.cat([weight, bias[:, None]], dim=1).double()  # [K,D]
     mean, projection = mean.to(joined), projection.to(joined)
     folded = torch.linalg.solve(projection, joined.T).T  # projection⁻¹ acts on descriptors d, [.,D]

@@ -40,7 +40,7 @@ def test_nothing_is_measured_where_nothing_was_run(outputs):
     assert len(entries) > 120 and all(e.measured is None and e.difference is None for e in entries)
     text = table(entries)
     assert text.count("not measured") == len({(e.table, e.row, e.size) for e in entries})
-    assert "Nothing of this has been measured yet" in text
+    assert "Nothing has been measured yet" in text
 
 
 def test_the_figures_are_those_that_the_paper_prints(reference):

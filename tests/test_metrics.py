@@ -226,8 +226,8 @@ def test_duplicates_of_a_positive_that_are_negative_come_before_it(values, copie
         ([0.1, 0.2], [0], [5], "junk must be indices of the 2 scores, got 5"),
         ([0.1, 0.2], [0, 1, 0], [], "positives must be distinct, got 0 more than once"),
         ([0.1, 0.2, 0.3], [0, 1], [2, 1], "image 1 is in both positives and junk"),
-        ([0.1, 0.2], [True, False], [], "positives must be a row of integers"),
-        ([0.1, 0.2], [0.0], [], "positives must be a row of integers"),
+        ([0.1, 0.2], [True, False], [], "positives must be integers"),
+        ([0.1, 0.2], [0.0], [], "positives must be integers"),
     ],
 )
 def test_positive_ranks_reject_what_cannot_be_ranked(scores, positives, junk, message):
@@ -263,7 +263,7 @@ def test_rectangle_rule_by_hand():
 
 
 def test_float_ranks_are_rejected():
-    with pytest.raises(ValueError, match="ranks must be a row of integers"):
+    with pytest.raises(ValueError, match="ranks must be integers"):
         average_precision([0.5], 1)
 
 
@@ -463,14 +463,14 @@ def test_no_predictions_and_nothing_to_find():
             None,
             "scores must be finite numbers: -inf at index 1 is not finite",
         ),
-        ([0.1], [True, True], 2, None, "correct must be bool [1] as the scores, got bool [2]"),
-        ([0.1, 0.2], [1, 0], 2, None, "correct must be bool [2] as the scores, got int64 [2]"),
-        ([0.1, 0.2], [True, True], 1, None, "no less than the 2 correct predictions, got 1"),
-        ([0.1, 0.2], [True, True], 4, [2, 3], "no less than the 5 correct predictions, got 4"),
-        ([0.1, 0.2], [True, True], -1, None, "no less than the 2 correct predictions, got -1"),
-        ([0.1, 0.2], [True, True], 9, [1], "weights must be 2 numbers >= 0"),
-        ([0.1, 0.2], [True, True], 9, [1, -1], "weights must be 2 numbers >= 0"),
-        ([0.1, 0.2], [True, True], 9, [1.0, 0.5], "weights must be a row of integers"),
+        ([0.1], [True, True], 2, None, "correct must be bool [1] like the scores, got bool [2]"),
+        ([0.1, 0.2], [1, 0], 2, None, "correct must be bool [2] like the scores, got int64 [2]"),
+        ([0.1, 0.2], [True, True], 1, None, ">= the 2 correct predictions, got 1"),
+        ([0.1, 0.2], [True, True], 4, [2, 3], ">= the 5 correct predictions, got 4"),
+        ([0.1, 0.2], [True, True], -1, None, ">= the 2 correct predictions, got -1"),
+        ([0.1, 0.2], [True, True], 9, [1], "weights must be 2 integers >= 0"),
+        ([0.1, 0.2], [True, True], 9, [1, -1], "weights must be 2 integers >= 0"),
+        ([0.1, 0.2], [True, True], 9, [1.0, 0.5], "weights must be integers"),
     ],
 )
 def test_pooled_measures_reject(measure, scores, correct, n_positives, weights, message):
@@ -528,8 +528,8 @@ def test_mean_precision_recall_by_hand():
         ([], [], 101, "at least one query with positives"),
         ([[0]], [1], 1, "points must be at least 2"),
         ([[0]], [1, 1], 101, "ranks of 1 queries but n_positives of 2"),
-        ([[0, 1]], [1], 101, "n_positives must be at least 1 and no less than the 2 ranks, got 1"),
-        ([[0]], [0], 101, "n_positives must be at least 1 and no less than the 1 ranks, got 0"),
+        ([[0, 1]], [1], 101, "n_positives must be >= 1 and >= the 2 ranks, got 1"),
+        ([[0]], [0], 101, "n_positives must be >= 1 and >= the 1 ranks, got 0"),
     ],
 )
 def test_mean_precision_recall_rejects(ranks, n_positives, points, message):
@@ -652,14 +652,14 @@ def test_one_query_has_no_spread():
 @pytest.mark.parametrize(
     ("values", "options", "message"),
     [
-        ([], {}, "at least 1 query and 1 sample, got 0 and 1000"),
-        ([math.nan], {}, "at least 1 query and 1 sample, got 0 and 1000"),
+        ([], {}, "queries and samples must be at least 1, got 0 and 1000"),
+        ([math.nan], {}, "queries and samples must be at least 1, got 0 and 1000"),
         ([0.5, math.inf], {}, "values must be finite, or NaN"),
-        ([0.5], {"samples": 0}, "at least 1 query and 1 sample, got 1 and 0"),
-        ([0.5], {"level": 0}, "level must be between 0 and 1, both excluded, got 0"),
-        ([0.5], {"level": 1}, "level must be between 0 and 1, both excluded, got 1"),
-        ([0.5], {"level": 95}, "level must be between 0 and 1, both excluded, got 95"),
-        ([0.5], {"level": math.nan}, "level must be between 0 and 1, both excluded, got nan"),
+        ([0.5], {"samples": 0}, "queries and samples must be at least 1, got 1 and 0"),
+        ([0.5], {"level": 0}, "level must be in the open interval (0, 1), got 0"),
+        ([0.5], {"level": 1}, "level must be in the open interval (0, 1), got 1"),
+        ([0.5], {"level": 95}, "level must be in the open interval (0, 1), got 95"),
+        ([0.5], {"level": math.nan}, "level must be in the open interval (0, 1), got nan"),
     ],
 )
 def test_bootstrap_rejects(values, options, message):

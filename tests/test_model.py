@@ -196,7 +196,7 @@ def test_a_foreign_state_is_rejected_in_one_line(tiny_net, case):
 
 
 def test_a_whitened_network_rejects_an_unwhitened_state(tiny_net):
-    check_rejected(whitened(tiny_net), tiny_net.state_dict(), "has no whitening but the network has")
+    check_rejected(whitened(tiny_net), tiny_net.state_dict(), "the network is whitened, the state is not")
 
 
 def test_the_state_of_another_backbone_is_rejected():

@@ -167,7 +167,7 @@ def test_whitening_keeps_the_mode(tiny_net, training):
 
 def test_a_second_whitening_is_rejected(tiny_net):
     after = whiten(tiny_net, *fitted_whitening(tiny_net))
-    with pytest.raises(ValueError, match="whitened already"):
+    with pytest.raises(ValueError, match="already whitened"):
         whiten(after, *fitted_whitening(tiny_net))
 
 

@@ -1,4 +1,4 @@
-"""Backbone networks: a name -> a network up to its last feature map."""
+"""Backbone networks by name, up to their last feature map."""
 
 import lazy_loader
 

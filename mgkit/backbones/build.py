@@ -1,4 +1,4 @@
-"""Backbones by name: a network up to its last feature map, randomly initialised or with its published ImageNet weights."""
+"""Backbones by name, up to their last feature map, with random or published ImageNet weights."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-# Imported where used, since most runs do without: timm (takes seconds), the NASNets, and published weights.
+# Imported where used: timm (takes seconds), the NASNets and published weights.
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-RESNETS = {  # name: (block, blocks a stage, published weights)
-    # Not in the paper, but right for small images on two cores: without the fourth stage maps stay large and steps cheap.
+RESNETS = {  # name: (block, blocks per stage, published weights)
+    # Not in the paper: for small images on CPUs. Without a fourth stage, maps are larger and steps cheaper.
     "resnet8": (resnet.BasicBlock, (1, 1, 1, 0), None),
     "resnet18": (resnet.BasicBlock, (2, 2, 2, 2), resnet.ResNet18_Weights.IMAGENET1K_V1),
     "resnet50": (resnet.Bottleneck, (3, 4, 6, 3), resnet.ResNet50_Weights.IMAGENET1K_V1),
@@ -21,16 +21,20 @@ RESNETS = {  # name: (block, blocks a stage, published weights)
     "resnet152": (resnet.Bottleneck, (3, 8, 36, 3), resnet.ResNet152_Weights.IMAGENET1K_V1),
 }
 NASNET_URL = "http://data.lip6.fr/cadene/pretrainedmodels/nasnetamobile-7e03cead.pth"
-TIMM = "timm/"  # before a name: any model of timm that has feature maps
+TIMM = "timm/"  # prefix of the names of timm's models
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network [B,3,H,W] -> [B,width,h,w], and how its input is normalised.
+    """A network [B,3,H,W] -> [B,width,h,w] and the normalisation of its input.
 
-    dropout: share of the embedding that training hides from the classifier. twin: the submodule of features that holds the
-    classifier as well, as `last_linear`, in the released files; empty where none does. classifier: the published
-    one for ImageNet, weight [1000,width] and bias [1000], where it reads the pooled features.
+    name, features: of the backbone, and the network
+    width: number of channels of the feature map
+    mean, std: of each input channel
+    dropout: probability of dropout before the classifier
+    twin: submodule of features that also holds the classifier, as `last_linear`, in the released files; or
+    empty
+    classifier: published ImageNet classifier of the pooled features (weight [1000,width], bias [1000])
     """
 
     name: str
@@ -44,22 +48,22 @@ class Backbone:
 
 
 def backbone_names() -> list[str]:
-    """The names that `build_backbone` knows, without those of timm."""
+    """Return the names that `build_backbone` accepts, without timm's."""
     return list(BUILDERS)
 
 
 def check_backbone(name: str) -> str:
-    """The name itself, or a ValueError that lists the known ones."""
+    """Return the name; raise ValueError with the known names for another."""
     if name.startswith(TIMM):
         return check_timm(name)
     if name not in BUILDERS:
-        known = ", ".join(backbone_names())
+        known = ", ".join(BUILDERS)
         raise ValueError(f"backbone {name!r} is unknown; one of {known}, or {TIMM}<name> for a model of timm")
     return name
 
 
 def check_timm(name: str) -> str:
-    """The name itself, or a ValueError if timm has no such model, or not with that tag."""
+    """Return the name; raise ValueError if timm has no such model or pretrained tag."""
     import timm
 
     model = name.removeprefix(TIMM)
@@ -68,16 +72,19 @@ def check_timm(name: str) -> str:
     except RuntimeError:
         family = model.split("_")[0].split(".")[0]
         raise ValueError(
-            f"backbone {name!r} is unknown: timm {timm.__version__} has no {model!r} (see timm.list_models('*{family}*'))"
+            f"backbone {name!r} is unknown: timm {timm.__version__} has no {model!r} "
+            f"(see timm.list_models('*{family}*'))"
         ) from None
     return name
 
 
 def build_backbone(name: str, pretrained: bool = False) -> Backbone:
-    """The backbone of that name, randomly initialised, or with the weights published for ImageNet and their classifier.
+    """Build a backbone with random weights, or with published ImageNet weights and classifier.
 
-    Raises ValueError for an unknown name, one without published weights, or a model without feature maps; OSError, saying how
-    to proceed, where weights are not here and cannot be fetched.
+    name: one of `backbone_names()`, or timm/<model>
+    pretrained: whether to load published weights
+    Raises ValueError for an unknown name, a network without published weights or without feature maps;
+    OSError for weights that cannot be fetched.
     """
     check_backbone(name)
     if name.startswith(TIMM):
@@ -86,7 +93,7 @@ def build_backbone(name: str, pretrained: bool = False) -> Backbone:
 
 
 def build_resnet(name: str, pretrained: bool) -> Backbone:
-    """A ResNet of torchvision, with its first published weights, the paper's off-the-shelf ones."""
+    """Build a ResNet of torchvision; published weights are the first version, as in the paper."""
     block, blocks, weights = RESNETS[name]
     net = resnet.ResNet(block, [max(1, count) for count in blocks])
     left_out = [f"layer{i}" for i, count in enumerate(blocks, 1) if count == 0]
@@ -94,27 +101,27 @@ def build_resnet(name: str, pretrained: bool) -> Backbone:
     classifier = None
     if pretrained:
         if weights is None:
-            raise ValueError(f"{name} has no published weights: leave pretrained off, or take resnet18")
+            raise ValueError(f"{name} has no published weights: set pretrained=False or use resnet18")
         from mgkit.backbones.published import published_state
 
         net.load_state_dict(published_state(weights.url, net))
-        classifier = of_imagenet(net.fc)
-    # The children keep their names, so that state dicts read features.conv1.weight, as the released files do.
-    return Backbone(name, without(net, "avgpool", "fc", *left_out), width, classifier=classifier)
+        classifier = copied_weights(net.fc)
+    # Children keep their names, so that state dicts match the released files (features.conv1.weight).
+    return Backbone(name, without_children(net, "avgpool", "fc", *left_out), width, classifier=classifier)
 
 
 def build_senet154(name: str, pretrained: bool) -> Backbone:
-    """SENet154 (Hu et al. 2018) from timm, whose port keeps the names of the released files."""
+    """Build SENet154 (Hu et al. 2018) of timm, whose port has the parameter names of the released files."""
     net = timm_model("legacy_senet154", pretrained)
     linear = net.last_linear
     return Backbone(
-        name, without(net, "global_pool", "last_linear"), linear.in_features, dropout=0.2,
-        classifier=of_imagenet(linear) if pretrained else None,
+        name, without_children(net, "global_pool", "last_linear"), linear.in_features, dropout=0.2,
+        classifier=copied_weights(linear) if pretrained else None,
     )  # fmt: skip
 
 
 def build_nasnet(name: str, pretrained: bool) -> Backbone:
-    """NASNet-A-Mobile, with the weights of the 2018 port."""
+    """Build NASNet-A-Mobile, with weights of the 2018 port."""
     from mgkit.backbones.nasnet import nasnet_a_mobile
     from mgkit.backbones.published import published_state
 
@@ -124,7 +131,7 @@ def build_nasnet(name: str, pretrained: bool) -> Backbone:
 
 
 def build_pnasnet(name: str, pretrained: bool) -> Backbone:
-    """PNASNet-5-Large, with timm's copy of the weights of the 2018 port."""
+    """Build PNASNet-5-Large, with timm's copy of the weights of the 2018 port."""
     from mgkit.backbones.nasnet import pnasnet5_large
 
     net = pnasnet5_large()
@@ -133,7 +140,7 @@ def build_pnasnet(name: str, pretrained: bool) -> Backbone:
 
 
 def with_relu(name: str, net: nn.Module, classifier: tuple[Tensor, Tensor] | None) -> Backbone:
-    """A NASNet, its last ReLU behind it, under the names of the released files."""
+    """Append the last ReLU to a NASNet, with the parameter names of the released files."""
     features = nn.Sequential(nn.Sequential(OrderedDict(base_net=net)), nn.ReLU())
     half = (0.5, 0.5, 0.5)
     return Backbone(
@@ -142,16 +149,16 @@ def with_relu(name: str, net: nn.Module, classifier: tuple[Tensor, Tensor] | Non
 
 
 def load_cells(net: nn.Module, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Load the state of a 2018 port, or of timm's, which has its names; returns its classifier, without the background."""
+    """Load the state of a 2018 port (timm uses its names); return its classifier, no background class."""
     cells = {key: value for key, value in state.items() if not key.startswith("last_linear.")}
     net.load_state_dict(cells)
     weight, bias = state["last_linear.weight"], state["last_linear.bias"]
-    background = len(bias) - 1000  # 1 in the files that have 1001 classes, where it comes first
+    background = len(bias) - 1000  # 1 in files with 1001 classes, where it is the first
     return weight[background:].clone(), bias[background:].clone()
 
 
 def build_timm(name: str, pretrained: bool) -> Backbone:
-    """A model of timm up to its last feature map."""
+    """Build a model of timm up to its last feature map."""
     net = timm_model(name.removeprefix(TIMM), pretrained)
     config = net.pretrained_cfg
     features = TimmFeatures(name, net)
@@ -160,18 +167,17 @@ def build_timm(name: str, pretrained: bool) -> Backbone:
         maps = features(torch.zeros(1, *config["input_size"]))
     if not isinstance(maps, Tensor) or maps.ndim != 4:
         raise ValueError(
-            f"backbone {name!r} has no feature maps [B,C,h,w] but tokens: choose a convolutional network"
+            f"backbone {name!r} gives tokens, not maps [B,C,h,w]: choose a convolutional network"
         )
     classifier = timm_classifier(net, features) if pretrained else None
     net.reset_classifier(0, "")
     net.train()
-    return Backbone(
-        name, features, maps.shape[1], tuple(config["mean"]), tuple(config["std"]), classifier=classifier
-    )
+    mean, std = tuple(config["mean"]), tuple(config["std"])
+    return Backbone(name, features, maps.shape[1], mean, std, classifier=classifier)
 
 
 class TimmFeatures(nn.Module):
-    """Images [B,3,H,W] -> the last feature map of a timm model, [B,C,h,w]. ValueError for a size that it cannot take."""
+    """A timm model up to its last feature map, [B,3,H,W] -> [B,C,h,w]; ValueError for a wrong image size."""
 
     def __init__(self, name: str, net: nn.Module):
         super().__init__()
@@ -190,42 +196,43 @@ class TimmFeatures(nn.Module):
 
 @torch.no_grad()
 def timm_classifier(net: nn.Module, features: TimmFeatures) -> tuple[Tensor, Tensor] | None:
-    """The model's classifier, if all that its head does is to average the maps and apply it."""
+    """Return the classifier if the model's head is average pooling and this classifier alone, else None."""
     linear = net.get_classifier()
     if not isinstance(linear, nn.Linear) or linear.out_features != 1000:
         return None
     images = torch.randn(1, *net.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0))
     pooled = features(images).mean(dim=(-2, -1))  # [1,C]
-    alone = pooled.shape[1] == linear.in_features and torch.allclose(
-        linear(pooled), net(images), rtol=1e-3, atol=1e-4
+    if pooled.shape[1] != linear.in_features:
+        return None
+    return (
+        copied_weights(linear) if torch.allclose(linear(pooled), net(images), rtol=1e-3, atol=1e-4) else None
     )
-    return of_imagenet(linear) if alone else None
 
 
 def timm_model(model: str, pretrained: bool) -> nn.Module:
-    """timm's model, with its classifier. OSError where its weights cannot be fetched."""
+    """Create a timm model with its classifier; raise OSError if its weights cannot be fetched."""
     import timm
 
     if not pretrained:
         return timm.create_model(model)
     try:
         return timm.create_model(model, pretrained=True)
-    except Exception as error:  # the hub's client has its own kinds, and changes them
+    except Exception as error:  # the hub's client raises its own types
         reason = str(error).strip().split("\n")[0]
         raise OSError(
-            f"timm's weights of {model} could not be fetched ({reason}): build it pretrained once where there is a network "
-            "and copy its caches (~/.cache/huggingface, ~/.cache/torch) here"
+            f"timm's weights of {model} could not be fetched ({reason}): build it once where there is a "
+            "network and copy its caches (~/.cache/huggingface, ~/.cache/torch) here"
         ) from None
 
 
-def without(net: nn.Module, *children: str) -> nn.Sequential:
-    """The network's other children in a row, under their names."""
+def without_children(net: nn.Module, *children: str) -> nn.Sequential:
+    """Return the network's other children as a sequence, under their names."""
     kept = {name: module for name, module in net.named_children() if name not in children}
     return nn.Sequential(OrderedDict(kept))
 
 
-def of_imagenet(linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    """A classifier's weight and bias, apart from its network."""
+def copied_weights(linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Return copies of a classifier's weight and bias."""
     return linear.weight.detach().clone(), linear.bias.detach().clone()
 
 

@@ -1,12 +1,13 @@
-"""NASNet-A-Mobile and PNASNet-5-Large up to their last cell, as the PyTorch ports of 2018 compute them.
+"""NASNet-A-Mobile and PNASNet-5-Large up to their last cell, equal to the PyTorch ports of 2018.
 
-Both stack cells (Zoph et al. 2018, arXiv 1707.07012; Liu et al. 2018, arXiv 1712.00559). A cell sees the outputs of the
-two cells before it, `previous` and `current`, and takes five steps, each the sum of two branches; a step may read
-earlier steps. The tables below are the architectures, `Cell` reads them. Names of modules are those of the released files.
+Both stack cells (Zoph et al. 2018, arXiv 1707.07012; Liu et al. 2018, arXiv 1712.00559). A cell reads the
+outputs of the two cells before it, `previous` and `current`, and has five steps, each the sum of two
+branches; a step may read earlier steps. The tables below define the architectures; modules are named as in
+the released files.
 
-At sizes that the strides do not divide, maps that meet in a sum or a concatenation differ by a pixel or two: all are cropped
-to their common top-left part, as MultiGrain's code does. Where that crop falls depends on the padding, which is
-therefore that of the ports (symmetric, or shifted by a pixel in some cells) and not TensorFlow's SAME.
+At sizes that the strides do not divide, maps in a sum or concatenation differ by a pixel or two and are
+cropped to their common top-left part, as in MultiGrain's code. The padding is therefore that of the ports
+(symmetric, or shifted by a pixel in some cells), not TensorFlow's SAME.
 """
 
 from collections import OrderedDict
@@ -17,15 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Branch = tuple[int | str, int | str]  # (operation, what it reads)
+Branch = tuple[int | str, int | str]  # (operation, source)
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The five steps of a cell, and what it puts out.
+    """The five steps of a cell and its output.
 
-    steps: two branches each. Operations: a number k is two separable convolutions k × k, `max` and `avg` are 3 × 3 pools, `same`
-    passes on. What a branch reads, and what is joined: `previous`, `current`, or the number of an earlier step.
+    steps: two branches each; operation k is two separable convolutions k × k, `max` and `avg` are 3 × 3
+    pools, `same` is the identity
+    joined: sources that are concatenated: `previous`, `current` or the number of an earlier step
     """
 
     steps: tuple[tuple[Branch, Branch], ...]
@@ -66,9 +68,12 @@ PNASNET = Steps(
 
 @dataclass(frozen=True)
 class CellPlan:
-    """One cell: its steps, the channels of each, and how it halves the map, if it does.
+    """Configuration of a cell.
 
-    reduction: branches that read `previous` or `current` have stride 2. shifted: these start a pixel later.
+    name: of its module
+    steps, width: its steps, and the channels of each
+    reduction: whether branches that read `previous` or `current` have stride 2
+    shifted: whether their windows start a pixel later
     """
 
     name: str
@@ -107,10 +112,12 @@ def pnasnet5_large() -> "CellNetwork":
 
 
 class CellNetwork(nn.Module):
-    """A convolution of stride 2, then cells. Attribute width: channels it puts out.
+    """A convolution of stride 2, then cells. Attribute width: number of output channels.
 
-    stem, stem_width: name and channels of the convolution. cells_hold_halving: see `Cell`. smallest: px, the side of an
-    image of which a pixel is left; ValueError for smaller ones.
+    stem, stem_width: name and channels of the convolution
+    plans: the cells
+    cells_hold_halving: see `Cell`
+    smallest: smallest side of an image (px); ValueError for smaller ones
     """
 
     def __init__(
@@ -126,9 +133,9 @@ class CellNetwork(nn.Module):
         self.smallest = smallest
         convolution = nn.Conv2d(3, stem_width, 3, stride=2, bias=False)
         self.add_module(stem, named(conv=convolution, bn=batch_norm(stem_width)))
-        self.layers = [stem]  # names, in order: the network may come to hold other modules
+        self.layers = [stem]  # names in order, since other modules may be added to the network
         previous = current = stem_width
-        halved = None  # whether `current` is half as large as `previous`; None: they are one and the same
+        halved = None  # whether `current` is half as large as `previous`; None: they are the same
         for plan in plans:
             cell = Cell(plan, previous, current, halve_previous=halved, holds_halving=cells_hold_halving)
             self.add_module(plan.name, cell)
@@ -139,9 +146,7 @@ class CellNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         if min(height, width) < self.smallest:
-            raise ValueError(
-                f"this network needs images of at least {self.smallest} px a side, got {height} x {width}"
-            )
+            raise ValueError(f"images need at least {self.smallest} px a side, got {height} x {width}")
         stem, *cells = (self.get_submodule(name) for name in self.layers)
         previous = current = stem(images)
         for cell in cells:
@@ -150,10 +155,11 @@ class CellNetwork(nn.Module):
 
 
 class Cell(nn.Module):
-    """previous [B,P,·,·], current [B,C,h,w] -> [B,width,·,·], half as large where the plan is a reduction.
+    """previous [B,P,·,·], current [B,C,h,w] -> [B,width,·,·], half as large for a reduction.
 
-    halve_previous: fit `previous` to current by `Halving` (True) or by a 1 × 1 convolution (False), or leave it raw (None).
-    holds_halving: NASNet's files name the parts of the halving as the cell's own, PNASNet's as those of conv_prev_1x1.
+    halve_previous: fit `previous` to `current` by `Halving` (True), a 1 × 1 convolution (False), or not
+    (None)
+    holds_halving: whether the parts of the halving are the cell's own (NASNet) or conv_prev_1x1's (PNASNet)
     """
 
     def __init__(
@@ -175,14 +181,9 @@ class Cell(nn.Module):
         channels = {"previous": previous if halve_previous is None else width, "current": width}
         for i, branches in enumerate(plan.steps.steps):
             for side, (operation, source) in zip(("left", "right"), branches, strict=True):
-                reduces = plan.reduction and source in channels
-                branch = build_branch(
-                    operation,
-                    channels.get(source, width),
-                    width,
-                    stride=2 if reduces else 1,
-                    shifted=reduces and plan.shifted,
-                )
+                reduces, source_width = plan.reduction and source in channels, channels.get(source, width)
+                options = {"stride": 2 if reduces else 1, "shifted": reduces and plan.shifted}
+                branch = build_branch(operation, source_width, width, **options)
                 self.add_module(f"comb_iter_{i}_{side}", branch)
         self.width = sum(channels.get(source, width) for source in plan.steps.joined)
 
@@ -192,24 +193,23 @@ class Cell(nn.Module):
         for i, ((_, left), (_, right)) in enumerate(self.plan.steps.steps):
             a = self.get_submodule(f"comb_iter_{i}_left")(maps[left])
             b = self.get_submodule(f"comb_iter_{i}_right")(maps[right])
-            a, b = cropped([a, b])
-            maps[i] = a + b
+            maps[i] = sum(cropped([a, b]))
         return torch.cat(cropped([maps[source] for source in self.plan.steps.joined]), dim=1)
 
 
 def cropped(maps: Sequence[Tensor]) -> list[Tensor]:
-    """The maps [B,·,h_i,w_i], each cut to its top-left [B,·,min h_i,min w_i]."""
+    """Crop maps [B,·,h_i,w_i] to their common top-left part [B,·,min h_i,min w_i]."""
     height, width = (min(x.shape[axis] for x in maps) for axis in (-2, -1))
     return [x[..., :height, :width] for x in maps]
 
 
 def build_branch(operation: int | str, channels: int, width: int, *, stride: int, shifted: bool) -> nn.Module:
-    """The module of one operation, [B,channels,h,w] -> [B,width,h/stride,w/stride]."""
+    """Build the module of one operation, [B,channels,h,w] -> [B,width,h/stride,w/stride]."""
     if isinstance(operation, int):
         return Separable(channels, width, operation, stride=stride, shifted=shifted)
     if operation == "same":
         return nn.Identity() if stride == 1 else relu_conv_bn(channels, width, stride=stride)
-    # Shifted windows start at the first pixel; ceil_mode keeps the last one, which may overhang by a pixel.
+    # Shifted windows start at the first pixel; with ceil_mode, the last may overhang by a pixel.
     padding = 0 if shifted else 1
     if operation == "max":
         pool = nn.MaxPool2d(3, stride, padding, ceil_mode=shifted)
@@ -221,7 +221,7 @@ def build_branch(operation: int | str, channels: int, width: int, *, stride: int
 
 
 class Separable(nn.Module):
-    """Twice ReLU, depthwise k × k, pointwise, batch norm; the first time with the stride and the change of channels."""
+    """Twice ReLU, separable k × k convolution, batch norm; the first has the stride and new width."""
 
     def __init__(self, channels: int, width: int, kernel: int, *, stride: int, shifted: bool):
         super().__init__()
@@ -230,7 +230,7 @@ class Separable(nn.Module):
         self.bn_sep_1 = batch_norm(width)
         self.separable_2 = separable(width, width, kernel, 1, padding=around)
         self.bn_sep_2 = batch_norm(width)
-        # Left, right, top, bottom: a pixel less in front, so that the windows start a pixel later.
+        # Left, right, top, bottom: one pixel less before the map shifts the windows.
         self.pad = (around - 1, around, around - 1, around) if shifted else (0, 0, 0, 0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -250,14 +250,14 @@ class Halving(nn.Module):
 
 
 def add_halving(module: nn.Module, channels: int, width: int) -> None:
-    """Give the module the parts that `halve` uses."""
+    """Add the submodules that `halve` uses."""
     module.path_1 = named(conv=nn.Conv2d(channels, width // 2, 1, bias=False))
     module.path_2 = named(conv=nn.Conv2d(channels, width // 2, 1, bias=False))
     module.final_path_bn = batch_norm(width)
 
 
 def halve(module: nn.Module, x: Tensor) -> Tensor:
-    """Half the channels from the pixels at even places, half from those at odd ones, where past the edge is zero."""
+    """Concatenate half the channels from even pixels and half from odd pixels (zero beyond the border)."""
     x = F.relu(x)
     odd = F.pad(x, (-1, 1, -1, 1))
     halves = [module.path_1(x[..., ::2, ::2]), module.path_2(odd[..., ::2, ::2])]
@@ -279,5 +279,5 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 def named(**modules: nn.Module) -> nn.Sequential:
-    """The modules in a row, under their names."""
+    """Return the modules as a sequence, under their names."""
     return nn.Sequential(OrderedDict(modules))

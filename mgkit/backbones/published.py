@@ -1,4 +1,4 @@
-"""Weights that were published as files: fetched once, read safely, checked."""
+"""Published weight files: downloaded once, loaded safely, checked."""
 
 from pathlib import PurePosixPath
 
@@ -10,7 +10,11 @@ from mgkit.machine.files import project_root
 
 
 def published_state(url: str, net: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a published file, fetched once into data/pretrained/. ValueError, naming it, if it is not for net."""
+    """Return the state dict of a published file, downloaded once to data/pretrained/.
+
+    url: address of the file
+    net: network that it is for; ValueError, naming the file, for another state
+    """
     path = fetch(url, project_root() / "data" / "pretrained" / PurePosixPath(url).name)
     wrong = f"{path} does not hold the weights of {url}"
     try:
@@ -23,7 +27,7 @@ def published_state(url: str, net: nn.Module) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         raise ValueError(f"{wrong}, but a {type(state).__name__}")
     for key, value in net.state_dict().items():
-        counts = key.endswith("num_batches_tracked")  # came after 2018
+        counts = key.endswith("num_batches_tracked")  # added to torch after 2018
         if not counts and (key not in state or state[key].shape != value.shape):
             raise ValueError(f"{wrong}: {key} is missing or of another shape")
     return state

@@ -1,6 +1,6 @@
-"""The published retrieval benchmarks, a file each, and the retrieval sets that a folder holds.
+"""Published retrieval benchmarks, one file each, and the retrieval sets in a folder.
 
-From a shell: `python -m mgkit.benchmarks fetch holidays --root data`, `python -m mgkit.benchmarks check --root data`.
+Command line: `python -m mgkit.benchmarks fetch holidays --root data` and `... check --root data`.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Fetch and check the published benchmarks: `python -m mgkit.benchmarks fetch holidays --root data`."""
+"""Fetch and check published benchmarks: `python -m mgkit.benchmarks fetch holidays --root data`."""
 
 import argparse
 import sys
@@ -10,17 +10,19 @@ from mgkit.machine.files import find_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fetches a set, or checks sets; returns 0 where nothing is missing or unexpected, else 1."""
+    """Fetch or check benchmarks; the exit status is 0 if nothing is missing or unexpected, else 1."""
     parser = argparse.ArgumentParser(prog="python -m mgkit.benchmarks", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for command, number, purpose in (
         ("fetch", "+", "download, verify and extract what is missing"),
-        ("check", "*", "say what is missing or unexpected; without names, in all sets that are there"),
+        ("check", "*", "list what is missing or unexpected; without names, in all benchmarks below root"),
     ):
-        each = commands.add_parser(command, help=purpose, description=purpose)
-        each.add_argument("names", nargs=number, metavar="NAME", help=", ".join(BENCHMARKS))
-        each.add_argument("--root", default="data", help="the folder above the sets' folders (default: data)")
-        each.add_argument("--hashes", action="store_true", help="compare files with their recorded hashes")
+        options = commands.add_parser(command, help=purpose, description=purpose)
+        options.add_argument("names", nargs=number, metavar="NAME", help=", ".join(BENCHMARKS))
+        options.add_argument(
+            "--root", default="data", help="folder of the benchmarks' folders (default: data)"
+        )
+        options.add_argument("--hashes", action="store_true", help="compare files with their recorded hashes")
     given = parser.parse_args(arguments)
     root = find_path(given.root)
     names = given.names or names_below(root)

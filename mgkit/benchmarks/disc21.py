@@ -16,63 +16,71 @@ from mgkit.benchmarks.retrieval_set import (
     unlabelled,
 )
 
-# --- DISC
+PAIR_COLUMNS = ("query_id", "reference_id")
+NAME_FORMATS = {  # folder: (format of the names, number of images)
+    "queries": ("Q{:05d}.jpg", 50_000),
+    "references": ("R{:06d}.jpg", 1_000_000),
+    "train": ("T{:06d}.jpg", 1_000_000),
+}
+
+DISC21 = Benchmark(
+    {folder: number for folder, (_, number) in NAME_FORMATS.items()},
+    tuple(f"{letter}{'[0-9]' * digits}.jpg" for letter, digits in (("q", 5), ("r", 6), ("t", 6))),
+    partial(numbered, NAME_FORMATS),
+    companions=(Companion("*ground*truth*.csv", "the ground truth"),),
+    by_hand="accept the terms at https://ai.meta.com/datasets/disc21-dataset/, then put the development "
+    "queries in queries/, the reference images in references/, the training images in train/ and "
+    "dev_queries_groundtruth.csv beside them, below",
+)
 
 
 def disc21(root: str | Path) -> RetrievalSet:
-    """DISC21, the Image Similarity Challenge of 2021: `queries/`, `references/`, and one `*ground*truth*.csv` beside them.
+    """Read DISC21: `queries/`, `references/` (database), optional `train/` (background), one csv of pairs.
 
-    The database is `references/`, the background `train/` where it exists. A csv that lists queries without a reference, as that
-    of the 25,000 public development queries does, lists every query of its part: those are asked, and a line tells how many
-    images of `queries/` are not. Where it lists matches alone, all of `queries/` is asked. A query may have several references.
-    Raises FileNotFoundError for a missing folder, csv or listed image, ValueError for two csv files, two images of one id,
-    and as `read_pairs`.
+    A `*ground*truth*.csv` with queries without reference (as for the 25,000 public development queries) lists
+    all queries to use; a line is printed for others. A csv of matches alone uses all of `queries/`.
+    Raises FileNotFoundError for a missing folder, csv or listed image; ValueError for two csv files, two
+    images of one id, and as `read_pairs`.
     """
     root = Path(root)
     references, queries = (files_of(root / part, "disc21") for part in ("references", "queries"))
     train = files_of(root / "train", "disc21") if (root / "train").is_dir() else []
-    listing = ground_truth_csv(root)
-    pairs = read_pairs(listing)
+    csv_path = ground_truth_csv(root)
+    pairs = read_pairs(csv_path)
     of_reference, of_query = by_stem(references, root / "references"), by_stem(queries, root / "queries")
-    located(sorted(set().union(*pairs.values())), of_reference, root / "references", listing)
-    listed = sorted(located(pairs, of_query, root / "queries", listing))
+    located(sorted(set().union(*pairs.values())), of_reference, root / "references", csv_path)
+    listed = sorted(located(pairs, of_query, root / "queries", csv_path))
     if not all(pairs.values()):
         if len(listed) < len(queries):
-            print(f"disc21: {listing} lists {len(listed)} of {len(queries)} queries, the others are left out")
+            print(
+                f"disc21: {csv_path} lists {len(listed)} of {len(queries)} queries, the others are not used"
+            )
         queries = [queries[i] for i in listed]
-    database, asked, background = np.split(
-        np.arange(len(references) + len(queries) + len(train)), np.cumsum([len(references), len(queries)])
-    )
-    answers = [sorted(of_reference[each] for each in pairs.get(Path(path).stem, ())) for path in queries]
+    sizes = np.cumsum([len(references), len(queries), len(train)])
+    database, query_indices, background = np.split(np.arange(sizes[-1]), sizes[:-1])
+    ids = [pairs.get(Path(path).stem, ()) for path in queries]
+    positives = tuple(np.array(sorted(of_reference[name] for name in found), np.int64) for found in ids)
+    images = unlabelled(root, [*references, *queries, *train])
     return RetrievalSet(
-        "disc21",
-        unlabelled(root, [*references, *queries, *train]),
-        asked,
-        database,
-        tuple(np.array(each, dtype=np.int64) for each in answers),
-        "micro-AP",
-        background=background,
+        "disc21", images, query_indices, database, positives, "micro-AP", background=background
     )
 
 
 def ground_truth_csv(root: Path) -> Path:
-    """The one `*ground*truth*.csv` of a folder; FileNotFoundError where there is none, ValueError for several."""
+    """Return the one `*ground*truth*.csv`; FileNotFoundError for none, ValueError for several."""
     found = sorted(path for path in root.glob("*ground*truth*.csv") if not path.name.startswith("."))
     if not found:
         raise FileNotFoundError(f"disc21: {root} holds no *ground*truth*.csv")
     if len(found) > 1:
-        raise ValueError(f"disc21: {root} holds {' and '.join(path.name for path in found)}: leave one there")
+        raise ValueError(f"disc21: {root} holds {' and '.join(path.name for path in found)}: keep one")
     return found[0]
 
 
-PAIR_COLUMNS = ("query_id", "reference_id")
-
-
 def read_pairs(path: Path) -> dict[str, set[str]]:
-    """DISC's matches, rows of query_id and reference_id, as {query: its references}; a query without any has an empty set.
+    """Read rows of query_id and reference_id as {query: set of references}, empty for queries without.
 
-    The header may be missing, further columns are passed over, a repeated row counts once. Raises ValueError, naming the file,
-    for one without rows, and for a row without a query or, where there is no header, without a second column.
+    The header is optional; other columns and repeated rows are ignored. Raises ValueError, naming the file,
+    for no rows, a row without query, or too few columns.
     """
     rows = read_rows(path)
     at = columns(rows[0][1], PAIR_COLUMNS)
@@ -85,20 +93,3 @@ def read_pairs(path: Path) -> dict[str, set[str]]:
     if not pairs:
         raise ValueError(f"{path} lists no pairs")
     return pairs
-
-
-DISC21 = Benchmark(
-    {"queries": 50_000, "references": 1_000_000, "train": 1_000_000},
-    tuple(f"{letter}{'[0-9]' * digits}.jpg" for letter, digits in (("q", 5), ("r", 6), ("t", 6))),
-    companions=(Companion("*ground*truth*.csv", "which says the answers"),),
-    details=partial(
-        numbered,
-        {
-            "queries": ("Q{:05d}.jpg", 50_000),
-            "references": ("R{:06d}.jpg", 1_000_000),
-            "train": ("T{:06d}.jpg", 1_000_000),
-        },
-    ),
-    by_hand="accept the terms at https://ai.meta.com/datasets/disc21-dataset/, then put the development queries in queries/, the "
-    "reference images in references/, the training images in train/ and dev_queries_groundtruth.csv beside them, below",
-)

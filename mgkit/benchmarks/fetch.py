@@ -1,4 +1,4 @@
-"""Published benchmarks are fetched, and checked for what is missing."""
+"""Fetch published benchmarks, and check them for missing and unexpected files."""
 
 import os
 import re
@@ -9,17 +9,17 @@ from pathlib import Path, PurePosixPath
 
 from mgkit.benchmarks.archives import extract, is_extracted, recorded_hashes
 from mgkit.benchmarks.find import BENCHMARKS
-from mgkit.benchmarks.published import Benchmark, Images, some
+from mgkit.benchmarks.published import Benchmark, Images, abbreviated
 from mgkit.machine.download import TIMEOUT, WAITS, DownloadError, fetch, file_hash
 from mgkit.machine.progress import progress
 
-DOWNLOADS = ".downloads"  # below the root: the archives; once extracted they are not needed any more
-EMBEDDED = "mini.json"  # marks the root of the embedded set, which is smaller by design
+DOWNLOADS = ".downloads"  # folder of the archives below root; may be deleted after extraction
+EMBEDDED = "mini.json"  # marks the root of the embedded set, which has fewer images
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found: one line on the number of images, and a line for each thing that is missing or unexpected."""
+    """Result of a check: a summary line, and a line per finding."""
 
     summary: str
     findings: list[str] = field(default_factory=list)
@@ -36,23 +36,24 @@ def fetch_benchmark(
     timeout: float = TIMEOUT,
     waits: Sequence[float] = WAITS,
 ) -> Path:
-    """Download and extract what is missing of a set below `root/name`; returns that folder.
+    """Download and extract the missing files of a benchmark to `root/name`; return that folder.
 
-    name: one of `BENCHMARKS`. addresses: file name on the server -> addresses to use instead of the published ones. timeout,
-    waits: as for `mgkit.machine.download.fetch`. Archives go to `root/.downloads`; one put there by hand counts as well. Where a folder
-    holds the published number of images, or its archive has been extracted, nothing is done.
+    name: one of `BENCHMARKS`
+    root: folder of the benchmarks; archives are stored in `root/.downloads`, also those downloaded by hand
+    addresses: maps file names on the server to addresses that replace the published ones
+    timeout, waits: as for `mgkit.machine.download.fetch`
+    A folder with the published number of images is complete, as is an extracted archive.
 
-    Raises ValueError for an unknown name, a root that holds the embedded set, or an archive that must not be extracted;
-    DownloadError, which says what to fetch by hand and where to put it, once everything else has come; OSError for
-    a full disk and the like.
+    Raises ValueError for an unknown name, the root of the embedded set, or an unsafe archive; DownloadError
+    with instructions for a download by hand, after everything else; OSError for a full disk and the like.
     """
     benchmark, root = benchmark_of(name), Path(root)
     folder, addresses = root / name, addresses or {}
     if (root / EMBEDDED).exists():
         raise ValueError(f"{root} holds the embedded set ({EMBEDDED}): choose another root for {name}")
     if not benchmark.archives:
-        raise DownloadError(f"{name} has to be fetched by hand: {benchmark.by_hand} {folder}")
-    troubles = []
+        raise DownloadError(f"{name} must be downloaded by hand: {benchmark.by_hand} {folder}")
+    errors = []
     for archive in benchmark.archives:
         path = root / DOWNLOADS / server_name(archive.urls)
         if is_extracted(path, folder) or is_filled(benchmark, folder, archive.fills):
@@ -60,49 +61,50 @@ def fetch_benchmark(
         urls = addresses.get(path.name, archive.urls)
         try:
             fetch_from_any(urls, path, sha256=archive.sha256, timeout=timeout, waits=waits)
-        except DownloadError as trouble:
-            troubles.append(str(trouble))
+        except DownloadError as error:
+            errors.append(str(error))
         else:
             extract(path, folder, rename=archive.place)
     for companion in benchmark.companions:
         urls = addresses.get(server_name(companion.urls), companion.urls)
         try:
             fetch_from_any(urls, folder / companion.path, timeout=timeout, waits=waits)
-        except DownloadError as trouble:
-            troubles.append(str(trouble))
-    if troubles:
-        raise DownloadError(f"{name} is not complete, {'; '.join(troubles)}; then run this again")
+        except DownloadError as error:
+            errors.append(str(error))
+    if errors:
+        raise DownloadError(f"{name} is incomplete, {'; '.join(errors)}; then run this again")
     return folder
 
 
 def fetch_from_any(urls: Sequence[str], path: Path, **options) -> Path:
-    """The file from the first address that gives it; DownloadError, of the first one, if none does."""
-    troubles = []
+    """Download from the first working address; raise the first address's DownloadError if none works."""
+    errors = []
     for url in urls:
         try:
             return fetch(url, path, **options)
-        except (DownloadError, ValueError) as trouble:
-            troubles.append(str(trouble))
-    others = f" (in vain also: {', '.join(urls[1:])})" if len(urls) > 1 else ""
-    raise DownloadError(troubles[0] + others)
+        except (DownloadError, ValueError) as error:
+            errors.append(str(error))
+    others = f" (also tried: {', '.join(urls[1:])})" if len(urls) > 1 else ""
+    raise DownloadError(errors[0] + others)
 
 
 def server_name(urls: Sequence[str]) -> str:
-    """The name of a file by its first address."""
+    """Return the file name in the first address."""
     return urls[0].rpartition("/")[2]
 
 
 def is_filled(benchmark: Benchmark, folder: Path, folders: Iterable[str]) -> bool:
-    """Whether these folders of a set hold as many images as published."""
-    images, _ = sorted_out(benchmark, folder)
-    return all(len(images[each]) == benchmark.folders[each] for each in folders)
+    """Return whether folders of a benchmark hold the published number of images."""
+    images, _ = sort_files(benchmark, folder)
+    return all(len(images[inside]) == benchmark.folders[inside] for inside in folders)
 
 
 def examine(root: str | Path, name: str, *, hashes: bool = False) -> Report:
-    """What is missing or unexpected in `root/name`, and a line that sums up. No image is decoded.
+    """Check `root/name` for missing and unexpected files, without decoding images.
 
-    hashes: also compare every file with the hashes that were recorded when it was fetched and extracted. In a root
-    that holds the embedded set, few images are no finding. Raises ValueError for an unknown name only.
+    root, name: as for `fetch_benchmark`
+    hashes: compare each file with the hashes recorded by fetching
+    The embedded set may have fewer images. Raises ValueError for an unknown name only.
     """
     benchmark, root = benchmark_of(name), Path(root)
     folder, published = root / name, sum(benchmark.folders.values())
@@ -110,64 +112,63 @@ def examine(root: str | Path, name: str, *, hashes: bool = False) -> Report:
         how = f"run python -m mgkit.benchmarks fetch {name} --root {root}"
         how = how if benchmark.archives else f"{benchmark.by_hand} {folder}"
         return Report(f"{name}: not there", [f"{folder} does not exist: {how}"])
-    images, findings = sorted_out(benchmark, folder)
+    images, findings = sort_files(benchmark, folder)
     number, embedded = sum(map(len, images.values())), (root / EMBEDDED).exists()
     if not embedded:
         findings += [
-            *wrong_numbers(benchmark, images),
-            *missing_companions(benchmark, folder),
+            *check_numbers(benchmark, images),
+            *check_companions(benchmark, folder),
             *benchmark.details(folder, images),
         ]
     if hashes and not embedded:
-        findings += wrong_hashes(folder)
+        findings += check_hashes(folder)
     of = f" (the embedded set; published are {published:,})" if embedded else f" of {published:,}"
     result = "complete" if not findings else f"{len(findings)} finding{'s' * (len(findings) > 1)}"
     return Report(f"{name}: {number:,}{of} images, {result}", findings)
 
 
 def names_below(root: Path) -> list[str]:
-    """The published sets of which root has a folder."""
+    """Return the benchmarks with a folder in root."""
     return [name for name in BENCHMARKS if (root / name).is_dir()]
 
 
 def survey(root: str | Path) -> str:
-    """`examine` of every published set of which root has a folder, as text; empty where there is none."""
+    """Format `examine` of all benchmarks with a folder in root; empty if there is none."""
     return "\n".join(str(examine(root, name)) for name in names_below(Path(root)))
 
 
 def benchmark_of(name: str) -> Benchmark:
     if name not in BENCHMARKS:
-        raise ValueError(f"{name!r} is no published set; one of {', '.join(BENCHMARKS)}")
+        raise ValueError(f"benchmark {name!r} is unknown; one of {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name]
 
 
-def sorted_out(benchmark: Benchmark, folder: Path) -> tuple[Images, list[str]]:
-    """The images of a set by their folders, and findings on what else is there; what is hidden is passed over."""
-    images, strange, empty, closed = {each: set() for each in benchmark.folders}, [], [], []
+def sort_files(benchmark: Benchmark, folder: Path) -> tuple[Images, list[str]]:
+    """Return the images of a benchmark by folder, and findings on other files; hidden ones are ignored."""
+    images, unexpected, empty, unreadable = {inside: set() for inside in benchmark.folders}, [], [], []
     known = ("*.sha256", *(companion.path for companion in benchmark.companions))
     fits = re.compile("|".join(map(translate, benchmark.names))).match
-    above = {"", *(str(parent) for each in images for parent in PurePosixPath(each).parents)} - {"."}
+    above = {"", *(str(parent) for inside in images for parent in PurePosixPath(inside).parents)} - {"."}
     for inside in sorted({*images, *above}):
         start = f"{inside}/" if inside else ""
-        for name, size in listed(folder / inside, closed):
+        for name, size in listed(folder / inside, unreadable):
             if size is None:
                 if f"{start}{name}" not in {*images, *above}:
-                    strange.append(f"{start}{name}/")
+                    unexpected.append(f"{start}{name}/")
                 continue
-            small = name.lower()
-            if inside in images and fits(small):
-                images[inside].add(small)
+            if inside in images and fits(name.lower()):
+                images[inside].add(name.lower())
             elif not any(fnmatch(name, pattern) for pattern in known):
-                strange.append(f"{start}{name}")
+                unexpected.append(f"{start}{name}")
                 continue
             if not size:
                 empty.append(f"{start}{name}")
-    kinds = {"empty": empty, "not part of the set": strange, "cannot be read": closed}
-    return images, [f"{kind}: {some(paths)}" for kind, paths in kinds.items() if paths]
+    kinds = {"empty": empty, "not part of the set": unexpected, "cannot be read": unreadable}
+    return images, [f"{kind}: {abbreviated(paths)}" for kind, paths in kinds.items() if paths]
 
 
-def listed(folder: Path, closed: list[str]) -> Iterator[tuple[str, int | None]]:
-    """What a folder holds: name and bytes (None: a folder; 0: also a broken link). One that cannot be read is noted in closed."""
+def listed(folder: Path, unreadable: list[str]) -> Iterator[tuple[str, int | None]]:
+    """Yield names and sizes in bytes (None: folder, 0: also a broken link); collect unreadable folders."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -177,30 +178,32 @@ def listed(folder: Path, closed: list[str]) -> Iterator[tuple[str, int | None]]:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError:
-        closed.append(str(folder))
+        unreadable.append(str(folder))
 
 
-def wrong_numbers(benchmark: Benchmark, images: Images) -> Iterator[str]:
-    """Findings on folders that hold none, too few or too many images."""
-    bare = [f"{each}/" for each in images if not images[each]]
-    if bare:
-        yield f"no images: {some(bare)} ({sum(benchmark.folders[each[:-1]] for each in bare):,} images)"
-    for each, names in images.items():
-        if names and len(names) != benchmark.folders[each]:
-            yield f"{each}/ holds {len(names):,} images, published are {benchmark.folders[each]:,}"
+def check_numbers(benchmark: Benchmark, images: Images) -> Iterator[str]:
+    """Yield findings on folders with no, too few or too many images."""
+    empty = [inside for inside in images if not images[inside]]
+    if empty:
+        total = sum(benchmark.folders[inside] for inside in empty)
+        yield f"no images: {abbreviated(f'{inside}/' for inside in empty)} ({total:,} images)"
+    for inside, names in images.items():
+        if names and len(names) != benchmark.folders[inside]:
+            yield f"{inside}/ holds {len(names):,} images, published are {benchmark.folders[inside]:,}"
 
 
-def missing_companions(benchmark: Benchmark, folder: Path) -> Iterator[str]:
+def check_companions(benchmark: Benchmark, folder: Path) -> Iterator[str]:
+    """Yield findings on missing companion files."""
     for companion in benchmark.companions:
         if not any(path.is_file() for path in folder.glob(companion.path)):
             yield f"missing: {companion.path}, {companion.use}"
 
 
-def wrong_hashes(folder: Path) -> Iterator[str]:
-    """Findings on files that differ from their records, or the finding that there are no records."""
+def check_hashes(folder: Path) -> Iterator[str]:
+    """Yield findings on files that differ from their records, or on missing records."""
     records = sorted(folder.rglob("*.sha256"))
     if not records:
-        yield "no hashes are recorded here: they are by fetching"
+        yield "no hashes are recorded, since the files were not fetched by mgkit.benchmarks"
     for record in records:
         try:
             hashes = recorded_hashes(record)
@@ -215,6 +218,6 @@ def wrong_hashes(folder: Path) -> Iterator[str]:
             except OSError:
                 gone.append(path)
         if changed:
-            yield f"changed since {record.name}: {some(changed)}"
+            yield f"changed since {record.name}: {abbreviated(changed)}"
         if gone:
-            yield f"gone since {record.name}: {some(gone)}"
+            yield f"gone since {record.name}: {abbreviated(gone)}"

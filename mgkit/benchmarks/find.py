@@ -1,4 +1,4 @@
-"""The published benchmarks, and the retrieval sets that a folder holds: benchmarks, or the user's own images."""
+"""Registry of the published benchmarks, and the retrieval sets in a folder, published or of the user."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -18,29 +18,35 @@ from mgkit.data.layouts import META, class_folders, dataset_root, plain_images, 
 from mgkit.machine.download import file_hash
 from mgkit.machine.progress import progress
 
+BENCHMARKS = {
+    "holidays": HOLIDAYS, "ukbench": UKBENCH, "copydays": COPYDAYS,
+    "roxford5k": ROXFORD5K, "rparis6k": RPARIS6K, "disc21": DISC21,
+}  # fmt: skip
 SET_NAMES = ("holidays", "ukbench", "copydays", "copydays_levels", "roxford5k", "rparis6k", "disc21")
 FIRST_FOLDERS = {
-    "holidays": "jpg", "ukbench": "full", "copydays": "original", "roxford5k": "jpg", "rparis6k": "jpg", "disc21": "queries",
+    "holidays": "jpg", "ukbench": "full", "copydays": "original",
+    "roxford5k": "jpg", "rparis6k": "jpg", "disc21": "queries",
 }  # fmt: skip
 GROUPS = "groups.csv"
+GROUP_COLUMNS = ("image", "group")
 
 
 def find_sets(root: str | Path, *, names: Sequence[str] = (), distractors: str = "") -> list[RetrievalSet]:
-    """The sets of those names below root, or all that are there, each in the folder of its name (`copydays_levels` in `copydays/`).
+    """Return the retrieval sets of those names below root, or all that exist, or the user's own images.
 
-    Where there is none, or a `groups.csv`, root's own images: grouped by that csv, or by sub-folder, or else not at all; a tree in
-    ImageNet's layout gives its validation images. root may itself be such a csv, of any name.
-    distractors: a folder or list for Copydays; empty: `unlabelled/distractors` below root, where it exists. Raises ValueError
-    for an unknown name, FileNotFoundError for a missing set, and what the readers of the sets raise, each naming the file.
+    root: folder; each benchmark is in the folder of its name (`copydays_levels` in `copydays/`). Other images
+    are grouped by `groups.csv`, or by sub-folder, or not at all; ImageNet gives its validation images.
+    A csv of groups may be given instead.
+    names: of `SET_NAMES`
+    distractors: folder or list for Copydays; "" for `unlabelled/distractors` below root, if it exists
+    Raises ValueError for an unknown name, FileNotFoundError for a missing set, and what readers raise.
     """
     unknown = [name for name in names if name not in SET_NAMES]
     if unknown:
-        raise ValueError(
-            f"sets: {unknown[0]!r} is unknown; some of {', '.join(SET_NAMES)}, or none for all that are there"
-        )
+        raise ValueError(f"sets: {unknown[0]!r} is unknown; any of {', '.join(SET_NAMES)}, or none for all")
     if Path(root).suffix.lower() == ".csv" and not Path(root).is_dir():
         if names:
-            raise ValueError(f"sets: {names[0]} is looked for in a folder, but data is the file {root}")
+            raise ValueError(f"sets: {names[0]} needs a folder, but data is the file {root}")
         if not Path(root).is_file():
             raise FileNotFoundError(f"data: the file {root} does not exist")
         return [csv_set(Path(root))]
@@ -64,14 +70,14 @@ def find_sets(root: str | Path, *, names: Sequence[str] = (), distractors: str =
         "rparis6k": lambda: revisited(root / "rparis6k", "rparis6k"),
         "disc21": lambda: [disc21(root / "disc21")],
     }
-    if {"copydays", "copydays_levels"} <= set(wanted):  # together, so that they share their images
+    if {"copydays", "copydays_levels"} <= set(wanted):  # read together to share their images
         readers["copydays"] = lambda: copydays_all(root / "copydays", distractors=extra)
         wanted.remove("copydays_levels")
-    return [each for name in wanted for each in readers[name]()]
+    return [found for name in wanted for found in readers[name]()]
 
 
 def is_there(root: Path, name: str) -> bool:
-    """Whether root has the folders of a set; a folder of the user's own may well be called holidays."""
+    """Return whether root has the folders of a set; the user's own folder may have the same name."""
     if name == "copydays_levels":
         return any((root / "copydays" / kind).is_dir() for kind in LEVEL_KINDS)
     return (root / name / FIRST_FOLDERS[name]).is_dir()
@@ -81,43 +87,41 @@ def is_there(root: Path, name: str) -> bool:
 
 
 def folder_set(root: Path) -> RetrievalSet:
-    """A tree's validation images, or all of them where it has no val/, grouped by class if anything says the classes."""
+    """Read a folder's validation images, or all without val/, grouped by class if classes are known."""
     folder = split_folder(root, "val") or root
-    if any(each.is_dir() and not each.name.startswith(".") for each in folder.iterdir()):
+    if any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()):
         return grouped_folder(folder)
-    if folder != root and (root / META).is_file():  # ImageNet's flat original
+    if folder != root and (root / META).is_file():  # the original ImageNet, in one folder
         images = val_images(folder, root)
         return grouped(folder.name, images, images.labels)
     return plain_folder(folder)
 
 
 def grouped_folder(root: str | Path) -> RetrievalSet:
-    """Images grouped by sub-folder, as `grouped` by group; a line tells how many lie beside the sub-folders, and are left out."""
+    """Read images grouped by sub-folder (see `grouped`); other images are ignored, with a line."""
     images = class_folders(root, purpose="retrieval folder")
     loose = len(list_folder(str(root)).images)
     if loose:
-        print(f"{root}: {loose} images beside the sub-folders are in no group, and left out")
+        print(f"{root}: {loose} images outside the sub-folders are ignored")
     return grouped(Path(root).name, images, images.labels)
 
 
 def csv_set(listing: Path) -> RetrievalSet:
-    """The images that a csv lists with their groups, `image,group`; a line tells how many beside them it does not list.
+    """Read the images of a csv `image,group` (see `grouped`); a line counts the images it does not list.
 
-    An image of an empty group is ranked but asks nothing. Raises as `read_groups` and `grouped`.
+    Images of an empty group are in the database only. Raises as `read_groups` and `grouped`.
     """
     group_of = read_groups(listing)
-    names, groups = np.unique(
-        list(group_of.values()), return_inverse=True
-    )  # sorted: an empty name comes first
-    left_out = len(set(images_around(listing, group_of)) - set(group_of))
-    if left_out:
-        print(f"{listing} does not list {left_out} images beside those it lists: they are left out")
+    names, groups = np.unique(list(group_of.values()), return_inverse=True)  # "" is the first
+    ignored = len(set(images_around(listing, group_of)) - set(group_of))
+    if ignored:
+        print(f"{listing} does not list {ignored} images in its folders: they are ignored")
     name = listing.resolve().parent.name if listing.name == GROUPS else listing.stem
     return grouped(name, unlabelled(listing, group_of, exif=True), groups - (names[0] == ""))
 
 
 def images_around(listing: Path, listed: Iterable[str]) -> list[str]:
-    """The images below the folder of a `groups.csv`; for a list that may lie anywhere, those in the folders it lists some of."""
+    """Return the images below the folder of a `groups.csv`; for another csv, those in its folders."""
     if listing.name == GROUPS:
         return image_files(listing.parent)
     folders = sorted({os.path.dirname(path) for path in listed})
@@ -125,54 +129,51 @@ def images_around(listing: Path, listed: Iterable[str]) -> list[str]:
 
 
 def grouped(name: str, images: ImageList, groups: np.ndarray) -> RetrievalSet:
-    """Every image is a query, the others of its group are the positives.
+    """Make every image a query, with the other images of its group as positives.
 
-    groups: [N] integers; a negative one is no group. An image without group, or alone in it, is ranked but asks nothing; a line
-    tells how many are alone. Raises ValueError if no group has two images.
+    groups: group of each image ([N]); negative: none
+    Images without group, or alone in it, are in the database only; a line counts single ones. Raises
+    ValueError if no group has two images.
     """
     order = np.argsort(groups, kind="stable")
     borders = np.flatnonzero(np.diff(groups[order])) + 1
-    members = [each for each in np.split(order, borders) if groups[each[0]] >= 0]
-    positives = {i: each[each != i] for each in members if len(each) > 1 for i in each.tolist()}
+    members = [indices for indices in np.split(order, borders) if groups[indices[0]] >= 0]
+    positives = {i: same[same != i] for same in members if len(same) > 1 for i in same.tolist()}
     if not positives:
         raise ValueError(f"{images.root}: no group has two images, so there is nothing to retrieve")
-    alone = sum(len(each) == 1 for each in members)
-    if alone:
-        print(f"{name}: {alone} of {len(members)} groups have one image, which is ranked but asks nothing")
-    queries = sorted(positives)
-    return RetrievalSet(
-        name, images, np.array(queries), np.arange(len(images)), tuple(positives[i] for i in queries)
-    )
+    single = sum(len(indices) == 1 for indices in members)
+    if single:
+        print(f"{name}: {single} of {len(members)} groups have one image, which is not used as a query")
+    queries, database = sorted(positives), np.arange(len(images))
+    return RetrievalSet(name, images, np.array(queries), database, tuple(positives[i] for i in queries))
 
 
 def plain_folder(root: str | Path) -> RetrievalSet:
-    """Images without any grouping: every image is a query, and there is no ground truth to measure against."""
+    """Read images without groups: every image is a query, there is no ground truth."""
     images = plain_images(root, purpose="retrieval folder")
-    everything, nothing = np.arange(len(images)), no_images()
-    return RetrievalSet(
-        Path(root).name, images, everything, everything, (nothing,) * len(images), measure="none"
-    )
+    every, positives = np.arange(len(images)), (no_images(),) * len(images)
+    return RetrievalSet(Path(root).name, images, every, every, positives, measure="none")
 
 
 # --- Distractors
 
 
 def distractor_source(root: Path, source: str) -> Path:
-    """The folder or list of distractors: the given one, or else `unlabelled/distractors` below root."""
+    """Return the given folder or list of distractors, else `unlabelled/distractors` below root."""
     return Path(source) if source else root / "unlabelled" / "distractors"
 
 
 def distractor_images(root: Path, source: str) -> ImageList | None:
-    """The images of `distractor_source`; None where none was given and there is none below root."""
+    """Return the images of `distractor_source`; None if not given and not below root."""
     found = distractor_source(root, source)
     return plain_images(found, purpose="distractors") if source or found.is_dir() else None
 
 
 def distractor_record(images: ImageList, indices: np.ndarray, root: str | Path) -> str:
-    """Which files served as distractors, a line each as sha256sum writes them: SHA-256 of the content, and path.
+    """Format SHA-256 and path of each distractor, one line each, as sha256sum does.
 
-    indices: of the distractors among the images. root: their folder, or the list of them, whose folder counts; paths are relative
-    to it, and absolute outside.
+    images, indices: all images, and the indices of the distractors
+    root: their folder, or list in it; paths are relative to the folder, absolute outside
     """
     base = os.path.join(os.path.realpath(root if os.path.isdir(root) else os.path.dirname(root)), "")
     lines = []
@@ -180,26 +181,22 @@ def distractor_record(images: ImageList, indices: np.ndarray, root: str | Path) 
         path = images.paths[index]
         name = path.removeprefix(base)
         escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-        marked = "\\" if escaped != name else ""  # says that the name is escaped
+        marked = "\\" if escaped != name else ""  # marks an escaped name
         lines.append(f"{marked}{file_hash(Path(path))}  {escaped}\n")
     return "".join(lines)
 
 
-GROUP_COLUMNS = ("image", "group")
-
-
 def read_groups(path: Path) -> dict[str, str]:
-    """The images that a csv lists, `image,group`, as {absolute path: group}; sorted, the group empty where an image has none.
+    """Read a csv `image,group` as {absolute path: group}, sorted; the group may be empty.
 
-    Paths are relative to the csv's folder; other columns are passed over. Raises FileNotFoundError for absent files (how many
-    and the first), ValueError for a missing header, no images, or an image that is listed twice; each names the csv.
+    Paths are relative to the csv's folder; other columns are ignored. Raises FileNotFoundError for missing
+    images, ValueError for a missing header, no images, or an image listed twice; messages name the csv.
     """
     rows = read_rows(path)
     at = columns(rows[0][1], GROUP_COLUMNS)
     if at is None:
-        raise ValueError(
-            f"{path}: the first line should name the columns {','.join(GROUP_COLUMNS)}, got {','.join(rows[0][1])!r}"
-        )
+        wanted, got = ",".join(GROUP_COLUMNS), ",".join(rows[0][1])
+        raise ValueError(f"{path}: the first line should name the columns {wanted}, got {got!r}")
     folder, groups = os.path.realpath(path.parent), {}
     for number, row in rows[1:]:
         name, group = (row[k] if k < len(row) else "" for k in at)
@@ -215,13 +212,3 @@ def read_groups(path: Path) -> dict[str, str]:
     if missing:
         raise FileNotFoundError(f"{path} lists {len(missing)} missing files, the first is {missing[0]!r}")
     return dict(sorted(groups.items()))
-
-
-BENCHMARKS = {
-    "holidays": HOLIDAYS,
-    "ukbench": UKBENCH,
-    "copydays": COPYDAYS,
-    "roxford5k": ROXFORD5K,
-    "rparis6k": RPARIS6K,
-    "disc21": DISC21,
-}

@@ -1,4 +1,4 @@
-"""What a published benchmark consists of: images, archives, companion files."""
+"""Records of published benchmarks: images, archives, companion files."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,16 +6,19 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 SHOWN = 3  # names in a finding
+INRIA = "http://pascal.inrialpes.fr"
 
-Images = Mapping[str, set[str]]  # folder of a set -> names of the images in it, in small letters
+Images = Mapping[str, set[str]]  # folder of a benchmark -> names of its images in lower case
 
 
 @dataclass(frozen=True)
 class Archive:
     """An archive of images.
 
-    urls: tried in this order. place: a file's path in the archive -> its path below the set's folder, None to leave it out.
-    fills: the folders of the set that its images go to. sha256: in hexadecimal, where it is known.
+    urls: addresses, tried in this order
+    place: maps a path in the archive to a path in the benchmark's folder, None to skip the file
+    fills: folders that its images go to
+    sha256: in hexadecimal, if known
     """
 
     urls: tuple[str, ...]
@@ -26,7 +29,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Companion:
-    """A file beside the images: path (or pattern) below the set's folder, what for, and addresses tried in this order."""
+    """A file beside the images: path or pattern in the benchmark's folder, purpose, and addresses."""
 
     path: str
     use: str
@@ -35,10 +38,12 @@ class Companion:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A published set, as it lies in the folder of its name.
+    """A published benchmark, as stored in the folder of its name.
 
-    folders: folder -> published number of images. names: patterns of the images' names. details: the set's folder, its images ->
-    what is wrong with them beyond their number, as texts. by_hand: what a person does where there are no archives to fetch.
+    folders: number of images by folder
+    names: patterns of file names
+    details: yields findings on the folder and its images beyond their number
+    by_hand: instructions where there are no archives
     """
 
     folders: Mapping[str, int]
@@ -49,32 +54,24 @@ class Benchmark:
     by_hand: str = ""
 
 
-def some(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
+def abbreviated(names: Iterable[str]) -> str:
+    """Format the first names, and the number of others."""
     names = sorted(names)
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
 
 def numbered(formats: Mapping[str, tuple[str, int]], folder: Path, images: Images) -> Iterator[str]:
-    """Missing images where names are consecutive numbers: folder -> (format of a name, number of images)."""
-    for each, (name, number) in formats.items():
-        missing = [name.format(i) for i in range(number)] if images[each] else []
-        missing = [image for image in missing if image.lower() not in images[each]]
+    """Yield findings on missing images with consecutive numbers; formats: (name, number) by folder."""
+    for inside, (name, number) in formats.items():
+        missing = [name.format(i) for i in range(number)] if images[inside] else []
+        missing = [image for image in missing if image.lower() not in images[inside]]
         if missing:
-            yield f"missing in {each}/: {some(missing)}"
+            yield f"missing in {inside}/: {abbreviated(missing)}"
 
 
 def images_to(folder: str, path: str, *, out_of: str = "*", leave_out: Sequence[str] = ()) -> str | None:
-    """Places the JPEG files of an archive, or those out of folders of one name, in one folder."""
-    inside, name = PurePosixPath(path).parent.name, PurePosixPath(path).name
-    wanted = (
-        name.lower().endswith(".jpg")
-        and not name.startswith(".")
-        and name not in leave_out
-        and fnmatch(inside, out_of)
-    )
-    return f"{folder}/{name}" if wanted else None
-
-
-INRIA = "http://pascal.inrialpes.fr"
+    """Place the JPEG files of an archive, or of its folders named `out_of`, in one folder."""
+    parent, name = PurePosixPath(path).parent.name, PurePosixPath(path).name
+    is_image = name.lower().endswith(".jpg") and not name.startswith(".") and name not in leave_out
+    return f"{folder}/{name}" if is_image and fnmatch(parent, out_of) else None

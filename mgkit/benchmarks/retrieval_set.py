@@ -1,4 +1,4 @@
-"""What a retrieval benchmark asks: images, queries, database, right answers; and readers of ground truth."""
+"""Retrieval sets (images, queries, database, positives) and readers of folders and csv files."""
 
 import csv
 import os
@@ -16,21 +16,21 @@ from mgkit.data.images import UNLABELLED, ImageList
 
 
 def no_images() -> np.ndarray:
-    """An empty array of indices."""
     return np.array([], dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class RetrievalSet:
-    """Q queries among N images.
+    """Q queries among N images. Sets of one benchmark may share the same `images`.
 
-    images: all N that are embedded. queries: [Q] indices. database: [M] indices that are ranked. positives: for each query the
-    indices that answer it, without itself; none where it has no answer. junk: for each query the indices that are taken out of its
-    ranking, neither right nor wrong; () where there are none. background: indices of images that only normalise scores (DISC's
-    training images). distractors: indices of the part of the database that answers nothing, of the user's own choice. measure:
-    `mAP`, `score` (UKBench's, out of 4), `micro-AP` over all pairs, or `none` where nothing says what is right. level: of
-    Copydays' weaker copies the edit and its strength, as `("crops", 10)`. Sets that share their images (the levels of one
-    benchmark) share the very same `images`.
+    images: all images that are embedded (N)
+    queries, database: indices of the queries ([Q]) and of the images that are ranked ([M])
+    positives: indices of the positives of each query, without itself; may be empty
+    measure: `mAP`, `score` (UKBench, 0..4), `micro-AP` over all pairs, or `none` without ground truth
+    junk: indices removed from the ranking of each query; () if there are none
+    background: indices of images for score normalisation only (DISC's training images)
+    distractors: indices of the images that the user added to the database
+    level: edit and strength of Copydays' levels, as `("crops", 10)`
     """
 
     name: str
@@ -45,15 +45,12 @@ class RetrievalSet:
     level: tuple[str, int] | None = None
 
     def only(self, kept: np.ndarray) -> "RetrievalSet":
-        """The set without the images where kept [N] is False: they neither ask, nor answer, nor count as positives.
-
-        A query that has lost its every positive asks nothing; one that had none stays.
-        """
+        """Return the set of the images where kept [N] is True, without queries that lose all positives."""
         if kept.all():
             return self
-        number = np.cumsum(kept) - 1  # old index -> new
+        number = np.cumsum(kept) - 1  # new index by old index
         answerable = [not len(positives) or kept[positives].any() for positives in self.positives]
-        asking = np.flatnonzero(kept[self.queries] & np.array(answerable, dtype=bool))
+        remaining = np.flatnonzero(kept[self.queries] & np.array(answerable, dtype=bool))
 
         def renumbered(indices: np.ndarray) -> np.ndarray:
             return number[indices[kept[indices]]]
@@ -61,35 +58,34 @@ class RetrievalSet:
         return replace(
             self,
             images=self.images.subset(np.flatnonzero(kept)),
-            queries=number[self.queries[asking]],
+            queries=number[self.queries[remaining]],
             database=renumbered(self.database),
-            positives=tuple(renumbered(self.positives[q]) for q in asking),
-            junk=tuple(renumbered(self.junk[q]) for q in asking) if self.junk else (),
+            positives=tuple(renumbered(self.positives[q]) for q in remaining),
+            junk=tuple(renumbered(self.junk[q]) for q in remaining) if self.junk else (),
             background=renumbered(self.background),
             distractors=renumbered(self.distractors),
         )
 
     def alone(self) -> "RetrievalSet":
-        """The set without the images that only others ask, which share its images with it; itself where there are none."""
+        """Return the set without images that only other sets use; itself if there are none."""
         used = np.zeros(len(self.images), dtype=bool)
         for indices in (self.queries, self.database, self.background):
             used[indices] = True
         return self.only(used)
 
     def right(self, q: int, image: int) -> bool | None:
-        """Whether an image answers query number q; None for junk, and where nothing says what is right."""
+        """Return whether an image is a positive of query number q; None for junk or without ground truth."""
         if self.measure == "none" or (self.junk and image in self.junk[q]):
             return None
         return bool(image in self.positives[q])
 
     def describe(self) -> str:
-        """One line: how many queries, images and answers."""
+        """Return one line with the numbers of queries, images and positives."""
         if self.measure == "none":
-            return f"{self.name}: {len(self.images)} images without ground truth, each of them a query"
-        return (
-            f"{self.name}: {len(self.queries)} queries, {len(self.database)} database images, "
-            f"{sum(map(len, self.positives)) / max(len(self.queries), 1):.1f} positives a query"
-        )
+            return f"{self.name}: {len(self.images)} images without ground truth, all queries"
+        positives = sum(map(len, self.positives)) / max(len(self.queries), 1)
+        counts = f"{len(self.queries)} queries, {len(self.database)} database images"
+        return f"{self.name}: {counts}, {positives:.1f} positives per query"
 
 
 # --- Reading folders
@@ -99,38 +95,36 @@ def unlabelled(
     root: Path, paths: Iterable[str], *, exif: bool = False, views: Mapping[int, View] | None = None
 ) -> ImageList:
     paths = tuple(paths)
-    return ImageList(
-        root, paths, np.full(len(paths), UNLABELLED, dtype=np.int64), exif=exif, views=views or {}
-    )
+    labels = np.full(len(paths), UNLABELLED, dtype=np.int64)
+    return ImageList(root, paths, labels, exif=exif, views=views or {})
 
 
 def numbers(paths: Sequence[str], pattern: str, folder: Path) -> list[int]:
-    """The number in each file name; ValueError names the first file that the pattern does not fit, and two of one name."""
+    """Return the number in each file name; ValueError for a name unlike the pattern, and duplicate names."""
     found = []
     for path in paths:
         match = re.fullmatch(pattern, Path(path).name, flags=re.IGNORECASE)
         if not match:
-            raise ValueError(f"{folder}: {Path(path).name} is not named as in this set ({pattern})")
+            raise ValueError(f"{folder}: the name {Path(path).name} should match {pattern}")
         found.append(int(match[1]))
     by_stem(paths, folder)
     return found
 
 
 def by_stem(paths: Sequence[str], folder: Path) -> dict[str, int]:
-    """{file name without suffix: index}; ValueError names two files that differ in suffix or sub-folder alone."""
+    """Return {file name without suffix: index}; ValueError for duplicates in suffix or sub-folder."""
     found = {}
     for index, path in enumerate(paths):
         stem = os.path.splitext(os.path.basename(path))[0]
         if found.setdefault(stem, index) != index:
-            first, second = (
-                os.path.relpath(each, os.path.realpath(folder)) for each in (paths[found[stem]], path)
-            )
+            base = os.path.realpath(folder)
+            first, second = os.path.relpath(paths[found[stem]], base), os.path.relpath(path, base)
             raise ValueError(f"{folder} holds {stem} twice: {first} and {second}")
     return found
 
 
 def files_of(folder: Path, name: str) -> list[str]:
-    """The images of a set's folder; FileNotFoundError or ValueError names the set and the folder."""
+    """Return the images of a benchmark's folder; FileNotFoundError or ValueError name both."""
     paths = image_files(check_folder(folder, name))
     if not paths:
         raise ValueError(f"{name}: {folder} holds no images")
@@ -138,26 +132,23 @@ def files_of(folder: Path, name: str) -> list[str]:
 
 
 def located(names: Iterable[str], of_stem: dict[str, int], folder: Path, listing: Path) -> list[int]:
-    """The indices of named images; FileNotFoundError says how many are not in the folder, and the first."""
+    """Return the indices of named images; FileNotFoundError for missing ones, with the first."""
     names = list(names)
     missing = [name for name in dict.fromkeys(names) if name not in of_stem]
     if missing:
-        raise FileNotFoundError(
-            f"{listing} names {len(missing)} images that are not in {folder}, the first is {missing[0]!r}"
-        )
+        missed = f"{len(missing)} images that are not in {folder}, the first is {missing[0]!r}"
+        raise FileNotFoundError(f"{listing} names {missed}")
     return [of_stem[name] for name in names]
 
 
 def read_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """(line number, cells without spaces around) of a csv's lines that are not blank; ValueError names what is no such file."""
+    """Read the non-blank rows of a csv file as (line number, stripped cells); ValueError for other files."""
     try:
-        with open(
-            path, newline="", encoding="utf-8-sig"
-        ) as file:  # spreadsheets may put a byte order mark first
+        with open(path, newline="", encoding="utf-8-sig") as file:  # with or without a byte order mark
             reader = csv.reader(file)
             rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no csv file in UTF-8: {error}") from None
+        raise ValueError(f"{path} is not a csv file in UTF-8: {error}") from None
     rows = [(number, row) for number, row in rows if any(row)]
     if not rows:
         raise ValueError(f"{path} is empty")
@@ -165,6 +156,6 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def columns(header: list[str], names: tuple[str, ...]) -> list[int] | None:
-    """Where the named columns stand in a header; None where it lacks one."""
+    """Return the positions of the named columns in a header; None if one is missing."""
     found = [cell.lower() for cell in header]
     return [found.index(name) for name in names] if set(names) <= set(found) else None

@@ -9,11 +9,20 @@ import numpy as np
 from mgkit.benchmarks.published import Archive, Benchmark, images_to, numbered
 from mgkit.benchmarks.retrieval_set import RetrievalSet, files_of, numbers, unlabelled
 
+UKBENCH_URL = "https://archive.org/download/ukbench/ukbench.zip"
+
+UKBENCH = Benchmark(
+    {"full": 10_200},
+    (f"ukbench{'[0-9]' * 5}.jpg",),
+    partial(numbered, {"full": ("ukbench{:05d}.jpg", 10_200)}),
+    (Archive((UKBENCH_URL,), partial(images_to, "full", out_of="full"), ("full",)),),
+)
+
 
 def ukbench(root: str | Path) -> RetrievalSet:
-    """UKBench, `full/ukbenchNNNNN.jpg`: consecutive fours, by number, show one object; every image is a query.
+    """Read UKBench, `full/ukbenchNNNNN.jpg`: four consecutive numbers are an object; all images are queries.
 
-    Raises ValueError for an incomplete four.
+    Raises ValueError for an object without four images.
     """
     folder = Path(root) / "full"
     paths = files_of(folder, "ukbench")
@@ -22,30 +31,9 @@ def ukbench(root: str | Path) -> RetrievalSet:
         objects[number // 4].append(index)
     for number, members in sorted(objects.items()):
         if len(members) != 4:
-            raise ValueError(
-                f"ukbench: object {number} of {folder} has {len(members)} images, not 4 (from ukbench{4 * number:05d}.jpg)"
-            )
+            first = f"ukbench{4 * number:05d}.jpg"
+            found = f"{len(members)} images of object {number} (from {first})"
+            raise ValueError(f"ukbench: {folder} has {found}, not 4")
     positives = {i: np.array([j for j in members if j != i]) for members in objects.values() for i in members}
-    everything = np.arange(len(paths))
-    return RetrievalSet(
-        "ukbench",
-        unlabelled(folder, paths),
-        everything,
-        everything,
-        tuple(positives[i] for i in everything),
-        "score",
-    )
-
-
-UKBENCH = Benchmark(
-    {"full": 10_200},
-    (f"ukbench{'[0-9]' * 5}.jpg",),
-    partial(numbered, {"full": ("ukbench{:05d}.jpg", 10_200)}),
-    (
-        Archive(
-            ("https://archive.org/download/ukbench/ukbench.zip",),
-            partial(images_to, "full", out_of="full"),
-            ("full",),
-        ),
-    ),
-)
+    images, every = unlabelled(folder, paths), np.arange(len(paths))
+    return RetrievalSet("ukbench", images, every, every, tuple(positives[i] for i in every), "score")

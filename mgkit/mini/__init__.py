@@ -1,4 +1,4 @@
-"""The embedded dataset: drawn scenes of drawn objects, for a first run without downloads."""
+"""The embedded dataset: synthetic images, for a first run without downloads."""
 
 import lazy_loader
 

@@ -1,12 +1,12 @@
-"""The embedded data set: a drawn world in which class, instance and copy are all well defined.
+"""The embedded dataset: synthetic images with well-defined classes, instances and copies.
 
-A *class* is a family of shapes. An *instance* fixes the shape's parameters, its colours and its texture. A
-*scene* fixes where the instance stands, how it is lit, what lies behind it and before it; a *view* nudges all
-of that, as a photographer who takes a second picture does. A *copy* is an edit of one picture. `make_mini`
-writes such pictures as JPEG files in the layouts of ImageNet, Holidays, UKBench and Copydays.
+A *class* is a family of shapes. An *instance* has its own shape parameters, colours and texture. A *scene*
+has its own pose, light, background and clutter; a *view* perturbs all of them, like a second photograph. A
+*copy* is an edit of an image. `make_mini` writes JPEG files in the layouts of ImageNet, Holidays, UKBench and
+Copydays.
 
-Every picture is a pure function of (seed, its names): no state is shared, so neither the order of drawing
-nor the number of processes nor the size of the other sets can change a byte (for one NumPy and Pillow).
+Each image is a pure function of the seed and its names: neither the order of drawing, nor the number of
+processes, nor the sizes of other sets change a byte (with the same NumPy and Pillow).
 """
 
 import json
@@ -25,15 +25,15 @@ from mgkit.machine.progress import progress as watched
 from mgkit.mini.pictures import GREY, cropped, draw_picture, generator_of, strong_edit
 from mgkit.mini.shapes import CLASS_NAMES
 
-VERSION = 2  # raise it whenever a picture changes: an older set on disk is then refused
-CHUNK = 24  # pictures that a process draws before it reports
-CROPS = (10, 15, 20, 30, 40, 50, 60, 70, 80)  # per cent of the area cut away
+VERSION = 2  # increase when any image changes: older sets are then refused
+CHUNK = 24  # images per task of a process
+CROPS = (10, 15, 20, 30, 40, 50, 60, 70, 80)  # per cent of the area removed
 QUALITIES = (3, 5, 8, 10, 15, 20, 30, 50, 75)  # of the JPEG copies
 
 
 @dataclass(frozen=True)
 class MiniSizes:
-    """How many of each `make_mini` draws: images, except for groups, objects and originals."""
+    """Sizes of the sets: numbers of images, groups, objects and originals."""
 
     train_per_class: int = 130
     val_per_class: int = 26
@@ -44,7 +44,7 @@ class MiniSizes:
     distractors: int = 300
 
 
-# What the digits of the file names can number.
+# Limits of the digits in file names.
 _MOST = MiniSizes(99_999, 999_999, 900, 25_000, 1_000, 1_000_000, 1_000_000)
 
 
@@ -52,7 +52,7 @@ _MOST = MiniSizes(99_999, 999_999, 900, 25_000, 1_000, 1_000_000, 1_000_000)
 
 
 class _Job(NamedTuple):
-    """One picture to write; `strong` > 0 asks for a Copydays original's copies too, that many strong ones."""
+    """An image to write; for a Copydays original, `strong` > 0 is the number of its strong copies."""
 
     path: str
     class_index: int
@@ -67,21 +67,20 @@ class _Job(NamedTuple):
 
 
 def _single(path, class_index, strong=0):
-    """A picture whose instance and scene occur nowhere else."""
+    """Return the job of an image with its own instance and scene."""
     return _Job(path, class_index, path, path, path, strong)
 
 
 def plan(sizes):
-    """Every picture of a set of those sizes, as a list of `_Job`."""
+    """Return the jobs of all images of a dataset of these sizes."""
     classes, jobs = len(CLASS_NAMES), []
     for c in range(classes):
         wnid = f"n{1000001 + c:08d}"
-        jobs += [
-            _single(f"imagenet/train/{wnid}/{wnid}_{n}.JPEG", c) for n in range(1, sizes.train_per_class + 1)
-        ]
+        numbers = range(1, sizes.train_per_class + 1)
+        jobs += [_single(f"imagenet/train/{wnid}/{wnid}_{n}.JPEG", c) for n in numbers]
         numbers = [n * classes + c + 1 for n in range(sizes.val_per_class)]
         jobs += [_single(f"imagenet/val/{wnid}/ILSVRC2012_val_{n:08d}.JPEG", c) for n in numbers]
-    for g in range(sizes.holidays_groups):  # two by two siblings: paint alone does not find the group
+    for g in range(sizes.holidays_groups):  # in pairs of one family: colours do not identify the group
         kin, name = f"holidays/family/{g // 2}", f"holidays/{g}"
         files = [f"holidays/jpg/{100000 + 100 * g + n}.jpg" for n in range(2 + g % 4)]
         jobs += [_Job(path, g // 2 % classes, name, kin, name) for path in files]
@@ -102,7 +101,7 @@ def _save(image, path, quality):
 
 
 def _write(folder, seed, job):
-    """Draw and save the picture of a job, and its copies."""
+    """Draw and save the image of a job, and its copies."""
     path, rng = Path(folder, job.path), generator_of(seed, "file " + job.path)
     image = draw_picture(seed, job.class_index, job.instance, job.family, job.scene, job.path)
     if rng.uniform() < GREY:
@@ -110,7 +109,7 @@ def _write(folder, seed, job):
     _save(image, path, int(rng.integers(80, 93)))
     if not job.strong:
         return
-    with Image.open(path, formats=["JPEG"]) as file:  # a copy starts from the file, as the real ones did
+    with Image.open(path, formats=["JPEG"]) as file:  # copies are made from the JPEG file
         image = file.convert("RGB")
     home, name = path.parents[1], path.name
     for percent in CROPS:
@@ -122,21 +121,19 @@ def _write(folder, seed, job):
 
 
 def _write_all(folder, seed, jobs):
-    """Write the files of the jobs; returns how many they are."""
+    """Write the files of the jobs; return their number."""
     for job in jobs:
         _write(folder, seed, job)
     return sum(job.files for job in jobs)
 
 
 def _written(folder, seed, jobs, workers):
-    """Write the files of the jobs with that many processes; yields the number of files chunk by chunk."""
+    """Write the files of the jobs by `workers` processes; yield the number of files of each chunk."""
     chunks = [jobs[i : i + CHUNK] for i in range(0, len(jobs), CHUNK)]
     if workers == 1:
         yield from (_write_all(folder, seed, chunk) for chunk in chunks)
         return
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # a fork of a process with threads (torch, Jupyter) may hang
+    context = multiprocessing.get_context("spawn")  # a fork may hang beside threads (torch, Jupyter)
     pool = ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context)
     try:
         for future in as_completed([pool.submit(_write_all, folder, seed, chunk) for chunk in chunks]):
@@ -145,48 +142,44 @@ def _written(folder, seed, jobs, workers):
         pool.shutdown(cancel_futures=True)
 
 
-def _checked(sizes, seed, workers):
-    """Raise ValueError, naming the field, for a number that cannot be."""
+def _check(sizes, seed, workers):
+    """Raise ValueError, naming the parameter, for a number out of range."""
     limits = {f"sizes.{f.name}": (getattr(sizes, f.name), 1, getattr(_MOST, f.name)) for f in fields(sizes)}
     limits |= {"seed": (seed, 0, 2**63), "workers": (workers, 1, 1024)}
     for name, (value, least, most) in limits.items():
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise ValueError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
+            raise ValueError(f"{name} must be an integer from {least} to {most}, got {value!r}")
 
 
 def _complete(root, record):
-    """Whether the set of that record is at root; raises if something else is there."""
+    """Return whether root holds the dataset of that record; raise if it holds something else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     if not (root / "mini.json").is_file():
-        raise FileExistsError(f"{root} exists and is not a drawn set (no mini.json): choose another folder")
+        raise FileExistsError(f"{root} exists without a mini.json: choose another folder")
     found = json.loads((root / "mini.json").read_text())
-    unlike = [
-        f"{key} {found.get(key)!r} instead of {record[key]!r}"
-        for key in record
-        if found.get(key) != record[key]
-    ]
-    if unlike:
-        raise ValueError(
-            f"{root} holds another set ({'; '.join(unlike)}): delete the folder or choose another"
-        )
+    different = [key for key in record if found.get(key) != record[key]]
+    if different:
+        values = "; ".join(f"{key} {found.get(key)!r} instead of {record[key]!r}" for key in different)
+        raise ValueError(f"{root} holds another dataset ({values}): delete the folder or choose another")
     return True
 
 
 def make_mini(root, *, seed=0, sizes=None, workers=None, progress=False) -> Path:
-    """Draw the set under `root` and return its path; at once if that very set is there already.
+    """Create the dataset under `root` and return its path; do nothing if it exists.
 
-    `sizes` is a `MiniSizes` (None: the default one). `workers` processes draw (None: one for each core; 1:
-    this one): a script that calls this with more than one needs the usual `if __name__ == "__main__":`.
-    `progress` shows a bar. The set appears under `root` only when whole: an interrupted call leaves nothing
-    and may be repeated.
+    root: folder; it appears when the dataset is complete, an interrupted call leaves nothing
+    seed: of all random numbers (integer >= 0)
+    sizes: `MiniSizes`, None for the default
+    workers: number of processes, None for one per core; more than one needs `if __name__ == "__main__":`
+    progress: show a progress bar
 
-    Raises ValueError for sizes, a seed or workers that cannot be, or if `root` holds a set of another seed,
-    sizes or version; FileExistsError if it holds anything else.
+    Raises ValueError for invalid sizes, seed or workers, or if `root` holds a dataset of another seed, sizes
+    or version; FileExistsError if it holds something else.
     """
     root, sizes = Path(root).absolute(), MiniSizes() if sizes is None else sizes
     workers = (os.cpu_count() or 1) if workers is None else workers
-    _checked(sizes, seed, workers)
+    _check(sizes, seed, workers)
     jobs = plan(sizes)
     record = {"version": VERSION, "seed": seed, "sizes": asdict(sizes)}
     if _complete(root, record):
@@ -205,7 +198,7 @@ def make_mini(root, *, seed=0, sizes=None, workers=None, progress=False) -> Path
         try:
             os.rename(partial, root)
         except OSError:
-            if not _complete(root, record):  # else another process was faster, and its set is the same
+            if not _complete(root, record):  # else another process created the same dataset
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Instances of the shapes -> pictures: pose, light, clutter, edits."""
+"""Draw images of instances: pose, light, clutter, edits."""
 
 from dataclasses import dataclass
 
@@ -7,24 +7,24 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from mgkit.mini.shapes import CLASS_NAMES, SHAPES, blend
 
-# What makes the world hard. Angles in degrees; the rest as fractions of the short side unless said otherwise.
+# Difficulty of the dataset. Angles in degrees, others as fractions of the short side unless noted.
 ROTATION = 30.0  # in-plane rotation, plus or minus
-FORESHORTEN = (0.7, 1.0)  # squeeze along one axis: a cheap rotation out of the plane
-HABIT = 0.75  # how often a class wears its usual paints and textures, as kinds of thing in the world do
+FORESHORTEN = (0.7, 1.0)  # scale along one axis, approximates a rotation out of the plane
+HABIT = 0.75  # probability that an instance has colours and textures typical of its class
 COVER = (0.65, 1.05)  # the object's diameter
-OFF_BORDER = 0.1  # how much of its radius the object may run off the border
+OFF_BORDER = 0.1  # part of its radius that the object may extend beyond the border
 BACK_CLUTTER, FRONT_CLUTTER = (1, 5), (0, 3)  # number of distractors behind and in front of the object
 FRONT_SIZE = (0.04, 0.1)  # size of those in front
-LIGHT_GAIN, LIGHT_GAMMA, LIGHT_SLOPE = 0.22, 0.25, 0.3  # spread of each (log units, but for the slope)
+LIGHT_GAIN, LIGHT_GAMMA, LIGHT_SLOPE = 0.22, 0.25, 0.3  # ranges, in log units except for the slope
 NOISE = (1.0, 4.0)  # sensor noise, in grey levels
 TEXTURE_FREQUENCY, TEXTURE_CONTRAST = (8.0, 20.0), (0.2, 0.6)
-NUDGE = 0.45  # how far a view strays from its scene, as a fraction of the spread of scenes
-DULL = (0.3, 0.55)  # how much of their colour backdrop and clutter keep; 1: as vivid as the objects
-GREY = 0.04  # share of grey pictures
+NUDGE = 0.45  # variation of views within a scene, relative to that of scenes
+DULL = (0.3, 0.55)  # saturation of backdrop and clutter relative to objects
+GREY = 0.04  # share of grey images
 LONG_SIDE = (144, 256)  # pixels
 ASPECTS = (1 / 1, 4 / 3, 3 / 4, 3 / 2, 2 / 3, 16 / 9)  # width / height
 TEXTURES = ("stripes", "waves", "dots", "checks", "blobs")
-PALETTE = np.array(  # muted, as paint and cloth are; things, backdrops and clutter all draw from it
+PALETTE = np.array(  # muted colours of objects, backdrops and clutter
     [
         (152, 78, 62), (188, 116, 82), (202, 162, 88), (122, 128, 70), (84, 112, 76), (72, 122, 122),
         (84, 108, 142), (118, 84, 118), (206, 186, 152), (74, 74, 80), (196, 138, 138), (228, 218, 196),
@@ -37,25 +37,25 @@ PALETTE = np.array(  # muted, as paint and cloth are; things, backdrops and clut
 
 
 def generator_of(seed, name):
-    """The stream of random numbers of a name: the whole name is the entropy, so that no two collide."""
+    """Return the random generator of a name, seeded by the whole name, so that no two collide."""
     return np.random.default_rng([seed, *name.encode()])
 
 
 def _habit(rng, class_index, stride, count):
-    """One of `count` choices: as a rule one of the three that the class shares with some others, else any."""
+    """Return one of `count` choices, by default one of three that are typical of the class, else any."""
     usual = (stride * class_index + rng.integers(3)) % count
     return usual if rng.uniform() < HABIT else rng.integers(count)
 
 
 def _paint(rng, vivid=1.0, choice=None):
-    """A colour of the palette, a little off, and dulled towards a dark grey: float32 (3,) in 0..255."""
+    """Return a perturbed palette colour, blended with dark grey: float32 (3,) in 0..255."""
     choice = rng.integers(len(PALETTE)) if choice is None else choice
     colour = PALETTE[choice] * np.exp(rng.normal(0, 0.06, 3)).astype(np.float32)
     return blend(np.float32(72), colour, np.float32(vivid))
 
 
 def _pattern(kind, x, y, frequency, angle, phase):
-    """A texture of that kind on coordinates x, y: float32 like x, in 0..1."""
+    """Return a texture at coordinates x, y: float32 like x, in 0..1."""
     c, s = frequency * np.cos(angle), frequency * np.sin(angle)
     a, b = np.float32(c) * x + np.float32(s) * y + np.float32(phase), np.float32(c) * y - np.float32(s) * x
     if kind == "stripes":
@@ -80,7 +80,7 @@ class _Instance:
 
 
 def _instance(seed, class_index, name, family):
-    """The instance of that name. Siblings, those of one family, share paint and kind of texture."""
+    """Return the instance of that name; instances of one family share colours and kind of texture."""
     kin, own = generator_of(seed, "family " + family), generator_of(seed, "instance " + name)
     body, other = (_paint(kin, choice=_habit(kin, class_index, 5, len(PALETTE))) for _ in range(2))
     marks = body * 0.42 if body.mean() > 105 else 150 + body * 0.4
@@ -93,13 +93,13 @@ def _instance(seed, class_index, name, family):
 
 
 def _size(rng):
-    """A picture's (height, width) in pixels."""
+    """Return the (height, width) of an image (px)."""
     long, aspect = rng.uniform(*LONG_SIDE), ASPECTS[rng.integers(len(ASPECTS))]
     return round(long * min(1, 1 / aspect)), round(long * min(1, aspect))
 
 
 def _spread(base, nudge, n=None):
-    """Numbers in -1..1 that the scene draws and the view nudges."""
+    """Return numbers in -1..1, drawn by the scene and perturbed by the view."""
     return np.clip(base.uniform(-1, 1, n) + NUDGE * nudge.uniform(-1, 1, n), -1, 1)
 
 
@@ -109,20 +109,18 @@ def _between(low_high, t):
 
 
 def _planes(image):
-    """The image as float32 (bands, height, width): NumPy is several times faster with the bands first."""
+    """Convert an image to float32 (bands, height, width); NumPy is several times faster with bands first."""
     return np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
 
 
 def _backdrop(rng, size, window):
-    """A smooth play of two colours under a grain: float32 (3, height, width) in 0..255."""
+    """Draw a smooth blend of two colours with grain: float32 (3, height, width) in 0..255."""
     height, width = size
     share = rng.uniform(0, 1, (4, 4, 1))
     colours = blend(_paint(rng, DULL[0]), _paint(rng, DULL[0]), share) * rng.uniform(0.8, 1.15, (4, 4, 1))
     grid = Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8))
     smooth = grid.resize((width, height), Image.Resampling.BICUBIC, box=tuple(window * 4))
-    rows, columns = np.exp(rng.uniform(np.log(8), np.log(72), 2)).astype(
-        int
-    )  # unlike numbers give wood or cloth
+    rows, columns = np.exp(rng.uniform(np.log(8), np.log(72), 2)).astype(int)  # unequal: like wood or cloth
     grain = Image.fromarray(rng.integers(0, 256, (rows, columns), dtype=np.uint8))
     box = tuple(window * (columns, rows, columns, rows))
     grain = np.asarray(grain.resize((width, height), Image.Resampling.BICUBIC, box=box), dtype=np.float32)
@@ -131,9 +129,9 @@ def _backdrop(rng, size, window):
 
 
 def _clutter(rng, size, window, count, extent):
-    """Blobs, polygons and strokes of no class: colours (3, height, width) and coverage (height, width)."""
+    """Draw blobs, polygons and strokes: colours (3, height, width) and coverage (height, width)."""
     height, width = size
-    layer = Image.new("RGBA", (2 * width, 2 * height))  # twice as large, so that halving it smooths the edges
+    layer = Image.new("RGBA", (2 * width, 2 * height))  # twice the size, for antialiasing
     pen, (left, top, right, bottom) = ImageDraw.Draw(layer), window
     unit = 2 * min(size) / (right - left)
     for _ in range(count):
@@ -164,17 +162,17 @@ def _clutter(rng, size, window, count, extent):
 def _over(below, colour, alpha):
     """Paint `colour` with coverage `alpha` (height, width) over `below` (3, height, width)."""
     mixed = (colour - below) * alpha
-    mixed += below  # in place: new arrays are what takes time
+    mixed += below  # in place, to save time
     return mixed
 
 
 def _cover(distance, width):
-    """Coverage in 0..1 of the inside of a signed distance, with an edge `width` wide."""
+    """Return the coverage in 0..1 of a shape by its signed distance, with an edge `width` wide."""
     return np.clip(0.5 - distance / width, 0, 1)
 
 
 def _coordinates(size, base, nudge):
-    """Object coordinates x, y of every pixel, float32 (height, width), and the width of a pixel in them."""
+    """Return object coordinates x, y of all pixels, float32 (height, width), and the width of a pixel."""
     height, width = size
     turn, squeeze, axis, cover, px, py, tilt_x, tilt_y = _spread(base, nudge, 8)
     radius = _between(COVER, cover) * min(size) / 2
@@ -194,7 +192,7 @@ def _coordinates(size, base, nudge):
 
 
 def _object(picture, thing, x, y, pixel, lamp):
-    """Paint the instance on the picture, with a soft shadow and a bevel lit from the angle `lamp`."""
+    """Paint the instance on the image, with a soft shadow and a bevel lit from the angle `lamp`."""
     body, marks = thing.shape(x, y, thing.u)
     shadow = _cover(body, 14 * pixel)
     offset = round(3 * np.sin(lamp)), round(3 * np.cos(lamp))
@@ -209,45 +207,36 @@ def _object(picture, thing, x, y, pixel, lamp):
 
 
 def _light(picture, base, nudge):
-    """What light and sensor make of the picture (3, height, width): uint8 (height, width, 3)."""
+    """Apply light and sensor noise to an image (3, height, width): uint8 (height, width, 3)."""
     height, width = picture.shape[1:]
     gain = np.exp(LIGHT_GAIN * (_spread(base, nudge) + 0.35 * _spread(base, nudge, 3)))
     gamma, angle = np.exp(LIGHT_GAMMA * _spread(base, nudge)), np.pi * _spread(base, nudge)
-    down, right = (
-        np.linspace(-0.5, 0.5, height)[:, None] * np.sin(angle),
-        np.linspace(-0.5, 0.5, width) * np.cos(angle),
-    )
-    slope = (3 * (1 + LIGHT_SLOPE * (down + right))).astype(
-        np.float32
-    )  # a level is 3 steps of the curves below
+    down = np.linspace(-0.5, 0.5, height)[:, None] * np.sin(angle)
+    right = np.linspace(-0.5, 0.5, width) * np.cos(angle)
+    slope = (3 * (1 + LIGHT_SLOPE * (down + right))).astype(np.float32)  # a level is 3 steps of the curves
     steps = np.clip(picture * slope, 0, 1023).astype(np.intp)
-    curves = (
-        255 * np.clip(np.arange(1024) / (3 * 255) * gain[:, None], 0, 1) ** gamma
-    )  # of each band: a power a pixel is slow
+    # Curves are tabulated by band, since a power per pixel is slow.
+    curves = 255 * np.clip(np.arange(1024) / (3 * 255) * gain[:, None], 0, 1) ** gamma
     noise = nudge.standard_normal((height, width), dtype=np.float32) * np.float32(nudge.uniform(*NOISE))
-    lit = (
-        np.stack([np.take(curve, step) for curve, step in zip(curves.astype(np.float32), steps, strict=True)])
-        + noise
-    )
+    bands = zip(curves.astype(np.float32), steps, strict=True)
+    lit = np.stack([np.take(curve, step) for curve, step in bands]) + noise
     return np.ascontiguousarray(np.clip(lit, 0, 255).astype(np.uint8).transpose(1, 2, 0))
 
 
 def draw_picture(seed, class_index, instance, family, scene, view):
-    """Draw one picture: the same names give the same."""
+    """Draw the image of these names; equal names give equal images."""
     thing = _instance(seed, class_index, instance, family)
     pose, around, sun = (generator_of(seed, f"{part} {scene}") for part in ("pose", "around", "sun"))
     nudge = generator_of(seed, "view " + view)
     size = _size(pose)
-    stray = (
-        0.25 * NUDGE
-    )  # the part of the surroundings that this view shows: left, top, right, bottom in 0..1
+    stray = 0.25 * NUDGE
+    # The part of the surroundings in this view: left, top, right, bottom in 0..1.
     window = np.array([stray, stray, 1 - stray, 1 - stray]) + stray * nudge.uniform(-0.99, 0.99, 4)
     x, y, pixel = _coordinates(size, pose, nudge)
     picture = _backdrop(around, size, window)
     things, where = _clutter(around, size, window, around.integers(*BACK_CLUTTER), (0.08, 0.35))
-    weave = _pattern(
-        TEXTURES[around.integers(5)], x, y, around.uniform(*TEXTURE_FREQUENCY), around.uniform(0, 3), 0
-    )
+    texture = TEXTURES[around.integers(5)], x, y, around.uniform(*TEXTURE_FREQUENCY), around.uniform(0, 3)
+    weave = _pattern(*texture, 0)
     picture = _over(picture, things * (0.9 + 0.2 * weave), where)
     picture = _object(picture, thing, x, y, pixel, _between((0.2, 2.9), _spread(sun, nudge)) + np.pi)
     if count := around.integers(*FRONT_CLUTTER):
@@ -259,7 +248,7 @@ def draw_picture(seed, class_index, instance, family, scene, view):
 
 
 def cropped(image, percent):
-    """The centre of the picture, `percent` of its area cut away, blown up to the old size."""
+    """Crop the centre, removing `percent` of the area, and resize it to the original size."""
     keep = (1 - percent / 100) ** 0.5
     w, h = image.size
     box = (w * (1 - keep) / 2, h * (1 - keep) / 2, w * (1 + keep) / 2, h * (1 + keep) / 2)
@@ -267,14 +256,14 @@ def cropped(image, percent):
 
 
 def _snipped(image, rng):
-    """A corner of it: 60 to 80 per cent of each side."""
+    """Crop a random part with 60 to 80 per cent of each side."""
     w, h = (np.array(image.size) * rng.uniform(0.6, 0.8, 2)).astype(int).tolist()
     left, top = int(rng.uniform(0, image.width - w)), int(rng.uniform(0, image.height - h))
     return image.crop((left, top, left + w, top + h))
 
 
 def _printed(image, rng):
-    """Printed and photographed again: another exposure and gamma, a tint, grain."""
+    """Simulate print and photograph: exposure, gamma, tint and grain."""
     pixels = np.asarray(image, dtype=np.float32) / 255
     pixels = pixels ** np.exp(rng.uniform(-0.35, 0.35)) * np.exp(rng.uniform(-0.35, 0.35))
     pixels = pixels * np.exp(rng.uniform(-0.08, 0.08, 3))
@@ -287,6 +276,6 @@ def _blurred(image, rng):
 
 
 def strong_edit(image, rng):
-    """A copy that is hard to recognise: a corner of the picture, printed and photographed again, half of them out of focus."""
+    """Make a copy that is hard to recognise: a crop, printed and photographed, half of them blurred."""
     copy = _printed(_snipped(image, rng), rng)
     return _blurred(copy, rng) if rng.random() < 0.5 else copy

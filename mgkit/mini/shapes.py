@@ -1,9 +1,9 @@
-"""The shapes of the objects that the embedded dataset draws."""
+"""Shapes of the objects in the embedded dataset."""
 
 import numpy as np
 
-# --- Classes: each maps coordinates x, y (right, down; about the unit disc) and six numbers u in [0, 1]
-# --- to two signed distances, negative inside: the silhouette and the marks upon it.
+# A class maps coordinates x, y (right, down; about the unit disc) and six numbers u in [0, 1] to two signed
+# distances, negative inside: of the silhouette and of the marks on it.
 
 
 def blend(low, high, t):
@@ -11,20 +11,20 @@ def blend(low, high, t):
 
 
 def _box(x, y, cx, cy, w, h, r=0.0):
-    """Signed distance to a box of half sides w, h around (cx, cy), its corners rounded by r."""
+    """Return the signed distance to a box of half sides w, h around (cx, cy) with corner radius r."""
     dx, dy = np.abs(x - cx) - (w - r), np.abs(y - cy) - (h - r)
     return np.hypot(np.maximum(dx, 0), np.maximum(dy, 0)) + np.minimum(np.maximum(dx, dy), 0) - r
 
 
 def _fold(x, y, n, turn=0.0):
-    """The plane folded n-fold like a paper star: (x, y) in the wedge around the positive x axis, y >= 0."""
+    """Fold the plane n-fold by rotation and reflection: (x, y) in the wedge at the x axis, y >= 0."""
     radius, step = np.hypot(x, y), 2 * np.pi / n
     angle = np.abs(np.mod(np.arctan2(y, x) + turn + step / 2, step) - step / 2)
     return radius * np.cos(angle), radius * np.sin(angle)
 
 
 def _lobes(u):
-    """What star and flower share: number of lobes, depth of the notches, radius of the centre."""
+    """Return the number of lobes, depth of notches and centre radius of stars and flowers."""
     return 5 + int(3 * u[0]), blend(0.5, 0.68, u[1]), blend(0.14, 0.26, u[2])
 
 
@@ -32,9 +32,8 @@ def _star(x, y, u):
     n, notch, centre = _lobes(u)
     fx, fy = _fold(x, y, n, np.pi / 2)
     nx, ny = notch * np.cos(np.pi / n), notch * np.sin(np.pi / n)
-    edge = ((1 - fx) * -ny + fy * (1 - nx)) / np.hypot(
-        1 - nx, ny
-    )  # to the line from the tip (1, 0) to the notch
+    # Distance to the line from the tip (1, 0) to the notch.
+    edge = ((1 - fx) * -ny + fy * (1 - nx)) / np.hypot(1 - nx, ny)
     return np.maximum(edge, fx - 0.93), np.hypot(x, y) - centre
 
 
@@ -48,7 +47,7 @@ def _flower(x, y, u):
 
 
 def _annulus(radius, u):
-    """What ring and gear share: the hole, and a groove as the mark."""
+    """Return the hole and groove of rings and gears."""
     hole = blend(0.3, 0.52, u[0])
     return hole - radius, np.abs(radius - blend(hole + 0.13, 0.8, u[1])) - blend(0.02, 0.05, u[2])
 
@@ -67,7 +66,7 @@ def _gear(x, y, u):
 
 
 def _plate(x, y, u):
-    """What button and vent share: a plate, square to round, its rim, and folded coordinates for the marks."""
+    """Return the plate (square to round), its rim, and folded coordinates of buttons and vents."""
     corner, n = blend(0.5, 0.9, u[0]), 3 + int(4 * u[1])
     plate = _box(x, y, 0, 0, 0.92, blend(0.78, 0.92, u[2]), corner * 0.85)
     rim = np.abs(plate + blend(0.1, 0.18, u[3])) - 0.02
@@ -81,13 +80,12 @@ def _button(x, y, u):
 
 def _vent(x, y, u):
     plate, rim, fx, fy = _plate(x, y, u)
-    return plate, np.minimum(
-        rim, _box(fx, fy, blend(0.34, 0.46, u[4]), 0, blend(0.15, 0.22, u[5]), 0.055, 0.05)
-    )
+    slots = _box(fx, fy, blend(0.34, 0.46, u[4]), 0, blend(0.15, 0.22, u[5]), 0.055, 0.05)
+    return plate, np.minimum(rim, slots)
 
 
 def _lens(x, y, length, width):
-    """A pointed oval of half length and half width, lying on its side: where two discs overlap."""
+    """Return the signed distance to the intersection of two discs, with half sides length and width."""
     radius = (length**2 + width**2) / (2 * width)
     return np.hypot(x, np.abs(y) + (radius - width)) - radius
 
@@ -110,7 +108,7 @@ def _leaf(x, y, u):
 
 
 def _band(y, u):
-    """What mug and bottle share: a painted band around the belly."""
+    """Return the painted band of mugs and bottles."""
     return np.abs(y - blend(0.05, 0.4, u[4])) - blend(0.04, 0.14, u[5])
 
 
@@ -137,9 +135,8 @@ def _key(x, y, u):
     bits = _box(np.mod(x - 0.9, pitch) - pitch / 2, y, 0, shaft + 0.08, pitch * 0.28, blend(0.1, 0.18, u[4]))
     bits = np.maximum(bits, blend(0.3, 0.5, u[5]) - x)
     rod = _box(x, y, 0.25, 0, 0.68, shaft, 0.03)
-    return np.minimum(bow, np.minimum(rod, np.maximum(bits, x - 0.9))), np.abs(
-        x + blend(0, 0.15, u[5])
-    ) - 0.04
+    marks = np.abs(x + blend(0, 0.15, u[5])) - 0.04
+    return np.minimum(bow, np.minimum(rod, np.maximum(bits, x - 0.9))), marks
 
 
 def _arrow(x, y, u):

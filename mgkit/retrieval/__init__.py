@@ -1,1 +1,1 @@
-"""Search by descriptors: exact, by indices, and the protocols that measure it."""
+"""Exact and approximate nearest neighbours, and the retrieval protocols."""

@@ -1,7 +1,8 @@
-"""Approximate nearest neighbours, for collections past exact search: faiss indices made, searched and compared.
+"""Approximate nearest neighbours by faiss indices, and their comparison with exact search.
 
-A faiss factory string says what an index does, from left to right: `OPQ64_512,IVF4096,PQ64` rotates a descriptor, files it in one of
-4096 lists, and keeps 64 bytes of it. How to choose one: https://github.com/facebookresearch/faiss/wiki/Guidelines-to-choose-an-index.
+An index is given by faiss's factory string: `OPQ64_512,IVF4096,PQ64` rotates descriptors, sorts them into
+4096 lists and compresses each to 64 bytes. How to choose one:
+https://github.com/facebookresearch/faiss/wiki/Guidelines-to-choose-an-index.
 """
 
 import re
@@ -16,17 +17,17 @@ import numpy as np
 
 from mgkit.retrieval.search import as_float32, largest_norm, slices, top_k
 
-BLOCK = 65_536  # rows added at a time
-SAMPLE_A_CENTROID = 64  # rows to train on for every centroid; faiss advises between 39 and 256
-ADVISED_A_CENTROID = 39
+BLOCK = 65_536  # rows per call of `add`
+SAMPLES_PER_CENTROID = 64  # training rows; faiss recommends 39 to 256
+ADVISED_PER_CENTROID = 39
 
 
 @dataclass(frozen=True)
 class AnnIndex:
-    """A faiss index over [count,dim] descriptors, by inner product.
+    """A faiss index of descriptors [count,dim] by inner product.
 
-    factory: faiss's factory string.
-    train_seconds, add_seconds: what making it took.
+    factory: faiss's factory string
+    train_seconds, add_seconds: time to train the index and to add the rows
     """
 
     index: faiss.Index
@@ -38,57 +39,55 @@ class AnnIndex:
 
 
 def build_index(factory: str, database: np.ndarray, *, seed: int = 0, block: int = BLOCK) -> AnnIndex:
-    """An index over the database, by inner product.
+    """Build an index of the database by inner product.
 
-    factory: faiss's factory string, for instance `Flat`, `HNSW32`, `IVF1024,Flat`, `OPQ64,IVF4096,PQ64`.
-    database: [N,D]; of more than 64 rows per centroid (at least 16,384) a random sample is trained on.
-    seed: of the sample.
-    block: rows added at a time, so that a memory-mapped file is never copied whole.
-    Raises ValueError for an unknown factory string or one that does not fit D, fewer rows than centroids, and
-    descriptors that are not finite.
+    factory: faiss's factory string, such as `Flat`, `HNSW32`, `IVF1024,Flat`, `OPQ64,IVF4096,PQ64`
+    database: descriptors ([N,D]); training samples 64 rows per centroid, at least 16,384
+    seed: of the sample
+    block: rows added at a time, so that a memory-mapped file is not copied as a whole
+    Raises ValueError for a factory string that is unknown or does not fit D, fewer rows than centroids, and
+    non-finite descriptors.
     """
     check_rows(database, "database", dim=database.shape[-1])
     start = perf_counter()
     index = trained_index(factory, database, seed=seed)
     trained = perf_counter()
-    with said_in_a_line(f"index {factory!r}"):
+    with one_line_errors(f"index {factory!r}"):
         for part in slices(len(database), block):
             index.add(as_float32(database[part]))
     return AnnIndex(index, factory, *database.shape, trained - start, perf_counter() - trained)
 
 
 def check_factory(factory: str, dim: int) -> None:
-    """ValueError, naming the factory string, unless faiss can make that index of descriptors of dim dimensions."""
-    with said_in_a_line(f"index {factory!r} for {dim} dimensions"):
+    """Raise ValueError, naming the factory string, unless faiss can build the index for `dim` dimensions."""
+    with one_line_errors(f"index {factory!r} for {dim} dimensions"):
         faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
 
 
 def trained_index(factory: str, train: np.ndarray, *, seed: int = 0) -> faiss.Index:
-    """An index without rows, trained on a sample of [T,D]."""
+    """Return an empty index, trained on a sample of descriptors [T,D]."""
     dim = train.shape[1]
-    with said_in_a_line(f"index {factory!r} for {dim} dimensions"):
+    with one_line_errors(f"index {factory!r} for {dim} dimensions"):
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
         if index.is_trained:
             return index
-        centroids = most_centroids(index)
+        centroids = max_centroids(index)
         if len(train) < centroids:
             raise ValueError(
                 f"index {factory!r} needs at least {centroids} descriptors to train on, got {len(train)}"
             )
-        if len(train) < ADVISED_A_CENTROID * centroids:
+        if len(train) < ADVISED_PER_CENTROID * centroids:
             print(
                 f"index {factory!r} trains {centroids} centroids on {len(train)} descriptors; "
-                f"{ADVISED_A_CENTROID * centroids} or more make better ones"
+                f"{ADVISED_PER_CENTROID * centroids} or more are recommended"
             )
-        sample = min(len(train), SAMPLE_A_CENTROID * max(centroids, 256))
+        sample = min(len(train), SAMPLES_PER_CENTROID * max(centroids, 256))
         chosen = np.random.default_rng(seed).choice(len(train), sample, replace=False)
         for part in parts(index):
             if hasattr(part, "do_polysemous_training"):
-                part.do_polysemous_training = False  # slow, and for a filter that is not used here
-            if isinstance(
-                part, faiss.OPQMatrix
-            ):  # 256 centroids whatever the lists: four times as fast as its default
-                part.max_train_points = 256 * SAMPLE_A_CENTROID
+                part.do_polysemous_training = False  # slow, and only for a filter that is not used here
+            if isinstance(part, faiss.OPQMatrix):  # trains 256 centroids; four times as fast as its default
+                part.max_train_points = 256 * SAMPLES_PER_CENTROID
         with silent_clustering(index):
             index.train(as_float32(train[np.sort(chosen)]))
     return index
@@ -97,15 +96,19 @@ def trained_index(factory: str, train: np.ndarray, *, seed: int = 0) -> faiss.In
 def search_index(
     ann: AnnIndex, queries: np.ndarray, *, k: int, nprobe: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k rows that the index holds nearest to queries [Q,D]: scores [Q,k] float32 and indices [Q,k] int64, best first.
+    """Return the k nearest rows of each query: scores [Q,k] float32 and indices [Q,k] int64, best first.
 
-    nprobe: lists looked into, of an IVF index; more find more and take longer. Where these hold fewer than k rows, the rest has
-    index -1 and score -inf. Scores are the index's own, approximate for compressed rows.
-    Raises ValueError for k > N, another D, an nprobe that does not fit, or queries that are not finite.
+    ann: the index
+    queries: descriptors ([Q,D])
+    k: number of neighbours
+    nprobe: number of lists searched, for IVF indices; where they hold fewer than k rows, the remaining
+    indices are -1 and scores -inf
+    Scores of compressed rows are approximate. Raises ValueError for k > N, another D, an nprobe that does not
+    fit, or non-finite queries.
     """
     check_rows(queries, "queries", dim=ann.dim)
     if not 1 <= k <= ann.count:
-        raise ValueError(f"k must lie between 1 and the {ann.count} images of the index, got {k}")
+        raise ValueError(f"k must be between 1 and the {ann.count} images of the index, got {k}")
     if nprobe is not None:
         set_nprobe(ann, nprobe)
     scores, indices = ann.index.search(as_float32(queries), k)
@@ -114,20 +117,19 @@ def search_index(
 
 
 def check_rows(rows: np.ndarray, name: str, *, dim: int) -> None:
-    """Raise ValueError, with `name`, unless rows are [n,dim] and finite."""
+    """Raise ValueError, naming the rows, unless they are [n,dim] and finite."""
     if rows.ndim != 2 or rows.shape[1] != dim or not dim:
-        raise ValueError(f"descriptors of the {name} must be [n,{dim}], as the index is, got {rows.shape}")
+        raise ValueError(f"descriptors of the {name} must be [n,{dim}] as in the index, got {rows.shape}")
     largest_norm(rows, name)
 
 
 def set_nprobe(ann: AnnIndex, nprobe: int) -> None:
     lists = inverted_lists(ann.index)
     if lists is None:
-        raise ValueError(f"nprobe is for indices with inverted lists (IVF), and {ann.factory!r} has none")
+        raise ValueError(f"nprobe is for indices with inverted lists (IVF), {ann.factory!r} has none")
     if not 1 <= nprobe <= lists.nlist:
-        raise ValueError(
-            f"nprobe must lie between 1 and the {lists.nlist} lists of {ann.factory!r}, got {nprobe}"
-        )
+        lists_of = f"the {lists.nlist} lists of {ann.factory!r}"
+        raise ValueError(f"nprobe must be between 1 and {lists_of}, got {nprobe}")
     lists.nprobe = nprobe
 
 
@@ -136,13 +138,13 @@ def set_nprobe(ann: AnnIndex, nprobe: int) -> None:
 
 @dataclass(frozen=True)
 class Measured:
-    """An index on one set of descriptors and queries, beside exact search.
+    """Measurements of an index against exact search.
 
-    recall1, recall10: share of the exact first 1 and 10 that are among its first 1 and 10, 0..1.
-    bytes_per_vector: what a row adds to the index as written; table_bytes: what that takes without rows.
-    train_seconds, add_seconds: to make it.
-    query_ms: per query, all queries at once.
-    speedup: time of exact search, `top_k`, over its own.
+    recall1, recall10: share of the exact 1 and 10 nearest found among the first 1 and 10 (0..1)
+    bytes_per_vector, table_bytes: size of the saved index per row, and without rows
+    train_seconds, add_seconds: time to build the index
+    query_ms: time per query, all queries in one call
+    speedup: time of `top_k` divided by that of the index
     """
 
     factory: str
@@ -165,10 +167,14 @@ def compare(
     nprobe: int = 16,
     repeats: int = 3,
 ) -> list[Measured]:
-    """Recall, size and time of exact search and of an index for every factory string, on the same descriptors and queries.
+    """Measure recall, size and time of exact search and of each index on the same descriptors.
 
-    database [N,D], queries [Q,D]; k: neighbours searched, at least 10. nprobe: lists looked into, of IVF indices, at most all.
-    Times are medians of so many repeats, exact search and index by turns. The first row is exact search itself.
+    factories: faiss's factory strings
+    database, queries: descriptors ([N,D], [Q,D])
+    k: number of neighbours, at least 10
+    nprobe: number of lists searched, for IVF indices (at most all)
+    repeats: times are medians of so many runs, alternating exact search and index
+    Returns exact search first, then the indices.
     """
     if k < 10:
         raise ValueError(f"k must be at least 10, for recall@10, got {k}")
@@ -190,28 +196,29 @@ def compare(
         tables = size(empty)
         rows.append(
             Measured(
-                factory, recall(found, truth, 1), recall(found, truth, 10), (size(ann.index) - tables) / count, tables,
+                factory, recall(found, truth, 1), recall(found, truth, 10),
+                (size(ann.index) - tables) / count, tables,
                 ann.train_seconds, ann.add_seconds, 1000 * own / len(queries), beside / own,
             )
         )  # fmt: skip
-    plain = Measured("exact", 1.0, 1.0, 4.0 * dim, 0, 0.0, 0.0, 1000 * median(exact_seconds) / len(queries), 1.0)  # fmt: skip
-    return [plain, *rows]
+    exact_ms = 1000 * median(exact_seconds) / len(queries)
+    return [Measured("exact", 1.0, 1.0, 4.0 * dim, 0, 0.0, 0.0, exact_ms, 1.0), *rows]
 
 
 def timed(call: Callable) -> tuple:
-    """(seconds, result) of a call."""
+    """Return (seconds, result) of a call."""
     start = perf_counter()
     result = call()
     return perf_counter() - start, result
 
 
 def recall(found: np.ndarray, truth: np.ndarray, k: int) -> float:
-    """Share of the true first k that are among the found first k; both [Q,>=k]."""
+    """Return the share of the true first k among the first k found; both [Q,>=k]."""
     return float((found[:, :k, None] == truth[:, None, :k]).any(1).mean())
 
 
 def size(index: faiss.Index) -> int:
-    """Bytes of the index as written, without writing it."""
+    """Return the size of the saved index in bytes, without saving it."""
     total = 0
 
     def count(part: bytes) -> int:
@@ -224,24 +231,23 @@ def size(index: faiss.Index) -> int:
 
 
 def table(rows: Sequence[Measured]) -> str:
-    """The comparison as text, a line an index."""
+    """Format the comparison, one line per index."""
+    header = f"{'index':24} {'recall@1':>9} {'recall@10':>9} {'bytes':>8} {'tables MB':>10} {'build s':>8}"
     lines = [
-        f"{'index':24} {'recall@1':>9} {'recall@10':>9} {'bytes':>8} {'tables MB':>10} {'build s':>8} {'ms/query':>9} {'speed-up':>9}"
-    ]
-    lines += [
-        f"{row.factory:24} {row.recall1:9.3f} {row.recall10:9.3f} {row.bytes_per_vector:8.1f} {row.table_bytes / 1e6:10.2f} "
-        f"{row.train_seconds + row.add_seconds:8.1f} {row.query_ms:9.3f} {row.speedup:9.1f}"
+        f"{row.factory:24} {row.recall1:9.3f} {row.recall10:9.3f} {row.bytes_per_vector:8.1f} "
+        f"{row.table_bytes / 1e6:10.2f} {row.train_seconds + row.add_seconds:8.1f} "
+        f"{row.query_ms:9.3f} {row.speedup:9.1f}"
         for row in rows
     ]
-    return "\n".join(lines)
+    return "\n".join([f"{header} {'ms/query':>9} {'speed-up':>9}", *lines])
 
 
-# --- What faiss says and has
+# --- faiss's errors and parts
 
 
 @contextmanager
-def said_in_a_line(what: str) -> Iterator[None]:
-    """faiss's errors as a ValueError of one line: what it was about and the reason, without the C++ around it."""
+def one_line_errors(what: str) -> Iterator[None]:
+    """Raise faiss's errors as a ValueError of one line: the context and the reason."""
     try:
         yield
     except RuntimeError as error:
@@ -250,7 +256,7 @@ def said_in_a_line(what: str) -> Iterator[None]:
 
 
 def parts(index: faiss.Index) -> list:
-    """What a row passes through: transforms, then the innermost index, as objects of their own classes."""
+    """Return the transforms and the innermost index that a row passes, as objects of their own classes."""
     if isinstance(index, faiss.IndexPreTransform):
         chain = [faiss.downcast_VectorTransform(index.chain.at(i)) for i in range(index.chain.size())]
         return [*chain, *parts(faiss.downcast_index(index.index))]
@@ -258,12 +264,12 @@ def parts(index: faiss.Index) -> list:
 
 
 def inverted_lists(index: faiss.Index) -> faiss.IndexIVF | None:
-    """The part of the index that files rows in lists, if it has one."""
+    """Return the IVF part of the index, if any."""
     return next((part for part in parts(index) if isinstance(part, faiss.IndexIVF)), None)
 
 
-def most_centroids(index: faiss.Index) -> int:
-    """The largest number of centroids in one part of the index: training takes at least so many rows."""
+def max_centroids(index: faiss.Index) -> int:
+    """Return the largest number of centroids in a part of the index, the least number of training rows."""
     found = [1]
     for part in parts(index):
         if isinstance(part, faiss.IndexIVF):
@@ -277,7 +283,7 @@ def most_centroids(index: faiss.Index) -> int:
 
 @contextmanager
 def silent_clustering(index: faiss.Index) -> Iterator[None]:
-    """faiss prints a line for every k-means on few rows, hundreds for OPQ; `trained_index` says it once."""
+    """Suppress faiss's warnings for each k-means on few rows, which `trained_index` prints once."""
     rotations = [part for part in parts(index) if isinstance(part, faiss.OPQMatrix)]
     quantizers = [faiss.ProductQuantizer(rotation.d_out, rotation.M, 8) for rotation in rotations]
     for rotation, quantizer in zip(rotations, quantizers, strict=True):
@@ -290,4 +296,4 @@ def silent_clustering(index: faiss.Index) -> Iterator[None]:
         yield
     finally:
         for rotation in rotations:
-            rotation.pq = None  # faiss does not keep what it points to
+            rotation.pq = None  # faiss does not own it

@@ -1,8 +1,8 @@
 """Exact nearest neighbours by inner product, in bounded memory.
 
-Results are those of float64 products (`inner_products`), sorted, with ties in the order of the database.
-Products in float32, by faiss on CPUs and torch on GPUs, find candidates; a bound on their rounding error
-tells whether these hold the answer; float64 ranks them.
+Results equal sorted float64 products (`inner_products`), with ties in database order. Float32 products, by
+faiss on CPUs and torch on GPUs, select candidates; a bound on their rounding error verifies the selection;
+float64 products rank the candidates.
 """
 
 from collections.abc import Iterator
@@ -13,28 +13,28 @@ import torch
 
 from mgkit.machine.device import pick_device
 
-MEMORY = 256 * 2**20  # bytes of temporary arrays, on host and device each, unless one query takes more
+MEMORY = 256 * 2**20  # bytes of temporary arrays on host and device each, unless one query needs more
 QUERIES_AT_ONCE = 1024
-MARGIN = 8  # candidates beyond k; each takes as long as one of the k, and few scores tie in float32
-CANDIDATE_BYTES, SCORE_BYTES = 160, 128  # of one candidate, and of one score of `similarities`, with copies
-CACHED_BYTES = 2**20  # of rows that are multiplied in float64 at a time: they stay in the processor's cache
-SMALLEST = 2.0**-126  # of float32: what is below may count as zero
+MARGIN = 8  # candidates beyond k
+CANDIDATE_BYTES, SCORE_BYTES = 160, 128  # per candidate, and per score of `similarities`, with copies
+CACHED_BYTES = 2**20  # of rows multiplied in float64 at a time, to stay in the processor's cache
+SMALLEST = 2.0**-126  # smallest normal float32; values below may be flushed to zero
 
 
 def top_k(
     queries: np.ndarray, database: np.ndarray, *, k: int, device: torch.device | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k rows of the database most similar to each query, by inner product (cosine, if L2-normalised).
+    """Return the k nearest database rows of each query, by inner product (cosine, if L2-normalised).
 
-    queries: [Q,D], float32 or what converts to it; may be a memory-mapped file.
-    database: [N,D], likewise.
-    device: of the float32 products; None: the GPU if there is one.
-    Returns scores [Q,k] float32 and indices [Q,k] int64, best first, equal scores by rising index.
-    Raises ValueError for k > N, another D, or descriptors that are not finite.
+    queries, database: descriptors ([Q,D], [N,D]); float32 or a type that converts to it, may be memory-mapped
+    k: number of neighbours
+    device: for the float32 products; None: the GPU if there is one
+    Returns scores [Q,k] float32 and indices [Q,k] int64, best first, ties by index.
+    Raises ValueError for k > N, unequal D, or non-finite descriptors.
     """
     largest, count = check_descriptors(queries, database), len(database)
     if not 1 <= k <= count:
-        raise ValueError(f"k must lie between 1 and the {count} images of the database, got {k}")
+        raise ValueError(f"k must be between 1 and the {count} images of the database, got {k}")
     return best_rows(queries, np.arange(len(queries)), database, k, largest, device or pick_device())
 
 
@@ -46,21 +46,20 @@ def top_pairs(
     bias: np.ndarray | None = None,
     device: torch.device | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The `count` most similar of all Q·N pairs of a query and a row, or all where there are no more.
+    """Return the `count` most similar of all Q·N pairs of query and row, or all if there are fewer.
 
-    queries, database, device: as for `top_k`.
-    bias: [Q], subtracted from the scores of `top_k` to make those of different queries comparable.
-    Returns scores [R] float32, falling, and indices of queries and rows, [R] int64; ties by query, then row.
-    Raises ValueError for another D, numbers that are not finite, a bias of another shape, or a count below 1.
+    queries, database, device: as for `top_k`
+    count: number of pairs
+    bias: subtracted from the scores of each query ([Q])
+    Returns scores [R] float32, descending, and query and row indices, [R] int64; ties by query, then row.
+    Raises ValueError for unequal D, non-finite values, a bias of another shape, or count < 1.
     """
     largest, device = check_descriptors(queries, database), device or pick_device()
     bias = np.zeros(len(queries)) if bias is None else np.asarray(bias, np.float64)
     if bias.shape != (len(queries),) or not np.isfinite(bias).all():
-        raise ValueError(
-            f"bias must hold {len(queries)} finite numbers, one per query, got shape {bias.shape}"
-        )
+        raise ValueError(f"bias must hold {len(queries)} finite numbers, one per query, got {bias.shape}")
     if count < 1:
-        raise ValueError(f"count must be at least 1 pair, got {count}")
+        raise ValueError(f"count must be at least 1, got {count}")
     scores, q, rows = np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64)
     wanted = np.arange(len(queries) if len(database) else 0)
     k = min(len(database), 1 + 2 * count // max(1, len(queries)))
@@ -72,7 +71,7 @@ def top_pairs(
         q, rows = np.concatenate([q[kept], wanted.repeat(k)]), np.concatenate([rows[kept], found.ravel()])
         order = np.lexsort((rows, q, -scores))[:count]
         scores, q, rows = scores[order], q[order], rows[order]
-        # Further rows of a query score at most as its k-th: they count only if all its k are among the best.
+        # Further rows of a query matter only if all its k rows are among the best.
         last = of_query[:, -1]
         more = (last > scores[-1]) | (last == scores[-1]) & (wanted <= q[-1])
         wanted, k = wanted[more & (k < len(database))], min(4 * k, len(database))
@@ -80,14 +79,14 @@ def top_pairs(
 
 
 def similarities(queries: np.ndarray, database: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """All scores of all queries, a block of queries at a time: (which queries, scores [q,N] float32).
+    """Yield all scores by blocks of queries: (slice of queries, scores [q,N] float32).
 
-    queries, database: as for `top_k`.
-    A score is the float64 inner product, rounded to float32: equal rows tie wherever they stand.
-    Raises ValueError for another D or descriptors that are not finite.
+    queries, database: as for `top_k`
+    A score is the float64 inner product rounded to float32: equal rows tie at any position.
+    Raises ValueError for unequal D or non-finite descriptors.
     """
     largest = check_descriptors(queries, database)
-    # 8 bytes per score: while a block is computed, the caller holds the last one.
+    # The caller still holds the previous block.
     at_once = max(1, min(QUERIES_AT_ONCE, MEMORY // (12 * max(1, len(database)))))
     return (
         (part, all_scores(as_float32(queries[part]), database, largest))
@@ -103,7 +102,7 @@ def best_rows(
     largest: float,
     device: torch.device,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`top_k` of the queries at positions `wanted` [q]; largest: the largest norm in the database."""
+    """Return `top_k` of the queries at positions `wanted` [q]; largest: maximal norm of the database."""
     scores, indices = np.empty((len(wanted), k), np.float32), np.empty((len(wanted), k), np.int64)
     undecided, kept = np.arange(len(wanted)), min(k + MARGIN, len(database))
     while len(undecided):
@@ -111,15 +110,15 @@ def best_rows(
         left = []
         for part in slices(len(undecided), at_once):
             q = undecided[part]
-            some = as_float32(queries[wanted[q]])
-            border, rows = candidates(some, database, kept, device)
-            pairs = np.repeat(np.arange(len(some)), kept), rows.ravel()
-            exact = inner_products(some, database, *pairs).reshape(rows.shape)
+            chunk = as_float32(queries[wanted[q]])
+            border, rows = candidates(chunk, database, kept, device)
+            pairs = np.repeat(np.arange(len(chunk)), kept), rows.ravel()
+            exact = inner_products(chunk, database, *pairs).reshape(rows.shape)
             order = np.lexsort((rows, -exact))[:, :k]
             exact = np.take_along_axis(exact, order, 1)
             scores[q], indices[q] = exact, np.take_along_axis(rows, order, 1)
-            # What is no candidate scores at most `border` in float32.
-            unsure = exact[:, -1] <= border + rounding_error(some, largest)
+            # All other rows score at most `border` in float32.
+            unsure = exact[:, -1] <= border + rounding_error(chunk, largest)
             left.append(q[unsure & (kept < len(database))])
         undecided, kept = np.concatenate(left), min(8 * kept, len(database))
     return scores, indices
@@ -128,18 +127,18 @@ def best_rows(
 def candidates(
     queries: np.ndarray, database: np.ndarray, kept: int, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The `kept` best rows of each query by float32 scores: (their lowest score [q], the rows [q,kept])."""
+    """Return the lowest score [q] and the rows [q,kept] of the `kept` best rows per query, in float32."""
     count, dim = database.shape
     block = max(1, MEMORY // 2 // (8 * dim + 16 * len(queries)))
     if device.type == "cpu" and database.dtype == np.float32 and database.flags.c_contiguous:
-        block = count  # faiss has blocks of its own, and nothing has to be copied
+        block = count  # faiss splits it itself, without copies
     best, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     for part in slices(count, block):
-        some = as_float32(database[part])
+        chunk = as_float32(database[part])
         if device.type == "cpu":
-            new, found = faiss.knn(queries, some, min(kept, len(some)), faiss.METRIC_INNER_PRODUCT)
+            new, found = faiss.knn(queries, chunk, min(kept, len(chunk)), faiss.METRIC_INNER_PRODUCT)
         else:
-            new, found = torch_knn(queries, some, min(kept, len(some)), device)
+            new, found = torch_knn(queries, chunk, min(kept, len(chunk)), device)
         best, rows = np.concatenate([best, new], 1), np.concatenate([rows, part.start + found], 1)
         if best.shape[1] > kept:
             chosen = np.argpartition(best, -kept, axis=1)[:, -kept:]
@@ -148,7 +147,7 @@ def candidates(
 
 
 def torch_knn(queries: np.ndarray, rows: np.ndarray, k: int, device: torch.device) -> tuple:
-    """`faiss.knn` on a device: (scores, rows), [q,k] each, in float32 without TF32 and autocast."""
+    """`faiss.knn` on a device: (scores, rows) [q,k] each, in float32 without TF32 and autocast."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -160,9 +159,9 @@ def torch_knn(queries: np.ndarray, rows: np.ndarray, k: int, device: torch.devic
 
 
 def inner_products(queries: np.ndarray, database: np.ndarray, q: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Float64 scores [m] of the pairs (queries[q[i]], database[rows[i]]), q rising.
+    """Return float64 scores [m] of the pairs (queries[q[i]], database[rows[i]]), q ascending.
 
-    NumPy sums each contiguous row on its own, in an order that depends on D alone; a matrix product does not.
+    NumPy sums each contiguous row in an order that depends on D alone, unlike a matrix product.
     """
     exact = np.empty(len(q))
     starts = np.searchsorted(q, np.arange(len(queries) + 1))
@@ -175,9 +174,9 @@ def inner_products(queries: np.ndarray, database: np.ndarray, q: np.ndarray, row
 
 
 def all_scores(queries: np.ndarray, database: np.ndarray, largest: float) -> np.ndarray:
-    """Scores [q,N] by a float64 matrix product, and by `inner_products` where its rounding is open."""
+    """Return scores [q,N] by a float64 matrix product, or `inner_products` where rounding is ambiguous."""
     doubled = queries.astype(np.float64)
-    error = 2 * rounding_error(queries, largest, unit=2.0**-53)[:, None]  # of both orders of summation
+    error = 2 * rounding_error(queries, largest, unit=2.0**-53)[:, None]  # for both orders of summation
     scores = np.empty((len(queries), len(database)), np.float32)
     block = max(1, MEMORY // 4 // (8 * queries.shape[1] + SCORE_BYTES * len(queries)))
     for rows in slices(len(database), block):
@@ -189,11 +188,11 @@ def all_scores(queries: np.ndarray, database: np.ndarray, largest: float) -> np.
 
 
 def rounding_error(queries: np.ndarray, largest: float, *, unit: float = 2.0**-24) -> np.ndarray:
-    """Bound on the error of scores [Q] with rows of norm `largest`, summed in any order.
+    """Bound the error of scores [Q] with rows of norm `largest`, for any order of summation.
 
-    unit: half the spacing of floats at 1.
-    γ|q||x| with γ = D unit / (1 - D unit) (Higham, Accuracy and Stability of Numerical Algorithms, section
-    3.1), plus what numbers too small for float32 add.
+    unit: half the spacing of floats at 1
+    The bound is γ|q||x| with γ = D unit / (1 - D unit) (Higham, Accuracy and Stability of Numerical
+    Algorithms, section 3.1), plus the underflow.
     """
     dim, norm = queries.shape[1], norms(queries)
     gamma = 1.01 * dim * unit / (1 - dim * unit)
@@ -201,25 +200,23 @@ def rounding_error(queries: np.ndarray, largest: float, *, unit: float = 2.0**-2
 
 
 def check_descriptors(queries: np.ndarray, database: np.ndarray) -> float:
-    """The largest norm in the database; ValueError unless both are [*,D] of one D and can be searched."""
+    """Return the largest norm of the database; raise ValueError unless both are finite [*,D]."""
     if queries.ndim != 2 or queries.shape[1:] != database.shape[1:] or not queries.shape[1]:
-        raise ValueError(
-            f"queries {queries.shape} and database {database.shape} must be [Q,D] and [N,D] of one D"
-        )
+        raise ValueError(f"queries {queries.shape} and database {database.shape} must be [Q,D] and [N,D]")
     largest_norm(queries, "queries")
     return largest_norm(database, "database")
 
 
 def largest_norm(rows: np.ndarray, name: str) -> float:
-    """Upper bound on the norms of rows [N,D]; ValueError, with `name`, if they cannot be searched."""
+    """Return an upper bound on the norms of rows [N,D]; raise ValueError for rows that cannot be searched."""
     if not np.can_cast(rows.dtype, np.float32, casting="same_kind"):
         raise ValueError(f"descriptors of the {name} must be float32, got {rows.dtype}")
     largest = 0.0
     for part in slices(len(rows), max(1, CACHED_BYTES // (4 * rows.shape[1]))):
-        some = as_float32(rows[part])
-        of_part = norms(some)
+        chunk = as_float32(rows[part])
+        of_part = norms(chunk)
         if not np.isfinite(of_part).all():
-            bad = part.start + np.flatnonzero(~np.isfinite(some).all(1))
+            bad = part.start + np.flatnonzero(~np.isfinite(chunk).all(1))
             if len(bad):
                 raise ValueError(f"descriptors of the {name} are not finite, the first in row {bad[0]}")
             raise ValueError(f"descriptors of the {name} have norms above 1e19: normalise them")
@@ -228,19 +225,19 @@ def largest_norm(rows: np.ndarray, name: str) -> float:
 
 
 def norms(rows: np.ndarray) -> np.ndarray:
-    """Upper bounds [N] float64 on the norms of float32 rows, nearly tight; infinite above 1.8e19."""
+    """Return tight upper bounds [N] float64 on the norms of float32 rows; infinite above 1.8e19."""
     dim = rows.shape[1]
     squares = np.einsum("nd,nd->n", rows, rows)
     return np.sqrt(squares * (1 + 2.0**-22 * dim) + dim * SMALLEST, dtype=np.float64)
 
 
 def as_float32(rows: np.ndarray) -> np.ndarray:
-    """Contiguous float32 rows: those given, where they are."""
-    with np.errstate(over="ignore"):  # becomes infinite, which is refused by name
+    """Convert rows to contiguous float32, without a copy if they are."""
+    with np.errstate(over="ignore"):  # infinite values are refused by `largest_norm`
         return np.ascontiguousarray(rows, np.float32)
 
 
 def slices(stop: int, size: int, *, start: int = 0) -> Iterator[slice]:
-    """The range from start to stop in pieces of at most `size`."""
+    """Split the range from start to stop into slices of at most `size`."""
     for first in range(start, stop, size):
         yield slice(first, min(first + size, stop))

@@ -14,7 +14,7 @@ from support import one_line_error, write_picture
 from torch import nn
 
 from mgkit import get_multigrain
-from mgkit.backbones import build
+from mgkit.backbones import published
 from mgkit.backbones.build import (
     IMAGENET_MEAN,
     NASNET_URL,
@@ -161,7 +161,7 @@ def files(monkeypatch):
         torch.save(known[url], path)
         return path
 
-    monkeypatch.setattr(build, "fetch", fetch)
+    monkeypatch.setattr(published, "fetch", fetch)
     return known
 
 
@@ -304,7 +304,7 @@ def test_a_damaged_file_is_named(files, here, monkeypatch):
         path.write_bytes(b"<html>404</html>")
         return path
 
-    monkeypatch.setattr(build, "fetch", fetch)
+    monkeypatch.setattr(published, "fetch", fetch)
     with one_line_error(ValueError, here / "data" / "pretrained" / "nasnetamobile-7e03cead.pth", NASNET_URL):
         build_backbone("nasnetamobile", True)
 

@@ -420,9 +420,7 @@ def test_revisited_images_are_compared_with_the_ground_truth(tmp_path, monkeypat
         "in jpg/ but not in gnd_rparis6k.pkl: place_000029.jpg",
     ]
     (folder / "gnd_rparis6k.pkl").unlink()
-    assert check(tmp_path, "rparis6k") == [
-        "missing: gnd_rparis6k.pkl, which says the queries and their answers"
-    ]
+    assert check(tmp_path, "rparis6k") == ["missing: gnd_rparis6k.pkl, the queries and their ground truth"]
 
 
 def test_a_ground_truth_that_cannot_be_read_is_a_finding(tmp_path, monkeypatch, small):
@@ -443,7 +441,7 @@ def test_disc21_is_counted_and_named(tmp_path, monkeypatch):
         (tmp_path / "disc21" / each).mkdir(parents=True)
         for i in range(number):
             (tmp_path / "disc21" / each / formats[each].format(i)).write_bytes(b"1")
-    assert check(tmp_path, "disc21") == ["missing: *ground*truth*.csv, which says the answers"]
+    assert check(tmp_path, "disc21") == ["missing: *ground*truth*.csv, the ground truth"]
     (tmp_path / "disc21" / "dev_queries_groundtruth.csv").write_bytes(b"1")
     assert check(tmp_path, "disc21") == []
     (tmp_path / "disc21" / "references" / "R000003.jpg").unlink()
@@ -502,7 +500,8 @@ def test_hashes_are_compared_with_the_records(tmp_path, get):
 
 def test_hashes_that_nobody_recorded_are_a_finding(tmp_path, small):
     write_set(tmp_path, "copydays")
-    assert check(tmp_path, "copydays", hashes=True) == ["no hashes are recorded here: they are by fetching"]
+    [finding] = check(tmp_path, "copydays", hashes=True)
+    assert "no hashes are recorded" in finding
 
 
 @pytest.mark.parametrize("name", ["holidays", "ukbench", "copydays"])

@@ -317,7 +317,7 @@ def test_a_csv_counts_before_folders_that_are_called_as_benchmarks(tmp_path):
 
 def test_images_beside_the_sub_folders_are_counted_in_a_line(tmp_path, capsys):
     [found] = find_sets(write_tree(tmp_path, "a/1.jpg", "a/2.jpg", "x.jpg", "y.jpg"))
-    assert len(found.images) == 2 and "2 images beside" in capsys.readouterr().out
+    assert len(found.images) == 2 and "2 images outside" in capsys.readouterr().out
 
 
 def test_a_set_is_named_once(mini_root):

@@ -160,7 +160,7 @@ def test_code_is_named_and_not_run(tmp_path):
     for name, contents in evil(proof).items():
         for content in contents:
             path = written(tmp_path, content)
-            with one_line_error(ValueError, path, name, "nothing of it was run"):
+            with one_line_error(ValueError, path, name, "which is not run"):
                 read_revisited_gnd(path)
             assert not proof.exists(), name
 

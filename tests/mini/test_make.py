@@ -158,7 +158,7 @@ def test_a_foreign_folder_or_file_is_refused(tmp_path):
     (tmp_path / "mine/thesis.txt").write_text("keep me")
     (tmp_path / "file").write_text("keep me")
     for name in ("mine", "file"):
-        with pytest.raises(FileExistsError, match="not a drawn set"):
+        with pytest.raises(FileExistsError, match="without a mini.json"):
             make_mini(tmp_path / name, sizes=TINY, workers=1)
     assert contents(tmp_path) == {"mine/thesis.txt": b"keep me", "file": b"keep me"}
 

@@ -34,7 +34,7 @@ def clustered(n, seed=0):
 def faiss_says_nothing(capfd):
     """Whether nothing was printed but our own line on few training rows."""
     said = capfd.readouterr()
-    return not said.err and all("or more make better ones" in line for line in said.out.splitlines())
+    return not said.err and all("or more are recommended" in line for line in said.out.splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_indices_find_what_is_near(capfd, database, queries, factory):
 
 
 def test_the_same_seed_makes_the_same_index(database, monkeypatch):
-    monkeypatch.setattr(module, "SAMPLE_A_CENTROID", 4)
+    monkeypatch.setattr(module, "SAMPLES_PER_CENTROID", 4)
     one, two, other = (
         faiss.serialize_index(build_index("IVF8,Flat", database, seed=seed).index).tobytes()
         for seed in (1, 1, 2)
@@ -76,7 +76,7 @@ def test_the_same_seed_makes_the_same_index(database, monkeypatch):
 
 
 def test_a_sample_is_enough_to_train_on(database, monkeypatch):
-    monkeypatch.setattr(module, "SAMPLE_A_CENTROID", 4)
+    monkeypatch.setattr(module, "SAMPLES_PER_CENTROID", 4)
     seen = []
     monkeypatch.setattr(
         module, "as_float32", lambda rows: seen.append(len(rows)) or np.ascontiguousarray(rows)
@@ -85,11 +85,11 @@ def test_a_sample_is_enough_to_train_on(database, monkeypatch):
     assert seen == [4 * 256]
 
 
-def test_few_rows_to_train_on_are_said_once(database, capfd):
+def test_few_rows_to_train_on_print_one_line(database, capfd):
     for factory in ("OPQ4,IVF8,PQ4", "IVF64,Flat", "PQ4"):
         build_index(factory, database[:400])
         said = capfd.readouterr()
-        assert said.err == "" and said.out.count("\n") == 1 and "or more make better ones" in said.out
+        assert said.err == "" and said.out.count("\n") == 1 and "or more are recommended" in said.out
 
 
 def test_memory_mapped_rows_make_the_same_index(tmp_path, database, queries):

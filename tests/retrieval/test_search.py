@@ -273,7 +273,7 @@ def test_memory_stays_within_its_bound():
 
 @pytest.mark.parametrize("k", [0, -1, 6])
 def test_k_must_fit_the_database(k):
-    with pytest.raises(ValueError, match="k must lie between 1 and the 5 images"):
+    with pytest.raises(ValueError, match="k must be between 1 and the 5 images"):
         top_k(rows(2, 3), rows(5, 3), k=k)
 
 
@@ -313,7 +313,7 @@ def test_a_bias_or_count_that_does_not_fit_is_refused():
     for bias in (np.zeros(3), np.zeros((2, 1)), np.array([0, np.nan])):
         with pytest.raises(ValueError, match="bias must hold 2 finite numbers"):
             top_pairs(rows(2, 3), rows(4, 3), count=1, bias=bias)
-    with pytest.raises(ValueError, match="count must be at least 1 pair, got 0"):
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         top_pairs(rows(2, 3), rows(4, 3), count=0)
 
 
