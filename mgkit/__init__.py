@@ -38,6 +38,5 @@ import lazy_loader
 
 # At first use: processes that only draw or decode pictures need no torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={"checkpoints": ["load_checkpoint", "load_released"], "model": ["get_multigrain"]},
+    __name__, submod_attrs={"checkpoints": ["load_checkpoint", "load_released"], "model": ["get_multigrain"]}
 )

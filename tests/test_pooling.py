@@ -138,8 +138,7 @@ def test_half_precision_maps_pool_to_float32(p, dtype):
 
 
 @pytest.mark.parametrize(
-    "p",
-    [0, -1, -math.inf, math.nan, torch.tensor(0.0), torch.tensor(math.nan), torch.tensor([2.0, 3.0])],
+    "p", [0, -1, -math.inf, math.nan, torch.tensor(0.0), torch.tensor(math.nan), torch.tensor([2.0, 3.0])]
 )
 def test_exponents_that_are_not_one_positive_number_are_rejected(p):
     with pytest.raises(ValueError, match="p must be one number > 0"):

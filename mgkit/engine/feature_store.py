@@ -288,12 +288,7 @@ def read_journal(path: Path, count: int) -> dict[int, dict]:
 
 
 def write_missing(
-    net: MultiGrain,
-    images: ImageList,
-    arrays: dict[float, StoredArray],
-    *,
-    size: int,
-    passes: Passes,
+    net: MultiGrain, images: ImageList, arrays: dict[float, StoredArray], *, size: int, passes: Passes
 ) -> None:
     """Complete the arrays {p: array} by one backbone pass over every shard that one of them lacks."""
     # Another process may have written some while this one waited.

@@ -3,6 +3,5 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={"make": ["MiniSizes", "make_mini"], "shapes": ["CLASS_NAMES"]},
+    __name__, submod_attrs={"make": ["MiniSizes", "make_mini"], "shapes": ["CLASS_NAMES"]}
 )

@@ -12,13 +12,7 @@ import numpy as np
 
 from mgkit.data.images import ImageList, fingerprints
 from mgkit.data.loader import UnreadableImages
-from mgkit.engine.feature_store import (
-    StoredArray,
-    all_but_p,
-    complete,
-    shards_of,
-    stored_features,
-)
+from mgkit.engine.feature_store import StoredArray, all_but_p, complete, shards_of, stored_features
 from mgkit.features import Passes
 from mgkit.machine.distributed import barrier, broadcast_object, is_main
 from mgkit.machine.files import atomic_write

@@ -193,8 +193,7 @@ def csv_tree(root, *rows, name="groups.csv", header="image,group"):
 
 
 @pytest.mark.parametrize(
-    "rows",
-    [ROWS, ROWS[::-1], [f"./{row}" for row in ROWS], [*(f"{row} " for row in ROWS), "", " , "]],
+    "rows", [ROWS, ROWS[::-1], [f"./{row}" for row in ROWS], [*(f"{row} " for row in ROWS), "", " , "]]
 )
 def test_groups_come_from_a_csv(tmp_path, rows, capsys):
     [found] = find_sets(csv_tree(tmp_path / "mine", *rows))
@@ -206,12 +205,7 @@ def test_groups_come_from_a_csv(tmp_path, rows, capsys):
 
 def test_every_image_of_a_csv_may_have_a_group(tmp_path):
     [found] = find_sets(csv_tree(tmp_path, "5.jpg,x", "6.jpg,x", "a/1.jpg,0", "a/2.jpg,0"))
-    assert by_name(found) == {
-        "1.jpg": ["2.jpg"],
-        "2.jpg": ["1.jpg"],
-        "5.jpg": ["6.jpg"],
-        "6.jpg": ["5.jpg"],
-    }
+    assert by_name(found) == {"1.jpg": ["2.jpg"], "2.jpg": ["1.jpg"], "5.jpg": ["6.jpg"], "6.jpg": ["5.jpg"]}
 
 
 def test_a_csv_of_any_name_and_column_order_may_be_the_data(tmp_path):

@@ -104,8 +104,7 @@ def test_a_damaged_meta_is_named(tmp_path):
 
 def synsets_of(rows):
     return np.array(
-        [[row] for row in rows],
-        dtype=[(name, object) for name in ("ILSVRC2012_ID", "WNID", "num_children")],
+        [[row] for row in rows], dtype=[(name, object) for name in ("ILSVRC2012_ID", "WNID", "num_children")]
     )
 
 

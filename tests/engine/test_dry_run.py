@@ -90,8 +90,7 @@ def test_what_waits_for_what_is_said(mini_root):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(12, "12 s"), (150, "2 min"), (5400, "1.5 h"), (360000, "100.0 h (4.2 days)")],
+    ("seconds", "text"), [(12, "12 s"), (150, "2 min"), (5400, "1.5 h"), (360000, "100.0 h (4.2 days)")]
 )
 def test_durations_in_words(seconds, text):
     assert duration(seconds) == text

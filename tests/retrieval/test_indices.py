@@ -12,15 +12,7 @@ from mgkit.retrieval.indices import build_index, compare, recall, search_index, 
 from mgkit.retrieval.search import top_k
 
 COUNT, DIM = 3000, 16
-FACTORIES = [
-    "Flat",
-    "IVF8,Flat",
-    "OPQ4,IVF8,PQ4x4",
-    "HNSW8",
-    "IVF8,SQ8",
-    "PCA8,IVF8,Flat",
-    "PQ4x4",
-]
+FACTORIES = ["Flat", "IVF8,Flat", "OPQ4,IVF8,PQ4x4", "HNSW8", "IVF8,SQ8", "PCA8,IVF8,Flat", "PQ4x4"]
 
 
 def clustered(n, seed=0):
