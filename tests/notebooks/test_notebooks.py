@@ -19,51 +19,18 @@ import psutil
 import pytest
 import yaml
 from click.testing import CliRunner
+from notebook_support import CONFIGS, NOTEBOOKS, PACKAGE, QUICK, cells_of, figures, printed
 from papermill.cli import papermill as papermill_command
 from papermill.exceptions import PapermillExecutionError
 
-import mgkit
 from mgkit.checkpoints import save_checkpoint
-from mgkit.config import (
-    ClassifyConfig,
-    FinetunePConfig,
-    PhotosConfig,
-    RetrievalConfig,
-    StageConfig,
-    TrainConfig,
-    WhitenConfig,
-)
 from mgkit.model import get_multigrain
 
-PACKAGE = Path(mgkit.__file__).parent
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-CONFIGS = {
-    "00_start_here": StageConfig,
-    "01_train": TrainConfig,
-    "02_finetune_p": FinetunePConfig,
-    "03_whiten": WhitenConfig,
-    "04_evaluate_imagenet": ClassifyConfig,
-    "05_evaluate_retrieval": RetrievalConfig,
-    "06_search_your_photos": PhotosConfig,
-}
 STAGES = ("train", "finetune_p", "whiten", "evaluate_imagenet", "evaluate_retrieval", "search_photos")
-QUICK = {
-    "01_train": {"epochs": 1, "size": 32, "batch_size": 12},
-    "02_finetune_p": {"sizes": [32, 48], "images_per_class": 2, "ps": [1.0, 3.0]},
-    "03_whiten": {"size": 48},
-    "04_evaluate_imagenet": {"sizes": [32, 48]},
-    "05_evaluate_retrieval": {"size": 48, "resolutions": [32, 48], "indices": []},
-    "06_search_your_photos": {"size": 48},
-}
 MOST_LINES = 12  # of a code cell
 MOST_BYTES = 300_000  # of an executed notebook
 
 every_notebook = pytest.mark.parametrize("name", CONFIGS)
-
-
-def cells_of(name, kind="code"):
-    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
-    return [cell for cell in notebook.cells if cell.cell_type == kind]
 
 
 def parameters_cell(name):
@@ -155,19 +122,6 @@ def run(project, mini_root):
         return printed(copy)
 
     return execute
-
-
-def printed(path):
-    notebook = nbformat.read(path, as_version=4)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return "".join(output.text for output in outputs if output.output_type == "stream")
-
-
-def figures(path):
-    """How many pictures the executed notebook shows."""
-    notebook = nbformat.read(path, as_version=4)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return sum(bool({"image/png", "image/jpeg"} & set(output.get("data", {}))) for output in outputs)
 
 
 @pytest.mark.parametrize("cwd", [".", "notebooks"])
