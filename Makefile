@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+JOBS ?= 2
 
 # Threads that wait should sleep, not spin: beside other work on the same cores, spinning costs a multiple of the time.
 export OMP_WAIT_POLICY ?= passive
@@ -11,8 +12,8 @@ export OMP_WAIT_POLICY ?= passive
 demo: $(READY)  ## the notebooks 00-06 on the embedded dataset, the claims table, the comparison with outputs/reference/
 	$(BIN)/python -m mgkit.demo.__main__
 
-test: $(READY)  ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(READY)  ## the whole test suite, in JOBS processes
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)  ## every stage beside its floor: a table, and bench.json and bench.png in outputs/bench/
 	$(BIN)/python tests/bench/run.py

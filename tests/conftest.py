@@ -1,7 +1,12 @@
 """Shared fixtures: reference values, photos, the reduced mini set, and a network and images small enough to loop over."""
 
-import importlib.util
 import os
+
+# Before torch is imported, also in the processes that tests start: one thread each, which sleeps while it waits. Two
+# processes whose threads spin on the same cores slow each other down many times over.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
+import importlib.util
 import signal
 from functools import partial
 from pathlib import Path
@@ -28,7 +33,14 @@ from mgkit.model import MultiGrain
 from mgkit.stages.evaluate_retrieval import evaluate_retrieval, retrieval_task
 from mgkit.stages.whiten import whitened_network
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
+# Each takes minutes: begun first, since a file is one process's (--dist loadfile), and the others fill the gaps.
+LONG_FILES = ("test_notebooks.py", "test_browser.py", "test_launch.py", "test_readme.py", "test_loop.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Put the long files first, in the order of `LONG_FILES`."""
+    order = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 def folder_of(variable):

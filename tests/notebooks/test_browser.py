@@ -20,7 +20,7 @@ from pathlib import Path
 import papermill
 import psutil
 import pytest
-from test_notebooks import NOTEBOOKS, PACKAGE, QUICK, cells_of
+from notebook_support import NOTEBOOKS, PACKAGE, QUICK, cells_of
 
 ROOT = NOTEBOOKS.parent
 SCREENSHOTS = ROOT / "outputs" / "screenshots"

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_notebooks import NOTEBOOKS, PACKAGE, cells_of
+from notebook_support import NOTEBOOKS, PACKAGE, cells_of
 
 ROOT = NOTEBOOKS.parent
 

@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -19,51 +21,21 @@ import psutil
 import pytest
 import yaml
 from click.testing import CliRunner
+from notebook_support import CONFIGS, NOTEBOOKS, PACKAGE, QUICK, cells_of, figures, printed
 from papermill.cli import papermill as papermill_command
 from papermill.exceptions import PapermillExecutionError
 
-import mgkit
 from mgkit.checkpoints import save_checkpoint
-from mgkit.config import (
-    ClassifyConfig,
-    FinetunePConfig,
-    PhotosConfig,
-    RetrievalConfig,
-    StageConfig,
-    TrainConfig,
-    WhitenConfig,
-)
+from mgkit.config import TrainConfig, from_yaml
+from mgkit.engine.launch import StoppedError
 from mgkit.model import get_multigrain
+from mgkit.stages.train import run_training
 
-PACKAGE = Path(mgkit.__file__).parent
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-CONFIGS = {
-    "00_start_here": StageConfig,
-    "01_train": TrainConfig,
-    "02_finetune_p": FinetunePConfig,
-    "03_whiten": WhitenConfig,
-    "04_evaluate_imagenet": ClassifyConfig,
-    "05_evaluate_retrieval": RetrievalConfig,
-    "06_search_your_photos": PhotosConfig,
-}
 STAGES = ("train", "finetune_p", "whiten", "evaluate_imagenet", "evaluate_retrieval", "search_photos")
-QUICK = {
-    "01_train": {"epochs": 1, "size": 32, "batch_size": 12},
-    "02_finetune_p": {"sizes": [32, 48], "images_per_class": 2, "ps": [1.0, 3.0]},
-    "03_whiten": {"size": 48},
-    "04_evaluate_imagenet": {"sizes": [32, 48]},
-    "05_evaluate_retrieval": {"size": 48, "resolutions": [32, 48], "indices": []},
-    "06_search_your_photos": {"size": 48},
-}
 MOST_LINES = 12  # of a code cell
 MOST_BYTES = 300_000  # of an executed notebook
 
 every_notebook = pytest.mark.parametrize("name", CONFIGS)
-
-
-def cells_of(name, kind="code"):
-    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
-    return [cell for cell in notebook.cells if cell.cell_type == kind]
 
 
 def parameters_cell(name):
@@ -134,16 +106,14 @@ def test_text_introduces_the_notebook_and_most_of_its_cells(name):
 # --- As they run
 
 
-@pytest.fixture
-def project(tmp_path):
+def new_project(folder):
     """A project of its own, so that outputs stay out of the repository."""
-    shutil.copytree(NOTEBOOKS, tmp_path / "notebooks")
-    (tmp_path / "mgkit").symlink_to(PACKAGE)
-    return tmp_path
+    shutil.copytree(NOTEBOOKS, folder / "notebooks")
+    (folder / "mgkit").symlink_to(PACKAGE)
+    return folder
 
 
-@pytest.fixture
-def run(project, mini_root):
+def runner(project, mini_root):
     """A function that executes a notebook of the project on the reduced set; returns what its cells printed."""
 
     def execute(name, *, cwd=".", **parameters):
@@ -157,22 +127,26 @@ def run(project, mini_root):
     return execute
 
 
-def printed(path):
-    notebook = nbformat.read(path, as_version=4)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return "".join(output.text for output in outputs if output.output_type == "stream")
+@pytest.fixture
+def project(tmp_path):
+    return new_project(tmp_path)
 
 
-def figures(path):
-    """How many pictures the executed notebook shows."""
-    notebook = nbformat.read(path, as_version=4)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return sum(bool({"image/png", "image/jpeg"} & set(output.get("data", {}))) for output in outputs)
+@pytest.fixture
+def run(project, mini_root):
+    return runner(project, mini_root)
 
 
-@pytest.mark.parametrize("cwd", [".", "notebooks"])
-def test_the_notebooks_run_in_order(project, run, cwd):
-    text = {name: run(name, cwd=cwd, **QUICK.get(name, {})) for name in CONFIGS}
+@pytest.fixture(scope="module")
+def after_all(tmp_path_factory, mini_root):
+    """A project whose notebooks have all been run in order from its root, and {notebook: what its cells printed}."""
+    project = new_project(tmp_path_factory.mktemp("project"))
+    run = runner(project, mini_root)
+    return project, {name: run(name, **QUICK.get(name, {})) for name in CONFIGS}
+
+
+def test_the_notebooks_run_in_order(after_all):
+    project, text = after_all
     outputs = project / "outputs" / "t"
     assert sorted(path.name for path in outputs.iterdir()) == sorted([*STAGES, "features"])
     for stage in STAGES:
@@ -187,15 +161,25 @@ def test_the_notebooks_run_in_order(project, run, cwd):
     recorded = yaml.safe_load((outputs / "finetune_p" / "config.yaml").read_text())
     assert (recorded["sizes"], recorded["ps"], recorded["images_per_class"]) == ([32, 48], [1.0, 3.0], 2)
     whitened = json.loads((outputs / "whiten" / "results.json").read_text())
-    assert (whitened["images"], whitened["val_images"]) == (
-        40,
-        36,
-    )  # unlabelled ones fit it, labelled ones check it
-    assert sorted(path.name for path in project.iterdir() if not path.name.startswith("executed")) == [
-        "mgkit",
-        "notebooks",
-        "outputs",
-    ]
+    # Unlabelled images fit it, labelled ones check it.
+    assert (whitened["images"], whitened["val_images"]) == (40, 36)
+    assert left_in(project) == ["mgkit", "notebooks", "outputs"]
+
+
+def test_from_its_own_folder_a_notebook_finds_what_the_others_left(after_all, mini_root):
+    project, text = after_all
+    name, measured = "04_evaluate_imagenet", project / "outputs" / "t" / "evaluate_imagenet" / "results.json"
+    before = json.loads(measured.read_text())
+    measured.unlink()
+    assert " first" not in runner(project, mini_root)(name, cwd="notebooks", **QUICK[name])
+    assert json.loads(measured.read_text())["rows"] == before["rows"]
+    assert left_in(project) == ["mgkit", "notebooks", "outputs"]
+    assert not (project / "notebooks" / "outputs").exists()
+
+
+def left_in(project):
+    """The names in a project's folder but those of executed notebooks."""
+    return sorted(path.name for path in project.iterdir() if not path.name.startswith("executed"))
 
 
 def test_the_last_notebook_runs_alone_and_makes_what_it_needs(project, run):
@@ -204,65 +188,55 @@ def test_the_last_notebook_runs_alone_and_makes_what_it_needs(project, run):
     assert (project / "outputs/t/evaluate_retrieval/results.json").is_file()
 
 
-@pytest.mark.parametrize("cwd", [".", "notebooks"])
-def test_training_in_two_processes(project, run, cwd):
-    values = QUICK["01_train"] | {"gpus": 2, "workers": 1, "log_every": 2, "gradient_share_every": 2}
-    text = run("01_train", cwd=cwd, **values)
+BY_TWO = QUICK["01_train"] | {"gpus": 2, "workers": 1, "log_every": 2, "gradient_share_every": 2}
+
+
+@pytest.fixture(scope="module")
+def trained_by_two(tmp_path_factory, mini_root):
+    """A project with a training in two processes, and what its notebook printed."""
+    project = new_project(tmp_path_factory.mktemp("project"))
+    return project, runner(project, mini_root)("01_train", **BY_TWO)
+
+
+def test_training_in_two_processes(trained_by_two):
+    project, text = trained_by_two
     assert "2 x cpu" in text and "epoch 1: loss" in text and "one run so far" in text
     assert figures(project / "executed_01_train.ipynb") == 4
     folder = project / "outputs" / "t" / "train"
     assert {"checkpoint.pth", "snapshots", "steps.jsonl", "tensorboard"} <= {p.name for p in folder.iterdir()}
     steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
     assert steps and all(0 < line["gradient_share"] < 1 for line in steps)
-    again = run("01_train", cwd=cwd, **values)
+
+
+def test_a_training_that_is_complete_is_shown_again_from_the_notebook_s_own_folder(trained_by_two, mini_root):
+    project, _ = trained_by_two
+    again = runner(project, mini_root)("01_train", cwd="notebooks", **BY_TWO)
     assert "nothing to do" in again and figures(project / "executed_01_train.ipynb") == 4
 
 
 @pytest.fixture
 def started(project, mini_root):
-    """A function that starts a long training by papermill from the shell, on two processes; ended with the test."""
-    papermill_script = Path(sys.executable).with_name("papermill")
+    """Start a long training by papermill from the shell, on two processes; it is ended with the test."""
     values = {
-        "experiment": "t",
-        "data": mini_root,
-        "gpus": 2,
-        "workers": 1,
-        "size": 32,
-        "batch_size": 12,
-        "len_factor": 4,
-    }
-    options = [str(word) for item in values.items() for word in ("-p", *item)]
-    begun = []
-
-    def start(*, epochs):
-        command = shlex.join(
-            [
-                str(papermill_script),
-                "notebooks/01_train.ipynb",
-                "out.ipynb",
-                *options,
-                "-p",
-                "epochs",
-                str(epochs),
-            ]
-        )
-        # As in a job of SLURM's, whose SIGTERM papermill is to leave to the others.
-        process = subprocess.Popen(
-            ["bash", "-c", f"trap '' TERM; exec {command}"], cwd=project, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
-        )  # fmt: skip
-        begun.append(process)
-        return process
-
-    yield start
-    for process in begun:
-        process.kill()
+        "experiment": "t", "data": mini_root, "gpus": 2, "workers": 1, "size": 32, "batch_size": 12,
+        "len_factor": 2, "epochs": 500,
+    }  # fmt: skip
+    options = [word for name, value in values.items() for word in ("-p", name, str(value))]
+    papermill_script = str(Path(sys.executable).with_name("papermill"))
+    command = shlex.join([papermill_script, "notebooks/01_train.ipynb", "out.ipynb", *options])
+    # As in a job of SLURM's, whose SIGTERM papermill is to leave to the others.
+    process = subprocess.Popen(
+        ["bash", "-c", f"trap '' TERM; exec {command}"], cwd=project, start_new_session=True, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
+    )  # fmt: skip
+    yield process
+    process.kill()
 
 
 @pytest.mark.parametrize("how", ["papermill is killed", "all are told to stop"])
-def test_a_training_whose_papermill_ends_leaves_no_process_and_goes_on(project, started, how):
+def test_a_training_whose_papermill_ends_leaves_no_process_and_goes_on(project, started, how, monkeypatch):
     snapshots = project / "outputs" / "t" / "train" / "snapshots"
-    process = started(epochs=500)
+    process = started
     wait_until(lambda: list(snapshots.glob("step-*.pth")), seconds=120)
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= 4  # kernel, agent, two workers, their readers
@@ -276,9 +250,11 @@ def test_a_training_whose_papermill_ends_leaves_no_process_and_goes_on(project, 
     if how == "all are told to stop":
         assert "StoppedError: stopped as asked; saved at" in process.stderr.read()
     reached = max(snapshots.glob("step-*.pth"))
-    again = started(epochs=500)
-    wait_until(lambda: any(path > reached for path in snapshots.glob("step-*.pth")), seconds=120)
-    again.kill()
+    monkeypatch.chdir(project)
+    config = replace(from_yaml(TrainConfig, snapshots.parent / "config.yaml"), gpus=1, workers=0)
+    with pytest.raises(StoppedError):
+        run_training(config, asked_to_stop=partial(next, iter([False, False, True])))
+    assert max(snapshots.glob("step-*.pth")) > reached
     provenance = sorted(path.name for path in snapshots.parent.glob("provenance*.yaml"))
     assert provenance == ["provenance.1.yaml", "provenance.yaml"]  # the same run, started twice
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import papermill
 import pytest
 import yaml
-from test_notebooks import CONFIGS, NOTEBOOKS, PACKAGE, QUICK, printed
+from notebook_support import CONFIGS, NOTEBOOKS, PACKAGE, QUICK, printed
 from test_recipes import overrides
 
 from mgkit.config import make

@@ -9,8 +9,8 @@ import papermill
 import pytest
 import yaml
 from click.testing import CliRunner
+from notebook_support import CONFIGS, NOTEBOOKS
 from papermill.cli import papermill as papermill_command
-from test_notebooks import CONFIGS, NOTEBOOKS
 
 from mgkit.board import board
 from mgkit.config import make
