@@ -1,4 +1,4 @@
-"""The notebooks: clean in git, parameters that are those of their configs, and running headless from wherever."""
+"""The notebooks: without outputs in git, with the parameters of their configs, running from any folder."""
 
 import ast
 import dataclasses
@@ -114,13 +114,13 @@ def new_project(folder):
 
 
 def runner(project, mini_root):
-    """A function that executes a notebook of the project on the reduced set; returns what its cells printed."""
+    """A function that executes a notebook on the reduced set and returns what its cells printed."""
 
     def execute(name, *, cwd=".", **parameters):
         copy = project / f"executed_{name}.ipynb"
         papermill.execute_notebook(
-            str(project / "notebooks" / f"{name}.ipynb"), str(copy), cwd=str(project / cwd), progress_bar=False,
-            parameters={"experiment": "t", "data": str(mini_root), "workers": 0} | parameters,
+            str(project / "notebooks" / f"{name}.ipynb"), str(copy), cwd=str(project / cwd),
+            parameters={"experiment": "t", "data": str(mini_root), "workers": 0} | parameters, progress_bar=False,
         )  # fmt: skip
         return printed(copy)
 
@@ -139,7 +139,7 @@ def run(project, mini_root):
 
 @pytest.fixture(scope="module")
 def after_all(tmp_path_factory, mini_root):
-    """A project whose notebooks have all been run in order from its root, and {notebook: what its cells printed}."""
+    """A project whose notebooks have all run in order from its root, and {notebook: what its cells printed}."""
     project = new_project(tmp_path_factory.mktemp("project"))
     run = runner(project, mini_root)
     return project, {name: run(name, **QUICK.get(name, {})) for name in CONFIGS}
@@ -148,7 +148,8 @@ def after_all(tmp_path_factory, mini_root):
 def test_the_notebooks_run_in_order(after_all):
     project, text = after_all
     outputs = project / "outputs" / "t"
-    assert sorted(path.name for path in outputs.iterdir()) == sorted([*STAGES, "features"])
+    visible = {path.name for path in outputs.iterdir() if not path.name.startswith(".")}  # locks are hidden
+    assert visible == {*STAGES, "features"}
     for stage in STAGES:
         assert json.loads((outputs / stage / "results.json").read_text())["seconds"] > 0
         assert list((outputs / stage).glob("*.png"))
@@ -183,7 +184,7 @@ def left_in(project):
 
 
 def test_the_last_notebook_runs_alone_and_makes_what_it_needs(project, run):
-    text = run("05_evaluate_retrieval", size=48)
+    text = run("05_evaluate_retrieval", size=48, resolutions=[48])
     assert "running 03_whiten first" in text and "running 01_train first" in text
     assert (project / "outputs/t/evaluate_retrieval/results.json").is_file()
 
@@ -226,8 +227,9 @@ def started(project, mini_root):
     command = shlex.join([papermill_script, "notebooks/01_train.ipynb", "out.ipynb", *options])
     # As in a job of SLURM's, whose SIGTERM papermill is to leave to the others.
     process = subprocess.Popen(
-        ["bash", "-c", f"trap '' TERM; exec {command}"], cwd=project, start_new_session=True, text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
+        ["bash", "-c", f"trap '' TERM; exec {command}"], cwd=project, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
     )  # fmt: skip
     yield process
     process.kill()
@@ -267,6 +269,25 @@ def wait_until(is_so, *, seconds):
         time.sleep(0.2)
 
 
+SHORT_DRY_RUN = """
+from mgkit.engine import dry_run
+from mgkit.stages import train
+
+dry_run.SECONDS = 0.5  # of each measurement
+train.launch = train.run_training  # in the kernel, where this holds
+"""
+
+
+@pytest.fixture
+def short_dry_run(tmp_path_factory, monkeypatch):
+    """Kernels measure for moments: IPython runs the files in startup/ first."""
+    folder = tmp_path_factory.mktemp("ipython")
+    (folder / "profile_default" / "startup").mkdir(parents=True)
+    (folder / "profile_default" / "startup" / "short.py").write_text(SHORT_DRY_RUN)
+    monkeypatch.setenv("IPYTHONDIR", str(folder))
+
+
+@pytest.mark.usefixtures("short_dry_run")
 def test_a_dry_run_tells_what_a_training_would_cost_and_writes_nothing(project, run):
     text = run("01_train", **QUICK["01_train"], dry_run=True)
     assert "whole training" in text and "images/s" in text
