@@ -1,4 +1,4 @@
-"""The notebooks: clean in git, parameters that are those of their configs, and running headless from wherever."""
+"""The notebooks: clean in git, parameters equal to their configs, and run headless from any folder."""
 
 import ast
 import dataclasses
@@ -144,12 +144,13 @@ def project(tmp_path):
 
 @pytest.fixture
 def run(project, mini_root):
-    """A function that executes a notebook of the project on the reduced set; returns what its cells printed."""
+    """A function that runs a notebook of the project on the reduced set and returns its output."""
 
     def execute(name, *, cwd=".", **parameters):
         copy = project / f"executed_{name}.ipynb"
         papermill.execute_notebook(
-            str(project / "notebooks" / f"{name}.ipynb"), str(copy), cwd=str(project / cwd), progress_bar=False,
+            str(project / "notebooks" / f"{name}.ipynb"), str(copy), cwd=str(project / cwd),
+            progress_bar=False,
             parameters={"experiment": "t", "data": str(mini_root), "workers": 0} | parameters,
         )  # fmt: skip
         return printed(copy)
@@ -220,7 +221,7 @@ def test_training_in_two_processes(project, run, cwd):
 
 @pytest.fixture
 def started(project, mini_root):
-    """A function that starts a long training by papermill from the shell, on two processes; ended with the test."""
+    """A function that starts a long training by papermill on two processes; ended with the test."""
     papermill_script = Path(sys.executable).with_name("papermill")
     values = {
         "experiment": "t",
@@ -249,7 +250,8 @@ def started(project, mini_root):
         # As in a job of SLURM's, whose SIGTERM papermill is to leave to the others.
         process = subprocess.Popen(
             ["bash", "-c", f"trap '' TERM; exec {command}"], cwd=project, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
         )  # fmt: skip
         begun.append(process)
         return process
