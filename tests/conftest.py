@@ -1,4 +1,4 @@
-"""Shared fixtures: reference values, photos, the reduced mini set, and a network and images small enough to loop over."""
+"""Shared fixtures: reference values, photos, the reduced mini set, a small network and small images."""
 
 import os
 
@@ -124,7 +124,7 @@ def bare_project(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tiny_net():
-    """A MultiGrain in eval mode of 8 channels and 3 classes: two convolutions, a batch norm that does something."""
+    """A MultiGrain in eval mode, 8 channels and 3 classes: two convolutions, a non-trivial batch norm."""
     torch.manual_seed(0)
     features = nn.Sequential(
         nn.Conv2d(3, 8, 5, stride=4, padding=2),
@@ -142,7 +142,7 @@ def tiny_net():
 
 @pytest.fixture(scope="session")
 def image_folders(tmp_path_factory):
-    """A function (sides, a class) -> ImageList of three classes of noise, an image for each (width, height)."""
+    """A function (sides, a class) -> ImageList: noise in three classes, one image per (width, height)."""
 
     def write(sides):
         root = tmp_path_factory.mktemp("folders")

@@ -1,7 +1,8 @@
-"""The notebooks as a person sees them: in JupyterLab as `make lab` starts it, in a real browser, widgets moved by hand.
+"""The notebooks in a real browser, in JupyterLab as `make lab` starts it, with widgets moved by hand.
 
-The notebooks are opened in order and share one experiment, so that each finds what those before it left. Pictures of the pages
-go to outputs/screenshots/. Without a browser the tests are skipped; with MGKIT_BROWSER=required they fail.
+The notebooks are opened in order and share one experiment, so each finds the results of those before it.
+Screenshots go to outputs/screenshots/.
+Without a browser the tests are skipped; with MGKIT_BROWSER=required they fail.
 """
 
 import json
@@ -93,13 +94,14 @@ def lab_command(project: Path, port: str) -> list[str]:
         options += " --allow-root"
     binaries = Path(sys.executable).parent
     return [
-        "make", "--file", str(ROOT / "Makefile"), "--directory", str(project), "--assume-old", ".venv/.installed",
+        "make", "--file", str(ROOT / "Makefile"), "--directory", str(project),
+        "--assume-old", ".venv/.installed",
         "lab", f"BIN={binaries}", f"LAB={options}",
     ]  # fmt: skip
 
 
 def lab_environment(private: Path) -> dict[str, str]:
-    """Nothing of the user's own Jupyter is read or written; cells are on the page wherever it is scrolled to."""
+    """Ignore the user's own Jupyter settings; keep cells on the page wherever it is scrolled to."""
     folders = {f"JUPYTER_{kind.upper()}_DIR": str(private / kind) for kind in ("config", "data", "runtime")}
     return folders | {
         "JUPYTER_TOKEN": TOKEN,
@@ -253,14 +255,15 @@ SCROLLED = "document.querySelector('.jp-NotebookPanel .jp-WindowedPanel-outer')"
 ERROR = "[data-mime-type='application/vnd.jupyter.error']"
 HOW_MANY_LOADED = "images => images.filter(image => image.complete && image.naturalWidth > 10).length"
 ALL_RAN_OR_ONE_FAILED = f"""() => {{
-    const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(prompt => prompt.innerText);
+    const cells = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')];
+    const prompts = cells.map(cell => cell.innerText);
     return document.querySelector("{ERROR}") || prompts.every(prompt => /^\\[\\d+\\]:$/.test(prompt));
 }}"""
 
 
 @pytest.fixture
 def open_notebook(lab, browser):
-    """A function that opens a notebook of the project and runs it; kernel and page are closed with the test."""
+    """A function that opens and runs a notebook of the project; kernel and page close with the test."""
     context = browser.new_context(viewport={"width": WIDTH, "height": 900})
     context.set_default_timeout(1000 * SECONDS_TO_ANSWER)
 

@@ -1,4 +1,4 @@
-"""The notebooks: clean in git, parameters that are those of their configs, and running headless from wherever."""
+"""The notebooks: clean in git, parameters equal to their configs, and run headless from any folder."""
 
 import ast
 import dataclasses
@@ -119,7 +119,8 @@ def runner(project, mini_root):
     def execute(name, *, cwd=".", **parameters):
         copy = project / f"executed_{name}.ipynb"
         papermill.execute_notebook(
-            str(project / "notebooks" / f"{name}.ipynb"), str(copy), cwd=str(project / cwd), progress_bar=False,
+            str(project / "notebooks" / f"{name}.ipynb"), str(copy), cwd=str(project / cwd),
+            progress_bar=False,
             parameters={"experiment": "t", "data": str(mini_root), "workers": 0} | parameters,
         )  # fmt: skip
         return printed(copy)
