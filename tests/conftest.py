@@ -2,8 +2,8 @@
 
 import os
 
-# Before torch is imported, also in the processes that tests start: one thread each, which sleeps while it waits. Two
-# processes whose threads spin on the same cores slow each other down many times over.
+# Before torch is imported, also for the processes that tests start: one thread each, which sleeps while it
+# waits. Two processes whose threads spin on the same cores slow each other down many times over.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 import importlib.util
@@ -33,7 +33,7 @@ from mgkit.model import MultiGrain
 from mgkit.stages.evaluate_retrieval import evaluate_retrieval, retrieval_task
 from mgkit.stages.whiten import whitened_network
 
-# Each takes minutes: begun first, since a file is one process's (--dist loadfile), and the others fill the gaps.
+# Files that take minutes are started first: a file runs in one process (--dist loadfile).
 LONG_FILES = ("test_notebooks.py", "test_browser.py", "test_launch.py", "test_readme.py", "test_loop.py")
 
 

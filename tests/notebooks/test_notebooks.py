@@ -114,7 +114,7 @@ def new_project(folder):
 
 
 def runner(project, mini_root):
-    """A function that executes a notebook of the project on the reduced set; returns what its cells printed."""
+    """A function that runs a notebook of the project on the reduced set and returns its output."""
 
     def execute(name, *, cwd=".", **parameters):
         copy = project / f"executed_{name}.ipynb"
@@ -140,7 +140,7 @@ def run(project, mini_root):
 
 @pytest.fixture(scope="module")
 def after_all(tmp_path_factory, mini_root):
-    """A project whose notebooks have all been run in order from its root, and {notebook: what its cells printed}."""
+    """A project whose notebooks were all run in order from its root, and {notebook: its output}."""
     project = new_project(tmp_path_factory.mktemp("project"))
     run = runner(project, mini_root)
     return project, {name: run(name, **QUICK.get(name, {})) for name in CONFIGS}
@@ -149,7 +149,7 @@ def after_all(tmp_path_factory, mini_root):
 def test_the_notebooks_run_in_order(after_all):
     project, text = after_all
     outputs = project / "outputs" / "t"
-    assert sorted(path.name for path in outputs.iterdir()) == sorted([*STAGES, "features"])
+    assert sorted(path.name for path in outputs.glob("[!.]*")) == sorted([*STAGES, "features"])
     for stage in STAGES:
         assert json.loads((outputs / stage / "results.json").read_text())["seconds"] > 0
         assert list((outputs / stage).glob("*.png"))
@@ -228,7 +228,8 @@ def started(project, mini_root):
     # As in a job of SLURM's, whose SIGTERM papermill is to leave to the others.
     process = subprocess.Popen(
         ["bash", "-c", f"trap '' TERM; exec {command}"], cwd=project, start_new_session=True, text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
     )  # fmt: skip
     yield process
     process.kill()
