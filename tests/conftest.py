@@ -1,9 +1,9 @@
-"""Shared fixtures: reference values, photos, the reduced mini set, and a network and images small enough to loop over."""
+"""Shared fixtures: reference values, photos, the reduced mini set, a small network and small images."""
 
 import os
 
-# Before torch is imported, also in the processes that tests start: one thread each, which sleeps while it waits. Two
-# processes whose threads spin on the same cores slow each other down many times over.
+# Before torch is imported, also for the processes that tests start: one thread each, which sleeps while it
+# waits. Two processes whose threads spin on the same cores slow each other down many times over.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 import importlib.util
@@ -33,7 +33,7 @@ from mgkit.model import MultiGrain
 from mgkit.stages.evaluate_retrieval import evaluate_retrieval, retrieval_task
 from mgkit.stages.whiten import whitened_network
 
-# Each takes minutes: begun first, since a file is one process's (--dist loadfile), and the others fill the gaps.
+# Files that take minutes are started first: a file runs in one process (--dist loadfile).
 LONG_FILES = ("test_notebooks.py", "test_browser.py", "test_launch.py", "test_readme.py", "test_loop.py")
 
 
@@ -124,7 +124,7 @@ def bare_project(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tiny_net():
-    """A MultiGrain in eval mode of 8 channels and 3 classes: two convolutions, a batch norm that does something."""
+    """A MultiGrain in eval mode, 8 channels and 3 classes: two convolutions, a non-trivial batch norm."""
     torch.manual_seed(0)
     features = nn.Sequential(
         nn.Conv2d(3, 8, 5, stride=4, padding=2),
@@ -142,7 +142,7 @@ def tiny_net():
 
 @pytest.fixture(scope="session")
 def image_folders(tmp_path_factory):
-    """A function (sides, a class) -> ImageList of three classes of noise, an image for each (width, height)."""
+    """A function (sides, a class) -> ImageList: noise in three classes, one image per (width, height)."""
 
     def write(sides):
         root = tmp_path_factory.mktemp("folders")

@@ -1,4 +1,4 @@
-"""What the tests of the notebooks share: where they are, their configs, quick parameters, cells, what they printed."""
+"""Shared by the tests of the notebooks: folders, configs, quick parameters, cells, output."""
 
 from pathlib import Path
 

@@ -75,8 +75,11 @@ def flat_name(number: int) -> str:
 
 
 def write_devkit(root: Path, wnids: dict[int, str], truth: list[int]) -> Path:
-    """ImageNet's devkit below root: classes {ILSVRC2012_ID: WordNet id} under one parent synset, and the ground truth."""
-    fields = ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height", "num_train_images")  # fmt: skip
+    """Write ImageNet's devkit: classes {ILSVRC2012_ID: WordNet id} under one parent, and the ground truth."""
+    fields = (
+        "ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height",
+        "num_train_images",
+    )  # fmt: skip
     leaf = ("a thing, stuff", "what there is", 0.0, np.zeros((0, 0)), 0.0, 1300.0)
     rows = [(float(number), wnid, *leaf) for number, wnid in wnids.items()]
     parent = (len(rows) + 1.0, "n09999999", "thing", "all", float(len(rows)), [*wnids], 1.0, 0.0)
@@ -127,13 +130,13 @@ def ranked(retrieval_set):
 
 
 def training_config(root, /, **values) -> TrainConfig:
-    """The config of a training that is quick: 32 px, batches of 12, nothing read by other processes; but for the values given."""
+    """The config of a quick training (32 px, batches of 12, no workers) with the values given."""
     quick = {"experiment": "t", "data": str(root), "size": 32, "batch_size": 12, "workers": 0}
     return make(TrainConfig, quick | values)
 
 
 def in_processes(count: int, work, *arguments) -> list:
-    """What `work(*arguments)` returns in each of so many joined processes, by rank; an error in one fails the test."""
+    """The results of `work(*arguments)` in `count` joined processes, by rank; an error fails the test."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mgkit.stages.train"])  # imported once, for all processes of all tests
     with socket.socket() as free:
@@ -163,7 +166,8 @@ def be_joined(rank: int, count: int, port: int, results, work, arguments) -> Non
     """One of the processes of `in_processes`."""
     torch.set_num_threads(1)
     os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="localhost", MASTER_PORT=str(port)
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count),
+        MASTER_ADDR="localhost", MASTER_PORT=str(port),
     )  # fmt: skip
     try:
         with process_group():
@@ -174,7 +178,7 @@ def be_joined(rank: int, count: int, port: int, results, work, arguments) -> Non
 
 @contextmanager
 def alive_in_another_process(work):
-    """For the block `work(started, end)` runs in a process of its own, which sets the one event and awaits the other."""
+    """Run `work(started, end)` in another process for the block; it sets `started` and awaits `end`."""
     context = multiprocessing.get_context("fork")
     started, end = context.Event(), context.Event()
     process = context.Process(target=work, args=(started, end), daemon=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import bench_growth
 import pytest
 
-# In a process as the benchmark's own: a pass that keeps so many bytes an image, a training that keeps so many a step.
+# In a separate process: a pass that keeps some bytes per image, a training that keeps some per step.
 MEASURED = """
 import json, sys
 import bench_growth as growth

@@ -61,7 +61,10 @@ def test_the_figures_are_those_that_the_paper_prints(reference):
         ],
         "section 3.5": [row[key] for row in paper["section_3_5_p_star"] for key in ("s224", "s500", "s800")],
         "table D.1": [
-            v for row in paper["table_D1_retrieval"] for key in ("holidays", "ukbench", "cd10k") for v in row[key]
+            v
+            for row in paper["table_D1_retrieval"]
+            for key in ("holidays", "ukbench", "cd10k")
+            for v in row[key]
         ],
         "DISC21": [100 * paper["isc2021_baseline"][k] for k in ("micro_ap", "micro_ap_score_normalised")],
     }  # fmt: skip
@@ -127,7 +130,10 @@ def test_retrieval_with_whitened_descriptors(outputs):
         {"set": "holidays", "descriptor": "GeM, p*", "measure": "mAP", "value": 0.5, "queries": 500},
         {"set": "holidays", "descriptor": WHITENED, "measure": "mAP", "value": 0.9, "queries": 500},
         {"set": "ukbench", "descriptor": WHITENED, "measure": "score", "value": 3.5, "queries": 12},
-        {"set": "copydays + 300 distractors", "descriptor": WHITENED, "measure": "mAP", "value": 0.7, "queries": 229},
+        {
+            "set": "copydays + 300 distractors", "descriptor": WHITENED, "measure": "mAP", "value": 0.7,
+            "queries": 229,
+        },
     ]  # fmt: skip
     leave(outputs, "joint_3B_0.5", "evaluate_retrieval", {"size": 500, "rows": rows})
     found = entries_of(outputs, "table D.1", "MultiGrain, λ=0.5, p=3", 500)
@@ -148,7 +154,10 @@ def test_copy_detection_on_disc(outputs):
     kind = "GeM, p*, whitened, 1500 d"
     rows = [
         {"set": "disc21", "descriptor": kind, "measure": "micro-AP", "value": 0.16, "queries": 25_000},
-        {"set": "disc21", "descriptor": f"{kind}, scores normalised", "measure": "micro-AP", "value": 0.35, "queries": 900},
+        {
+            "set": "disc21", "descriptor": f"{kind}, scores normalised", "measure": "micro-AP", "value": 0.35,
+            "queries": 900,
+        },
     ]  # fmt: skip
     leave(outputs, "disc21_joint_3B_0.5", "evaluate_retrieval", {"size": 512, "rows": rows})
     found = [e for e in board(outputs) if e.table == "DISC21"]

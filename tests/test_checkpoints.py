@@ -1,4 +1,4 @@
-"""Checkpoints: nothing in them runs, what is wrong is said in one line, and a file is there whole or not at all."""
+"""Checkpoints: nothing in them runs, errors take one line, and a file is written whole or not at all."""
 
 import copy
 import io
@@ -137,7 +137,7 @@ def test_a_truncated_checkpoint_is_named(net, tmp_path, share, zipped):
 
 
 def small_file(kind):
-    """The bytes of a small checkpoint, as torch.save writes it now (zip) or did at first (legacy), or as safetensors."""
+    """The bytes of a small checkpoint, as torch.save (zip or legacy) or safetensors writes it."""
     state = {"classifier.weight": torch.arange(12.0).reshape(3, 4), "pool.p": torch.tensor(3.0)}
     content = io.BytesIO()
     if kind == "safetensors":
@@ -198,6 +198,7 @@ def numpy_file():
         (b"\x80\x02}q\x00.", ""),
         (pickle.dumps({"model_state": {}}, protocol=2), ""),
     ],
+    ids=map(str, range(16)),  # not the bytes: those of archives change with the time
 )
 def test_something_else_under_the_name_of_a_checkpoint_is_named(tmp_path, content, found):
     for path in (tmp_path / "page.pth", tmp_path / "page.safetensors"):
@@ -378,7 +379,7 @@ def test_an_export_loads_as_the_checkpoint_does(net, saved, tmp_path):
 
 
 def sharing_net():
-    """A small network that keeps its classifier twice, as the paper's NASNets do, and views of one storage besides."""
+    """A small network that stores its classifier twice, like the paper's NASNets, and views of a storage."""
     features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
     net = MultiGrain(Backbone("sharing", features, 8), num_classes=3)
     net.features.add_module("last_linear", net.classifier)

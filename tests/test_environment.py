@@ -39,7 +39,7 @@ def test_its_python_is_one_that_the_constraints_speak_of(environment):
 
 
 def test_pip_finds_what_the_lines_name(pip_lines, tmp_path):
-    """conda, mamba, micromamba and repo2docker write the lines to a file beside environment.yml, and run pip there."""
+    """Run pip from beside environment.yml, as conda, mamba, micromamba and repo2docker do."""
     for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "mgkit").mkdir()
@@ -56,5 +56,5 @@ def test_the_project_comes_with_what_its_tests_need(pip_lines):
 
 
 def test_binder_reads_this_file_and_no_other():
-    """repo2docker looks into binder/ or .binder/ instead where there is one; requirements.txt and the like it then leaves alone."""
+    """Check that there is no binder/ or .binder/, which repo2docker would read instead of other files."""
     assert not any((ROOT / folder).exists() for folder in ("binder", ".binder"))

@@ -9,8 +9,8 @@ import mgkit
 
 ROOT = Path(mgkit.__file__).parent
 LAYERS = (  # "" is the method: the files at the top of mgkit/
-    {"machine"}, {"data", "mini", "backbones"}, {"benchmarks"}, {""}, {"retrieval"}, {"engine"}, {"stages"}, {"explore"},
-    {"photos"}, {"demo", "__main__"},
+    {"machine"}, {"data", "mini", "backbones"}, {"benchmarks"}, {""}, {"retrieval"}, {"engine"}, {"stages"},
+    {"explore"}, {"photos"}, {"demo", "__main__"},
 )  # fmt: skip
 FREE = {"losses", "pooling", "samplers", "metrics"}  # import nothing of the kit
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))

@@ -378,7 +378,7 @@ def parts_of(output, instance, lambda_):
 
 
 def share_by_images(rows, instance, lambda_):
-    """The share from two whole backward passes, each through a head of its own, and a loop over the images."""
+    """The share from two whole backward passes, one per head, and a loop over the images."""
     lengths = []
     for name, weight in (("cross_entropy", lambda_), ("margin", 1 - lambda_)):
         output, pooled, _ = head_of(rows)

@@ -1,4 +1,4 @@
-"""Measures against walks down a ranked list; ties against every order within them; bootstrap against a plain loop."""
+"""Measures against walks down a ranked list, ties against all their orders, bootstrap against a loop."""
 
 import itertools
 import math
@@ -134,7 +134,7 @@ ranked_values = st.lists(st.integers(0, 4), min_size=1, max_size=12)
 
 
 def walked_ranks(values, positives, junk=()):
-    """Take the best remaining image again and again, a negative one if it can be; note where the positives come."""
+    """Take the best remaining image repeatedly, negatives first among ties; note the positives' ranks."""
     left, ranks, position = set(range(len(values))) - set(junk), [], 0
     while left:
         best = max(values[i] for i in left)
@@ -237,7 +237,7 @@ def test_positive_ranks_reject_what_cannot_be_ranked(scores, positives, junk, me
 
 
 def rectangles_by_walking(ranks, n_positives):
-    """Walk down the ranking; each positive adds a strip as wide as the recall it brings, as high as the precision there."""
+    """Walk down the ranking; each positive adds a strip: its recall step times the precision there."""
     area, found = Fraction(0), 0
     for position in range(max(ranks, default=-1) + 1):
         if position in ranks:
@@ -599,7 +599,7 @@ def test_draws_are_uniform_with_replacement():
 
 
 def test_interval_is_that_of_known_values():
-    """Of many normal values the interval has 1.96 standard errors to each side, and holds the true mean as often as it says."""
+    """For many normal values the interval is the mean ± 1.96 standard errors and has its nominal coverage."""
     values = np.random.default_rng(1).normal(0.3, 0.2, 2000)
     low, high = bootstrap_mean(values)
     error = values.std() / math.sqrt(2000)

@@ -75,7 +75,7 @@ def test_gradients_match_finite_differences():
 
 
 def slope_by_formula(x, p):
-    """d/dp m^(1/p) = m^(1/p) · (m'/(p m) - log m / p²), m = mean of x^p, m' = mean of x^p log x, [B,C] in float64."""
+    """d/dp m^(1/p) = m^(1/p) · (m'/(p m) - log m / p²), m = mean of x^p, m' = mean of x^p log x, [B,C]."""
     x = x.double().clamp(min=FLOOR)
     mean, of_mean = x.pow(p).mean((2, 3)), (x.pow(p) * x.log()).mean((2, 3))
     return mean.pow(1 / p) * (of_mean / (p * mean) - mean.log() / p**2)

@@ -203,7 +203,7 @@ def levels_apart(ours, theirs):
 @pytest.mark.parametrize("strength", [0.2, 0.3, 1.0, 4.0])
 @pytest.mark.parametrize("name", PICTURES)
 def test_the_colour_jitter_is_torchvision_s_on_pil_images(name, strength):
-    """Same seed, same pixels; strong factors clamp nearly everything. A C compiler that fuses multiply-adds may move a level."""
+    """Same seed, same pixels; strong factors clamp often. Fused multiply-adds may change a level by one."""
     own, plain = ColorJitter(strength), v2.ColorJitter(strength, strength, strength)
     levels = to_levels(v2.functional.pil_to_tensor(PICTURES[name]))
     for seed in range(25):
@@ -250,7 +250,7 @@ def test_views_of_photos_are_those_of_the_plain_pipeline(photos):
 
 
 def box_and_flip(view):
-    """What a view of `ramp` shows: left, right, top and bottom edge of the box in levels, and whether it is flipped."""
+    """The box in a view of `ramp` (left, right, top, bottom, in levels), and whether it is flipped."""
     across, down = view[0].mean(0), view[1].mean(1)
     left, right = sorted((across[0].item(), across[-1].item()))
     return left, right, down[0].item(), down[-1].item(), float(across[0] > across[-1])
@@ -263,7 +263,7 @@ def ramp(width, height):
 
 
 def colours(view):
-    """Means and spreads of the channels, and of their differences: brightness, contrast, saturation and lighting move them."""
+    """Means and spreads of the channels and their differences, which all colour transforms change."""
     r, g, b = view
     return [f(x).item() for f in (torch.mean, torch.std) for x in (r, g, b, r - g, g - b)]
 
@@ -278,7 +278,7 @@ def colours(view):
     ],
 )
 def test_views_of_other_seeds_have_the_distribution_of_the_plain_pipeline(kind, image, measure):
-    """Kolmogorov-Smirnov on 3,000 views of each, drawn independently: shares that differ by 5 in 100 are found."""
+    """Kolmogorov-Smirnov test on 3,000 independent views of each; it finds shares that differ by 5%."""
     own, plain = train_transform(12, kind), plain_transform(12, kind)
     ours = np.array([measure(seeded(seed, own, image)) for seed in range(3000)])
     theirs = np.array([measure(seeded(seed, plain, image)) for seed in range(50_000, 53_000)])

@@ -65,8 +65,8 @@ def stored_features(
     folder: where arrays are stored.
     passes, changes: as for `features.embed`; rows of skipped images are NaN, also when an array is reused.
 
-    Raises UnreadableImageError unless `passes.unreadable` skips; ValueError for no images or a wrong size, crop, p
-    or precision; OSError if the folder cannot be written, the disk is full, or images change meanwhile.
+    Raises UnreadableImageError unless `passes.unreadable` skips; ValueError for no images or a wrong size,
+    crop, p or precision; OSError if the folder cannot be written, the disk is full, or images change.
     """
     if not len(images):
         raise ValueError(f"{images.root}: there are no images to embed")

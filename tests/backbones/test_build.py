@@ -101,7 +101,8 @@ def test_an_unknown_model_of_timm_is_refused(model):
 
 def test_names_are_checked_without_timm():
     code = (
-        "import sys; from mgkit.config import TrainConfig, make; make(TrainConfig, {'backbone': 'senet154'}); "
+        "import sys; from mgkit.config import TrainConfig, make; "
+        "make(TrainConfig, {'backbone': 'senet154'}); "
         "assert 'timm' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -150,7 +151,7 @@ def test_a_model_of_tokens_is_refused():
 
 @pytest.fixture
 def files(monkeypatch):
-    """A dict url -> what torch.save writes there; stands in for the network. Fetched paths are kept under "paths"."""
+    """A dict url -> saved object that stands in for the network; fetched paths are kept under "paths"."""
     known = {"paths": []}
 
     def fetch(url, path):

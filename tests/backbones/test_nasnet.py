@@ -1,4 +1,4 @@
-"""The NASNets: every piece against the ports of 2018 written out (pad, operate, crop), at every parity of the sizes."""
+"""The NASNets: each layer against the ports of 2018 (pad, operate, crop), for odd and even sizes."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def random_map(height, width, channels=4, seed=0):
 
 
 def ported(operation, x):
-    """What the ports do where a window starts a pixel later: zeros above and to the left, the operation, and off they go."""
+    """Apply the operation as the ports do: pad zeros above and left, then crop the first row and column."""
     return operation(F.pad(x, (1, 0, 1, 0)))[:, :, 1:, 1:]
 
 

@@ -2,8 +2,9 @@
 
     python tests/bench/bench_loader.py --data FOLDER
 
-Part of `make bench` (`rows`). By itself it writes outputs/bench/loader.json. The plain loader is an ImageFolder, decoded
-anew for every copy, and torchvision's transforms on PIL images; both go through the same batches with as many workers.
+Part of `make bench` (`rows`). By itself it writes outputs/bench/loader.json. The plain loader is an
+ImageFolder that decodes every copy anew and applies torchvision's transforms to PIL images; both use the same
+batches and number of workers.
 """
 
 import argparse
@@ -98,7 +99,7 @@ def main() -> None:
     parser.add_argument(
         "--data",
         default="",
-        help="a folder of class folders, or of train/ with them; default: MGKIT_PHOTOS, else the embedded set",
+        help="folder of class folders, or of train/ with them; default: MGKIT_PHOTOS, else the embedded set",
     )
     parser.add_argument("--workers", type=int, default=2, help="of each loader")
     parser.add_argument("--rounds", type=int, default=7)
@@ -111,8 +112,9 @@ def main() -> None:
     rate(loader)
     all_cores = median(rate(loader) for _ in range(options.rounds))
     print(f"full  N=3       {all_cores:8.0f}   alone, as many workers as cores ({cores})")
+    capability = torch.backends.cpu.get_cpu_capability()
     result = {
-        "machine": f"{platform.machine()}, {cores} cores, torch for {torch.backends.cpu.get_cpu_capability()}",
+        "machine": f"{platform.machine()}, {cores} cores, torch for {capability}",
         "data": options.data,
         "size": SIZE,
         "workers": options.workers,

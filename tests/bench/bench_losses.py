@@ -1,4 +1,4 @@
-"""Triplet sampling and the margin loss beside one product of the embeddings, and beside pytorch-metric-learning's."""
+"""Triplet sampling and margin loss against one product of the embeddings and pytorch-metric-learning."""
 
 from importlib.util import find_spec
 
@@ -12,7 +12,7 @@ BATCH, COPIES, DIM = 510, 3, 2048
 
 
 def embeddings() -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalised embeddings [B,D] that need a gradient, copies of an image near one another, as a training has them; [B]."""
+    """Normalised embeddings [B,D] with gradient, copies of an image close to each other; their labels [B]."""
     random = torch.Generator().manual_seed(0)
     target = torch.arange(BATCH // COPIES).repeat_interleave(COPIES)
     noise = torch.randn(BATCH, DIM, generator=random)

@@ -1,7 +1,7 @@
-"""What passes over images cost beside their forward passes alone: p*, sweeps over p, evaluation, embedding to disk.
+"""The cost of passes over images relative to their forward passes: p*, sweeps over p, evaluation, embedding.
 
-Images are tensors in memory, ResNet-18 on the CPU. The floor of a stage is a loop over batches that are ready, without
-gradient: the backbone alone.
+Images are tensors in memory, ResNet-18 on the CPU. The floor of a stage is a loop over batches in memory that
+runs the backbone alone, without gradient.
 """
 
 import tempfile
@@ -69,8 +69,9 @@ def p_star_row(net: MultiGrain, precision: str, rounds: int) -> Row:
 
     with in_memory(given, [(size, "rect")]):
         return compared(
-            f"p* fine-tuning, rect {size} px, {precision}", ours, lambda: forward_alone(net, batches, precision),
-            rounds=rounds, wanted=0.8, work=rect_pixels(given, size) / 1e6, floor_work=pixels(batches) / 1e6, unit="Mpx/s",
+            f"p* fine-tuning, rect {size} px, {precision}",
+            ours, lambda: forward_alone(net, batches, precision), rounds=rounds, wanted=0.8,
+            work=rect_pixels(given, size) / 1e6, floor_work=pixels(batches) / 1e6, unit="Mpx/s",
         )  # fmt: skip
 
 
@@ -99,7 +100,8 @@ def sweep_rows(net: MultiGrain, precision: str, rounds: int) -> list[Row]:
     with in_memory(given, [(size, "square")]):
         single = compared(
             f"sweep of {len(PS)} p, {size} px, {precision}: evaluation with one p",
-            sweep(net, given, [size], PS, precision, "square"), sweep(net, given, [size], [3.0], precision, "square"),
+            sweep(net, given, [size], PS, precision, "square"),
+            sweep(net, given, [size], [3.0], precision, "square"),
             rounds=rounds, wanted=1.15,
         )  # fmt: skip
     given, batches = photos(48), []
@@ -130,7 +132,8 @@ def store_row(net: MultiGrain, precision: str, rounds: int) -> Row:
             )  # fmt: skip
 
         return compared(
-            f"embedding to disk, {size} px, {precision}", ours, lambda: forward_alone(net, batches, precision),
+            f"embedding to disk, {size} px, {precision}",
+            ours, lambda: forward_alone(net, batches, precision),
             rounds=rounds, wanted=0.9, work=len(given.images),
         )  # fmt: skip
 

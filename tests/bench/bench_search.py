@@ -25,8 +25,8 @@ def made_up(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Stand-ins for descriptors, L2-normalised: database [count,dim] and queries [queries,dim], float32.
 
-    Clusters whose centres and rows both have variances that fall as 1/i over the principal directions, roughly
-    as the spectra of embeddings do (compression lives on that), rows with `spread` times the centres'; rotated
+    Clusters whose centres and rows have variances that fall as 1/i over the principal directions, roughly
+    as the spectra of embeddings do (compression needs that), rows with `spread` times the centres'; rotated
     so that no direction is a coordinate.
     """
     random = np.random.default_rng(seed)
@@ -57,7 +57,7 @@ def float64_reference(queries: np.ndarray, database: np.ndarray, k: int) -> np.n
 
 
 def exact_against_flat(queries: np.ndarray, database: np.ndarray, repeats: int = 7) -> Row:
-    """Seconds of `top_k` and of faiss's flat index by turns; whether `top_k` is right; the memory it takes."""
+    """Time `top_k` and faiss's flat index in turn; check `top_k`'s result and measure its memory."""
     top_k(queries[:8], database[:4096], k=K, device=CPU)  # what the libraries allocate once
     memory = extra_memory(lambda: top_k(queries, database, k=K, device=CPU))
     flat = faiss.IndexFlatIP(DIM)

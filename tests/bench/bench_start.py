@@ -1,4 +1,4 @@
-"""How long mgkit takes to start: its import beside torch's and torchvision's, and the index of a large tree the second time."""
+"""The start of mgkit: import against torch's and torchvision's, and the second indexing of a large tree."""
 
 import subprocess
 import sys
@@ -25,13 +25,14 @@ def import_row(rounds: int) -> Row:
     taken = by_turns(running(OURS), running(BESIDE), rounds)
     more = median(a - b for a, b in zip(taken["seconds"], taken["floor_seconds"], strict=True))
     return Row(
-        "start: mgkit's public names, torch + torchvision", median(taken["seconds"]), median(taken["floor_seconds"]),
+        "start: mgkit's public names, torch + torchvision",
+        median(taken["seconds"]), median(taken["floor_seconds"]),
         "s", more, 0.3, True, of="s more", raw=taken,
     )  # fmt: skip
 
 
 def index_row(images: int, rounds: int) -> Row:
-    """The second start on so many empty files, times what ImageNet has more of them: it is linear in both folders and files."""
+    """Time the second indexing of empty files, scaled to ImageNet: it is linear in folders and files."""
     with tempfile.TemporaryDirectory() as folder:
         for name in (f"n{k:08d}" for k in range(CLASSES * images // IMAGES)):
             (Path(folder) / "tree" / name).mkdir(parents=True)

@@ -1,7 +1,7 @@
-"""What a person waits for after moving a control of an explorer, caches being there: the slowest of several moves, two threads.
+"""The response time of an explorer's controls with warm caches: the slowest of several moves, two threads.
 
-Images are the photos in memory or on disk that the other benchmarks take; networks are untrained, which costs as much. The bound is of
-the clock; a front end adds its own.
+Images are the photos in memory or on disk that the other benchmarks take; networks are untrained, which costs
+as much. The bound is wall-clock time; a front end adds its own.
 """
 
 import datetime
@@ -26,7 +26,7 @@ from mgkit.model import get_multigrain
 
 WANTED = 0.2  # seconds
 MOVES = 12
-# A network, the size (px) that it looks at: the mini set's, and as many maps of a ResNet-50 as an explorer holds.
+# A network and its image size (px): the mini set's, and a ResNet-50 with as many maps as an explorer holds.
 SETTINGS = (("resnet8", 96), ("resnet50", 224))
 
 

@@ -2,8 +2,9 @@
 
     python tests/bench/kill_embedding.py --images 20000 --kills 3 --seed 0
 
-Draws small JPEGs in a temporary folder, embeds them by `mgkit.engine.feature_store` in a process of its own, once undisturbed and once with
-so many SIGKILLs at moments drawn from the seed; prints what was on disk at each kill and whether the files are equal.
+Draws small JPEGs in a temporary folder and embeds them by `mgkit.engine.feature_store` in a separate process,
+once undisturbed and once with SIGKILLs at random moments drawn from the seed; prints what was on disk at each
+kill and whether the files are equal.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the benchmarks share: two calls by turns, memory at its peak, a row of the table, photos held in memory."""
+"""Shared by the benchmarks: two calls in turn, peak memory, a row of the table, photos held in memory."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,8 @@ OUTPUT = project_root() / "outputs" / "bench"
 class Row:
     """A line of the table. measured, floor: medians, in `unit`; floor is None where nothing is beside it.
 
-    value: what is compared with `wanted`, by default a ratio; it is to be at most, or at least, that. raw: every measurement.
+    value: compared with `wanted` as an upper or lower bound; a ratio by default.
+    raw: all measurements.
     """
 
     stage: str
@@ -71,7 +72,8 @@ def table(rows: Sequence[Row]) -> str:
         *(row.cells() for row in rows),
     ]
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)  # fmt: skip
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 
 def write_json(name: str, content: dict) -> None:
@@ -86,7 +88,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def by_turns(ours: Callable, floor: Callable, rounds: int) -> dict[str, list[float]]:
-    """Seconds of both calls in so many rounds, the first of a round changing, after a round that is not counted.
+    """Seconds of both calls per round, in alternating order, after a warm-up round that is not counted.
 
     On the clock, and of the processor: where other work has the cores too, the latter tells more.
     """
@@ -110,7 +112,7 @@ def compared(
     stage: str, ours: Callable, floor: Callable, *, rounds: int, wanted: float, work: float | None = None,
     floor_work: float | None = None, unit: str = "images/s",
 ) -> Row:  # fmt: skip
-    """Both by turns. Without `work`, ratio of seconds, to be at most wanted; with it, of rates (work a second), at least."""
+    """Compare both in turn: ratio of seconds, at most wanted; with `work`, of rates (work/s), at least."""
     taken = by_turns(ours, floor, rounds)
     a, b = median(taken["seconds"]), median(taken["floor_seconds"])
     if work is None:
@@ -123,7 +125,7 @@ def compared(
 
 
 def extra_memory(call: Callable) -> int | None:
-    """Bytes by which the process grows at most during a call; None where the system does not say (it is Linux that does)."""
+    """Bytes by which the process grows at most during a call; None where the system does not tell."""
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
         return None
@@ -160,9 +162,7 @@ class Photos:
 
 
 def photos(count: int) -> Photos:
-    """So many photos, in random order, of as many shapes as there would be: a copy of a photo has fewer rows than the photo,
-    unless its shape is a frequent one.
-    """
+    """Photos in random order with realistic shapes: copies lose rows unless their shape is frequent."""
     of_disk = class_folders(str(photo_folder()))
     whole = [of_disk.load(i) for i in range(len(of_disk))]
     frequent = {p.size for p in whole if sum(q.size == p.size for q in whole) > max(2, len(whole) // 25)}
@@ -180,7 +180,7 @@ def photos(count: int) -> Photos:
 
 @contextmanager
 def in_memory(given: Photos, settings: Sequence[tuple[int, str]]) -> Iterator[None]:
-    """In the block, stages get these photos' tensors for (size, crop) without decoding or transforming; all else is theirs."""
+    """In the block, stages get these photos' tensors for (size, crop) without decoding or transforming."""
     tensors = {}
     for size, crop in settings:
         transform = eval_transform(size, crop)

@@ -1,12 +1,13 @@
 """Every stage beside its floor: one table, outputs/bench/bench.json and bench.png.
 
     python tests/bench/run.py                      # all, in about eight minutes on two cores
-    python tests/bench/run.py --only losses start  # some, nothing is written; --full: the index on as many files as ImageNet has
+    python tests/bench/run.py --only losses start  # some, nothing is written
+    python tests/bench/run.py --full               # the index on as many files as ImageNet has
 
-Run by `make bench`. A floor is what the stage's network, or its arithmetic, needs alone, as a plain loop in this folder; both run
-by turns in this process on made-up images or photos in memory, and a ratio is the median of the rounds' ratios. `of CPU time`
-is the same ratio by the processor's time, which tells more than the clock where other work has the cores too. What grows with
-the work is measured in a process of its own.
+Run by `make bench`. A floor is the stage's network or arithmetic alone, as a plain loop in this folder; both
+run in turn in this process on made-up images or photos in memory, and a ratio is the median of the ratios of
+all rounds. `of CPU time` is the same ratio of processor time, more reliable on a busy machine. Memory
+growth is measured in a process of its own.
 """
 
 import argparse
@@ -84,10 +85,13 @@ def main() -> None:
         load.append(os.getloadavg())
     minutes = (perf_counter() - began) / 60
     print(f"\n{table(rows)}")
-    print(f"\n{sum(row.met for row in rows)} of {len(rows)} as wanted; {machine}; {minutes:.1f} minutes; load {load[0][0]:.1f} to {load[-1][0]:.1f}")  # fmt: skip
+    loads = f"load {load[0][0]:.1f} to {load[-1][0]:.1f}"
+    met = sum(row.met for row in rows)
+    print(f"\n{met} of {len(rows)} as wanted; {machine}; {minutes:.1f} minutes; {loads}")
     if len(options.only) < len(SUBJECTS):
         return
-    write_json("bench.json", {"machine": machine, "load": load, "minutes": minutes, "rows": [row.plain() for row in rows]})  # fmt: skip
+    plain = [row.plain() for row in rows]
+    write_json("bench.json", {"machine": machine, "load": load, "minutes": minutes, "rows": plain})
     drawn = figure(rows)
     with atomic_write(OUTPUT / "bench.png") as path:
         drawn.savefig(path, dpi=120, format="png")

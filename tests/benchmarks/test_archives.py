@@ -1,4 +1,4 @@
-"""Archives, kind and evil: everything wanted is in the folder afterwards, or nothing, and nothing is elsewhere."""
+"""Archives, valid and malicious: extraction is complete or leaves nothing, and never writes elsewhere."""
 
 import errno
 import io
@@ -365,7 +365,8 @@ def test_a_killed_extraction_is_repeated(tmp_path, folder):
     """SIGKILL at several moments: never a record, never a wrong file, and the next call completes it."""
     files = {f"jpg/{i}.jpg": random.Random(i).randbytes(20_000) for i in range(300)}
     archive = write_tar(tmp_path / "a.tar.gz", files)
-    code = f"from mgkit.benchmarks.archives import extract; print(flush=True); extract({str(archive)!r}, {str(folder)!r})"
+    call = f"extract({str(archive)!r}, {str(folder)!r})"
+    code = f"from mgkit.benchmarks.archives import extract; print(flush=True); {call}"
     for wait in (0.01, 0.05, 0.15):
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
             process.stdout.readline()

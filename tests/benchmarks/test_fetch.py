@@ -1,4 +1,4 @@
-"""Published sets, reduced or empty: fetched from a local server, and checked against folders in which something is wrong."""
+"""Published sets, reduced or empty: fetched from a local server, and checked against faulty folders."""
 
 import io
 import json
@@ -113,7 +113,7 @@ def server():
 
 @pytest.fixture
 def get(server, monkeypatch):
-    """Fetches a set from the server, which has the reduced archives of it; options as those of `fetch_benchmark`."""
+    """A function that fetches a reduced set from the server; options as those of `fetch_benchmark`."""
 
     def fetch(name, root, **options):
         if server.files is None:
@@ -145,7 +145,7 @@ def stand_in(monkeypatch, images, queries):
 
 
 def write_set(root, name):
-    """A set with as many images as published: names for one file of one byte, so that ten thousand are quickly made."""
+    """Write a set with as many images as published, all names of one file of one byte, to be fast."""
     folder, byte = root / name, root / ".byte"
     byte.write_bytes(b"1")
     originals = BENCHMARKS["copydays"].folders["original"]
@@ -166,7 +166,7 @@ def write_set(root, name):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Copydays with 20 originals and two levels; revisited Oxford and Paris with 100 images: their names, queries last."""
+    """Copydays with 20 originals and two levels; revisited Oxford and Paris with 100 images, queries last."""
     levels = {"original": 20, "strong": 30, "crops/10": 20, "jpegqual/3": 20}
     for name, folders in (("copydays", levels), ("roxford5k", {"jpg": 100}), ("rparis6k", {"jpg": 100})):
         monkeypatch.setitem(BENCHMARKS, name, replace(BENCHMARKS[name], folders=folders))

@@ -225,7 +225,7 @@ def test_a_csv_may_list_absolute_paths(tmp_path):
 
 @pytest.mark.parametrize(("name", "left_out"), [("groups.csv", 3), ("doors.csv", 1)])
 def test_images_that_the_csv_does_not_list_are_left_out(tmp_path, capsys, name, left_out):
-    """Of a groups.csv anywhere below its folder; of another, which may lie anywhere, beside an image it lists."""
+    """A groups.csv covers all images below its folder; another csv the folders of the images it lists."""
     root = csv_tree(tmp_path, "a/1.jpg,door", "5.jpg,door", "6.jpg,door", name=name)
     [found] = find_sets(root / name)
     assert list(by_name(found)) == ranked(found)[2:] + ranked(found)[:2] == ["1.jpg", "5.jpg", "6.jpg"]

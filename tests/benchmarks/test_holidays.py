@@ -57,8 +57,9 @@ def test_rotations_are_read_by_number(tmp_path, content):
 @pytest.mark.parametrize(
     "content",
     [
-        "", "90", "[90, 180]", "100600.jpg: 45", "100600.jpg: 0", "100600.jpg: left", "100600.jpg: [90]", "100600.jpg: true",
-        "100600.jpg: 90.0", "photo.jpg: 90", "90: 90", "a: b: c", "{", "\t- x", b"\xff\xfe\x00", "2001-99-99: 90", "x: 2001-99-99",
+        "", "90", "[90, 180]", "100600.jpg: 45", "100600.jpg: 0", "100600.jpg: left", "100600.jpg: [90]",
+        "100600.jpg: true", "100600.jpg: 90.0", "photo.jpg: 90", "90: 90", "a: b: c", "{", "\t- x",
+        b"\xff\xfe\x00", "2001-99-99: 90", "x: 2001-99-99",
         "? [a]\n: 90", "!!python/object/apply:os.system ['true']: 90", "[" * 1000,
     ],
 )  # fmt: skip

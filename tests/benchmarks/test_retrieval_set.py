@@ -160,7 +160,7 @@ def test_the_order_of_the_directory_does_not_matter(tmp_path, monkeypatch, read,
 
 
 def test_photos_in_every_layout(tmp_path, photos):
-    """Real photos under the benchmarks' names: what is loaded is the photo, turned or cropped, wherever images are loaded."""
+    """Real photos under the benchmarks' names are loaded as they are, turned or cropped."""
     sources = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))[:4]
     for k, source in enumerate(sources):
         with Image.open(source) as image:

@@ -1,4 +1,4 @@
-"""The pickled ground truth: read as old and new Python and numpy write it; code in it is named and not run."""
+"""The pickled ground truth, as old and new Python and numpy write it; code in it is named and not run."""
 
 import copy
 import functools
@@ -17,7 +17,9 @@ from mgkit.benchmarks.revisited import read_revisited_gnd, revisited
 from mgkit.data.images import image_shapes
 
 TRUTH = {
-    "imlist": ["all_souls_000001", "magdalen_000002", "christ_church_000003", "ashmolean_000004", "keble_000005"],
+    "imlist": [
+        "all_souls_000001", "magdalen_000002", "christ_church_000003", "ashmolean_000004", "keble_000005",
+    ],
     "qimlist": ["all_souls_000013", "radcliffe_000777"],
     "gnd": [
         {"bbx": [136.5, 34.1, 648.5, 955.7], "easy": [3, 0], "hard": [1], "junk": [4]},
@@ -138,9 +140,14 @@ def evil(path):
             by_hand("(S'", shell, "'\nios\nsystem\n."),  # INST
             by_hand("(cos\nsystem\nS'", shell, "'\no."),  # OBJ
             by_hand(b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c", bytes([len(shell)]), shell, b"\x85R."),
-            by_hand(b"\x80\x02N0cos\nsystem\n0cos\nsystem\nX", struct.pack("<I", len(shell)), shell, b"\x85R."),
+            by_hand(
+                b"\x80\x02N0cos\nsystem\n0cos\nsystem\nX", struct.pack("<I", len(shell)), shell, b"\x85R."
+            ),
         ],
-        "eval": [pickle.dumps(Calls(eval, code), 2), pickle.dumps(TRUTH | {"qimlist": [Calls(eval, code)]}, 5)],
+        "eval": [
+            pickle.dumps(Calls(eval, code), 2),
+            pickle.dumps(TRUTH | {"qimlist": [Calls(eval, code)]}, 5),
+        ],
         "exec": [pickle.dumps(hidden, protocol) for protocol in (2, 4, 5)],
         "subprocess.Popen": [pickle.dumps(Calls(subprocess.Popen, ["touch", str(path)]), 4)],
         "numpy.load": [by_hand("cnumpy\nload\n(S'x.npy'\nNI01\ntR.")],
@@ -173,7 +180,7 @@ def test_the_evil_pickles_would_have_run(tmp_path, name):
 
 
 def array_by_hand(code, content, state=b"(I3\nS'|'\nNNNI-1\nI-1\nI63\ntb"):
-    """A pickled array whose dtype and content contradict each other: numpy would take the bytes for addresses."""
+    """A pickled array whose dtype and content contradict each other: numpy would take bytes for addresses."""
     return by_hand(
         "(dS'imlist'\ncnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I1\ntcnumpy\ndtype\n",
         f"(S'{code}'\nI0\nI1\ntR", state, "I00\n", content, "tbsS'qimlist'\n(lsS'gnd'\n(ls.",

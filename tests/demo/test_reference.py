@@ -1,4 +1,4 @@
-"""The run that is in git: complete, of no machine; a difference beyond a tolerance is named, a smaller one is not."""
+"""The committed reference run: complete, independent of the machine, compared within tolerances."""
 
 import json
 

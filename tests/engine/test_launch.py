@@ -1,4 +1,4 @@
-"""From here to worker processes and back: the command, the environment, how it ended; restarts, kills and signals for real."""
+"""The launcher: command, environment and exit of worker processes; real restarts, kills and signals."""
 
 import json
 import os
@@ -273,7 +273,7 @@ def test_a_parent_that_is_told_to_stop_has_the_workers_save_and_says_so(started,
 
 
 def on_two_machines(config):
-    """What train returns or raises on each of two machines with one process each, here two launchers on this one."""
+    """What train returns or raises on two machines with one process each, here two launchers on one."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         endpoint = f"localhost:{free.getsockname()[1]}"

@@ -37,7 +37,8 @@ def test_every_gpu_is_told(monkeypatch):
     "line",
     [
         "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023",
-        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  535.104.05  Release Build  (dvs-builder@U16)",
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  535.104.05  "
+        "Release Build  (dvs-builder@U16)",
     ],
 )
 def test_the_driver_s_version_is_read_from_the_kernel_s_own_line(here, line):

@@ -95,8 +95,9 @@ def stage_that_raises(monkeypatch, error):
 @pytest.mark.parametrize(
     ("error", "begun"),
     [
-        (ValueError("lr: too large"), False), (FileNotFoundError("no data"), False), (TimeoutError("held"), False),
-        (SnapshotError("disk full"), True), (UnreadableImageError("a.jpg"), True), (NonFiniteError("step 3"), True),
+        (ValueError("lr: too large"), False), (FileNotFoundError("no data"), False),
+        (TimeoutError("held"), False), (SnapshotError("disk full"), True),
+        (UnreadableImageError("a.jpg"), True), (NonFiniteError("step 3"), True),
     ],
 )  # fmt: skip
 def test_what_no_restart_mends_is_told_and_ends_the_worker_with_1(launch_folder, monkeypatch, error, begun):

@@ -1,4 +1,4 @@
-"""Maps that are held give what a pass over the images gives, for any p; a match is the sum of what its positions give."""
+"""Cached feature maps give the results of a pass over the images for any p; a match sums its positions."""
 
 import math
 from dataclasses import replace

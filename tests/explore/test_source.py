@@ -1,4 +1,4 @@
-"""Source code in notebooks: the lines of the file, with short docstrings, highlighted where that is possible."""
+"""Source code in notebooks: the lines of the file, with short docstrings, highlighted where possible."""
 
 import ast
 import inspect

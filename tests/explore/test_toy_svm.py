@@ -1,4 +1,4 @@
-"""The toy of figure A.3: its batches are what they are called, its steps are those of the hinge loss, and paired ends higher."""
+"""The toy of figure A.3: batches, steps on the hinge loss, and the higher result of paired batches."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the explorers show after a control was moved: lines of text, marks, pictures; nothing that a file's name could break."""
+"""The explorers' output after a control moves: text, marks and pictures, safe for any file name."""
 
 import base64
 import datetime

@@ -33,7 +33,7 @@ def rows_of(count):
 
 
 def gathered(counts):
-    """What all_gather_rows gives, and the gradient of this process's rows where process k weighs what it got by k + 1."""
+    """The rows from all_gather_rows and their gradient here when process k weighs its result by k + 1."""
     _, mine = rows_of(len(counts))
     gathered_rows = all_gather_rows(mine, counts)
     ((rank() + 1) * gathered_rows.square().sum()).backward()

@@ -1,4 +1,4 @@
-"""Downloads, against a server that misbehaves: the right file comes, or one clear line and nothing wrong is left."""
+"""Downloads from a faulty server: the right file arrives, or one clear line and no partial file."""
 
 import contextlib
 import errno

@@ -1,7 +1,8 @@
-"""The notebooks in a browser: in JupyterLab as `make lab` starts it, with widgets that are moved by hand.
+"""The notebooks in a real browser, in JupyterLab as `make lab` starts it, with widgets moved by hand.
 
-They are opened in order and share one experiment, so that each finds the results of those before it.
-Screenshots go to outputs/screenshots/. Without a browser the tests are skipped; with MGKIT_BROWSER=required they fail.
+The notebooks are opened in order and share one experiment, so each finds the results of those before it.
+Screenshots go to outputs/screenshots/.
+Without a browser the tests are skipped; with MGKIT_BROWSER=required they fail.
 """
 
 import json
@@ -94,12 +95,13 @@ def lab_command(project: Path, port: str) -> list[str]:
     binaries = Path(sys.executable).parent
     return [
         "make", "--file", str(ROOT / "Makefile"), "--directory", str(project),
-        "--assume-old", ".venv/.installed", "lab", f"BIN={binaries}", f"LAB={options}",
+        "--assume-old", ".venv/.installed",
+        "lab", f"BIN={binaries}", f"LAB={options}",
     ]  # fmt: skip
 
 
 def lab_environment(private: Path) -> dict[str, str]:
-    """An environment in which nothing of the user's own Jupyter is read or written."""
+    """Ignore the user's own Jupyter settings; keep cells on the page wherever it is scrolled to."""
     folders = {f"JUPYTER_{kind.upper()}_DIR": str(private / kind) for kind in ("config", "data", "runtime")}
     return folders | {
         "JUPYTER_TOKEN": TOKEN,
@@ -253,15 +255,15 @@ SCROLLED = "document.querySelector('.jp-NotebookPanel .jp-WindowedPanel-outer')"
 ERROR = "[data-mime-type='application/vnd.jupyter.error']"
 HOW_MANY_LOADED = "images => images.filter(image => image.complete && image.naturalWidth > 10).length"
 ALL_RAN_OR_ONE_FAILED = f"""() => {{
-    const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')];
-    const allRan = prompts.every(prompt => /^\\[\\d+\\]:$/.test(prompt.innerText));
-    return document.querySelector("{ERROR}") || allRan;
+    const cells = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')];
+    const prompts = cells.map(cell => cell.innerText);
+    return document.querySelector("{ERROR}") || prompts.every(prompt => /^\\[\\d+\\]:$/.test(prompt));
 }}"""
 
 
 @pytest.fixture
 def open_notebook(lab, browser):
-    """A function that opens a notebook of the project; its kernel and page are closed after the test."""
+    """A function that opens and runs a notebook of the project; kernel and page close with the test."""
     context = browser.new_context(viewport={"width": WIDTH, "height": 900})
     context.set_default_timeout(1000 * SECONDS_TO_ANSWER)
 

@@ -1,4 +1,4 @@
-"""The notebooks: without outputs in git, with the parameters of their configs, running from any folder."""
+"""The notebooks: clean in git, parameters equal to their configs, and run headless from any folder."""
 
 import ast
 import dataclasses
@@ -114,13 +114,14 @@ def new_project(folder):
 
 
 def runner(project, mini_root):
-    """A function that executes a notebook on the reduced set and returns what its cells printed."""
+    """A function that runs a notebook of the project on the reduced set and returns its output."""
 
     def execute(name, *, cwd=".", **parameters):
         copy = project / f"executed_{name}.ipynb"
         papermill.execute_notebook(
             str(project / "notebooks" / f"{name}.ipynb"), str(copy), cwd=str(project / cwd),
-            parameters={"experiment": "t", "data": str(mini_root), "workers": 0} | parameters, progress_bar=False,
+            progress_bar=False,
+            parameters={"experiment": "t", "data": str(mini_root), "workers": 0} | parameters,
         )  # fmt: skip
         return printed(copy)
 
@@ -139,7 +140,7 @@ def run(project, mini_root):
 
 @pytest.fixture(scope="module")
 def after_all(tmp_path_factory, mini_root):
-    """A project whose notebooks have all run in order from its root, and {notebook: what its cells printed}."""
+    """A project whose notebooks were all run in order from its root, and {notebook: its output}."""
     project = new_project(tmp_path_factory.mktemp("project"))
     run = runner(project, mini_root)
     return project, {name: run(name, **QUICK.get(name, {})) for name in CONFIGS}
@@ -148,8 +149,7 @@ def after_all(tmp_path_factory, mini_root):
 def test_the_notebooks_run_in_order(after_all):
     project, text = after_all
     outputs = project / "outputs" / "t"
-    visible = {path.name for path in outputs.iterdir() if not path.name.startswith(".")}  # locks are hidden
-    assert visible == {*STAGES, "features"}
+    assert sorted(path.name for path in outputs.glob("[!.]*")) == sorted([*STAGES, "features"])
     for stage in STAGES:
         assert json.loads((outputs / stage / "results.json").read_text())["seconds"] > 0
         assert list((outputs / stage).glob("*.png"))
@@ -227,8 +227,8 @@ def started(project, mini_root):
     command = shlex.join([papermill_script, "notebooks/01_train.ipynb", "out.ipynb", *options])
     # As in a job of SLURM's, whose SIGTERM papermill is to leave to the others.
     process = subprocess.Popen(
-        ["bash", "-c", f"trap '' TERM; exec {command}"], cwd=project, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        ["bash", "-c", f"trap '' TERM; exec {command}"], cwd=project, start_new_session=True, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
     )  # fmt: skip
     yield process

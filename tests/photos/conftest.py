@@ -34,7 +34,8 @@ def found(tmp_path, tiny_net):
         labels = np.zeros((len(images), 1), int) if labels is None else np.asarray(labels)[:, None]
         probabilities = np.linspace(0.2, 0.9, len(images))[:, None]
         return FoundPhotos(
-            task, descriptors, None, "no whitening", threshold, [Group(tuple(g), (0.9,) * len(g)) for g in groups], len(groups),
+            task, descriptors, None, "no whitening", threshold,
+            [Group(tuple(g), (0.9,) * len(g)) for g in groups], len(groups),
             labels, probabilities, tuple(f"class <{k}>" for k in range(30)), "they fit", dict(left_out),
         )  # fmt: skip
 

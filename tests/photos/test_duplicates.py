@@ -1,4 +1,4 @@
-"""Near-duplicates: a threshold that strangers rarely exceed, also where a good part of the images have duplicates; groups by chains."""
+"""Near-duplicates: a threshold that unrelated images rarely exceed, with many duplicates too; groups."""
 
 import math
 
@@ -118,7 +118,7 @@ def test_identical_images_are_above_any_threshold():
 
 
 def without(scores, share, seed=0):
-    """Scores [N,k] as an index leaves them that misses all from some place on, for such a share of the images all."""
+    """Scores [N,k] of an index that misses the tail of each row, and the whole of a share of rows."""
     rng = np.random.default_rng(seed)
     count = rng.integers(scores.shape[1] // 2, scores.shape[1], len(scores))
     count[rng.random(len(scores)) < share] = 0

@@ -1,4 +1,4 @@
-"""A person's pictures searched: whichever the whitening, unreadable and odd files, copies found, classes only where they fit."""
+"""The search of a user's photos: any whitening, unreadable and odd files, duplicates, classes that fit."""
 
 import csv
 import json
@@ -56,7 +56,7 @@ def album(tmp_path):
 
 @pytest.fixture
 def config(after_chain, mini_root, request):
-    """A function: the config of folders, in an experiment whose 01 to 03 are there; results of earlier tests are removed."""
+    """A function folders -> config, in an experiment where 01 to 03 have run; earlier results are removed."""
     shutil.rmtree(after_chain.folder / "outputs/t/search_photos", ignore_errors=True)
 
     def of(*folders, **values):
@@ -311,7 +311,8 @@ def test_which_whitening_and_why(tiny_net, whitened_net, network, count, asked, 
     net = {"plain": tiny_net, "whitened": whitened_net}[network]
     whitening, said = choose_whitening(make(PhotosConfig, {"whitening": asked}), net, features(count))
     assert why in said and "\n" not in said
-    assert (whitening is None) == (which == "none") and (whitening is net.whitening) == (which == "network" or (which == "none" and net.whitening is None))  # fmt: skip
+    assert (whitening is None) == (which == "none")
+    assert (whitening is net.whitening) == (which == "network" or (which == "none" and net.whitening is None))
     if which == "photos":
         white = whitening(torch.from_numpy(features(count)))
         assert white.mean(0).abs().max() < 1e-4

@@ -1,4 +1,4 @@
-"""Every retrieval protocol against an independent slow oracle, on made-up sets: ties, junk, duplicates, queries without answers."""
+"""Every retrieval protocol against a slow oracle on random sets: ties, junk, duplicates, empty queries."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +65,7 @@ def slow_similarity(a, b):
 
 
 def slow_ranking(each, descriptors, q, bias=0.0):
-    """The database for query number q, best first, answers last among equals; without the query and its junk."""
+    """Rank the database for query number q, answers last among ties; without the query and its junk."""
     query = each.queries[q]
     left_out = {int(query), *(each.junk[q].tolist() if each.junk else ())}
     similarity = {
@@ -147,7 +147,7 @@ def test_copydays(seed):
 
 @st.composite
 def any_set(draw):
-    """A random set with answers, junk, queries without answers, in the database or not; descriptors with many duplicates."""
+    """A random set with answers, junk, queries without answers, in the database or not, and duplicates."""
     count = draw(st.integers(4, 14))
     order = draw(st.permutations(range(count)))
     database = np.array(order[: draw(st.integers(2, count))])
@@ -208,7 +208,8 @@ def test_the_order_of_the_images_changes_nothing(drawn, random):
 
     database = new[each.database]
     shuffled = replace(
-        each, images=each.images.subset(order), queries=new[each.queries], database=database[np.argsort(database)],
+        each, images=each.images.subset(order), queries=new[each.queries],
+        database=database[np.argsort(database)],
         positives=tuple(np.array(x, dtype=np.int64) for x in moved(each.positives)),
         junk=tuple(np.array(x, dtype=np.int64) for x in moved(each.junk)),
     )  # fmt: skip
@@ -405,8 +406,8 @@ def result_of(per_query, measure="mAP"):
     """A result of which only the measure counts."""
     per_query, empty = np.array(per_query), np.array([])
     return RetrievalResult(
-        "r", measure, per_query.mean(), (per_query.min(), per_query.max()), per_query, {}, "", empty, empty, None,
-        empty, empty, empty,
+        "r", measure, per_query.mean(), (per_query.min(), per_query.max()), per_query, {}, "", empty, empty,
+        None, empty, empty, empty,
     )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def sorted_pairs(queries, database, count, bias):
 
 
 def with_ties(n, dim, kind, seed):
-    """Descriptors that tie: random ones, repeated ones, small integers, repeated ones up to a rounding error, one many times."""
+    """Descriptors with ties: random, repeated, small integers, repeated up to rounding, one many times."""
     random = np.random.default_rng(seed)
     x = unit(rows(n, dim, seed))
     if kind == "repeated":
@@ -70,8 +70,9 @@ def limits(**values):
 
 KINDS = ["random", "repeated", "integers", "close", "one"]
 cases = dict(
-    queries=st.integers(1, 12), images=st.integers(1, 120), dim=st.integers(1, 40), kind=st.sampled_from(KINDS),
-    order=st.sampled_from("CF"), memory=st.sampled_from([1, 40_000, search.MEMORY]), seed=st.integers(0, 999), data=st.data(),
+    queries=st.integers(1, 12), images=st.integers(1, 120), dim=st.integers(1, 40),
+    kind=st.sampled_from(KINDS), order=st.sampled_from("CF"),
+    memory=st.sampled_from([1, 40_000, search.MEMORY]), seed=st.integers(0, 999), data=st.data(),
 )  # fmt: skip
 
 
@@ -277,7 +278,9 @@ def test_k_must_fit_the_database(k):
         top_k(rows(2, 3), rows(5, 3), k=k)
 
 
-@pytest.mark.parametrize(("queries", "database"), [((2, 3), (5, 4)), ((3,), (5, 3)), ((2, 3), (3,)), ((2, 0), (5, 0))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("queries", "database"), [((2, 3), (5, 4)), ((3,), (5, 3)), ((2, 3), (3,)), ((2, 0), (5, 0))]
+)
 def test_descriptors_must_have_one_dimension(queries, database):
     with pytest.raises(ValueError, match="must be"):
         top_k(np.zeros(queries, np.float32), np.zeros(database, np.float32), k=1)
@@ -323,7 +326,8 @@ def test_a_gpu_finds_the_same():
     x[500:900] = x[0]
     torch.set_float32_matmul_precision("high")
     with torch.autocast("cuda", torch.bfloat16):
-        on_gpu = [top_k(q, x, k=60, device=torch.device("cuda")), top_pairs(q, x, count=500, device=torch.device("cuda"))]  # fmt: skip
+        gpu = torch.device("cuda")
+        on_gpu = [top_k(q, x, k=60, device=gpu), top_pairs(q, x, count=500, device=gpu)]
     assert torch.get_float32_matmul_precision() == "high"
     torch.set_float32_matmul_precision("highest")
     on_cpu = [top_k(q, x, k=60, device=CPU), top_pairs(q, x, count=500, device=CPU)]
