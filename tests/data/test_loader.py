@@ -159,7 +159,7 @@ def test_skipping_every_image_is_an_error_that_names_one(tmp_path):
 
 @pytest.mark.skipif(not hasattr(signal, "alarm"), reason="needs an alarm")
 def test_a_loader_goes_on_after_sigterm_and_ends_in_the_end(uneven_images, monkeypatch):
-    monkeypatch.setattr(module, "SECONDS_TO_SAVE", 2)
+    monkeypatch.setattr(module, "SECONDS_TO_SAVE", 5)  # enough for 23 batches beside other work
     dataset = ImageDataset(uneven_images, train_transform(16, "full"))
     loader = batch_loader(dataset, SeededBatches([[i] for i in range(24)]), workers=1)
     batches = iter(loader)

@@ -280,7 +280,10 @@ def test_what_fails_in_the_validation_of_one_process_is_raised_by_all(mini_root,
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
-def test_a_compiled_network_makes_the_same_steps(mini_root, monkeypatch):
+def test_a_compiled_network_makes_the_same_steps(mini_root, tmp_path, monkeypatch):
+    # What was compiled for another processor, and is cached in the temporary folder, may not compile here.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+
     def one_convolution(*_, **__):  # compiled in a fraction of the time that a ResNet takes
         features = nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.BatchNorm2d(8), nn.ReLU())
         return Backbone("one", features, 8)
