@@ -65,8 +65,8 @@ def stored_features(
     folder: where arrays are stored.
     passes, changes: as for `features.embed`; rows of skipped images are NaN, also when an array is reused.
 
-    Raises UnreadableImageError unless `passes.unreadable` skips; ValueError for no images or a wrong size, crop, p
-    or precision; OSError if the folder cannot be written, the disk is full, or images change meanwhile.
+    Raises UnreadableImageError unless `passes.unreadable` skips; ValueError for no images or a wrong size,
+    crop, p or precision; OSError if the folder cannot be written or is full, or images change meanwhile.
     """
     if not len(images):
         raise ValueError(f"{images.root}: there are no images to embed")
@@ -182,14 +182,10 @@ class StoredArray:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the array for writing; waits for another process that does."""
-
-        def say() -> None:
-            print(f"waiting for another process, which is writing {self.folder}")
-
         with ExitStack() as held:
             with self.explained():  # the lock only, not what is done under it
                 self.folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(exclusive(self.folder / "lock", on_wait=say))
+                held.enter_context(exclusive(self.folder / "lock", purpose=f"writing {self.folder}"))
             yield
 
     @contextmanager
@@ -248,11 +244,6 @@ class StoredArray:
             write_text(self.folder / "manifest.json", json.dumps(manifest, indent=1))
             move_into_place(self.partial, self.path)
             self.journal.unlink()
-
-    def discard(self) -> None:
-        """Remove the partial file and the journal."""
-        self.partial.unlink()
-        self.journal.unlink()
 
 
 def npy_header(shape: tuple[int, int]) -> bytes:
@@ -313,11 +304,10 @@ def write_missing(
                 arrays[p].write(shard, of_p, skipped)
                 shards[shard] = skipped
     error = None if readable else passes.unreadable.none_readable()
-    if not is_main():
-        if error:
-            raise error
-        return
-    complete(images, [(arrays[p], shards) for p, shards in there.items()], error)
+    if is_main():
+        complete(images, [(arrays[p], shards) for p, shards in there.items()], error)
+    elif error:
+        raise error
 
 
 def complete(
@@ -328,8 +318,9 @@ def complete(
     if not error and any(array.made_of["images"]["sha256"] != now for array, _ in arrays):
         error = OSError(f"images of {images.root} changed while they were being embedded: embed them again")
     for array, shards in arrays:
-        if error:
-            array.discard()  # it is unknown which shards show which state
+        if error:  # it is unknown which shards show which state
+            array.partial.unlink()
+            array.journal.unlink()
         else:
             array.finish(shards, images.root)
     if error:

@@ -45,8 +45,9 @@ def one_thread():
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
-def test_indices_find_what_is_near(capfd, database, queries, factory):
-    ann = build_index(factory, database, seed=1, block=700)
+def test_indices_find_what_is_near(capfd, monkeypatch, database, queries, factory):
+    monkeypatch.setattr(module, "BLOCK", 700)
+    ann = build_index(factory, database, seed=1)
     assert (ann.count, ann.dim, ann.index.ntotal) == (COUNT, DIM, COUNT)
     nprobe = 8 if "IVF" in factory else None
     scores, indices = search_index(ann, queries, k=10, nprobe=nprobe)
