@@ -119,9 +119,7 @@ class TrainConfig(StageConfig):
         if self.node_rank >= self.nnodes:
             raise ValueError(f"node_rank {self.node_rank} must be below nnodes {self.nnodes}")
         if self.nnodes > 1 and not self.rdzv_endpoint:
-            raise ValueError(
-                "rdzv_endpoint is needed with nnodes > 1: host:port of node 0, the same on every node"
-            )
+            raise ValueError("nnodes > 1 needs rdzv_endpoint: host:port of node 0, the same on every node")
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))

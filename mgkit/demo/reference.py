@@ -120,9 +120,7 @@ def read_metrics(path: Path) -> dict[str, Measure]:
         stored = json.loads(path.read_text(encoding="utf-8"))["measures"]
         return {name: Measure(**values) for name, values in stored.items()}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is no metrics.json of a reference run ({error}); `git checkout` it"
-        ) from None
+        raise ValueError(f"{path} is damaged ({error}): `git checkout` it") from None
 
 
 def report(compared: Sequence[Comparison]) -> str:

@@ -75,9 +75,7 @@ def stored_features(
     exponents = [float(check_exponent(p)) for p in ps]
     made_of = all_but_p(net, images, size=size, passes=passes)
     arrays = {p: StoredArray(Path(folder), made_of | {"p": str(p)}) for p in exponents}
-    missing = broadcast_object(
-        [p for p, array in arrays.items() if not array.is_whole()] if is_main() else None
-    )
+    missing = broadcast_object([p for p in arrays if not arrays[p].is_whole()] if is_main() else None)
     if missing:
         with ExitStack() as locks:
             if is_main():
@@ -249,9 +247,7 @@ class StoredArray:
 def npy_header(shape: tuple[int, int]) -> bytes:
     """The header of a .npy file of float32 rows [N,C]."""
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
-    )
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
     return header.getvalue()
 
 

@@ -196,9 +196,7 @@ def hold(folder: Path, stack: ExitStack) -> None:
     try:
         stack.enter_context(exclusive(lock_of(folder), purpose=purpose, patience=SECONDS_FOR_THE_LOCK))
     except TimeoutError:
-        raise TimeoutError(
-            f"another process is {purpose}: wait for it, or choose another experiment"
-        ) from None
+        raise TimeoutError(f"another process is {purpose}: wait, or choose another experiment") from None
 
 
 def lock_of(folder: Path) -> Path:

@@ -132,9 +132,7 @@ def gradient_shares(shares: Mapping[float, Sequence[tuple[float, float]]]) -> Fi
 
     shares: {λ: [(step or epoch, share in 0..1), ...]} in temporal order; the first and the last are drawn.
     """
-    measured = sorted(
-        (lambda_, [share for _, share in line]) for lambda_, line in shares.items() if len(line)
-    )
+    measured = sorted((lambda_, [s for _, s in line]) for lambda_, line in shares.items() if len(line))
     figure, [[panel]] = axes_grid(1, 1, width=5.6, height=3.4)
     for k, (place, label) in enumerate({0: "first measurement", -1: "last measurement"}.items()):
         panel.plot(
@@ -266,9 +264,7 @@ def spectrum(variances: np.ndarray, shrinkage: float) -> Figure:
     floor = variances[0] * 1e-8  # the axis is logarithmic
     panel.loglog(rank, np.maximum(variances, floor), color=COLOURS[0], label="measured")
     if shrinkage:
-        panel.loglog(
-            rank, shrunk, color=COLOURS[1], linestyle="--", label=f"shrunk by {shrinkage:g}, as used"
-        )
+        panel.loglog(rank, shrunk, color=COLOURS[1], linestyle="--", label=f"shrunk by {shrinkage:g}, used")
     y = "variance (of unit-length embeddings)"
     style(panel, "Spectrum of the embeddings", "principal component (rank)", y)
     panel.legend(fontsize=8, frameon=False)

@@ -263,9 +263,8 @@ class QueryBrowser(Explorer):
         self.say(*lines)
         found = zip(answers.neighbours, answers.scores, answers.right, strict=True)
         query = self.thumbnails.tile(i, "query")
-        self.page.value = found_row(self.thumbnails, query, found, judged=judged) + class_list(
-            answers.classes
-        )
+        pictures = found_row(self.thumbnails, query, found, judged=judged)
+        self.page.value = pictures + class_list(answers.classes)
 
     def search(self, change: object = None) -> None:
         """Show the neighbours of an uploaded picture, or why it cannot be read."""

@@ -72,9 +72,7 @@ def trained_index(factory: str, train: np.ndarray, *, seed: int = 0) -> faiss.In
             return index
         centroids = max_centroids(index)
         if len(train) < centroids:
-            raise ValueError(
-                f"index {factory!r} needs at least {centroids} descriptors to train on, got {len(train)}"
-            )
+            raise ValueError(f"index {factory!r} needs {centroids} descriptors to train on, got {len(train)}")
         if len(train) < ADVISED_PER_CENTROID * centroids:
             print(
                 f"index {factory!r} trains {centroids} centroids on {len(train)} descriptors; "

@@ -325,9 +325,8 @@ def best_exponents(curves: ResolutionCurves) -> str:
     labels = list(curves.exponents)
     lines = []
     for name, values in curves.values.items():
-        best = [
-            f"{size} px: {labels[j]}" for size, j in zip(curves.sizes, values.argmax(axis=1), strict=True)
-        ]
+        best_of_size = zip(curves.sizes, values.argmax(axis=1), strict=True)
+        best = [f"{size} px: {labels[j]}" for size, j in best_of_size]
         lines.append(f"{name}, best {'; '.join(best)}")
     return "\n".join(lines)
 
