@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 .PHONY: demo test bench kill lint format lab clean
 
 demo: $(READY)  ## the notebooks 00-06 on the embedded dataset, the claims table, the comparison with outputs/reference/
-	$(BIN)/python -m mgkit.demo.__main__
+	$(BIN)/python -m mgkit.demo
 
 test: $(READY)  ## the whole test suite, in JOBS processes
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder

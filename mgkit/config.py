@@ -119,9 +119,7 @@ class TrainConfig(StageConfig):
         if self.node_rank >= self.nnodes:
             raise ValueError(f"node_rank {self.node_rank} must be below nnodes {self.nnodes}")
         if self.nnodes > 1 and not self.rdzv_endpoint:
-            raise ValueError(
-                "rdzv_endpoint is needed with nnodes > 1: host:port of node 0, the same on every node"
-            )
+            raise ValueError("nnodes > 1 needs rdzv_endpoint: host:port of node 0, the same on every node")
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -237,9 +235,12 @@ def make(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:
     known = {field.name: field for field in dataclasses.fields(cls)}
     for key in values:
         if key not in known:
-            raise ValueError(unknown_parameter(cls, key, sorted(known)))
+            close = difflib.get_close_matches(key, known, n=1)
+            suggestion = f"did you mean {close[0]}? " if close else ""
+            names = ", ".join(sorted(known))
+            raise ValueError(f"unknown parameter {key!r}: {suggestion}{cls.__name__} has {names}")
     values = {
-        key: list_parameter(known[key], value) if is_list(known[key]) else value
+        key: value if known[key].default_factory is dataclasses.MISSING else as_list(known[key], value)
         for key, value in values.items()
     }
     try:
@@ -251,33 +252,13 @@ def make(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:
         raise ValueError(f"{key}: {reason}, got {first['input']!r}" if key else reason) from None
 
 
-def unknown_parameter(cls: type[StageConfig], key: str, known: list[str]) -> str:
-    """The error message for an unknown parameter, with the known name closest to it, if one is close."""
-    close = difflib.get_close_matches(key, known, n=1)
-    suggestion = f"did you mean {close[0]}? " if close else ""
-    return f"unknown parameter {key!r}: {suggestion}{cls.__name__} has {', '.join(known)}"
-
-
-def list_parameter(field: dataclasses.Field, value: Any) -> Any:
-    """`as_list`, with the parameter's name in its error."""
-    try:
-        return as_list(value, field.metadata.get("separator"))
-    except ValueError as error:
-        raise ValueError(f"{field.name}: {error}") from None
-
-
-def is_list(field: dataclasses.Field) -> bool:
-    return field.default_factory is not dataclasses.MISSING
-
-
-def as_list(value: Any, separator: str | None = None) -> Any:
+def as_list(field: dataclasses.Field, value: Any) -> list:
     """Read a list from the text of `-p sizes "64, 96"`, or from a single value, as of `-p sizes 64`.
 
-    separator: between the items of a text, where items may contain commas and brackets
-
-    Raises ValueError for a text that is not a list.
+    Raises ValueError, naming the parameter, for a text that is not a list.
     """
     if isinstance(value, str):
+        separator = field.metadata.get("separator")  # where items may contain commas and brackets
         text = value.strip()
         try:
             listed = yaml.safe_load(text if text.startswith("[") else f"[{text}]")
@@ -286,7 +267,7 @@ def as_list(value: Any, separator: str | None = None) -> Any:
         if separator and not (text.startswith("[") and isinstance(listed, list)):
             return [item.strip() for item in text.split(separator) if item.strip()]
         if not isinstance(listed, list):
-            raise ValueError(f"a list is wanted, such as 64, 96 or [64, 96], got {value!r}")
+            raise ValueError(f"{field.name}: a list is wanted, such as 64, 96 or [64, 96], got {value!r}")
         value = listed
     return list(value) if isinstance(value, (list, tuple)) else [value]
 

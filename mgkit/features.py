@@ -267,9 +267,7 @@ def whitened(net: MultiGrain, pooled: np.ndarray, *, dims: int | None = None) ->
         raise ValueError(f"the {net.name} network has no whitening: make one with 03_whiten")
     size = net.width + 1
     if dims is not None and not 1 <= dims <= size:
-        raise ValueError(
-            f"dims must lie between 1 and the {size} dimensions of the whitened descriptor, got {dims}"
-        )
+        raise ValueError(f"dims must lie between 1 and the {size} dimensions of the descriptor, got {dims}")
     return to_descriptors(pooled, net.whitening, dims=dims)
 
 

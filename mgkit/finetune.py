@@ -50,9 +50,7 @@ def finetune_p(
     """
     passes = replace(passes or Passes(), **changes)
     if math.isinf(net.pool.p.item()):
-        raise ValueError(
-            "p* cannot be learned from p = inf: max pooling has no gradient in p; start from a finite p"
-        )
+        raise ValueError("p* cannot be learned from p = inf, which has no gradient: start from a finite p")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
     features = feature_windows(
         net, images.subset(order), size=size, step_size=step_size, passes=passes,

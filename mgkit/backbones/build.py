@@ -166,9 +166,7 @@ def build_timm(name: str, pretrained: bool) -> Backbone:
     with torch.no_grad():
         maps = features(torch.zeros(1, *config["input_size"]))
     if not isinstance(maps, Tensor) or maps.ndim != 4:
-        raise ValueError(
-            f"backbone {name!r} gives tokens, not maps [B,C,h,w]: choose a convolutional network"
-        )
+        raise ValueError(f"backbone {name!r} gives tokens, not maps [B,C,h,w]: choose a convolutional one")
     classifier = timm_classifier(net, features) if pretrained else None
     net.reset_classifier(0, "")
     net.train()

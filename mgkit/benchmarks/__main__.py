@@ -19,9 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         options = commands.add_parser(command, help=purpose, description=purpose)
         options.add_argument("names", nargs=number, metavar="NAME", help=", ".join(BENCHMARKS))
-        options.add_argument(
-            "--root", default="data", help="folder of the benchmarks' folders (default: data)"
-        )
+        options.add_argument("--root", default="data", help="folder of the benchmarks (default: data)")
         options.add_argument("--hashes", action="store_true", help="compare files with their recorded hashes")
     given = parser.parse_args(arguments)
     root = find_path(given.root)

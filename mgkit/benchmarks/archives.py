@@ -131,12 +131,14 @@ def unpack(archive: Path, folder: Path, rename: Callable[[str], str | None]) -> 
         unpack_all(archive, folder, place)
     except ArchiveError:
         raise
-    except DAMAGE as error:
-        raise damaged(archive, error) from None
-    except OSError as error:
-        if error.errno not in CONTENT_ERRNOS:
+    except (*DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in CONTENT_ERRNOS:
             raise
-        raise damaged(archive, error) from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ArchiveError(
+            f"{archive} is not a tar or zip archive, or is damaged ({reason}): "
+            "remove it and its .sha256 to fetch it again"
+        ) from None
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if not files:
         raise ArchiveError(f"{archive} holds no file to extract: is it the right archive?")
@@ -174,14 +176,6 @@ def unpack_zip(archive: Path, folder: Path, place: Callable[[str], str | None]) 
             if name is not None:
                 member.filename = name
                 file.extract(member, folder)
-
-
-def damaged(archive: Path, error: Exception) -> ArchiveError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return ArchiveError(
-        f"{archive} is not a tar or zip archive, or is damaged ({reason}): "
-        "remove it and its .sha256 to fetch it again"
-    )
 
 
 def check_free(archive: Path, folder: Path, hashes: dict[str, str]) -> None:

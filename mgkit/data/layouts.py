@@ -60,15 +60,11 @@ def read_list(listing: Path, purpose: str) -> list[str]:
     try:
         lines = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError:
-        raise ValueError(
-            f"{purpose}: {listing} is neither a folder nor a text file that lists images"
-        ) from None
+        raise ValueError(f"{purpose}: {listing} is neither a folder nor a list of images") from None
     paths = [str((listing.parent / line).resolve()) for line in lines if line and not line.startswith("#")]
     repeated = [path for path, times in Counter(paths).items() if times > 1]
     if repeated:
-        raise ValueError(
-            f"{purpose}: {listing} lists {len(repeated)} files more than once, the first is {repeated[0]}"
-        )
+        raise ValueError(f"{purpose}: {listing} repeats {len(repeated)} files, the first is {repeated[0]}")
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         raise FileNotFoundError(
@@ -92,9 +88,7 @@ def labelled_images(root: str | Path, *, val_fraction: float = 0.1) -> tuple[Ima
         return hold_out(class_folders(root, purpose="data"), val_fraction)
     if train_folder is None or val_folder is None:
         lacking = "train" if train_folder is None else "val"
-        raise ValueError(
-            f"data: {root} has no {' or '.join(SPLIT_FOLDERS[lacking])} folder beside the other split"
-        )
+        raise ValueError(f"data: {root} has no {' or '.join(SPLIT_FOLDERS[lacking])} beside the other split")
     train = class_folders(train_folder, purpose="training images")
     val = val_images(val_folder, root)
     return train, relabelled(val, train.classes, f"those of {train_folder}")
@@ -159,9 +153,7 @@ def hold_out(images: ImageList, fraction: float) -> tuple[ImageList, ImageList]:
     counts = np.bincount(images.labels, minlength=len(images.classes))  # [K]
     if counts.min() < 2:
         name = images.classes[counts.argmin()]
-        raise ValueError(
-            f"data: the class {name} of {images.root} has one image; two are needed to hold one out"
-        )
+        raise ValueError(f"data: the class {name} of {images.root} has one image, too few to hold one out")
     hashes = [zlib.crc32(os.fsencode(name)) for name in images.names()]
     held_out = np.clip(np.rint(fraction * counts), 1, counts - 1)
     order = np.lexsort((hashes, images.labels))  # by class, by hash within a class
@@ -231,9 +223,7 @@ def devkit_wnids(root: Path) -> dict[int, str]:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{path} is damaged, or not ImageNet's meta.mat: {reason}") from None
     if not sound or not len(set(numbers)) == len(set(wnids)) == len(leaves) > 0:
-        raise ValueError(
-            f"{path} is damaged, or not ImageNet's meta.mat: its classes have no ids, or one twice"
-        )
+        raise ValueError(f"{path} is damaged, or not ImageNet's meta.mat: a class lacks an id or shares one")
     return dict(zip(numbers, wnids, strict=True))
 
 

@@ -120,9 +120,7 @@ def read_metrics(path: Path) -> dict[str, Measure]:
         stored = json.loads(path.read_text(encoding="utf-8"))["measures"]
         return {name: Measure(**values) for name, values in stored.items()}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is no metrics.json of a reference run ({error}); `git checkout` it"
-        ) from None
+        raise ValueError(f"{path} is damaged ({error}): `git checkout` it") from None
 
 
 def report(compared: Sequence[Comparison]) -> str:
@@ -218,12 +216,13 @@ def without_machine(notebook: nbformat.NotebookNode) -> str:
 def save_small(picture: Image.Image, path: Path) -> Path:
     """Save as <path>.png, or as <path>.jpg if that were large; returns the file's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.convert("RGB").save(path.with_suffix(".png"), optimize=True)
-    if path.with_suffix(".png").stat().st_size <= LARGE_PNG:
-        return path.with_suffix(".png")
-    path.with_suffix(".png").unlink()
-    picture.convert("RGB").save(path.with_suffix(".jpg"), quality=JPEG_QUALITY, optimize=True)
-    return path.with_suffix(".jpg")
+    picture, png, jpg = picture.convert("RGB"), path.with_suffix(".png"), path.with_suffix(".jpg")
+    picture.save(png, optimize=True)
+    if png.stat().st_size <= LARGE_PNG:
+        return png
+    png.unlink()
+    picture.save(jpg, quality=JPEG_QUALITY, optimize=True)
+    return jpg
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:

@@ -75,9 +75,7 @@ def stored_features(
     exponents = [float(check_exponent(p)) for p in ps]
     made_of = all_but_p(net, images, size=size, passes=passes)
     arrays = {p: StoredArray(Path(folder), made_of | {"p": str(p)}) for p in exponents}
-    missing = broadcast_object(
-        [p for p, array in arrays.items() if not array.is_whole()] if is_main() else None
-    )
+    missing = broadcast_object([p for p in arrays if not arrays[p].is_whole()] if is_main() else None)
     if missing:
         with ExitStack() as locks:
             if is_main():
@@ -182,14 +180,10 @@ class StoredArray:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the array for writing; waits for another process that does."""
-
-        def say() -> None:
-            print(f"waiting for another process, which is writing {self.folder}")
-
         with ExitStack() as held:
             with self.explained():  # the lock only, not what is done under it
                 self.folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(exclusive(self.folder / "lock", on_wait=say))
+                held.enter_context(exclusive(self.folder / "lock", purpose=f"writing {self.folder}"))
             yield
 
     @contextmanager
@@ -249,18 +243,11 @@ class StoredArray:
             move_into_place(self.partial, self.path)
             self.journal.unlink()
 
-    def discard(self) -> None:
-        """Remove the partial file and the journal."""
-        self.partial.unlink()
-        self.journal.unlink()
-
 
 def npy_header(shape: tuple[int, int]) -> bytes:
     """The header of a .npy file of float32 rows [N,C]."""
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
-    )
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
     return header.getvalue()
 
 
@@ -313,11 +300,10 @@ def write_missing(
                 arrays[p].write(shard, of_p, skipped)
                 shards[shard] = skipped
     error = None if readable else passes.unreadable.none_readable()
-    if not is_main():
-        if error:
-            raise error
-        return
-    complete(images, [(arrays[p], shards) for p, shards in there.items()], error)
+    if is_main():
+        complete(images, [(arrays[p], shards) for p, shards in there.items()], error)
+    elif error:
+        raise error
 
 
 def complete(
@@ -328,8 +314,9 @@ def complete(
     if not error and any(array.made_of["images"]["sha256"] != now for array, _ in arrays):
         error = OSError(f"images of {images.root} changed while they were being embedded: embed them again")
     for array, shards in arrays:
-        if error:
-            array.discard()  # it is unknown which shards show which state
+        if error:  # it is unknown which shards show which state
+            array.partial.unlink()
+            array.journal.unlink()
         else:
             array.finish(shards, images.root)
     if error:

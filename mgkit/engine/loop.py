@@ -249,9 +249,8 @@ class Training:
             except OSError as caught:
                 error = caught
             samples, ended = len(batch.label) if batch else 0, batch is None
-            told = all_gather(
-                [samples, ended, error is not None, self.asked_to_stop(), self.files.snapshot_is_due()]
-            )
+            due = self.files.snapshot_is_due()
+            told = all_gather([samples, ended, error is not None, self.asked_to_stop(), due])
             counts, ended, failed, stops, saves = (list(column) for column in zip(*told, strict=True))
             if any(failed):
                 raise_in_all(error)

@@ -192,16 +192,11 @@ def check_snapshot(path: Path, content: dict, config: TrainConfig, images_hash: 
 
 def hold(folder: Path, stack: ExitStack) -> None:
     """Lock the folder until `stack` is closed. Raises TimeoutError if another process keeps the lock."""
-
-    def say() -> None:
-        print(f"waiting for another process, which is training in {folder}")
-
+    purpose = f"training in {folder}"
     try:
-        stack.enter_context(exclusive(lock_of(folder), on_wait=say, patience=SECONDS_FOR_THE_LOCK))
+        stack.enter_context(exclusive(lock_of(folder), purpose=purpose, patience=SECONDS_FOR_THE_LOCK))
     except TimeoutError:
-        raise TimeoutError(
-            f"another process is training in {folder}: wait for it, or choose another experiment"
-        ) from None
+        raise TimeoutError(f"another process is {purpose}: wait, or choose another experiment") from None
 
 
 def lock_of(folder: Path) -> Path:

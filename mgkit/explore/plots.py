@@ -82,34 +82,39 @@ COMPARED = (
 
 def training_curves(metrics: Sequence[dict]) -> Figure:
     """Losses, accuracy and β per epoch, from the lines of a run's metrics.jsonl."""
-    figure, axes = panel_grid(EPOCH_PANELS, metrics, columns=3, nothing="no epoch is finished")
-    for axis, panel in axes.items():
-        for k, (key, label) in enumerate(panel.names.items()):
-            draw_line(axis, metrics, x="epoch", y=key, scale=panel.scale, k=k, label=label)
-        style(axis, panel.title, "epoch", panel.unit)
-        axis.set_ylim(0, 1.15 * max(axis.get_ylim()[1], 1e-3))  # room for the legend
-        integer_ticks(axis)
-        line_legend(axis, panel)
-    return figure
+    return line_panels(EPOCH_PANELS, metrics, x="epoch", label="epoch", nothing="no epoch is finished")
 
 
 def training_steps(steps: Sequence[dict]) -> Figure:
     """Losses, speed, data loading and gradient share per step, from the lines of a run's steps.jsonl."""
-    figure, axes = panel_grid(STEP_PANELS, steps, columns=3, nothing="no step was recorded")
+    return line_panels(
+        STEP_PANELS, steps, x="step", label="optimizer step", nothing="no step was recorded", linewidth=1
+    )
+
+
+def line_panels(
+    panels: Sequence[Panel], lines: Sequence[dict], *, x: str, label: str, nothing: str, **options
+) -> Figure:
+    """A panel per group of values in `lines` against the value x; options: of the drawn lines."""
+    figure, axes = panel_grid(panels, lines, nothing=nothing)
     for axis, panel in axes.items():
-        for k, (key, label) in enumerate(panel.names.items()):
-            draw_line(axis, steps, x="step", y=key, scale=panel.scale, k=k, label=label, linewidth=1)
-        style(axis, panel.title, "optimizer step", panel.unit)
-        axis.set_ylim(0, 104 if panel.scale == 100 else 1.15 * max(axis.get_ylim()[1], 1e-3))
+        for k, (key, name) in enumerate(panel.names.items()):
+            draw_line(axis, lines, x=x, y=key, scale=panel.scale, k=k, label=name, **options)
+        style(axis, panel.title, label, panel.unit)
+        several = len(panel.names) > 1
+        is_share = panel.scale == 100 and not several
+        axis.set_ylim(0, 104 if is_share else 1.15 * max(axis.get_ylim()[1], 1e-3))  # room for the legend
         integer_ticks(axis)
-        line_legend(axis, panel)
+        if several:
+            where = {"loc": "upper center", "ncols": len(panel.names)}
+            axis.legend(**where, fontsize=8, frameon=False, columnspacing=1, handlelength=1.6)
     return figure
 
 
 def compare_runs(runs: Mapping[str, Sequence[dict]]) -> Figure:
     """Losses, accuracies and β per epoch, one line per run; runs: {label: lines of its metrics.jsonl}."""
     everything = [line for lines in runs.values() for line in lines]
-    figure, axes = panel_grid(COMPARED, everything, columns=3, nothing="no run finished an epoch")
+    figure, axes = panel_grid(COMPARED, everything, nothing="no run finished an epoch")
     for axis, panel in axes.items():
         [key] = panel.names
         for k, (label, lines) in enumerate(runs.items()):
@@ -127,9 +132,7 @@ def gradient_shares(shares: Mapping[float, Sequence[tuple[float, float]]]) -> Fi
 
     shares: {λ: [(step or epoch, share in 0..1), ...]} in temporal order; the first and the last are drawn.
     """
-    measured = sorted(
-        (lambda_, [share for _, share in line]) for lambda_, line in shares.items() if len(line)
-    )
+    measured = sorted((lambda_, [s for _, s in line]) for lambda_, line in shares.items() if len(line))
     figure, [[panel]] = axes_grid(1, 1, width=5.6, height=3.4)
     for k, (place, label) in enumerate({0: "first measurement", -1: "last measurement"}.items()):
         panel.plot(
@@ -146,24 +149,26 @@ def gradient_shares(shares: Mapping[float, Sequence[tuple[float, float]]]) -> Fi
 
 
 def panel_grid(
-    panels: Sequence[Panel], lines: Sequence[dict], *, columns: int, nothing: str
+    panels: Sequence[Panel], lines: Sequence[dict], *, nothing: str
 ) -> tuple[Figure, dict[Axes, Panel]]:
-    """A figure and {axes: panel} for the panels with values in `lines`.
-
-    columns: the largest number of columns.
-    nothing: text of the figure if there are none.
-    """
+    """A figure and {axes: panel} for the panels with values in `lines`; nothing: its text without any."""
     there = [panel for panel in panels if any(key in line for line in lines for key in panel.names)]
     if not there:
         figure, [[axis]] = axes_grid(1, 1)
         show_reason(axis, nothing)
         axis.axis("off")
         return figure, {}
-    rows = -(-len(there) // columns)
-    figure, axes = axes_grid(rows, -(-len(there) // rows))  # the fewest columns for that number of rows
-    for axis in axes.flat[len(there) :]:
+    figure, axes = wrapped_grid(len(there))
+    return figure, dict(zip(axes, there, strict=True))
+
+
+def wrapped_grid(count: int, **inches) -> tuple[Figure, np.ndarray]:
+    """A figure and `count` axes, in at most three columns and the fewest for that number of rows."""
+    rows = -(-count // 3)
+    figure, axes = axes_grid(rows, -(-count // rows), **inches)
+    for axis in axes.flat[count:]:
         axis.axis("off")
-    return figure, dict(zip(axes.flat, there, strict=False))
+    return figure, axes.flat[:count]
 
 
 def draw_line(axes: Axes, lines: Sequence[dict], *, x: str, y: str, scale: float, k: int, **options) -> None:
@@ -174,13 +179,6 @@ def draw_line(axes: Axes, lines: Sequence[dict], *, x: str, y: str, scale: float
             *zip(*points, strict=True), color=COLOURS[k % len(COLOURS)], marker=cycled(MARKERS, k),
             markersize=4, markevery=-(-len(points) // 20), **options,
         )  # fmt: skip
-
-
-def line_legend(axes: Axes, panel: Panel) -> None:
-    """Draw a legend in one row at the top, if there are several lines."""
-    if len(panel.names) > 1:
-        where = {"loc": "upper center", "ncols": len(panel.names)}
-        axes.legend(**where, fontsize=8, frameon=False, columnspacing=1, handlelength=1.6)
 
 
 def right_legend(axes: Axes) -> None:
@@ -266,9 +264,7 @@ def spectrum(variances: np.ndarray, shrinkage: float) -> Figure:
     floor = variances[0] * 1e-8  # the axis is logarithmic
     panel.loglog(rank, np.maximum(variances, floor), color=COLOURS[0], label="measured")
     if shrinkage:
-        panel.loglog(
-            rank, shrunk, color=COLOURS[1], linestyle="--", label=f"shrunk by {shrinkage:g}, as used"
-        )
+        panel.loglog(rank, shrunk, color=COLOURS[1], linestyle="--", label=f"shrunk by {shrinkage:g}, used")
     y = "variance (of unit-length embeddings)"
     style(panel, "Spectrum of the embeddings", "principal component (rank)", y)
     panel.legend(fontsize=8, frameon=False)
@@ -384,10 +380,8 @@ def resolution_figure(curves: ResolutionCurves) -> Figure:
         figure, [[panel]] = axes_grid(1, 1)
         show_reason(panel)
         return figure
-    rows = -(-len(names) // 3)
-    columns = -(-len(names) // rows)
-    figure, axes = axes_grid(rows, columns, width=3.6 if columns > 1 else 5.6, height=3.0)
-    for panel, name in zip(axes.flat, names, strict=False):
+    figure, axes = wrapped_grid(len(names), width=3.6 if len(names) > 1 else 5.6, height=3.0)
+    for panel, name in zip(axes, names, strict=True):
         scale = 1 if curves.measures[name] == "score" else 100
         for j, label in enumerate(curves.exponents):
             panel.plot(
@@ -398,9 +392,7 @@ def resolution_figure(curves: ResolutionCurves) -> Figure:
         unit = "score (of 4)" if scale == 1 else f"{curves.measures[name]} (%)"
         style(panel, shortened(name, TITLE), "resolution (px)", unit)
         size_ticks(panel, curves.sizes)
-    for panel in axes.flat[len(names) :]:
-        panel.axis("off")
-    figure_legend(figure, axes.flat[0])
+    figure_legend(figure, axes[0])
     return figure
 
 

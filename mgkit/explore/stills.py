@@ -137,10 +137,7 @@ def toy_batches(batches: Sequence[ToyBatch]) -> Figure:
 
 def side_by_side(batch: ToyBatch, gap: int = 4) -> np.ndarray:
     """The pictures of a batch as one, [H,W,3] in 0..1: the copies of an image in each row."""
-    height, width, _ = batch.pictures[0].shape
-    rows = len(batch.pictures) // batch.copies
-    whole = np.ones((rows * (height + gap) - gap, batch.copies * (width + gap) - gap, 3))
-    for i, picture in enumerate(batch.pictures):
-        top, left = (i // batch.copies) * (height + gap), (i % batch.copies) * (width + gap)
-        whole[top : top + height, left : left + width] = picture
-    return whole
+    framed = np.pad(batch.pictures, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=1.0)  # [B,h,w,3]
+    _, height, width, _ = framed.shape
+    rows = framed.reshape(-1, batch.copies, height, width, 3).swapaxes(1, 2)  # [B/N,h,N,w,3]
+    return rows.reshape(-1, batch.copies * width, 3)[:-gap, :-gap]

@@ -105,13 +105,11 @@ class ToyBatches:
             pooled = self.net.pooled(inputs)  # [B,3,H,W] -> [B,C]
         output = self.net.head(pooled.requires_grad_())
         found = self.loss(output, label, instance, generator=torch.Generator().manual_seed(self.seed))
-        ordered = (instance[:, None] == instance[None, :]).sum().item() - len(samples)  # (anchor, positive)
+        pairs = (instance[:, None] == instance[None, :]).sum().item() - len(samples)  # (anchor, positive)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.net.mean, self.net.std))
         pictures = [(image * std + mean).clamp(0, 1).permute(1, 2, 0).numpy() for image, _, _ in samples]
         losses = found["cross_entropy"], found["margin"]
-        return ToyBatch(
-            copies, pictures, instance.tolist(), ordered // 2, ordered, output["embedding"], *losses
-        )
+        return ToyBatch(copies, pictures, instance.tolist(), pairs // 2, pairs, output["embedding"], *losses)
 
 
 def trained_toys(config: TrainConfig, checkpoint: Path, *, beta: float) -> ToyBatches:

@@ -5,7 +5,7 @@ line of text (class `mgkit-line`) for screen readers. Nothing is sent to other m
 """
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -43,13 +43,19 @@ UNMARKED = ("", "grey", "solid", "")
 
 
 class Explorer(ipywidgets.VBox):
-    """Controls, a line of text and a page of pictures; shows: its text where there is no kernel."""
+    """Controls, a line of text and a page of pictures.
 
-    def __init__(self, controls: Sequence[ipywidgets.Widget], *, shows: str):
+    controls: what to call when the value of each changes
+    shows: its text where there is no kernel
+    """
+
+    def __init__(self, controls: dict[ipywidgets.Widget, Callable], *buttons: ipywidgets.Button, shows: str):
         self.shows = shows
         self.line, self.page = ipywidgets.HTML(), ipywidgets.HTML()
-        super().__init__([*controls, self.line, self.page])
+        super().__init__([*controls, *buttons, self.line, self.page])
         self.add_class("mgkit-explorer")
+        for control, changed in controls.items():
+            control.observe(changed, names="value")
 
     def __repr__(self) -> str:
         return f"{self.shows}: live in a running notebook; as a figure, below"
@@ -143,9 +149,9 @@ def p_control(p: float) -> ipywidgets.SelectionSlider:
     return slider
 
 
-def choice(description: str, options: Sequence[tuple[str, int]], kind: str) -> ipywidgets.Dropdown:
-    chooser = ipywidgets.Dropdown(options=options, description=description, **LOOK)
-    chooser.add_class(f"mgkit-{kind}")
+def choice(name: str, options: Sequence[tuple[str, int]]) -> ipywidgets.Dropdown:
+    chooser = ipywidgets.Dropdown(options=options, description=name, **LOOK)
+    chooser.add_class(f"mgkit-{name}")
     return chooser
 
 
@@ -172,10 +178,9 @@ class PSlider(Explorer):
         held = repooling.searched
         self.thumbnails = Thumbnails(held.set.images)
         self.p = p_control(repooling.training_p)
-        self.query = choice("query", query_options(held, repooling.training_p), "query")
-        super().__init__([self.p, self.query], shows="A slider of the pooling exponent p")
-        self.p.observe(self.pool, names="value")
-        self.query.observe(self.show, names="value")
+        self.query = choice("query", query_options(held, repooling.training_p))
+        controls = {self.p: self.pool, self.query: self.show}
+        super().__init__(controls, shows="A slider of the pooling exponent p")
         self.pool()
 
     def pool(self, change: object = None) -> None:
@@ -211,21 +216,16 @@ class QueryBrowser(Explorer):
     def __init__(self, collection: Collection, describe: Describe | None, k: int):
         self.collection, self.describe, self.k = collection, describe, k
         self.thumbnails = Thumbnails(collection.images)
-        placeholder = "part of a name"
-        self.find = ipywidgets.Text(
-            description="find", placeholder=placeholder, continuous_update=False, **LOOK
-        )
-        self.query = choice("query", self.listed(""), "query")
-        controls = [self.find, self.query]
+        part = {"placeholder": "part of a name", "continuous_update": False}
+        self.find = ipywidgets.Text(description="find", **part, **LOOK)
+        self.query = choice("query", self.listed(""))
+        controls = {self.find: self.filter, self.query: self.show}
         if describe:
             self.upload = ipywidgets.FileUpload(
                 accept="image/*", description="search with a picture of yours", layout={"width": "20em"}
             )
-            self.upload.observe(self.search, names="value")
-            controls.append(self.upload)
+            controls[self.upload] = self.search
         super().__init__(controls, shows="A browser of queries and their neighbours")
-        self.find.observe(self.filter, names="value")
-        self.query.observe(self.show, names="value")
         self.show()
 
     def listed(self, part: str) -> list[tuple[str, int]]:
@@ -263,9 +263,8 @@ class QueryBrowser(Explorer):
         self.say(*lines)
         found = zip(answers.neighbours, answers.scores, answers.right, strict=True)
         query = self.thumbnails.tile(i, "query")
-        self.page.value = found_row(self.thumbnails, query, found, judged=judged) + class_list(
-            answers.classes
-        )
+        pictures = found_row(self.thumbnails, query, found, judged=judged)
+        self.page.value = pictures + class_list(answers.classes)
 
     def search(self, change: object = None) -> None:
         """Show the neighbours of an uploaded picture, or why it cannot be read."""
@@ -309,13 +308,11 @@ class HeatMaps(Explorer):
         own = held.maps.net.pool.p.item()
         self.descriptors = held.descriptors(own)
         self.picture = lru_cache(maxsize=64)(self.picture)
-        self.query = choice("query", query_options(held, own), "query")
-        self.neighbour = choice("neighbour", self.neighbours(), "neighbour")
+        self.query = choice("query", query_options(held, own))
+        self.neighbour = choice("neighbour", self.neighbours())
         self.p = p_control(own)
-        super().__init__([self.query, self.neighbour, self.p], shows="Heat maps of matching regions")
-        self.query.observe(self.choose, names="value")
-        for control in (self.neighbour, self.p):
-            control.observe(self.show, names="value")
+        controls = {self.query: self.choose, self.neighbour: self.show, self.p: self.show}
+        super().__init__(controls, shows="Heat maps of matching regions")
         self.show()
 
     def picture(self, index: int) -> Image.Image:
@@ -359,29 +356,26 @@ class HeatMaps(Explorer):
 # --- λ and N (01)
 
 
-def toy_batch(toys: ToyBatches, *, copies: int = 3, lambda_: float = 0.5) -> Explorer:
+def toy_batch(toys: ToyBatches, *, lambda_: float = 0.5) -> Explorer:
     """A batch of 12 samples for any N, its losses and cross-entropy's share of the gradient for any λ."""
-    return ToyBatchExplorer(toys, copies, lambda_)
+    return ToyBatchExplorer(toys, lambda_)
 
 
 class ToyBatchExplorer(Explorer):
-    def __init__(self, toys: ToyBatches, copies: int, lambda_: float):
+    def __init__(self, toys: ToyBatches, lambda_: float):
         self.toys, self.number = toys, 0
         self.drawn = lru_cache(maxsize=64)(toys.draw)  # by N and number
         for each in COPIES:
             self.drawn(each, number=self.number)  # forward passes now, so that moving N needs none
-        self.copies = ipywidgets.SelectionSlider(
-            options=COPIES, value=copies, description="N, copies", **LOOK
-        )
+        self.copies = ipywidgets.SelectionSlider(options=COPIES, value=3, description="N, copies", **LOOK)
         options = {"min": 0, "max": 1, "step": 0.05, "description": "λ"}
         self.lambda_ = ipywidgets.FloatSlider(value=lambda_, **options, **LOOK)
         self.another = ipywidgets.Button(description="another batch")
         self.copies.add_class("mgkit-copies")
         self.lambda_.add_class("mgkit-lambda")
-        super().__init__([self.copies, self.lambda_, self.another], shows="A toy batch for any λ and N")
-        self.copies.observe(self.show, names="value")
-        self.lambda_.observe(self.weigh, names="value")
         self.another.on_click(self.next)
+        controls = {self.copies: self.show, self.lambda_: self.weigh}
+        super().__init__(controls, self.another, shows="A toy batch for any λ and N")
         self.show()
 
     def next(self, button: object = None) -> None:

@@ -29,10 +29,6 @@ class Interrupted(Exception):  # noqa: N818 - handled by `complete`
     """A failure that is retried."""
 
 
-class Refused(Exception):  # noqa: N818 - as above
-    """An answer of the server that a retry would not change."""
-
-
 def fetch(
     url: str,
     path: Path,
@@ -135,7 +131,7 @@ def file_hash(path: Path) -> str:
 
 
 class Partial:
-    """An incomplete download and a note (JSON) on the version of the file that it belongs to."""
+    """An incomplete download, and beside it a note on the version of the file that it belongs to."""
 
     def __init__(self, path: Path, url: str):
         self.path, self.url = path, url
@@ -147,20 +143,19 @@ class Partial:
         """Bytes received so far."""
         return self.data.stat().st_size if self.data.exists() else 0
 
-    def noted(self) -> dict:
-        """The note: url, validator (of the version) and total (bytes); {} if there is nothing to resume."""
+    def noted(self) -> tuple[str | None, int | None]:
+        """(version, size of the whole file in bytes); None each if there is nothing to resume."""
         try:
-            note = json.loads(self.note.read_text(encoding="utf-8"))
-            known = isinstance(note["validator"], str) and isinstance(note["total"], int)
-            return note if known and note["url"] == self.url and self.size() else {}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
+            url, version, total = json.loads(self.note.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError):
+            return None, None
+        return (version, total) if url == self.url and self.size() else (None, None)
 
-    def begin(self, validator: str | None, total: int | None) -> None:
-        """Start from zero bytes, and note the server's current version."""
+    def begin(self, version: str | None, total: int | None) -> None:
+        """Start from zero bytes, and note what a later request needs to resume."""
         self.discard()
-        note = {"url": self.url, "validator": validator, "total": total}
-        self.note.write_text(json.dumps(note), encoding="utf-8")
+        if version and total is not None:
+            self.note.write_text(json.dumps([self.url, version, total]), encoding="utf-8")
 
     def discard(self) -> None:
         """Remove the data and the note."""
@@ -175,13 +170,11 @@ def complete(partial: Partial, *, timeout: float, waits: Sequence[float]) -> Non
         before, tries = partial.size(), tries + 1
         try:
             return receive(partial, timeout=timeout)
-        except Refused as answer:
-            raise DownloadError(f"{partial.url} answers {answer}: {partial.by_hand}") from None
         except Interrupted as trouble:
             if partial.size() > before:
                 left = list(waits)
             if not left:
-                again = f"run again to resume from {partial.size()} bytes, or " if partial.noted() else ""
+                again = f"run again to resume from {partial.size()} bytes, or " if partial.noted()[0] else ""
                 many = f"{tries} tries" if tries > 1 else "one try"
                 raise DownloadError(
                     f"{partial.url} failed after {many} ({trouble}): {again}{partial.by_hand}"
@@ -191,76 +184,91 @@ def complete(partial: Partial, *, timeout: float, waits: Sequence[float]) -> Non
 
 
 def receive(partial: Partial, *, timeout: float) -> None:
-    """Request the missing bytes once and append them. Raises Interrupted or Refused."""
-    note = partial.noted()
-    if note and note["total"] == partial.size():
+    """Request the missing bytes once and append them. Raises Interrupted, or DownloadError for a refusal."""
+    (version, total), size = partial.noted(), partial.size()
+    if size == total:
         return  # stopped between the last byte and the move into place
     headers = {"User-Agent": "mgkit", "Accept-Encoding": "identity"}
-    if note:  # If-Range: the server sends the rest if the version is the same, else the whole file
-        headers |= {"Range": f"bytes={partial.size()}-", "If-Range": note["validator"]}
-    request = urllib.request.Request(partial.url, headers=headers)
-    with answer(request, partial, timeout) as response:
-        total = begin_or_continue(response, partial, note)
+    if version:  # If-Range: the server sends the rest if the version is the same, else the whole file
+        headers |= {"Range": f"bytes={size}-", "If-Range": version}
+    with answer(urllib.request.Request(partial.url, headers=headers), partial, timeout) as response:
+        if response.status == 206:
+            check_continuation(response, partial)
+        else:
+            total = begin_anew(response, partial)
         missing = math.ceil((total - partial.size()) / BLOCK) if total is not None else None
         blocks = progress(blocks_of(response), f"downloading {partial.path.name}", total=missing, unit="MB")
         with open(partial.data, "ab") as file:
             for block in blocks:
                 file.write(block)
     size = partial.size()
-    if total is not None and size < total:
-        raise Interrupted(f"the connection ended after {size} of {total} bytes")
-    if total is not None and size > total:
-        partial.discard()
-        raise Interrupted(f"the server sent {size} bytes, and announced {total}")
-
-
-def begin_or_continue(response: HTTPResponse, partial: Partial, note: dict) -> int | None:
-    """Prepare the partial file for a response; returns the size of the whole file (bytes) or None."""
-    if response.status == 206:
-        check_continuation(response, partial, note)
-        return note["total"]
-    by_ftp = response.status is None
-    if not by_ftp and response.status != 200:
-        raise Interrupted(f"the server answers {response.status} {response.reason}")
-    refuse_web_page(partial, response.headers.get_content_type() == "text/html")
-    total = length_of(response)
-    if by_ftp and total is None:  # a broken connection would look like the end of the file
-        raise Refused("without the size of the file")
-    partial.begin(validator_of(response), total)
-    return total
+    if total is not None and size != total:
+        if size > total:
+            partial.discard()
+        raise Interrupted(f"the server sent {size} of {total} bytes")
 
 
 def answer(request: urllib.request.Request, partial: Partial, timeout: float) -> HTTPResponse:
-    """The server's response. Raises Interrupted or Refused."""
+    """The server's response. Raises Interrupted, or DownloadError for one that a retry would not change."""
     try:
         return urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
+        status = f"{error.code} {error.reason}"
         if error.code not in PASSING_STATUS:
-            raise Refused(f"{error.code} {error.reason}") from None
+            raise DownloadError(f"{partial.url} answers {status}: {partial.by_hand}") from None
         if error.code == 416:  # range not satisfiable: the partial file belongs to another version
             partial.discard()
-        raise Interrupted(f"the server answers {error.code} {error.reason}") from None
+        raise Interrupted(f"the server answers {status}") from None
     except (OSError, HTTPException) as error:
         raise Interrupted(reason_of(error)) from None
 
 
+def check_continuation(response: HTTPResponse, partial: Partial) -> None:
+    """Check that a 206 response holds the missing bytes of the noted version. Raises Interrupted."""
+    version, total = partial.noted()
+    span = response.headers.get("Content-Range", "").strip()
+    fits = re.fullmatch(rf"bytes {partial.size()}-\d+/{total}", span)
+    if not fits or version_of(response) not in (None, version):
+        partial.discard()
+        raise Interrupted("the server sent another range or version of the file than requested")
+
+
+def begin_anew(response: HTTPResponse, partial: Partial) -> int | None:
+    """Empty the partial file for a whole one; returns the announced size (bytes), None without one."""
+    by_ftp = response.status is None
+    if not by_ftp and response.status != 200:
+        raise Interrupted(f"the server answers {response.status} {response.reason}")
+    refuse_web_page(partial, response.headers.get_content_type() == "text/html")
+    length = response.headers.get("Content-Length", "").strip()
+    total = int(length) if length.isdigit() else None
+    if by_ftp and total is None:  # a broken connection would look like the end of the file
+        raise DownloadError(f"{partial.url} answers without the size of the file: {partial.by_hand}")
+    partial.begin(version_of(response), total)
+    return total
+
+
+def version_of(response: HTTPResponse) -> str | None:
+    """The version of the file: its strong ETag, else its date."""
+    tag = response.headers.get("ETag", "")
+    return tag if tag.startswith('"') else response.headers.get("Last-Modified")
+
+
 def blocks_of(stream: HTTPResponse) -> Iterator[bytes]:
     """Yield the response in blocks of BLOCK bytes. Raises Interrupted for errors of the network."""
-    block = b""
-    while True:
-        try:
-            part = stream.read1(BLOCK - len(block))
-        except (OSError, HTTPException) as error:
-            if block:
-                yield block  # keep what came before the error
-            raise Interrupted(reason_of(error)) from None
-        block += part
-        if block and (not part or len(block) == BLOCK):
-            yield block
-            block = b""
-        if not part:
-            return
+    block, trouble = b"", None
+    try:
+        while part := stream.read1(BLOCK - len(block)):
+            block += part
+            if len(block) == BLOCK:
+                yield block
+                block = b""
+    except (OSError, HTTPException) as error:
+        trouble = Interrupted(reason_of(error))
+    if block:
+        yield block  # also what came before an error
+    if trouble:
+        raise trouble
 
 
 def reason_of(error: Exception) -> str:
@@ -268,27 +276,6 @@ def reason_of(error: Exception) -> str:
     while hasattr(error, "reason"):  # a URLError may hold another error
         error = error.reason
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def check_continuation(response: HTTPResponse, partial: Partial, note: dict) -> None:
-    """Check that a 206 response holds the missing bytes of the noted version. Raises Interrupted."""
-    span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", "").strip())
-    fits = span and note and int(span[1]) == partial.size() and int(span[3]) == note["total"]
-    if not fits or validator_of(response) not in (None, note["validator"]):
-        partial.discard()
-        raise Interrupted("the server sent another range or version of the file than requested")
-
-
-def validator_of(response: HTTPResponse) -> str | None:
-    """The version of the file: its strong ETag, else its date."""
-    tag = response.headers.get("ETag", "")
-    return tag if tag.startswith('"') else response.headers.get("Last-Modified")
-
-
-def length_of(response: HTTPResponse) -> int | None:
-    """Content-Length (bytes), None without one."""
-    length = response.headers.get("Content-Length", "").strip()
-    return int(length) if length.isdigit() else None
 
 
 def refuse_web_page(partial: Partial, is_page: bool) -> None:

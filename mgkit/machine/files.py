@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -100,10 +99,10 @@ def remove_partial(folder: Path) -> None:
 
 
 @contextmanager
-def exclusive(path: Path, *, on_wait: Callable[[], None], patience: float = -1):
+def exclusive(path: Path, *, purpose: str, patience: float = -1):
     """Hold a lock file; the system releases it when the process ends.
 
-    on_wait: called once if another process holds the lock.
+    purpose: what the holder does, printed if another process holds the lock.
     patience: the longest wait for it (seconds); -1: no limit.
 
     Raises TimeoutError after that, OSError where the file cannot be created or locked.
@@ -113,7 +112,7 @@ def exclusive(path: Path, *, on_wait: Callable[[], None], patience: float = -1):
     try:
         lock.acquire(timeout=0)
     except Timeout:  # a TimeoutError
-        on_wait()
+        print(f"waiting for another process, which is {purpose}")
         lock.acquire(timeout=patience, poll_interval=0.2)
     try:
         yield

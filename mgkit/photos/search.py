@@ -361,9 +361,7 @@ def neighbours(config: PhotosConfig, descriptors: np.ndarray) -> tuple[np.ndarra
     k = min(NEIGHBOURS + 1, len(descriptors))
     factory = config.index or (LARGE_INDEX if len(descriptors) > MOST_EXACT else "")
     if factory:
-        print(
-            f"{len(descriptors):,} pictures: approximate search by the index {factory}, which may miss a few"
-        )
+        print(f"{len(descriptors):,} pictures: approximate search by {factory}, which may miss a few")
         found = indices.search_index(indices.build_index(factory, descriptors), descriptors, k=k)
     else:
         found = top_k(descriptors, descriptors, k=k)

@@ -17,7 +17,7 @@ import numpy as np
 
 from mgkit.retrieval.search import as_float32, largest_norm, slices, top_k
 
-BLOCK = 65_536  # rows per call of `add`
+BLOCK = 65_536  # rows per call of `add`, so that a memory-mapped file is not copied as a whole
 SAMPLES_PER_CENTROID = 64  # training rows; faiss recommends 39 to 256
 ADVISED_PER_CENTROID = 39
 
@@ -38,13 +38,12 @@ class AnnIndex:
     add_seconds: float
 
 
-def build_index(factory: str, database: np.ndarray, *, seed: int = 0, block: int = BLOCK) -> AnnIndex:
+def build_index(factory: str, database: np.ndarray, *, seed: int = 0) -> AnnIndex:
     """Build an index of the database by inner product.
 
     factory: faiss's factory string, such as `Flat`, `HNSW32`, `IVF1024,Flat`, `OPQ64,IVF4096,PQ64`
     database: descriptors ([N,D]); training samples 64 rows per centroid, at least 16,384
     seed: of the sample
-    block: rows added at a time, so that a memory-mapped file is not copied as a whole
     Raises ValueError for a factory string that is unknown or does not fit D, fewer rows than centroids, and
     non-finite descriptors.
     """
@@ -53,7 +52,7 @@ def build_index(factory: str, database: np.ndarray, *, seed: int = 0, block: int
     index = trained_index(factory, database, seed=seed)
     trained = perf_counter()
     with one_line_errors(f"index {factory!r}"):
-        for part in slices(len(database), block):
+        for part in slices(len(database), BLOCK):
             index.add(as_float32(database[part]))
     return AnnIndex(index, factory, *database.shape, trained - start, perf_counter() - trained)
 
@@ -73,9 +72,7 @@ def trained_index(factory: str, train: np.ndarray, *, seed: int = 0) -> faiss.In
             return index
         centroids = max_centroids(index)
         if len(train) < centroids:
-            raise ValueError(
-                f"index {factory!r} needs at least {centroids} descriptors to train on, got {len(train)}"
-            )
+            raise ValueError(f"index {factory!r} needs {centroids} descriptors to train on, got {len(train)}")
         if len(train) < ADVISED_PER_CENTROID * centroids:
             print(
                 f"index {factory!r} trains {centroids} centroids on {len(train)} descriptors; "
@@ -219,15 +216,9 @@ def recall(found: np.ndarray, truth: np.ndarray, k: int) -> float:
 
 def size(index: faiss.Index) -> int:
     """Return the size of the saved index in bytes, without saving it."""
-    total = 0
-
-    def count(part: bytes) -> int:
-        nonlocal total
-        total += len(part)
-        return len(part)
-
-    faiss.write_index(index, faiss.PyCallbackIOWriter(count))
-    return total
+    written = []
+    faiss.write_index(index, faiss.PyCallbackIOWriter(lambda part: written.append(len(part))))
+    return sum(written)
 
 
 def table(rows: Sequence[Measured]) -> str:

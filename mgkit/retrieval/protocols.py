@@ -125,9 +125,7 @@ def measured_value(dataset: RetrievalSet, descriptors: np.ndarray) -> float:
 def check_fit(dataset: RetrievalSet, descriptors: np.ndarray) -> None:
     """Raise ValueError unless there is one descriptor per image, and a query with positives."""
     if len(descriptors) != len(dataset.images):
-        raise ValueError(
-            f"{len(descriptors)} descriptors for the {len(dataset.images)} images of {dataset.name}"
-        )
+        raise ValueError(f"{len(descriptors)} descriptors for {len(dataset.images)} images of {dataset.name}")
     if not len(dataset.queries) or (dataset.measure != "none" and not any(map(len, dataset.positives))):
         raise ValueError(f"{dataset.name}: no query with positives is left")
 
@@ -147,10 +145,8 @@ def answer_ranks(dataset: RetrievalSet, descriptors: np.ndarray) -> list[np.ndar
     queries, database = rows_of(descriptors, dataset.queries), rows_of(descriptors, dataset.database)
     for block, scores in similarities(queries, database):
         for q, row in zip(range(block.start, block.stop), scores, strict=True):
-            dropped = (
-                np.append(dataset.junk[q], dataset.queries[q]) if dataset.junk else dataset.queries[q : q + 1]
-            )
-            dropped = place[dropped]
+            junk = dataset.junk[q] if dataset.junk else dataset.queries[:0]
+            dropped = place[np.append(junk, dataset.queries[q])]
             ranks.append(positive_ranks(row, place[dataset.positives[q]], junk=dropped[dropped >= 0]))
     return ranks
 
@@ -301,7 +297,7 @@ def score_bias(
 def nearest(
     dataset: RetrievalSet, descriptors: np.ndarray, queries: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the neighbours of the images `queries` [S] in the database, and their scores, [S,k] dataset."""
+    """Return the neighbours of the images `queries` [S] in the database, and their scores, [S,k] each."""
     wanted = min(k + 1, len(dataset.database))  # including the query itself
     scores, rows = top_k(descriptors[queries], rows_of(descriptors, dataset.database), k=wanted)
     neighbours = dataset.database[rows]

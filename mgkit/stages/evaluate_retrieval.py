@@ -190,12 +190,8 @@ def descriptor_kinds(task: RetrievalTask, one: RetrievalSet) -> Iterator[Descrip
     if np.isfinite(rows[one.background, 0]).any():
         yield DescriptorKind(f"{name}, scores normalised", p, rows, over=name, normalise=True)
     if config.scales != [1.0]:
-        yield DescriptorKind(f"{whole}, {len(config.scales)} scales", p, at_scales(task, one), over=whole)
-
-
-def at_scales(task: RetrievalTask, one: RetrievalSet) -> np.ndarray:
-    """Multi-scale descriptors [N,D], from all scales of the config."""
-    return multi_scale([task.descriptors(one, size=size) for size in scaled_sizes(task.config)])
+        rows = multi_scale([task.descriptors(one, size=size) for size in scaled_sizes(config)])
+        yield DescriptorKind(f"{whole}, {len(config.scales)} scales", p, rows, over=whole)
 
 
 def scaled_sizes(config: RetrievalConfig) -> list[int]:
@@ -329,9 +325,8 @@ def best_exponents(curves: ResolutionCurves) -> str:
     labels = list(curves.exponents)
     lines = []
     for name, values in curves.values.items():
-        best = [
-            f"{size} px: {labels[j]}" for size, j in zip(curves.sizes, values.argmax(axis=1), strict=True)
-        ]
+        best_of_size = zip(curves.sizes, values.argmax(axis=1), strict=True)
+        best = [f"{size} px: {labels[j]}" for size, j in best_of_size]
         lines.append(f"{name}, best {'; '.join(best)}")
     return "\n".join(lines)
 

@@ -67,9 +67,7 @@ def descents(config: FinetunePConfig, net: MultiGrain, images: ImageList, passes
         )  # fmt: skip
         set_p(net, training_p)
         paths.append(path)
-        print(
-            f"{config.crop} {size} px: p* = {path[-1, 1]:.2f} after {len(path)} steps on {len(images)} images"
-        )
+        print(f"{config.crop} {size} px: p* = {path[-1, 1]:.2f} in {len(path)} steps on {len(images)} images")
     return paths
 
 

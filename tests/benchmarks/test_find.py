@@ -332,7 +332,7 @@ def test_copydays_own_images_are_no_distractors(mini_root):
 def test_a_list_with_a_file_twice_is_named(mini_root, tmp_path):
     write_tree(tmp_path, "1.png")
     (tmp_path / "list.txt").write_text("1.png\n1.png\n")
-    with one_line_error(ValueError, "list.txt", "more than once", "1.png"):
+    with one_line_error(ValueError, "list.txt", "repeats 1 files", "1.png"):
         find_sets(mini_root, names=["copydays"], distractors=str(tmp_path / "list.txt"))
 
 

@@ -58,7 +58,7 @@ def test_a_damaged_reference_is_one_line(elsewhere, content):
     elsewhere.mkdir(parents=True)
     (elsewhere / "metrics.json").write_text(content)
     text = compare_with_reference(BEFORE)
-    assert "metrics.json is no metrics.json of a reference run" in text and "\n" not in text
+    assert "metrics.json is damaged" in text and "\n" not in text
 
 
 def test_a_run_is_compared_with_the_file(elsewhere):

@@ -61,24 +61,24 @@ def test_a_write_that_ends_well_replaces_the_file(tmp_path):
 
 
 def hold(path, started, end):
-    with exclusive(path, on_wait=lambda: None):
+    with exclusive(path, purpose="training"):
         started.set()
         end.wait(60)
 
 
-def test_a_lock_is_waited_for_once_said_and_refused_past_ones_patience(tmp_path):
-    path, said = tmp_path / "run" / "lock", []
+def test_a_lock_is_waited_for_once_said_and_refused_past_ones_patience(tmp_path, capsys):
+    path = tmp_path / "run" / "lock"
     with alive_in_another_process(partial(hold, path)):
-        with pytest.raises(TimeoutError), exclusive(path, on_wait=lambda: said.append(1), patience=0.5):
+        with pytest.raises(TimeoutError), exclusive(path, purpose="training", patience=0.5):
             pytest.fail("another process has it")
-        assert said == [1]
-    with exclusive(path, on_wait=lambda: pytest.fail("nobody else has it")):
-        pass
+        assert capsys.readouterr().out == "waiting for another process, which is training\n"
+    with exclusive(path, purpose="training"):
+        assert not capsys.readouterr().out
 
 
 def hold_and_fork(path):
     """Die by SIGKILL while holding the lock, a forked child (as a loader's worker) living on for a while."""
-    with exclusive(path, on_wait=lambda: None):
+    with exclusive(path, purpose="training"):
         if os.fork() == 0:
             time.sleep(2)
             os._exit(0)
@@ -90,5 +90,5 @@ def test_a_lock_ends_with_its_process_however_that_dies(tmp_path):
     process.start()
     process.join()  # with a timeout it would wait for the child too
     assert process.exitcode == -signal.SIGKILL
-    with exclusive(tmp_path / "lock", on_wait=lambda: None, patience=10):
+    with exclusive(tmp_path / "lock", purpose="training", patience=10):
         pass
