@@ -31,7 +31,8 @@ Around it, each folder importing only from those above it (the method comes afte
     photos       search in a folder of photos                                      (06)
     demo         `make demo`: runs the notebooks, checks claims, compares with the reference run
 
-`board` prints the paper's results beside those of the runs so far.
+`board` prints the paper's results beside those of the runs so far. `__main__` is what each of the processes
+runs that engine/launch.py starts.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""A worker process: `python -m mgkit <stage> <config.yaml>`, started by torch.distributed.run.
+"""One process of a stage: `python -m mgkit <stage> <config.yaml>`, started by `mgkit.engine.launch`.
 
 It ends with its launcher, saves on SIGTERM, and writes how it ended for `mgkit.engine.launch`.
 """
@@ -27,7 +27,7 @@ from mgkit.machine.distributed import process_group
 from mgkit.photos.search import run_photos
 from mgkit.stages.evaluate_imagenet import run_classification
 from mgkit.stages.evaluate_retrieval import run_embedding
-from mgkit.stages.finetune_p import run_search
+from mgkit.stages.finetune_p import run_finetune_p
 from mgkit.stages.train import run_training
 from mgkit.stages.whiten import run_whitening
 
@@ -35,7 +35,7 @@ STAGES = {  # name: config class, function that runs the stage
     config_class.stage: (config_class, run)
     for config_class, run in (
         (TrainConfig, run_training),
-        (FinetunePConfig, run_search),
+        (FinetunePConfig, run_finetune_p),
         (WhitenConfig, run_whitening),
         (ClassifyConfig, run_classification),
         (RetrievalConfig, run_embedding),

@@ -94,7 +94,7 @@ def feature_maps(
 def fitted_shapes(
     images: ImageList, size: int, crop: str, shapes: Sequence[tuple[int, int]] | None
 ) -> list[tuple[int, int]]:
-    """(width, height) of every image as the backbone sees it."""
+    """(height, width) of every image as the backbone sees it."""
     if crop != "rect":
         return [(size, size)] * len(images)
     whole = image_shapes(images) if shapes is None else shapes

@@ -172,9 +172,10 @@ def get_multigrain(
     p: exponent of GeM (3 in the paper)
     num_classes: number of classes
     learn_p: whether p requires a gradient
-    pretrained_backbone: load published ImageNet weights, and with num_classes=1000 their classifier (table
-    E.1) Raises ValueError for an unknown backbone, p <= 0 or num_classes < 1; OSError if weights cannot be
-    fetched.
+    pretrained_backbone: load published ImageNet weights, and with num_classes=1000 their classifier
+
+    Raises ValueError for an unknown backbone, p <= 0 or num_classes < 1; OSError if weights cannot be
+    fetched. Table E.1 has the backbones.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")

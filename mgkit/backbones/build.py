@@ -32,8 +32,7 @@ class Backbone:
     width: number of channels of the feature map
     mean, std: of each input channel
     dropout: probability of dropout before the classifier
-    twin: submodule of features that also holds the classifier, as `last_linear`, in the released files; or
-    empty
+    twin: path of the submodule that also holds the classifier in the released files, or empty
     classifier: published ImageNet classifier of the pooled features (weight [1000,width], bias [1000])
     """
 

@@ -1,6 +1,9 @@
 """Published retrieval benchmarks, one file each, and the retrieval sets in a folder.
 
 Command line: `python -m mgkit.benchmarks fetch holidays --root data` and `... check --root data`.
+
+To add a benchmark, write a file like ukbench.py, with a `Benchmark` record and a reader that returns a
+`RetrievalSet`, and name both in find.py (`BENCHMARKS`, `find_sets`).
 """
 
 import lazy_loader

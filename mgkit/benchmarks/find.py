@@ -23,10 +23,6 @@ BENCHMARKS = {
     "roxford5k": ROXFORD5K, "rparis6k": RPARIS6K, "disc21": DISC21,
 }  # fmt: skip
 SET_NAMES = ("holidays", "ukbench", "copydays", "copydays_levels", "roxford5k", "rparis6k", "disc21")
-FIRST_FOLDERS = {
-    "holidays": "jpg", "ukbench": "full", "copydays": "original",
-    "roxford5k": "jpg", "rparis6k": "jpg", "disc21": "queries",
-}  # fmt: skip
 GROUPS = "groups.csv"
 GROUP_COLUMNS = ("image", "group")
 
@@ -80,7 +76,7 @@ def is_there(root: Path, name: str) -> bool:
     """Return whether root has the folders of a set; the user's own folder may have the same name."""
     if name == "copydays_levels":
         return any((root / "copydays" / kind).is_dir() for kind in LEVEL_KINDS)
-    return (root / name / FIRST_FOLDERS[name]).is_dir()
+    return (root / name / next(iter(BENCHMARKS[name].folders))).is_dir()
 
 
 # --- The user's own images

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PIL starts no other program for any of them
+# PIL starts no other program for any of them. Their file names: `IMAGE_SUFFIXES` in folders.py.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MOST_SIDE = 2**15  # px, of an image decoded with `least`
 STRIP_PIXELS = 2**21  # converted at a time
 ROTATION_TAG = 0x0112  # of EXIF data

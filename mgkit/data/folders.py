@@ -15,6 +15,7 @@ import numpy as np
 from mgkit.machine.files import atomic_write, project_root
 from mgkit.machine.progress import progress
 
+# Of the formats that `decoding.FORMATS` reads.
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 )

@@ -104,7 +104,7 @@ class SeededBatches:
             sample += len(batch)
 
     def first_sample(self, number: int, sample: int) -> int:
-        """The position in the epoch of the first sample of batch `number`; `sample`: that on this rank."""
+        """The position in the epoch of the first sample of batch `number`; on one rank it is `sample`."""
         return sample
 
 

@@ -1,4 +1,4 @@
-"""Start worker processes with `torch.distributed.run`, show their output and raise their errors."""
+"""Run a stage in processes of `torch.distributed.run`: start them, show their output, raise their errors."""
 
 import json
 import os

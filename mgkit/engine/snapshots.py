@@ -25,7 +25,7 @@ class SnapshotError(OSError):
 
 
 class Snapshots:
-    """The snapshots of a run, <folder>/step-<steps>.pth: checkpoints that also hold what resuming needs.
+    """The snapshots of a run, <folder>/step-<steps>.pth: what `loop.Training.state_dict` gives.
 
     keep: the number of newest snapshots that are kept.
 

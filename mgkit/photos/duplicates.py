@@ -155,9 +155,9 @@ def calibrated(
 def strangers(scores: np.ndarray, false_rate: float) -> tuple[int | None, np.ndarray]:
     """(rank, similarities [m]) of the nearest neighbour, of scores [N,k], that is a stranger for most images.
 
-    The rank is the first for which most similarities of the rank before exceed the threshold fitted to it (1
-    if every picture is there twice), else 0; None if no neighbour is a stranger. m counts the images whose
-    neighbour of that rank was found; ranks with too few are skipped.
+    The rank is the first r > 0 for which most similarities of rank r - 1 exceed the threshold fitted to
+    rank r (1 if every picture is there twice), else 0; None if no neighbour is a stranger. m counts the
+    images whose neighbour of that rank was found; ranks with too few are skipped.
     """
     found = [np.isfinite(column) for column in scores.T[: len(ORDINALS)]]  # by rank, [N]
     nearest = [scores[there, rank] for rank, there in enumerate(found)]

@@ -54,7 +54,8 @@ class RetrievalResult:
     interval: 95 % confidence interval of value, by bootstrap over queries
     per_query: AP or score, NaN without positives ([Q])
     others: further measures by name (0..1)
-    curve, recall, precision: the curve, and what it is of ([T])
+    curve: what the curve below is of
+    recall, precision: its points ([T])
     predictions: pooled over queries
     shown: positions of queries to display, failures first ([S])
     neighbours, scores: image indices found for these, without the query, and their similarities ([S,k])
@@ -170,10 +171,10 @@ def pool(dataset: RetrievalSet, descriptors: np.ndarray, bias: np.ndarray | None
         count=MOST_PREDICTIONS + len(dataset.queries) + junk + 1, bias=bias,
     )  # fmt: skip
     image = dataset.database[row]
-    counts = image != dataset.queries[query]
+    kept = image != dataset.queries[query]
     if junk:
-        counts &= ~np.isin(pair_keys(dataset, query, image), keys_of(dataset, dataset.junk))
-    scores, query, image = (column[counts] for column in (scores, query, image))
+        kept &= ~np.isin(pair_keys(dataset, query, image), keys_of(dataset, dataset.junk))
+    scores, query, image = (column[kept] for column in (scores, query, image))
     if len(scores) > MOST_PREDICTIONS:
         within = scores > scores[MOST_PREDICTIONS]
         scores, query, image = (column[within] for column in (scores, query, image))

@@ -19,11 +19,11 @@ from mgkit.stages.train import trained_network
 
 def find_p(config: FinetunePConfig) -> PSearch:
     """p* and the sweep over p for the experiment's network, on all devices; raises as `on_all_devices`."""
-    on_all_devices(config, run_search)
+    on_all_devices(config, run_finetune_p)
     return read_search(config)
 
 
-def run_search(config: FinetunePConfig) -> PSearch:
+def run_finetune_p(config: FinetunePConfig) -> PSearch:
     """`find_p` in this process, or in each of several."""
     return search_p(config, trained_network(config)[0])
 

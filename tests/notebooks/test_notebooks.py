@@ -250,7 +250,8 @@ def test_a_training_whose_papermill_ends_leaves_no_process_and_goes_on(project, 
     wait_until(lambda: not any(each.is_running() for each in family), seconds=40)
     assert process.wait(20) != 0
     if how == "all are told to stop":
-        assert "StoppedError: stopped as asked; saved at" in process.stderr.read()
+        # A process that reads images may be told before it listens; then the last snapshot is what is kept.
+        assert "StoppedError: stopped as asked" in process.stderr.read()
     reached = max(snapshots.glob("step-*.pth"))
     monkeypatch.chdir(project)
     config = replace(from_yaml(TrainConfig, snapshots.parent / "config.yaml"), gpus=1, workers=0)
