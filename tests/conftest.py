@@ -34,7 +34,9 @@ from mgkit.stages.evaluate_retrieval import evaluate_retrieval, retrieval_task
 from mgkit.stages.whiten import whitened_network
 
 # Files that take minutes are started first: a file runs in one process (--dist loadfile).
-LONG_FILES = ("test_notebooks.py", "test_browser.py", "test_launch.py", "test_readme.py", "test_loop.py")
+LONG_FILES = (
+    "test_notebooks.py", "test_runs.py", "test_browser.py", "test_launch.py", "test_readme.py", "test_loop.py"
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

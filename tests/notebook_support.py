@@ -1,8 +1,10 @@
 """Shared by the tests of the notebooks: folders, configs, quick parameters, cells, output."""
 
+import shutil
 from pathlib import Path
 
 import nbformat
+import papermill
 
 import mgkit
 from mgkit.config import (
@@ -52,3 +54,25 @@ def figures(path):
     notebook = nbformat.read(path, as_version=4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return sum(bool({"image/png", "image/jpeg"} & set(output.get("data", {}))) for output in outputs)
+
+
+def new_project(folder):
+    """A project of its own, so that outputs stay out of the repository."""
+    shutil.copytree(NOTEBOOKS, folder / "notebooks")
+    (folder / "mgkit").symlink_to(PACKAGE)
+    return folder
+
+
+def runner(project, mini_root):
+    """A function that runs a notebook of the project on the reduced set and returns its output."""
+
+    def execute(name, *, cwd=".", **parameters):
+        copy = project / f"executed_{name}.ipynb"
+        papermill.execute_notebook(
+            str(project / "notebooks" / f"{name}.ipynb"), str(copy), cwd=str(project / cwd),
+            progress_bar=False,
+            parameters={"experiment": "t", "data": str(mini_root), "workers": 0} | parameters,
+        )  # fmt: skip
+        return printed(copy)
+
+    return execute
