@@ -108,7 +108,7 @@ class Objective(nn.Module):
         losses = self.loss(output, label, instance, generator=generator, gather=gather)
         # The objective is a mean over the step's samples. Gradients are averaged over the W processes, so
         # each weighs its share of the mean by W. With global sampling, the margin loss is the same on every
-        # process, and its gradients are already those of all W.
+        # process, and its gradients are already those of all W. `losses["loss"]` is for the log.
         ours = len(label) * len(counts) / total
         cross_entropy = ours * losses["cross_entropy"]
         margin = (sum(counts) / total if self.global_sampling else ours) * losses["margin"]

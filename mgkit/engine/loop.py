@@ -139,7 +139,10 @@ class Training:
     # --- What a snapshot holds
 
     def state_dict(self) -> dict:
-        """All that resuming needs, and that using the network needs. In the main process."""
+        """All that resuming needs, and that using the network needs. In the main process.
+
+        No random state: random numbers depend on the seed and the position alone.
+        """
         config = self.config
         return {
             "model_state": self.net.state_dict(), "backbone": self.net.name,

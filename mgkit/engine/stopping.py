@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mgkit.engine.launch import AGENT, FOLDER, LAUNCHER
 
-SECONDS_TO_STOP = 15  # after the launcher has ended
+SECONDS_AS_ORPHAN = 15  # after the launcher has ended
 
 
 class StopRequest:
@@ -46,7 +46,7 @@ class StopRequest:
         while not self.is_orphan():
             time.sleep(0.3)
         self.request()
-        time.sleep(SECONDS_TO_STOP)
+        time.sleep(SECONDS_AS_ORPHAN)
         self.tidy_up()
         os._exit(1)
 

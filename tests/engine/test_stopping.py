@@ -47,7 +47,7 @@ def test_work_for_nobody_is_stopped_and_then_ended_at_once_and_tidied_up(launch_
     monkeypatch.setattr(module.time, "sleep", sleep)
     monkeypatch.setattr(os, "_exit", codes.append)
     watch(stop)
-    assert [asked for _, asked in slept] == [False, True] and slept[-1][0] == module.SECONDS_TO_STOP
+    assert [asked for _, asked in slept] == [False, True] and slept[-1][0] == module.SECONDS_AS_ORPHAN
     assert codes == [1] and not launch_folder.exists()
 
 
