@@ -126,11 +126,12 @@ def detected(outputs: Path, line: dict) -> Iterator[Measured]:
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A finished run: folder, results and provenance."""
+    """A finished run: folder, results, provenance, and when the results were written (seconds)."""
 
     folder: Path
     results: dict
     provenance: dict
+    written: float
 
     def measured(self, value: float, images: int, complete: bool) -> Measured:
         checkpoint = self.provenance.get("checkpoint", {}).get("sha256", "")
@@ -140,11 +141,22 @@ class FoundRun:
 def runs(outputs: Path, experiment: str, stage: str) -> Iterator[FoundRun]:
     """Yield the finished runs of a stage, latest first, from outputs/<experiment>/<stage>/, <stage>.1/, …"""
     folders = [outputs / experiment / stage, *(outputs / experiment).glob(f"{stage}.*")]
-    done = [folder for folder in folders if (folder / "results.json").is_file()]
-    for folder in sorted(done, key=lambda folder: (folder / "results.json").stat().st_mtime, reverse=True):
-        origin = folder / "provenance.yaml"
-        provenance = yaml.safe_load(origin.read_text(encoding="utf-8")) if origin.is_file() else {}
-        yield FoundRun(folder, json.loads((folder / "results.json").read_text(encoding="utf-8")), provenance)
+    found = [one for one in map(read_run, folders) if one]
+    yield from sorted(found, key=lambda run: run.written, reverse=True)
+
+
+def read_run(folder: Path) -> FoundRun | None:
+    """Read the results and the provenance of one and the same run; None if the folder has no results."""
+    results, origin = folder / "results.json", folder / "provenance.yaml"
+    for _ in range(10):  # again where the folder has been renamed in between, and is another run's now
+        try:
+            identity = folder.stat().st_ino
+            written, text = results.stat().st_mtime, results.read_text(encoding="utf-8")
+            provenance = yaml.safe_load(origin.read_text(encoding="utf-8")) if origin.is_file() else {}
+            if folder.stat().st_ino == identity:
+                return FoundRun(folder, json.loads(text), provenance, written)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
 
 def table(entries: list[Entry]) -> str:

@@ -162,13 +162,15 @@ def learned(p: nn.Parameter) -> Iterator[None]:
 
 def sweep_p(
     net: MultiGrain, images: ImageList, *, sizes: Sequence[int], ps: Sequence[float],
-    ks: Sequence[int] = (1, 5), passes: Passes | None = None, **changes,
+    ks: Sequence[int] = (1, 5), shapes: Sequence[tuple[int, int]] | None = None,
+    passes: Passes | None = None, **changes,
 ) -> np.ndarray:  # fmt: skip
     """Top-k accuracy in 0..1 for every size, p and k, [S,P,len(ks)], in one pass per size (figure 4).
 
     images: labelled images
     sizes: resolutions [S] (px)
     ps: pooling exponents [P]
+    shapes: as for `features.feature_maps`; None reads them once for all sizes
     passes, changes: as for `features.embed`
 
     Counts the images of all processes. Raises in all of them UnreadableImageError if no image is readable,
@@ -176,7 +178,7 @@ def sweep_p(
     """
     passes = replace(passes or Passes(), **changes)
     passes = replace(passes, backbone=passes.backbone or frozen_backbone(net, passes.precision))
-    shapes = whole_shapes(images, passes.crop)
+    shapes = whole_shapes(images, passes.crop) if shapes is None else shapes
     accuracy = np.zeros((len(sizes), len(ps), len(ks)))
 
     def counted(size: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,8 @@ from mgkit.checkpoints import load_network
 from mgkit.config import FinetunePConfig, RetrievalConfig, TrainConfig, WhitenConfig, make
 from mgkit.data.layouts import labelled_images
 from mgkit.demo.reference import set_name
-from mgkit.engine.run import read_results, stage_folder
+from mgkit.engine.holding import holding
+from mgkit.engine.run import latest_results, stage_folder
 from mgkit.features import classify, embed
 from mgkit.machine.device import pick_device, place
 from mgkit.metrics import topk_accuracy
@@ -62,11 +63,13 @@ def joint_against_cross_entropy(
     for seed in seeds:
         for kind, settings in [("joint", {}), ("cross-entropy", CROSS_ENTROPY_ALONE)]:
             name = experiment if kind == "joint" and seed == 0 else f"{experiment}-{kind}-seed{seed}"
-            checkpoint = stage_folder(TrainConfig(experiment=name)) / "checkpoint.pth"
-            if name != experiment:
-                print(f"{kind}, seed {seed}", flush=True)
-                run_training(make(TrainConfig, {"experiment": name, "data": data, "seed": seed, **settings}))
-            measured[kind].append(measure(load_network(checkpoint)[0], data, size))
+            config = make(TrainConfig, {"experiment": name, "data": data, "seed": seed, **settings})
+            with holding(config):
+                if name != experiment:
+                    print(f"{kind}, seed {seed}", flush=True)
+                    run_training(config)
+                net = load_network(stage_folder(config) / "checkpoint.pth")[0]
+            measured[kind].append(measure(net, data, size))
     classes = len(labelled_images(data_root(data))[1].classes)
     torch.manual_seed(0)
     measured["untrained"] = [measure(get_multigrain(TrainConfig().backbone, num_classes=classes), data, size)]
@@ -105,7 +108,7 @@ def claims(experiment: str, measured: dict[str, list[dict]], size: int) -> list[
             other = [m[key] for m in measured[kind]]
             values = spread(other, unit), spread(joint, unit), ahead(other, joint)
             found.append(Claim(f"{text}: {key}, {size} px", *values))
-    search = read_results(FinetunePConfig(experiment=experiment))
+    search = latest_results(FinetunePConfig(experiment=experiment))
     for s, pixels in enumerate(search["sizes"]):
         before, after = search["top1_at_training_p"][s], search["top1_at_p_star"][s]
         if pixels > TrainConfig().size:
@@ -114,7 +117,7 @@ def claims(experiment: str, measured: dict[str, list[dict]], size: int) -> list[
             )
             values = f"{100 * before:.1f} %", f"{100 * after:.1f} %"
             found.append(Claim(text, *values, ahead([before], [after])))
-    rows = read_results(RetrievalConfig(experiment=experiment))["rows"]
+    rows = latest_results(RetrievalConfig(experiment=experiment))["rows"]
     for name in dict.fromkeys(row["set"] for row in rows):
         if set_name(name) not in SETS:  # a level of Copydays
             continue
@@ -124,7 +127,7 @@ def claims(experiment: str, measured: dict[str, list[dict]], size: int) -> list[
         several = [row for kind, row in of_set.items() if kind.endswith(" scales")]
         if several:
             found.append(on_same_queries(f"several scales improve retrieval: {name}", white, several[0]))
-    folding = read_results(WhitenConfig(experiment=experiment))
+    folding = latest_results(WhitenConfig(experiment=experiment))
     before, after = folding["top1_before"], folding["top1_after"]
     values = f"{100 * before:.2f} %", f"{100 * after:.2f} %"
     found.append(Claim("folding the whitening leaves top-1 unchanged", *values, before == after))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from mgkit.config import FinetunePConfig, PhotosConfig, RetrievalConfig, WhitenConfig
 from mgkit.engine.provenance import provenance
-from mgkit.engine.run import experiment_folder, read_results
+from mgkit.engine.run import experiment_folder, latest_results
 from mgkit.machine.files import project_root, write_text
 
 # Tolerances, in the unit of each measure: shares, except UKBench's score (of 4), p* and the number of groups.
@@ -78,19 +78,19 @@ def measures(experiment: str, measured: Mapping[str, Sequence[Mapping[str, float
         for seed, values in enumerate(runs):
             for name, value in values.items():
                 found[f"{kind}, seed {seed}: {name}"] = Measure(value, tolerance(name, kind))
-    search = read_results(FinetunePConfig(experiment=experiment))
+    search = latest_results(FinetunePConfig(experiment=experiment))
     for size, p in zip(search["sizes"], search["p_star"], strict=True):
         found[f"p* at {size} px"] = Measure(p, TRAINED["p*"])
     for size, top1 in zip(search["sizes"], search["top1_at_p_star"], strict=True):
         found[f"top-1 with p* at {size} px"] = Measure(top1, TRAINED["top-1"])
-    for row in read_results(RetrievalConfig(experiment=experiment))["rows"]:
+    for row in latest_results(RetrievalConfig(experiment=experiment))["rows"]:
         if set_name(row["set"]) in TRAINED:
             found[f"{row['set']}, {row['descriptor']}"] = Measure(row["value"], tolerance(row["set"]))
-    whitening = read_results(WhitenConfig(experiment=experiment))
+    whitening = latest_results(WhitenConfig(experiment=experiment))
     found["images whose class folding keeps, share"] = Measure(whitening["same_class"], EXACT)
     found["images that whitening was fitted to"] = Measure(whitening["images"], EXACT)
     found["validation images"] = Measure(whitening["val_images"], EXACT)
-    photos = read_results(PhotosConfig(experiment=experiment))
+    photos = latest_results(PhotosConfig(experiment=experiment))
     found |= {f"06: {name}": Measure(photos[name], EXACT) for name in ("pictures", "readable", "left_out")}
     found["06: groups of near-duplicates"] = Measure(photos["groups"], TRAINED["groups"])
     for change, share in photos["copies_found"].items():

@@ -1,16 +1,20 @@
 """The folder of a run, outputs/<experiment>/<stage>/: config, provenance, metrics, results and figures.
 
-Functions that read files take a config, of which only the experiment and the stage matter:
-`read_results(WhitenConfig(experiment="mini"))` are the results of 03 in the experiment mini.
+A run with another config renames the folder to <stage>.1, <stage>.2, …, also while notebooks still read it or
+save figures there. So a run's own files are found by its config: `read_results(config)`, `save_figure`. Of
+`stage_folder`, `latest_results` and `runs` only the config's experiment and stage matter:
+`latest_results(WhitenConfig(experiment="mini"))` are those of the latest 03 in the experiment mini.
 """
 
 import dataclasses
+import io
 import json
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import yaml
 
@@ -18,10 +22,13 @@ from mgkit.config import StageConfig, different, to_yaml
 from mgkit.data.images import ImageList, list_hash
 from mgkit.engine.provenance import provenance
 from mgkit.machine.download import file_hash
-from mgkit.machine.files import free_name, project_root, write_text
+from mgkit.machine.files import atomic_write, exclusive, free_name, project_root, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+Found = TypeVar("Found")
+MOST_RENAMED = 10  # times in a row that a folder is renamed while it is read; some file systems change inodes
 
 # Results first: a run killed while it removes the files of an earlier one must not look finished.
 LEFT_BY_A_RUN = (
@@ -35,8 +42,71 @@ def experiment_folder(experiment: str) -> Path:
 
 
 def stage_folder(config: StageConfig) -> Path:
-    """The folder of the config's experiment and stage, outputs/<experiment>/<stage>/."""
+    """The folder of the latest run of an experiment's stage, outputs/<experiment>/<stage>/."""
     return experiment_folder(config.experiment) / config.stage
+
+
+def folders(config: StageConfig) -> list[Path]:
+    """The folders of all runs of a stage: the latest one, whether it is there or not, then <stage>.1, …"""
+    latest = stage_folder(config)
+    aside = [folder for folder in latest.parent.glob(f"{latest.name}.*") if folder.suffix[1:].isdecimal()]
+    return [latest, *sorted(aside, key=lambda folder: int(folder.suffix[1:]))]
+
+
+def run_folder(config: StageConfig) -> Path | None:
+    """The folder of the latest run with this config, under its present name; None if there is none."""
+
+    def agrees(folder: Path) -> bool:
+        written = read_config(folder)
+        return written is not None and not different(written, dataclasses.asdict(config))
+
+    latest, *aside = folders(config)
+    if agrees(latest):
+        return latest
+    return max(
+        filter(agrees, aside), key=lambda folder: (folder / "config.yaml").stat().st_mtime_ns, default=None
+    )
+
+
+@contextmanager
+def renaming(config: StageConfig) -> Iterator[None]:
+    """No other process renames folders of the experiment within the block."""
+    with exclusive(experiment_folder(config.experiment) / ".renaming.lock", purpose=""):
+        yield
+
+
+@contextmanager
+def opened_folder(config: StageConfig) -> Iterator[Path]:
+    """Yield the folder of the run with this config, which is not renamed within the block.
+
+    Raises FileNotFoundError where there is no such run.
+    """
+    with renaming(config):
+        folder = run_folder(config)
+        if folder is None:
+            raise FileNotFoundError(
+                f"{stage_folder(config)} is not of the run with these parameters, nor is a folder beside "
+                "it: run the stage again"
+            )
+        yield folder
+
+
+def unmoved(config: StageConfig, read: Callable[[], Found]) -> Found:
+    """What `read` returns; it is called again if a run was renamed meanwhile."""
+    for _ in range(MOST_RENAMED):
+        before, found = identities(config), read()
+        if identities(config) == before:
+            break
+    return found
+
+
+def identities(config: StageConfig) -> dict[str, int]:
+    """{name: inode} of the folders of a stage's runs."""
+    found = {}
+    for folder in folders(config):
+        with suppress(FileNotFoundError):
+            found[folder.name] = folder.stat().st_ino
+    return found
 
 
 def papermill_command(config: StageConfig) -> str:
@@ -63,30 +133,60 @@ def changed_parameters(config: StageConfig) -> dict:
 
 def read_config(folder: Path) -> dict | None:
     """The parameters of the run in a folder, from config.yaml; None if there is none."""
-    path = folder / "config.yaml"
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else None
+    text = read_text(folder / "config.yaml")
+    return None if text is None else yaml.safe_load(text) or {}
+
+
+def read_text(path: Path) -> str | None:
+    """The content of a text file; None if there is no file."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def results_in(folder: Path | None) -> dict | None:
+    """The content of results.json in a folder; None for a run that has not finished."""
+    text = read_text(folder / "results.json") if folder else None
+    return None if text is None else json.loads(text)
 
 
 def read_results(config: StageConfig) -> dict | None:
-    """The content of a stage's results.json; None if the stage has not been run."""
-    path = stage_folder(config) / "results.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    """The results of the run with this config; None if it has not been run, or not finished."""
+    return unmoved(config, lambda: results_in(run_folder(config)))
+
+
+def latest_results(config: StageConfig) -> dict | None:
+    """The results of the latest run of the config's experiment and stage, with whatever parameters."""
+    return results_in(stage_folder(config))
 
 
 def add_results(config: StageConfig, values: dict) -> None:
-    """Add values to a stage's results.json."""
-    merged = (read_results(config) or {}) | values
-    write_text(stage_folder(config) / "results.json", json.dumps(merged, indent=1))
+    """Add values to results.json of the run with this config, unless the run is being repeated."""
+    with opened_folder(config) as folder:
+        results = results_in(folder)
+        if results is not None:
+            write_text(folder / "results.json", json.dumps(results | values, indent=1))
 
 
 def read_metrics(config: StageConfig) -> list[dict]:
-    """The lines of a stage's metrics.jsonl, one per epoch; empty if there are none."""
-    return json_lines(stage_folder(config) / "metrics.jsonl")
+    """The lines of metrics.jsonl of the run with this config, one per epoch; empty if there are none."""
+    return read_lines(config, "metrics.jsonl")
 
 
 def read_steps(config: StageConfig) -> list[dict]:
-    """The lines of a stage's steps.jsonl, one every few optimizer steps; empty if there are none."""
-    return json_lines(stage_folder(config) / "steps.jsonl")
+    """The lines of its steps.jsonl, one every few optimizer steps; empty if there are none."""
+    return read_lines(config, "steps.jsonl")
+
+
+def read_lines(config: StageConfig, name: str) -> list[dict]:
+    """The lines of a file of the run with this config; empty if there are none."""
+
+    def read() -> list[dict]:
+        folder = run_folder(config)
+        return json_lines(folder / name) if folder else []
+
+    return unmoved(config, read)
 
 
 def runs(config: StageConfig) -> dict[str, list[dict]]:
@@ -95,19 +195,21 @@ def runs(config: StageConfig) -> dict[str, list[dict]]:
     The latest run comes first, then those set aside: train.1, train.2, … Only runs with a finished epoch
     count.
     """
-    latest = stage_folder(config)
-    aside = [folder for folder in latest.parent.glob(f"{latest.name}.*") if folder.suffix[1:].isdecimal()]
-    folders = [latest, *sorted(aside, key=lambda folder: int(folder.suffix[1:]))]
-    found = {folder.name: json_lines(folder / "metrics.jsonl") for folder in folders}
-    return {name: lines for name, lines in found.items() if lines}
+
+    def read() -> dict[str, list[dict]]:
+        return {folder.name: json_lines(folder / "metrics.jsonl") for folder in folders(config)}
+
+    return {name: lines for name, lines in unmoved(config, read).items() if lines}
 
 
 def json_lines(path: Path) -> list[dict]:
     """Read a file of one JSON object per line; empty if there is no file. Incomplete lines are left out."""
-    if not path.is_file():
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
         return []
     lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in text.splitlines():
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:
@@ -119,6 +221,7 @@ class Run:
     """One run of a stage. Opens its folder; an earlier run with another config is renamed and kept.
 
     checkpoint: file that the run starts from, for its provenance; empty for none
+    sha256: of the checkpoint as it was loaded; empty to read the file again
     images: image lists that the run works on, for its provenance
     fresh: False resumes an unfinished run of the same config: no file is moved or removed, and the new start
         gets a provenance file of its own, provenance.1.yaml, …
@@ -132,48 +235,56 @@ class Run:
         config: StageConfig,
         *,
         checkpoint: str = "",
+        sha256: str = "",
         images: ImageList | Sequence[ImageList] | None = None,
         fresh: bool = True,
         keep: bool = False,
     ):
-        self.folder = stage_folder(config)
-        self.started = time.perf_counter()
+        self.config, self.started = config, time.perf_counter()
         origin = {"command": papermill_command(config)}
         if checkpoint:
-            origin["checkpoint"] = {"file": checkpoint, "sha256": file_hash(Path(checkpoint))}
+            origin["checkpoint"] = {"file": checkpoint, "sha256": sha256 or file_hash(Path(checkpoint))}
         if images is not None:
             lists = [images] if isinstance(images, ImageList) else images
             origin["data"] = [describe_images(one) for one in lists]
-        changed = self.changed(config)
+        origin |= provenance()
+        with renaming(config):
+            self.open(stage_folder(config), fresh=fresh, keep=keep)
+        name = free_name(self.folder / "provenance.yaml").name
+        self.write(name, yaml.safe_dump(origin, sort_keys=False, width=1000))
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, under its present name."""
+        return run_folder(self.config) or stage_folder(self.config)
+
+    def open(self, folder: Path, *, fresh: bool, keep: bool) -> None:
+        """Make the stage's folder that of this run, with its config.yaml."""
+        written = read_config(folder)
+        changed = [] if written is None else different(written, dataclasses.asdict(self.config))
         if fresh:
-            self.clear(aside=bool(changed) or keep)
+            self.clear(folder, aside=bool(changed) or keep)
         elif changed:
             raise ValueError(
-                f"{self.folder} holds a run with another {', '.join(changed)}: resume it with its own config"
+                f"{folder} holds a run with another {', '.join(changed)}: resume it with its own config"
             )
-        self.write("config.yaml", to_yaml(config))
-        name = free_name(self.folder / "provenance.yaml").name
-        self.write(name, yaml.safe_dump(origin | provenance(), sort_keys=False, width=1000))
+        write_text(folder / "config.yaml", to_yaml(self.config))
 
-    def changed(self, config: StageConfig) -> list[str]:
-        """The parameters with an effect on results in which the folder's run differs from `config`."""
-        earlier, now = read_config(self.folder), dataclasses.asdict(config)
-        return [] if earlier is None else different(earlier, now)
-
-    def clear(self, *, aside: bool) -> None:
+    def clear(self, folder: Path, *, aside: bool) -> None:
         """Rename the folder of the earlier run (aside), or remove the files that a run writes."""
         if aside:
-            kept = free_name(self.folder)
-            self.folder.rename(kept)
+            kept = free_name(folder)
+            folder.rename(kept)
             print(f"the earlier run is kept in {kept} (to resume it, rename the folder back)")
         for pattern in LEFT_BY_A_RUN:
-            for stale in self.folder.glob(pattern):
+            for stale in folder.glob(pattern):
                 stale.unlink()
 
     def write(self, name: str, text: str) -> Path:
         """Write a text file in the run's folder, atomically."""
-        write_text(self.folder / name, text)
-        return self.folder / name
+        with opened_folder(self.config) as folder:
+            write_text(folder / name, text)
+        return folder / name
 
     def results(self, values: dict) -> dict:
         """Write results.json, with the seconds since the run was started; returns the values."""
@@ -182,10 +293,12 @@ class Run:
         return values
 
 
-def save_figure(figure: "Figure", path: Path) -> "Figure":
-    """Write a figure as PNG, at 120 dots per inch, and return it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+def save_figure(figure: "Figure", config: StageConfig, name: str) -> "Figure":
+    """Write a figure as PNG into the folder of the config's run, at 120 dots per inch, and return it."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=120, bbox_inches="tight")
+    with opened_folder(config) as folder, atomic_write(folder / name) as temporary:
+        temporary.write_bytes(image.getvalue())
     return figure
 
 

@@ -11,7 +11,7 @@ import torch
 from mgkit.checkpoints import checkpoint_file, load_checkpoint
 from mgkit.config import TrainConfig, different
 from mgkit.data.images import ImageList, list_hash
-from mgkit.engine.run import Run, read_config, read_results, stage_folder
+from mgkit.engine.run import Run, latest_results, read_config, stage_folder
 from mgkit.machine.distributed import world_size
 from mgkit.machine.files import atomic_write, exclusive, find_path, free_name, remove_partial
 
@@ -119,8 +119,8 @@ class OpenedRun:
 
 
 def is_finished(config: TrainConfig, images: tuple[ImageList, ImageList]) -> bool:
-    """Whether the training has finished with this config and these images; False with resume off."""
-    results = read_results(config)
+    """Whether the latest run has finished with this config and these images; False with resume off."""
+    results = latest_results(config)
     if not config.resume or results is None or results.get("images_hash") != list_hash(*images):
         return False
     if not (stage_folder(config) / "checkpoint.pth").is_file():
@@ -140,7 +140,7 @@ def open_run(config: TrainConfig, images: tuple[ImageList, ImageList], stack: Ex
         hold(folder, stack)
         remove_partial(folder)
         images_hash = list_hash(*images)
-        has_results = read_results(config) is not None
+        has_results = latest_results(config) is not None
         unfinished = bool(snapshots.files()) and not (has_results and (folder / "checkpoint.pth").is_file())
         content = find_content(config, images_hash, snapshots) if unfinished else None
         if content is not None:

@@ -97,6 +97,11 @@ def broadcast_object(content: Content | None) -> Content:
     return carrier[0]
 
 
+def from_main(work: Callable[[], Result]) -> Result:
+    """What `work` returns in rank 0, in every process; an OSError or ValueError is raised in all."""
+    return broadcast_object(run_in_all(work, here=is_main()))
+
+
 def run_in_all(work: Callable[[], Result], *, here: bool = True) -> Result | None:
     """Call `work` in every process where `here` is true; an OSError or ValueError of one is raised in all.
 

@@ -102,7 +102,7 @@ def remove_partial(folder: Path) -> None:
 def exclusive(path: Path, *, purpose: str, patience: float = -1):
     """Hold a lock file; the system releases it when the process ends.
 
-    purpose: what the holder does, printed if another process holds the lock.
+    purpose: what the holder does, printed if another process holds the lock; empty to print nothing.
     patience: the longest wait for it (seconds); -1: no limit.
 
     Raises TimeoutError after that, OSError where the file cannot be created or locked.
@@ -112,7 +112,8 @@ def exclusive(path: Path, *, purpose: str, patience: float = -1):
     try:
         lock.acquire(timeout=0)
     except Timeout:  # a TimeoutError
-        print(f"waiting for another process, which is {purpose}")
+        if purpose:
+            print(f"waiting for another process, which is {purpose}")
         lock.acquire(timeout=patience, poll_interval=0.2)
     try:
         yield

@@ -13,6 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mgkit.data.decoding import WHOLE, UnreadableImageError, image_shape, without_warnings
+from mgkit.engine.run import opened_folder
 from mgkit.explore.style import data_uri
 from mgkit.machine.files import write_text
 from mgkit.photos.duplicates import Group
@@ -52,13 +53,21 @@ class Section:
     rows: list[Row]
 
 
-def write_report(path: str | Path, found: FoundPhotos) -> Path:
-    """Write the report atomically and return its path."""
+def save_report(found: FoundPhotos) -> Path:
+    """Write the report atomically into the folder of its run, and return its path."""
+    text = report_text(found)
+    with opened_folder(found.task.config) as folder:
+        write_text(folder / "report.html", text)
+    return folder / "report.html"
+
+
+def report_text(found: FoundPhotos) -> str:
+    """The report as HTML."""
     report = Report(found)
     loader = PackageLoader("mgkit.photos", ".")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     left_out = list(found.left_out.items())
-    text = environment.get_template("report.html").render(
+    return environment.get_template("report.html").render(
         title=f"{len(found.readable):,} pictures below {shown_name(found.images.root.name)}",
         side=SIDE,
         facts=report.facts(),
@@ -66,8 +75,6 @@ def write_report(path: str | Path, found: FoundPhotos) -> Path:
         left_out=[(shown_name(file), why) for file, why in left_out[:MOST_LEFT_OUT]],
         left_out_text=left_out_text(found),
     )
-    write_text(path, text)
-    return Path(path)
 
 
 class Report:

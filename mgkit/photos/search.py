@@ -21,6 +21,7 @@ from mgkit.data.decoding import UnreadableImageError, without_warnings
 from mgkit.data.folders import check_folder
 from mgkit.data.images import ImageList, evenly
 from mgkit.engine.feature_store import features_folder, stored_features
+from mgkit.engine.holding import holding
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, stage_folder
 from mgkit.explore.browse import (
@@ -247,10 +248,21 @@ def embed_here(task: PhotoTask) -> None:
 def search_photos(task: PhotoTask) -> FoundPhotos:
     """Whiten the features, then find neighbours, threshold, near-duplicates and classes.
 
-    Writes results.json, near_duplicates.csv and left_out.csv to outputs/<experiment>/search_photos/.
+    Writes results.json, near_duplicates.csv and left_out.csv to outputs/<experiment>/search_photos/, unless
+    another process has just written them; see `holding`, whose errors are raised.
     """
+    config, net, images = task.config, task.net, task.folder.images
+    with holding(config) as joined:
+        run = None if joined else Run(config, checkpoint=net.source, sha256=net.source_sha256, images=images)
+        found = find_in(task)
+        if run:
+            write_results(run, found)
+    return found
+
+
+def find_in(task: PhotoTask) -> FoundPhotos:
+    """Whiten the features, then find neighbours, threshold, near-duplicates and classes."""
     config = task.config
-    run = Run(config, checkpoint=task.net.source, images=task.folder.images)
     rows = task.photo_features()  # [N,C]
     readable = np.flatnonzero(np.isfinite(rows[:, 0]))
     whitening, whitened = choose_whitening(config, task.net, rows[readable])
@@ -266,12 +278,10 @@ def search_photos(task: PhotoTask) -> FoundPhotos:
         path: shown_name(why.removeprefix(f"cannot read the image {path}: ").removeprefix(f"{path} "))
         for path, why in task.passes.unreadable.reasons.items()
     }
-    found = FoundPhotos(
+    return FoundPhotos(
         task, descriptors, whitening, whitened, threshold, groups, pairs, labels, probabilities, names, fit,
         left_out, more_pairs=pairs_beyond(scores, threshold.value),
     )  # fmt: skip
-    write_results(run, found)
-    return found
 
 
 def write_results(run: Run, found: FoundPhotos) -> None:

@@ -3,9 +3,10 @@
 from dataclasses import asdict
 
 from mgkit.config import ClassifyConfig
+from mgkit.engine.holding import holding
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, read_results
-from mgkit.features import Passes, frozen_backbone
+from mgkit.features import Passes, frozen_backbone, whole_shapes
 from mgkit.finetune import sweep_p
 from mgkit.machine.distributed import is_main
 from mgkit.stages.finetune_p import p_star
@@ -17,10 +18,12 @@ from mgkit.stages.train import trained_network
 def evaluate_classification(config: ClassifyConfig) -> list[Accuracy]:
     """Top-1 and top-5 accuracy for every crop and size, with the training p and with p*, on all devices.
 
-    Raises as `on_all_devices`.
+    Raises as `holding` and `on_all_devices`.
     """
-    on_all_devices(config, run_classification)
-    return [Accuracy(**row) for row in read_results(config)["rows"]]
+    with holding(config) as joined:
+        if not joined:
+            on_all_devices(config, run_classification)
+        return [Accuracy(**row) for row in read_results(config)["rows"]]
 
 
 def run_classification(config: ClassifyConfig) -> None:
@@ -29,18 +32,23 @@ def run_classification(config: ClassifyConfig) -> None:
     images = in_classes_of(net, validation_data(config))
     training_p = net.pool.p.item()
     best = [p_star(config, net, size=size, crop="rect") for size in config.sizes]
-    run = Run(config, checkpoint=net.source) if is_main() else None
+    run = Run(config, checkpoint=net.source, sha256=net.source_sha256) if is_main() else None
     passes = Passes.of(config, backbone=frozen_backbone(net, config.precision))
     rows = []
     for crop in config.crops:
-        accuracy = sweep_p(
-            net, images, sizes=config.sizes, ps=[training_p, *best], passes=passes, crop=crop
-        )  # [S,1+S,2]
-        for s, size in enumerate(config.sizes):
-            for exponent, p, measured in (
-                ("trained", training_p, accuracy[s, 0]),
-                ("p*", best[s], accuracy[s, 1 + s]),
-            ):
+        shapes = whole_shapes(images, crop)
+        for size, p_of_size in zip(config.sizes, best, strict=True):
+            exponents = {"trained": training_p, "p*": p_of_size}
+            [accuracy] = sweep_p(
+                net,
+                images,
+                sizes=[size],
+                ps=list(exponents.values()),
+                shapes=shapes,
+                passes=passes,
+                crop=crop,
+            )  # [1,2,2] -> [2,2]
+            for (exponent, p), measured in zip(exponents.items(), accuracy, strict=True):
                 rows.append(Accuracy(crop, size, exponent, p, *map(float, measured)))
     passes.unreadable.report()
     if run:

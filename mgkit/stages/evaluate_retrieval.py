@@ -11,8 +11,9 @@ from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.config import FinetunePConfig, RetrievalConfig
 from mgkit.data.images import ImageList, evenly
 from mgkit.engine.feature_store import features_folder, stored_features
+from mgkit.engine.holding import holding
 from mgkit.engine.launch import on_all_devices
-from mgkit.engine.run import Run, add_results, read_results
+from mgkit.engine.run import Run, add_results, latest_results
 from mgkit.features import Passes, multi_scale, plain, whitened
 from mgkit.machine.files import find_path
 from mgkit.metrics import topk_accuracy
@@ -129,10 +130,25 @@ def embed_here(task: RetrievalTask) -> None:
 def evaluate_retrieval(task: RetrievalTask) -> list[Retrieval]:
     """Evaluate every set with every kind of descriptor; one backbone pass per image and scale.
 
-    Writes results.json, and distractors.sha256 with the names and SHA-256 of the distractors.
+    Writes results.json, and distractors.sha256 with the names and SHA-256 of the distractors, unless another
+    process has just written them; see `holding`, whose errors are raised.
     """
-    run = Run(task.config, checkpoint=task.net.source)
-    record_distractors(task, run)
+    config, net = task.config, task.net
+    with holding(config) as joined:
+        run = None if joined else Run(config, checkpoint=net.source, sha256=net.source_sha256)
+        if run:
+            record_distractors(task, run)
+        found = measured_sets(task)
+        if run:
+            run.results({
+                "size": config.size, "crop": config.crop, "scales": config.scales,
+                "rows": [as_row(r) for r in found],
+            })  # fmt: skip
+    return found
+
+
+def measured_sets(task: RetrievalTask) -> list[Retrieval]:
+    """Evaluate every set with every kind of descriptor, each with its gain over the one before."""
     found = []
     for sets in by_images(task.sets):
         of_images = [
@@ -142,10 +158,6 @@ def evaluate_retrieval(task: RetrievalTask) -> list[Retrieval]:
         ]
         found += [with_gain(r, of_images) for one in sets for r in of_images if r.result.name == one.name]
     task.passes.unreadable.report()
-    run.results({
-        "size": task.config.size, "crop": task.config.crop, "scales": task.config.scales,
-        "rows": [as_row(r) for r in found],
-    })  # fmt: skip
     return found
 
 
@@ -282,7 +294,7 @@ def resolution_curves(task: RetrievalTask) -> ResolutionCurves:
 def curve_exponents(task: RetrievalTask) -> dict[str, float]:
     """The exponents of figure 4, {label: p}: the training p, and p* of 02 at each resolution."""
     exponents = {f"training p = {task.training_p:g}": task.training_p}
-    learned = read_results(FinetunePConfig(experiment=task.config.experiment))
+    learned = latest_results(FinetunePConfig(experiment=task.config.experiment))
     learned = learned or {"sizes": [], "p_star": []}
     for size, p in zip(learned["sizes"], learned["p_star"], strict=True):
         if size in task.config.resolutions:

@@ -6,11 +6,12 @@ import numpy as np
 
 from mgkit.config import FinetunePConfig, NetworkConfig
 from mgkit.data.images import ImageList
+from mgkit.engine.holding import holding
 from mgkit.engine.launch import on_all_devices
-from mgkit.engine.run import Run, read_results, stage_folder
+from mgkit.engine.run import Run, latest_results, read_results, stage_folder
 from mgkit.features import Passes, frozen_backbone, whole_shapes
 from mgkit.finetune import finetune_p, set_p, sweep_p
-from mgkit.machine.distributed import barrier, is_main
+from mgkit.machine.distributed import barrier, from_main, is_main
 from mgkit.model import MultiGrain
 from mgkit.stages.inputs import in_classes_of, is_mini, training_data
 from mgkit.stages.results import PSearch
@@ -18,9 +19,14 @@ from mgkit.stages.train import trained_network
 
 
 def find_p(config: FinetunePConfig) -> PSearch:
-    """p* and the sweep over p for the experiment's network, on all devices; raises as `on_all_devices`."""
-    on_all_devices(config, run_finetune_p)
-    return read_search(config)
+    """p* and the sweep over p for the experiment's network, on all devices.
+
+    Raises as `holding` and `on_all_devices`.
+    """
+    with holding(config) as joined:
+        if not joined:
+            on_all_devices(config, run_finetune_p)
+        return read_search(config)
 
 
 def run_finetune_p(config: FinetunePConfig) -> PSearch:
@@ -33,20 +39,19 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
     train_images, val_images = training_data(config)
     subset = in_classes_of(net, train_images.first_per_class(config.images_per_class))
     val_images = in_classes_of(net, val_images)
-    run = Run(config, checkpoint=net.source) if is_main() else None
+    run = Run(config, checkpoint=net.source, sha256=net.source_sha256) if is_main() else None
     passes = Passes.of(config, backbone=frozen_backbone(net, config.precision))
     training_p = net.pool.p.item()
     paths = descents(config, net, subset, passes)
     p_star = [float(path[-1, 1]) for path in paths]
-    ps = [*config.ps, training_p, *p_star]
-    accuracy = sweep_p(net, val_images, sizes=config.sizes, ps=ps, passes=passes)  # [S,P+1+S,2]
+    accuracy = sweeps(config, net, val_images, [[*config.ps, training_p, p] for p in p_star], passes)
     passes.unreadable.report()
     count = len(config.ps)
     found = PSearch(
         sizes=config.sizes, ps=config.ps, p_star=p_star, paths=paths, training_p=training_p, crop=config.crop,
         top1=accuracy[:, :count, 0], top5=accuracy[:, :count, 1],
         top1_at_training_p=accuracy[:, count, 0].tolist(),
-        top1_at_p_star=accuracy[:, count + 1 :, 0].diagonal().tolist(),  # each size with its p*
+        top1_at_p_star=accuracy[:, count + 1, 0].tolist(),
     )  # fmt: skip
     if run:
         results = {key: as_plain(value) for key, value in vars(found).items()}
@@ -71,6 +76,18 @@ def descents(config: FinetunePConfig, net: MultiGrain, images: ImageList, passes
     return paths
 
 
+def sweeps(
+    config: FinetunePConfig, net: MultiGrain, images: ImageList, ps: list[list[float]], passes: Passes
+) -> np.ndarray:
+    """Top-1 and top-5 accuracy for each size with its exponents `ps`, [S,P,2]."""
+    shapes = whole_shapes(images, config.crop)
+    accuracy = [
+        sweep_p(net, images, sizes=[size], ps=of_size, shapes=shapes, passes=passes)[0]  # [1,P,2] -> [P,2]
+        for size, of_size in zip(config.sizes, ps, strict=True)
+    ]
+    return np.stack(accuracy)
+
+
 def read_search(config: FinetunePConfig) -> PSearch:
     """The findings of `search_p`, read from results.json."""
     results = read_results(config)
@@ -93,11 +110,14 @@ def p_star(config: NetworkConfig, net: MultiGrain, *, size: int, crop: str) -> f
     returned.
     """
     earlier = FinetunePConfig(experiment=config.experiment, data=config.data, checkpoint=config.checkpoint)
-    results = read_results(earlier)
+    results = from_main(lambda: latest_results(earlier))
     if results is None and is_mini(config.data):
-        print("p* has not been learned yet: running 02_finetune_p first")
-        search_p(earlier, net)
-        results = read_results(earlier)
+        with holding(earlier):
+            results = from_main(lambda: latest_results(earlier))
+            if results is None:  # no other process has learned it meanwhile
+                print("p* has not been learned yet: running 02_finetune_p first")
+                search_p(earlier, net)
+                results = from_main(lambda: latest_results(earlier))
     if results is None:
         p = net.pool.p.item()
         print(f"no p* in {stage_folder(earlier)}: pooling with the training exponent {p:g}")

@@ -1,15 +1,18 @@
 """The inputs of a stage: data, and the network of an earlier stage."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from mgkit.checkpoints import load_network
 from mgkit.config import AnyConfig, NetworkConfig, StageConfig
 from mgkit.data.images import ImageList
 from mgkit.data.layouts import labelled_images, relabelled, validation_images
+from mgkit.engine.holding import holding
 from mgkit.engine.run import papermill_command, stage_folder
 from mgkit.machine.device import pick_device, place
-from mgkit.machine.distributed import main_first
+from mgkit.machine.distributed import all_gather_object, from_main, main_first
+from mgkit.machine.download import file_hash
 from mgkit.machine.files import find_path, project_root
 from mgkit.mini.make import make_mini
 from mgkit.model import MultiGrain, get_multigrain
@@ -91,11 +94,42 @@ def network_left_by(
         return place(net.eval(), pick_device()), {}
     earlier = stage(experiment=config.experiment, data=config.data, workers=config.workers)
     own = stage_folder(earlier) / "checkpoint.pth"
-    if not config.checkpoint and not own.is_file():
+    if not config.checkpoint and not from_main(own.is_file):
         if not is_mini(config.data):
             raise missing_stage(own, stage, config)
-        print(f"{own} does not exist: running {stage.notebook} first, with its defaults")
-        run(earlier)
+        with holding(earlier):
+            if not from_main(own.is_file):  # no other process has made it meanwhile
+                print(f"{own} does not exist: running {stage.notebook} first, with its defaults")
+                run(earlier)
     path = find_path(config.checkpoint) if config.checkpoint else own
-    net, checkpoint = main_first(lambda: load_network(path, backbone=config.backbone or None))
+    net, checkpoint = load_one_file(path, backbone=config.backbone or None)
     return place(net, pick_device()), checkpoint
+
+
+def load_one_file(path: Path, *, backbone: str | None) -> tuple[MultiGrain, dict]:
+    """`load_network` in all processes, of one and the same file, with its SHA-256 as the network's.
+
+    Another run may replace the file meanwhile: it is then loaded again.
+    """
+
+    def load() -> tuple[MultiGrain, dict]:
+        while True:
+            before = written(path)
+            net, checkpoint = load_network(path, backbone=backbone)
+            with suppress(FileNotFoundError):
+                net.source_sha256 = file_hash(Path(net.source))
+                if written(path) == before:
+                    return net, checkpoint
+
+    while True:
+        net, checkpoint = main_first(load)
+        if len(set(all_gather_object(net.source_sha256))) == 1:
+            return net, checkpoint
+
+
+def written(path: Path) -> tuple[int, int] | None:
+    """What tells a file from one that replaces it; None if there is none, as for a released name."""
+    try:
+        return path.stat().st_ino, path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None

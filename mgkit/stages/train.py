@@ -11,6 +11,7 @@ from mgkit.checkpoints import load_network
 from mgkit.config import NetworkConfig, TrainConfig
 from mgkit.data.loader import end_workers
 from mgkit.engine.dry_run import measure, report
+from mgkit.engine.holding import holding
 from mgkit.engine.launch import launch, processes_on_this_machine
 from mgkit.engine.loop import Training, check_batch_norm
 from mgkit.engine.run import json_lines, read_config, read_steps, runs, stage_folder
@@ -26,21 +27,22 @@ def train(config: TrainConfig) -> Path | None:
     """Train in worker processes; returns the checkpoint's path, outputs/<experiment>/train/checkpoint.pth.
 
     An unfinished training of the same config resumes from its last snapshot, a finished one is kept, unless
-    `resume` is off. With `dry_run` a few steps are measured, the estimated cost is printed, and None is
-    returned.
+    `resume` is off. Another process that trains in this experiment is waited for, see `holding`. With
+    `dry_run` a few steps are measured, the estimated cost is printed, and None is returned.
 
-    Raises ValueError or OSError for bad config or data, and as `mgkit.engine.launch.launch`.
+    Raises ValueError or OSError for bad config or data, and as `holding` and `mgkit.engine.launch.launch`.
     """
     check_batch_norm(config, config.nnodes * processes_on_this_machine(config))
-    checkpoint = stage_folder(config) / "checkpoint.pth"
     images = training_data(config)
     if config.dry_run:
         launch(config)
         return None
-    if is_finished(config, images):
-        print(f"{checkpoint}: training is finished, nothing to do (resume=False trains anew)")
-        return checkpoint
-    launch(config)
+    checkpoint = stage_folder(config) / "checkpoint.pth"
+    with holding(config) as joined:
+        if is_finished(replace(config, resume=config.resume or joined), images):
+            print(f"{checkpoint}: training is finished, nothing to do (resume=False trains anew)")
+        else:
+            launch(config)
     return checkpoint
 
 
@@ -142,10 +144,11 @@ def shares_by_lambda(config: TrainConfig) -> Shares:
     found: Shares = {}
     for lambda_ in LAMBDAS:
         short = short_training(config, lambda_)
-        if not is_finished(short, training_data(short)):
-            print(f"λ = {lambda_:g}, half an epoch at {short.size} px:")
-            run_training(short)
-        found[lambda_] = shares_noted(read_steps(short))
+        with holding(short):
+            if not is_finished(short, training_data(short)):
+                print(f"λ = {lambda_:g}, half an epoch at {short.size} px:")
+                run_training(short)
+            found[lambda_] = shares_noted(read_steps(short))
     return found
 
 

@@ -11,8 +11,9 @@ from mgkit.config import NetworkConfig, WhitenConfig
 from mgkit.data.images import ImageList
 from mgkit.data.layouts import plain_images
 from mgkit.engine.feature_store import features_folder, stored_features
+from mgkit.engine.holding import holding
 from mgkit.engine.launch import on_all_devices
-from mgkit.engine.run import Run, read_results, stage_folder
+from mgkit.engine.run import Run, opened_folder, read_results, run_folder
 from mgkit.features import Passes, pooled
 from mgkit.finetune import set_p
 from mgkit.machine.device import pick_device, place
@@ -55,11 +56,16 @@ class Whitened:
 
 
 def whiten_network(config: WhitenConfig) -> Whitened:
-    """Fit and fold the whitening at the config's size and p, on all devices; raises as `on_all_devices`."""
-    on_all_devices(config, run_whitening)
-    results = read_results(config)
-    path = stage_folder(config) / "checkpoint.pth"
-    net = place(load_network(path)[0], pick_device())
+    """Fit and fold the whitening at the config's size and p, on all devices.
+
+    Raises as `holding` and `on_all_devices`.
+    """
+    with holding(config) as joined:
+        if not joined:
+            on_all_devices(config, run_whitening)
+        results = read_results(config)
+        path = run_folder(config) / "checkpoint.pth"
+        net = place(load_network(path)[0], pick_device())
     variances = np.array(results.pop("variances"))
     folding = {key: results[key] for key in FOLDING if key in results}
     kept = {key: results[key] for key in ("size", "crop", "p", "images")}
@@ -75,11 +81,12 @@ def run_whitening(config: WhitenConfig) -> None:
         images = images.subset(chosen.sort().values.tolist())
     training_p = net.pool.p.item()
     p = p_star(config, net, size=config.size, crop=config.crop) if config.p is None else config.p
-    run = Run(config, checkpoint=net.source) if is_main() else None
+    run = Run(config, checkpoint=net.source, sha256=net.source_sha256) if is_main() else None
     set_p(net, p)
     passes = Passes.of(config, description=f"whitening, {config.crop} {config.size} px")
-    folder = features_folder(config.experiment)
-    [rows] = stored_features(net, images, size=config.size, ps=[p], folder=folder, passes=passes)
+    [rows] = stored_features(
+        net, images, size=config.size, ps=[p], folder=features_folder(config.experiment), passes=passes
+    )
     passes.unreadable.report()
     rows = torch.from_numpy(rows[np.isfinite(rows[:, 0])])
     descriptors = append_one(rows)  # [N,C] -> [N,C+1]
@@ -87,8 +94,9 @@ def run_whitening(config: WhitenConfig) -> None:
     after = whiten(net, mean, projection)
     if run:
         kept = {key: checkpoint[key] for key in ("extra", "classes") if key in checkpoint}
-        path = run.folder / "checkpoint.pth"
-        save_checkpoint(path, after, **kept, size=config.size, crop=config.crop, p=p, training_p=training_p)
+        kept |= {"size": config.size, "crop": config.crop, "p": p, "training_p": training_p}
+        with opened_folder(config) as folder:
+            save_checkpoint(folder / "checkpoint.pth", after, **kept)
     folding = check_folding(config, net, after)
     if run:
         variances = torch.linalg.eigvalsh(moments(descriptors)[1]).flip(0).clamp(min=0)

@@ -18,6 +18,7 @@ from mgkit.engine.run import (
     Run,
     add_results,
     json_lines,
+    latest_results,
     papermill_command,
     read_metrics,
     read_results,
@@ -49,7 +50,7 @@ def test_a_run_with_another_config_is_set_aside_and_kept(here, capsys):
         run.results({"lr": lr})
         (run.folder / "checkpoint.pth").write_text(str(lr))
     outputs = here / "outputs" / "t"
-    assert sorted(path.name for path in outputs.iterdir()) == ["train", "train.1", "train.2"]
+    assert sorted(path.name for path in outputs.glob("[!.]*")) == ["train", "train.1", "train.2"]
     kept = [
         json.loads((outputs / name / "results.json").read_text())["lr"]
         for name in ("train.1", "train.2", "train")
@@ -69,7 +70,7 @@ def test_the_same_config_runs_in_the_same_folder_without_stale_results(here):
     left = {path.name for path in again.folder.iterdir()}
     assert "checkpoint.pth" in left and not left & {"curves.png", "pairs.csv", "report.html"}
     assert again.folder == first.folder
-    assert [path.name for path in first.folder.parent.iterdir()] == ["train"]
+    assert [path.name for path in first.folder.parent.glob("[!.]*")] == ["train"]
     assert read_results(train_config()) is None
     log(again, epoch=1)
     assert len(read_metrics(train_config())) == 1
@@ -78,7 +79,7 @@ def test_the_same_config_runs_in_the_same_folder_without_stale_results(here):
 def test_a_run_with_infinite_p_is_recognised_as_the_same(here):
     for _ in range(2):
         Run(train_config(p=float("inf")))
-    assert [path.name for path in (here / "outputs" / "t").iterdir()] == ["train"]
+    assert [path.name for path in (here / "outputs" / "t").glob("[!.]*")] == ["train"]
 
 
 def test_stages_and_experiments_have_folders_of_their_own(here):
@@ -151,12 +152,11 @@ def test_a_run_that_goes_on_keeps_all_that_it_left_and_notes_each_start(here):
         assert again.folder == run.folder
         now = files_of(run.folder)
         assert now.items() >= left.items() and len(now) == len(left) + starts - 1
-    assert [path.name for path in run.folder.parent.iterdir()] == ["train"]
+    assert [path.name for path in run.folder.parent.glob("[!.]*")] == ["train"]
     starts = [yaml.safe_load(now[f"provenance{number}.yaml"]) for number in ("", ".1", ".2")]
     assert [start["command"] for start in starts] == [starts[0]["command"]] * 3
-    assert read_metrics(train_config()) == [{"epoch": 1, "step": 4}] and read_steps(train_config()) == [
-        {"step": 2}
-    ]
+    assert read_metrics(train_config(lr=0.5)) == [{"epoch": 1, "step": 4}]
+    assert read_steps(train_config(lr=0.5)) == [{"step": 2}]
 
 
 def test_a_run_goes_on_where_there_is_none_as_if_it_were_fresh(here):
@@ -256,8 +256,8 @@ def test_a_run_leaves_config_provenance_metrics_and_results(here):
         "results.json",
     ]
     assert yaml.safe_load((folder / "config.yaml").read_text())["lr"] == 0.5
-    assert read_metrics(train_config()) == [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]
-    assert read_results(train_config()) == returned
+    assert read_metrics(train_config(lr=0.5)) == [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]
+    assert read_results(train_config(lr=0.5)) == latest_results(train_config()) == returned
     assert returned["top1"] == 0.5 and returned["seconds"] >= 0
     provenance = yaml.safe_load((folder / "provenance.yaml").read_text())
     assert {"command", "time", "revision", "packages", "python", "machine", "hardware"} == set(provenance)

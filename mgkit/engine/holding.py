@@ -1,0 +1,106 @@
+"""Processes that run one stage of one experiment at once: one computes, others wait, join or are refused."""
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+from mgkit.config import StageConfig, TrainConfig, different
+from mgkit.engine.run import read_results, read_text, stage_folder
+from mgkit.machine.distributed import broadcast_object, is_main, run_in_all
+from mgkit.machine.files import exclusive, write_text
+
+SECONDS_TO_STOP = 120  # that a run with other parameters may take to end
+POLL = 0.2  # seconds
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that runs a stage, or ran it last, as noted beside the lock.
+
+    config: its parameters
+    finished: whether its results are complete
+    """
+
+    process: str
+    config: dict
+    finished: bool = False
+
+    def differs(self, config: StageConfig) -> list[str]:
+        """The parameters in which it differs from `config`."""
+        return different(self.config, asdict(config))
+
+
+@contextmanager
+def holding(config: StageConfig) -> Iterator[bool]:
+    """Hold the lock of an experiment's stage while it is computed and its results are read.
+
+    Yields whether another process has finished a run with the same parameters while this one waited, whose
+    results are then to be taken. Waits for such a process without limit, for one with other parameters at
+    most SECONDS_TO_STOP. Of several processes and machines the main one holds the lock.
+
+    Raises TimeoutError, which names the parameters, and OSError where the lock file cannot be written.
+    """
+    here = is_main() and not (isinstance(config, TrainConfig) and config.node_rank)
+    with ExitStack() as stack:
+        joined = broadcast_object(run_in_all(lambda: take(config, stack), here=here))
+        yield bool(joined)
+        if here:
+            write_holder(config, finished=True)
+
+
+def take(config: StageConfig, stack: ExitStack) -> bool:
+    """Hold the lock until `stack` is closed; see `holding`."""
+    last = read_holder(config) if wait(config, stack) else None
+    joined = last is not None and last.finished and not last.differs(config)
+    joined = joined and read_results(config) is not None
+    if joined:
+        print(f"{stage_folder(config)}: taking the results of {last.process}, which had the same parameters")
+    write_holder(config, finished=False)
+    return joined
+
+
+def wait(config: StageConfig, stack: ExitStack) -> bool:
+    """Wait for the lock, then hold it until `stack` is closed; returns whether another process had it."""
+    folder, waited = stage_folder(config), False
+    announced, since = None, time.monotonic()
+    while True:
+        try:
+            stack.enter_context(exclusive(beside(folder, "lock"), purpose="", patience=POLL))
+            return waited
+        except TimeoutError:
+            waited = True
+        holder = read_holder(config)
+        if holder is None or holder.finished:  # it has just begun, or is about to release the lock
+            continue
+        changed = holder.differs(config)
+        with_what = f"another {', '.join(changed)}" if changed else "the same parameters"
+        if holder != announced:
+            announced, since = holder, time.monotonic()
+            print(f"{folder}: waiting for {holder.process}, which runs it with {with_what}", flush=True)
+        if changed and time.monotonic() - since > SECONDS_TO_STOP:
+            what = f"{folder}: {holder.process} is running it with {with_what}"
+            raise TimeoutError(f"{what}: wait, or choose another experiment")
+
+
+def write_holder(config: StageConfig, *, finished: bool) -> None:
+    """Note this process beside the lock, which it holds."""
+    process = f"process {os.getpid()} on {platform.node()}"
+    note = {"process": process, "finished": finished, "config": asdict(config)}
+    write_text(beside(stage_folder(config), "yaml"), yaml.safe_dump(note, sort_keys=False, width=1000))
+
+
+def read_holder(config: StageConfig) -> Holder | None:
+    """The process that holds the lock, or held it last; None where there is no such note."""
+    text = read_text(beside(stage_folder(config), "yaml"))
+    return None if text is None else Holder(**yaml.safe_load(text))
+
+
+def beside(folder: Path, suffix: str) -> Path:
+    """A file beside a run's folder, as the folder itself may be renamed."""
+    return folder.with_name(f".{folder.name}.run.{suffix}")
