@@ -18,6 +18,7 @@ from scipy.io import savemat
 from mgkit.config import TrainConfig, make
 from mgkit.data import folders
 from mgkit.data.images import ImageList
+from mgkit.engine.run import json_lines, stage_folder
 from mgkit.machine.distributed import process_group
 
 
@@ -241,3 +242,8 @@ GONE = 2**22 + 1  # above the largest process id that Linux gives
 
 def train_config(**values):
     return make(TrainConfig, {"experiment": "t", **values})
+
+
+def left_lines(name):
+    """The lines of a file of the latest training, whatever its parameters: metrics.jsonl or steps.jsonl."""
+    return json_lines(stage_folder(train_config()) / name)

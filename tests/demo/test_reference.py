@@ -179,7 +179,7 @@ def test_what_a_demo_measures_has_tolerances_by_what_it_depends_on(tmp_path, mon
             "copies_found": {"brighter": 0.9},
         },
     }
-    monkeypatch.setattr("mgkit.demo.reference.read_results", lambda config: results[config.stage])
+    monkeypatch.setattr("mgkit.demo.reference.latest_results", lambda config: results[config.stage])
     found = measures("e", {"joint": [{"top-1": 0.6, "ukbench": 3.1}], "untrained": [{"top-1": 0.1}]})
     assert found["joint, seed 0: top-1"] == Measure(0.6, reference.TRAINED["top-1"])
     assert found["joint, seed 0: ukbench"] == Measure(3.1, reference.TRAINED["ukbench"])

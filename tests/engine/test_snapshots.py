@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import alive_in_another_process, one_line_error, train_config, training_config
+from support import alive_in_another_process, left_lines, one_line_error, training_config
 
 from mgkit.checkpoints import load_checkpoint
 from mgkit.engine import snapshots as module
 from mgkit.engine.launch import StoppedError
-from mgkit.engine.run import read_metrics, read_steps
 from mgkit.engine.snapshots import SnapshotError, Snapshots, is_finished, open_run
 from mgkit.stages.train import run_training, train, training_data
 
@@ -175,10 +174,10 @@ def stop_at(config, steps):
 def left():
     """What a run left: weights, β, the optimizer's state, the lines without the speed."""
     content = load_checkpoint(CHECKPOINT)
-    steps = [{k: v for k, v in line.items() if k not in SPEED} for line in read_steps(train_config())]
+    steps = [{k: v for k, v in line.items() if k not in SPEED} for line in left_lines("steps.jsonl")]
     state = [*content["model_state"].values(), content["extra"]["beta"]]
     momenta = [entry["momentum_buffer"] for entry in content["optimizer"]["state"].values()]
-    return [x.clone() for x in state + momenta], read_metrics(train_config()), steps
+    return [x.clone() for x in state + momenta], left_lines("metrics.jsonl"), steps
 
 
 def assert_same(ours, theirs):
@@ -248,10 +247,7 @@ def test_resume_off_trains_anew_and_keeps_an_unfinished_run(config, here, capsys
     run_training(config(resume=False))
     assert "resuming from" not in capsys.readouterr().out
     [kept] = here.glob("outputs/t/train.1/snapshots/*")
-    assert kept.read_bytes() == snapshot and [line["epoch"] for line in read_metrics(train_config())] == [
-        1,
-        2,
-    ]
+    assert kept.read_bytes() == snapshot and [line["epoch"] for line in left_lines("metrics.jsonl")] == [1, 2]
     run_training(config(resume=False))
     assert Path("outputs/t/train.2/results.json").exists() and Path("outputs/t/train/results.json").exists()
 
@@ -319,7 +315,7 @@ def test_images_that_changed_are_refused_and_nothing_is_lost(config, mini_root, 
         run_training(config(data="images"))
     (here / "moved.JPEG").rename(image)
     run_training(config(data="images"))
-    assert len(read_metrics(train_config())) == 2
+    assert len(left_lines("metrics.jsonl")) == 2
 
 
 def test_damaged_snapshots_start_the_run_anew_and_are_kept(config, here, capsys):
@@ -345,7 +341,7 @@ def test_first_weights_need_not_be_there_any_more_once_a_run_goes_on(config, her
     stop_at(config(init_from="first.pth"), 2)
     first.unlink()
     run_training(config(init_from="first.pth"))
-    assert len(read_metrics(train_config())) == 2
+    assert len(left_lines("metrics.jsonl")) == 2
     with one_line_error(FileNotFoundError, "first.pth"):
         run_training(config(init_from="first.pth", seed=1))
 

@@ -9,7 +9,7 @@ import torch
 from support import one_line_error
 
 from mgkit.config import RetrievalConfig, make
-from mgkit.engine.run import read_results
+from mgkit.engine.run import latest_results
 from mgkit.explore.tables import table
 from mgkit.features import embed
 from mgkit.machine.download import file_hash
@@ -41,7 +41,7 @@ def test_retrieval_is_measured_on_every_set_with_every_kind_of_descriptor(after_
     assert all(0 <= r.result.value <= (4 if r.result.measure == "score" else 1) for r in found)
     levels = {r.retrieval_set.level for r in found} - {None}
     assert levels == {("crops", n) for n in CROPS} | {("jpegqual", n) for n in QUALITIES}
-    rows = read_results(RetrievalConfig(experiment="t"))["rows"]
+    rows = latest_results(RetrievalConfig(experiment="t"))["rows"]
     assert [row["value"] for row in rows] == [r.result.value for r in found]
     assert all(row["interval"][0] <= row["value"] <= row["interval"][1] for row in rows)
 
@@ -104,7 +104,7 @@ def test_figure_4_from_one_pass_a_resolution(after_chain, retrieved):
     images = task.sets[0].images
     row = embed(replace_whitening(task.net), images, size=64, ps=[task.training_p])[0]
     assert curves.values["holidays"][1, 0] == pytest.approx(measured_value(task.sets[0], row))
-    written = read_results(RetrievalConfig(experiment="t"))["figure_4"]
+    written = latest_results(RetrievalConfig(experiment="t"))["figure_4"]
     assert written["sizes"] == [32, 64] and written["values"]["top-1"] == curves.values["top-1"].tolist()
     assert best_exponents(curves).count("\n") == 3
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from support import one_line_error, train_config, training_config
+from support import left_lines, one_line_error, train_config, training_config
 
 from mgkit.checkpoints import load_checkpoint, load_network
 from mgkit.config import NetworkConfig, make
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.engine.loop import Training
-from mgkit.engine.run import read_metrics, read_results, stage_folder
+from mgkit.engine.run import latest_results, stage_folder
 from mgkit.model import get_multigrain
 from mgkit.stages import inputs
 from mgkit.stages import train as balance
@@ -39,14 +39,14 @@ def weights_after(config):
 @pytest.mark.parametrize("augmentation", ["torch", "full", "senet", "AA"])
 def test_an_epoch_runs_with_every_augmentation(config, augmentation):
     run_training(config(augmentation=augmentation))
-    [line] = read_metrics(train_config())
+    [line] = left_lines("metrics.jsonl")
     assert all(np.isfinite(value) for value in line.values())
 
 
 @pytest.mark.parametrize(("lambda_", "repetitions"), [(1.0, 1), (0.5, 3), (0.0, 3)])
 def test_an_epoch_runs_with_either_loss_and_both(config, lambda_, repetitions):
     run_training(config(lambda_=lambda_, repetitions=repetitions))
-    [line] = read_metrics(train_config())
+    [line] = left_lines("metrics.jsonl")
     mix = lambda_ * line["cross_entropy"] + (1 - lambda_) * line["margin"]
     assert line["loss"] == pytest.approx(mix, rel=1e-5)
     assert (line["margin"] > 0) == (lambda_ < 1)
@@ -69,12 +69,12 @@ def test_training_runs_in_either_precision_and_keeps_float32_weights(config, pre
 
 def test_there_is_a_line_of_metrics_an_epoch_and_a_line_in_the_log(config, capsys):
     run_training(config(epochs=3, lr=0.1, lr_drops=[1]))
-    lines = read_metrics(train_config())
+    lines = left_lines("metrics.jsonl")
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert [line["lr"] for line in lines] == pytest.approx([0.1, 0.1, 0.01])
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
     assert [line.split(":")[0] for line in printed] == ["epoch 1", "epoch 2", "epoch 3"]
-    assert read_results(train_config())["top1"] == lines[-1]["val_top1"]
+    assert latest_results(train_config())["top1"] == lines[-1]["val_top1"]
 
 
 def test_the_checkpoint_holds_the_trained_network_bit_for_bit(config, monkeypatch):
@@ -97,7 +97,7 @@ def test_training_learns_its_images(config):
     run_training(
         config(epochs=6, lr=0.005, batch_size=24, augmentation="torch", crop_scale=0.8, lr_drops=[], **ONCE)
     )
-    lines = read_metrics(train_config())
+    lines = left_lines("metrics.jsonl")
     assert lines[-1]["cross_entropy"] < 0.9 * lines[0]["cross_entropy"]
     assert lines[-1]["top1"] > 2 * lines[0]["top1"]
 
