@@ -7,7 +7,7 @@ JOBS ?= 3  # of tests: one more than the usual two cores, for tests often wait
 # Threads that wait should sleep, not spin: beside other work on the same cores, spinning costs a multiple of the time.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test bench kill lint format lab clean
+.PHONY: demo test bench kill races lint format lab clean
 
 demo: $(READY)  ## the notebooks 00-06 on the embedded dataset, the claims table, the comparison with outputs/reference/
 	$(BIN)/python -m mgkit.demo
@@ -20,6 +20,9 @@ bench: $(READY)  ## every stage beside its floor: a table, and bench.json and be
 
 kill: $(READY)  ## trainings that are killed at random moments and go on: the same weights, bit for bit?
 	$(BIN)/python tests/bench/kill_training.py --runs 20
+
+races: $(READY)  ## two runs of each stage at once, at random moments: does each folder hold the results of its config?
+	$(BIN)/python tests/bench/two_runs.py --runs 20
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -5,10 +5,11 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
+from pydantic.dataclasses import dataclass
 
 from mgkit.config import StageConfig, TrainConfig, different
 from mgkit.engine.run import read_results, read_text, stage_folder
@@ -34,6 +35,12 @@ class Holder:
     def differs(self, config: StageConfig) -> list[str]:
         """The parameters in which it differs from `config`."""
         return different(self.config, asdict(config))
+
+    def described(self, config: StageConfig) -> str:
+        """The process, and the parameters in which it differs from `config`."""
+        changed = self.differs(config)
+        parameters = f"another {', '.join(changed)}" if changed else "the same parameters"
+        return f"{self.process} runs it with {parameters}"
 
 
 @contextmanager
@@ -68,7 +75,7 @@ def take(config: StageConfig, stack: ExitStack) -> bool:
 def wait(config: StageConfig, stack: ExitStack) -> bool:
     """Wait for the lock, then hold it until `stack` is closed; returns whether another process had it."""
     folder, waited = stage_folder(config), False
-    announced, since = None, time.monotonic()
+    seen, since = None, time.monotonic()
     while True:
         try:
             stack.enter_context(exclusive(beside(folder, "lock"), purpose="", patience=POLL))
@@ -76,16 +83,13 @@ def wait(config: StageConfig, stack: ExitStack) -> bool:
         except TimeoutError:
             waited = True
         holder = read_holder(config)
-        if holder is None or holder.finished:  # it has just begun, or is about to release the lock
-            continue
-        changed = holder.differs(config)
-        with_what = f"another {', '.join(changed)}" if changed else "the same parameters"
-        if holder != announced:
-            announced, since = holder, time.monotonic()
-            print(f"{folder}: waiting for {holder.process}, which runs it with {with_what}", flush=True)
-        if changed and time.monotonic() - since > SECONDS_TO_STOP:
-            what = f"{folder}: {holder.process} is running it with {with_what}"
-            raise TimeoutError(f"{what}: wait, or choose another experiment")
+        if holder != seen:
+            seen, since = holder, time.monotonic()
+            if holder and not holder.finished:
+                print(f"{folder}: waiting for {holder.described(config)}", flush=True)
+        if time.monotonic() - since > SECONDS_TO_STOP and (holder is None or holder.differs(config)):
+            who = holder.described(config) if holder else "another process runs it"
+            raise TimeoutError(f"{folder}: {who}: wait, or choose another experiment")
 
 
 def write_holder(config: StageConfig, *, finished: bool) -> None:
@@ -96,9 +100,12 @@ def write_holder(config: StageConfig, *, finished: bool) -> None:
 
 
 def read_holder(config: StageConfig) -> Holder | None:
-    """The process that holds the lock, or held it last; None where there is no such note."""
+    """The process that holds the lock, or held it last; None where there is no readable note."""
     text = read_text(beside(stage_folder(config), "yaml"))
-    return None if text is None else Holder(**yaml.safe_load(text))
+    try:
+        return None if text is None else Holder(**yaml.safe_load(text))
+    except (yaml.YAMLError, TypeError, ValueError):  # of another version of the kit
+        return None
 
 
 def beside(folder: Path, suffix: str) -> Path:

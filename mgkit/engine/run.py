@@ -32,7 +32,8 @@ MOST_RENAMED = 10  # times in a row that a folder is renamed while it is read; s
 
 # Results first: a run killed while it removes the files of an earlier one must not look finished.
 LEFT_BY_A_RUN = (
-    "results.json", "metrics.jsonl", "steps.jsonl", "provenance*.yaml", "*.png", "*.csv", "report.html",
+    "results.json", "metrics.jsonl", "steps.jsonl", "provenance*.yaml", "*.png", "*.csv", "*.sha256",
+    "report.html",
 )  # fmt: skip
 
 
@@ -68,6 +69,17 @@ def run_folder(config: StageConfig) -> Path | None:
     )
 
 
+def existing_folder(config: StageConfig) -> Path:
+    """`run_folder`, or FileNotFoundError."""
+    folder = run_folder(config)
+    if folder is None:
+        raise FileNotFoundError(
+            f"{stage_folder(config)} is not of the run with these parameters, nor is a folder beside it: run "
+            "the stage again"
+        )
+    return folder
+
+
 @contextmanager
 def renaming(config: StageConfig) -> Iterator[None]:
     """No other process renames folders of the experiment within the block."""
@@ -82,13 +94,7 @@ def opened_folder(config: StageConfig) -> Iterator[Path]:
     Raises FileNotFoundError where there is no such run.
     """
     with renaming(config):
-        folder = run_folder(config)
-        if folder is None:
-            raise FileNotFoundError(
-                f"{stage_folder(config)} is not of the run with these parameters, nor is a folder beside "
-                "it: run the stage again"
-            )
-        yield folder
+        yield existing_folder(config)
 
 
 def unmoved(config: StageConfig, read: Callable[[], Found]) -> Found:
@@ -255,8 +261,8 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """The run's folder, under its present name."""
-        return run_folder(self.config) or stage_folder(self.config)
+        """The run's folder, under its present name. Raises FileNotFoundError where it was removed."""
+        return existing_folder(self.config)
 
     def open(self, folder: Path, *, fresh: bool, keep: bool) -> None:
         """Make the stage's folder that of this run, with its config.yaml."""

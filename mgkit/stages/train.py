@@ -148,7 +148,9 @@ def shares_by_lambda(config: TrainConfig) -> Shares:
             if not is_finished(short, training_data(short)):
                 print(f"λ = {lambda_:g}, half an epoch at {short.size} px:")
                 run_training(short)
-            found[lambda_] = shares_noted(read_steps(short))
+            noted = shares_noted(read_steps(short))
+        if noted:  # none in a single step
+            found[lambda_] = noted
     return found
 
 

@@ -237,3 +237,20 @@ def test_a_folder_is_not_renamed_while_it_is_opened(here):
 
     [((name, text), _), _] = side_by_side(here, [(0, read), (0.1, partial(Run, train_config(seed=5)))])
     assert name == "train" and yaml.safe_load(text)["seed"] == config.seed
+
+
+@pytest.mark.parametrize("note", ["", "- 1", "process: 3", "{", "process: a\nconfig: 7\nfinished: x\n"])
+def test_a_note_that_cannot_be_read_counts_as_another_config(here, monkeypatch, note):
+    monkeypatch.setattr(module, "SECONDS_TO_STOP", 0.2)
+    config = train_config()
+
+    def held():
+        with holding(config):
+            (here / "outputs/t/.train.run.yaml").write_text(note)
+            time.sleep(2)
+
+    def waits():
+        with one_line_error(TimeoutError, "outputs/t/train", "another process runs it"):
+            join(config)
+
+    side_by_side(here, [(0, held), (0.2, waits)])
