@@ -7,7 +7,6 @@ import ast
 import json
 import os
 import sys
-from types import SimpleNamespace
 
 import matplotlib.figure
 import numpy as np
@@ -120,12 +119,7 @@ def run(hostile, here, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["notebook"])
 
     def of(name, **parameters):
-        shared = {
-            "experiment": "odd",
-            "data": str(hostile),
-            "workers": 0,
-            "on_unreadable": "skip",
-        }
+        shared = {"experiment": "odd", "data": str(hostile), "workers": 0, "on_unreadable": "skip"}
         figures = execute(name, shared | QUICK.get(name, {}) | parameters)
         text = capsys.readouterr().out
         text.encode("utf-8")
