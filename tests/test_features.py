@@ -8,7 +8,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from support import in_processes, one_line_error, write_picture
+from support import demanding, in_processes, one_line_error, write_picture
 
 from mgkit import features as descriptors
 from mgkit.config import ClassifyConfig, FinetunePConfig, make
@@ -344,32 +344,6 @@ def test_an_unreadable_image_s_row_stays_nan(whitened_net):
 
 
 # --- Pictures too narrow for the network
-
-
-class Demanding(torch.nn.Module):
-    """A backbone for images of at least 9 px a side, and what it does with narrower ones."""
-
-    def __init__(self, features, how):
-        super().__init__()
-        self.features, self.how, self.seen = features, how, []
-
-    def forward(self, images):
-        maps = self.features(images)
-        self.seen.append(tuple(images.shape))
-        if self.how == "always" or (self.how == "whole batch" and len(images) > 1):
-            raise RuntimeError("a fault of the device")
-        if self.how == "squares" and images.shape[2] != images.shape[3]:
-            raise ValueError("takes squares only")
-        if min(images.shape[2:]) >= 9 or self.how in ("squares", "whole batch"):
-            return maps
-        if self.how == "error":
-            raise RuntimeError("Calculated output size: (8x0x2). Output size is too small")
-        return maps[..., :0] if self.how == "empty" else maps * torch.nan
-
-
-def demanding(net, how):
-    net.features = Demanding(net.features, how)
-    return net
 
 
 @pytest.fixture(scope="module")

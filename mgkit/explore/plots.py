@@ -119,7 +119,7 @@ def compare_runs(runs: Mapping[str, Sequence[dict]]) -> Figure:
     for axis, panel in axes.items():
         [key] = panel.names
         for k, (label, lines) in enumerate(runs.items()):
-            dashes = cycled(LINES, k)
+            dashes, label = cycled(LINES, k), shortened(label, TITLE)
             draw_line(axis, lines, x="epoch", y=key, scale=panel.scale, k=k, label=label, linestyle=dashes)
         style(axis, panel.title, "epoch", panel.unit)
         integer_ticks(axis)

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
+from mgkit.machine.printable import shown_name
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 MARKERS = "osD^vP*"
@@ -30,13 +31,16 @@ class NotebookFigure(Figure):
     INLINE_DPI, PNG_COLOURS, JPEG_QUALITY = 72, 64, 50
 
     def draw(self, renderer) -> None:
-        """Draw without mathtext, since file names may hold a $; tick labels of logarithmic axes need it."""
+        """Draw printable text without mathtext: names may hold anything. Log axes need it for ticks."""
         both = [axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis)]
         powers = {
             label for axis in both if axis.get_scale() == "log" for label in axis.get_ticklabels(which="both")
         }
         for text in self.findobj(Text):
             text.set_parse_math(text in powers)
+            shown = "\n".join(map(shown_name, text.get_text().split("\n")))
+            if shown != text.get_text():
+                text.set_text(shown)
         super().draw(renderer)
 
     def savefig(self, *args, **options) -> None:
