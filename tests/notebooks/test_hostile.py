@@ -15,7 +15,9 @@ from notebook_support import QUICK, cells_of
 from PIL import Image
 from support import noise
 
+from mgkit.checkpoints import save_checkpoint
 from mgkit.explore.widgets import Explorer
+from mgkit.model import get_multigrain
 from mgkit.stages import train
 
 CLASSES = [
@@ -144,3 +146,26 @@ def test_every_notebook_ends_well_on_a_hostile_folder(run, hostile, here):
     for file in (*UNREADABLE, "gone.jpg", "pipe.jpg"):
         assert file in left_out, left_out
     (stage / "report.html").read_text(encoding="utf-8")
+
+
+def written_pictures(folder, count):
+    for k in range(count):
+        folder.mkdir(parents=True, exist_ok=True)
+        noise(k, (40, 30)).save(folder / f"{k}.png")
+
+
+def test_what_cannot_be_shown_of_little_data_is_said(run, here):
+    """One picture a class to retrieve; one picture in all."""
+    for split, count in {"train": 3, "val": 1}.items():
+        for name in ("moss", "sand"):
+            written_pictures(here / "few" / split / name, count)
+    written_pictures(here / "one", 1)
+    net = get_multigrain("resnet8", num_classes=2)
+    save_checkpoint(here / "net.pth", net, classes=["moss", "sand"])
+    network = {"checkpoint": str(here / "net.pth")}
+    text = run("02_finetune_p", data=str(here / "few"), **network)
+    assert "not shown: neighbours for any p (" in text and "no group has two images" in text
+    text = run("05_evaluate_retrieval", data=str(here / "one"), **network)
+    assert "not shown: matching regions of any query (one: " in text and "Error in" not in text
+    text = run("06_search_your_photos", photos=[str(here / "one")], k=50, **network)
+    assert "1 pictures as descriptors" in text and "not shown" not in text
