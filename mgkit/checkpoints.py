@@ -174,6 +174,7 @@ def load_network(checkpoint: str | Path, *, backbone: str | None = None) -> tupl
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     net.classes, net.source = tuple(content.get("classes", ())), str(path)
+    net.published = path.stem in RELEASED or content.get("published") is True
     return net.eval(), content
 
 
@@ -227,6 +228,8 @@ def fetch_released(name: str, *, folder: str | Path | None = None) -> Path:
 def save_checkpoint(path: str | Path, net: MultiGrain, **content) -> None:
     """Save `model_state`, the backbone's name and `content` (tensors and plain values) atomically."""
     checkpoint = {"model_state": net.state_dict(), "backbone": net.name, **content}
+    if net.published:
+        checkpoint["published"] = True
     with atomic_write(path) as temporary:
         torch.save(checkpoint, temporary)
 

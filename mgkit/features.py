@@ -13,6 +13,7 @@ from mgkit.data.images import ImageList, image_shapes
 from mgkit.data.loader import ImageDataset, SeededBatches, UnreadableImages, batch_loader
 from mgkit.machine.device import autocast, frozen
 from mgkit.machine.distributed import all_reduce, is_initialized, is_main, rank, run_in_all, world_size
+from mgkit.machine.printable import shown_name
 from mgkit.machine.progress import progress
 from mgkit.model import MultiGrain, Whitening
 from mgkit.pooling import gem, l2_normalize
@@ -69,8 +70,8 @@ def feature_maps(
     window: number of consecutive images that batches do not mix with others; None: all images
     shapes: `whole_shapes` of the images, to share them among passes; None: read for this pass
 
-    Raises UnreadableImageError for an unreadable image that is not skipped, ValueError for a wrong number of
-    shapes.
+    An image that is too narrow to pass through the network counts as unreadable. Raises UnreadableImageError
+    for an unreadable image that is not skipped, ValueError for a wrong number of shapes.
     """
     net.eval()
     passes = passes or Passes()
@@ -83,12 +84,68 @@ def feature_maps(
     loader = batch_loader(dataset, SeededBatches(batches), workers=passes.workers, device=device)
     if passes.description is not None and is_main():
         loader = progress(loader, passes.description or f"{passes.crop} {size} px", total=len(batches))
+    passed = False
     for batch in passes.unreadable.watch(loader):
         inputs = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last)
         # Not around the yield, where it would disable gradients for the caller too.
         with torch.no_grad(), autocast(device, passes.precision):
-            maps = backbone(inputs)  # [b,3,H,W] -> [b,C,h,w]
+            maps = maps_of(backbone, inputs)  # [b,3,H,W] -> [b,C,h,w]
+        if maps is None:
+            why = too_narrow(net, inputs, size)
+            paths = [images.paths[i] for i in batch.instance.tolist()]
+            passes.unreadable.note(
+                (path, f"cannot use the image {shown_name(path)}: {why}") for path in paths
+            )
+            continue
+        passed = True
         yield maps.float(), batch.label.to(device), batch.instance
+    passes.unreadable.check(passed)
+
+
+def maps_of(backbone: nn.Module, inputs: Tensor) -> Tensor | None:
+    """Feature maps of a batch, [b,3,H,W] -> [b,C,h,w]; None if the images are too narrow for the backbone.
+
+    They are if a blank image of their shape does not pass, but one of their longer side that is almost square
+    does. Otherwise the backbone's error is raised, and maps that are empty or not finite are returned.
+    """
+    maps = error = None
+    try:
+        maps = backbone(inputs)
+    except (RuntimeError, ValueError) as raised:
+        error = raised
+    square = inputs.shape[2] == inputs.shape[3]
+    if not square and not is_sound(maps) and is_narrow(backbone, inputs):
+        return None
+    if error:
+        raise error
+    return maps
+
+
+def is_sound(maps: Tensor | None) -> bool:
+    """Whether there are feature maps with positions, all of them finite."""
+    return maps is not None and maps.numel() > 0 and bool(maps.isfinite().all())
+
+
+def is_narrow(backbone: nn.Module, inputs: Tensor) -> bool:
+    """Whether images [b,3,H,W] do not pass for their shape alone."""
+
+    def passes(height: int, width: int) -> bool:
+        try:
+            return is_sound(backbone(inputs.new_zeros(1, 3, height, width)))
+        except (RuntimeError, ValueError):
+            return False
+
+    height, width = inputs.shape[2:]
+    long = max(
+        height, width
+    )  # the other side is one less: some backbones take images of one square size only
+    return not passes(height, width) and passes(*((long, long - 1) if height > width else (long - 1, long)))
+
+
+def too_narrow(net: MultiGrain, inputs: Tensor, size: int) -> str:
+    """Why images [b,3,H,W] do not pass."""
+    height, width = inputs.shape[2:]
+    return f"{width} x {height} px at size {size} is too narrow for {net.name}"
 
 
 def fitted_shapes(
@@ -219,7 +276,7 @@ def check_finite(rows: Tensor, images: ImageList, indices: Tensor, *, what: str 
     """Raise ValueError, naming an image, unless the rows [b,...] of the images at indices [b] are finite."""
     finite = rows.isfinite().flatten(1).all(1).cpu()
     if not finite.all():
-        path = images.paths[indices[~finite][0]]
+        path = shown_name(images.paths[indices[~finite][0]])
         raise ValueError(f"the {what} of {path} are not finite: {WHY_NOT_FINITE}")
 
 

@@ -47,8 +47,8 @@ class MultiGrain(nn.Module):
 
     Inputs are images [B,3,H,W], or a list of [3,h,w] of different sizes, normalised with `mean` and `std`.
     Attributes: name (of the backbone), width (channels C before whitening), classes (names of the classes,
-    empty if unknown), source (file the network was loaded from, empty if none),
-    source_sha256 (of that file, empty if unknown).
+    empty if unknown), published (whether the classifier is one published for ImageNet's 1000 classes), source
+    (file the network was loaded from, empty if none), source_sha256 (of that file, empty if unknown).
     """
 
     def __init__(self, backbone: Backbone, *, p: float = 3.0, num_classes: int = 1000, learn_p: bool = False):
@@ -61,7 +61,8 @@ class MultiGrain(nn.Module):
         self.whitening: Whitening | None = None
         self.dropout = nn.Dropout(backbone.dropout)
         self.set_classifier(nn.Linear(backbone.width, num_classes))
-        if backbone.classifier is not None and len(backbone.classifier[1]) == num_classes:
+        self.published = backbone.classifier is not None and len(backbone.classifier[1]) == num_classes
+        if self.published:
             self.copy_to_classifier(*backbone.classifier)
         self.classes: tuple[str, ...] = ()
         self.source = self.source_sha256 = ""

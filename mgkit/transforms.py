@@ -11,6 +11,7 @@ from mgkit.backbones.build import IMAGENET_MEAN, IMAGENET_STD
 
 TRAIN_KINDS = ("torch", "full", "senet", "AA")
 CROPS = ("square", "rect")
+MOST_ASPECT = 32  # of what is resized for a square crop; wider than any photo
 
 # Principal components of ImageNet's colours (Krizhevsky et al. 2012), for `Lighting`.
 EIGENVALUES = torch.tensor([0.2175, 0.0188, 0.0045])
@@ -124,14 +125,26 @@ class Lighting(v2.Transform):
 
 
 class Fit(v2.Transform):
-    """Resize a PIL image so that its longest or shortest side has `size` pixels."""
+    """Resize a PIL image so that its longest or shortest side has `size` pixels.
+
+    For the shortest, at most the middle MOST_ASPECT widths of a longer image are resized, to bound memory.
+    """
 
     def __init__(self, size: int, *, longest: bool):
         super().__init__()
         self.size, self.longest = size, longest
 
     def forward(self, image: Image.Image) -> Image.Image:
+        image = image if self.longest else middle(image)
         return v2.functional.resize(image, list(fitted_shape(*image.size, self.size, longest=self.longest)))
+
+
+def middle(image: Image.Image) -> Image.Image:
+    """The middle of an image whose sides differ by more than a factor of MOST_ASPECT; others as they are."""
+    width, height = image.size
+    most = MOST_ASPECT * min(width, height)
+    left, top = ((max(0, side - most) // 2) for side in (width, height))
+    return image.crop((left, top, width - left, height - top)) if left or top else image
 
 
 def train_transform(

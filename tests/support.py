@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.io import savemat
+from torch import nn
 
 from mgkit.config import TrainConfig, make
 from mgkit.data import folders
@@ -247,3 +248,29 @@ def train_config(**values):
 def left_lines(name):
     """The lines of a file of the latest training, whatever its parameters: metrics.jsonl or steps.jsonl."""
     return json_lines(stage_folder(train_config()) / name)
+
+
+class Demanding(nn.Module):
+    """A backbone for images of at least 9 px a side, and what it does with narrower ones."""
+
+    def __init__(self, features, how):
+        super().__init__()
+        self.features, self.how = features, how
+
+    def forward(self, images):
+        maps = self.features(images)
+        if self.how == "always" or (self.how == "whole batch" and len(images) > 1):
+            raise RuntimeError("a fault of the device")
+        if self.how == "squares" and images.shape[2] != images.shape[3]:
+            raise ValueError("takes squares only")
+        if min(images.shape[2:]) >= 9 or self.how in ("squares", "whole batch"):
+            return maps
+        if self.how == "error":
+            raise RuntimeError("Calculated output size: (8x0x2). Output size is too small")
+        return maps[..., :0] if self.how == "empty" else maps * torch.nan
+
+
+def demanding(net, how="error"):
+    """The network with a backbone that is `Demanding`."""
+    net.features = Demanding(net.features, how)
+    return net

@@ -8,7 +8,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from support import in_processes, one_line_error, write_picture
+from support import demanding, in_processes, one_line_error, write_picture
 
 from mgkit import features as descriptors
 from mgkit.config import ClassifyConfig, FinetunePConfig, make
@@ -341,3 +341,68 @@ def test_an_unreadable_image_s_row_stays_nan(whitened_net):
     rows[3] = np.nan
     for found in (plain(rows), whitened(whitened_net, rows), multi_scale([plain(rows)] * 2)):
         assert np.flatnonzero(~np.isfinite(found[:, 0])).tolist() == [3]
+
+
+# --- Pictures too narrow for the network
+
+
+@pytest.fixture(scope="module")
+def banners(tmp_path_factory):
+    """Nine pictures, of which the third and the last are too narrow at 48 px."""
+    root = tmp_path_factory.mktemp("banners")
+    sizes = [(40, 30), (30, 40), (200, 20), (40, 40), (40, 30), (60, 20), (40, 30), (48, 48), (10, 90)]
+    for seed, size in enumerate(sizes):
+        write_picture(root / f"class{seed // 3}" / f"{seed}.png", seed=seed, size=size)
+    return class_folders(root)
+
+
+NARROW = [False, False, True, False, False, False, False, False, True]
+
+
+@pytest.mark.parametrize("how", ["error", "empty", "not finite"])
+def test_a_picture_too_narrow_for_the_network_is_unreadable(tiny_net, banners, how):
+    expected = embed(tiny_net, banners, **OPTIONS)
+    net, unreadable = demanding(tiny_net, how), UnreadableImages("skip")
+    rows = embed(net, banners, unreadable=unreadable, **OPTIONS)
+    assert np.isnan(rows[:, 0]).tolist() == NARROW
+    wide = np.logical_not(NARROW)
+    np.testing.assert_allclose(rows[wide], expected[wide], rtol=1e-5, atol=1e-6)  # batch norms are not folded
+    assert unreadable.reasons == {
+        banners.paths[
+            i
+        ]: f"cannot use the image {banners.paths[i]}: {size} px at size 48 is too narrow for tiny"
+        for i, size in {2: "48 x 4", 8: "5 x 48"}.items()
+    }
+    logits, labels = classify(net, banners, unreadable=UnreadableImages("skip"), **OPTIONS)
+    assert len(logits) == 7 and labels.tolist() == [0, 0, 1, 1, 1, 2, 2]
+    with one_line_error(UnreadableImageError, banners.paths[2], "48 x 4 px", "on_unreadable='skip'"):
+        embed(net, banners, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [("always", "fault of the device"), ("squares", "squares only"), ("whole batch", "fault")],
+)
+def test_other_errors_of_the_network_are_raised_as_they_are(tiny_net, banners, how, error):
+    with pytest.raises((RuntimeError, ValueError), match=error):
+        embed(demanding(tiny_net, how), banners, unreadable=UnreadableImages("skip"), **OPTIONS)
+
+
+def test_if_all_pictures_are_too_narrow_the_error_names_one(tiny_net, banners):
+    few = banners.subset([2, 8])
+    with one_line_error(UnreadableImageError, "none of 2 images is readable", "too narrow"):
+        embed(demanding(tiny_net, "error"), few, unreadable=UnreadableImages("skip"), **OPTIONS)
+
+
+def skipped_by_all(net, images):
+    unreadable = UnreadableImages("skip")
+    rows = embed(net, images, unreadable=unreadable, **OPTIONS)
+    unreadable.share()
+    with one_line_error(UnreadableImageError, "too narrow for tiny"):
+        embed(net, images, **OPTIONS)
+    return rows, unreadable.reasons
+
+
+def test_processes_skip_narrow_pictures_alike(tiny_net, banners):
+    for rows, reasons in in_processes(2, skipped_by_all, demanding(tiny_net, "error"), banners):
+        assert np.isnan(rows[:, 0]).tolist() == NARROW and len(reasons) == 2

@@ -1,5 +1,7 @@
 """Crops against the reference photos and plain PIL; augmentations at their limits."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from mgkit.transforms import (
     Lighting,
     eval_transform,
     fitted_shape,
+    middle,
     to_levels,
     train_transform,
 )
@@ -304,3 +307,32 @@ def test_lighting_changes_the_tensor_itself_only_when_asked():
     shifted = seeded(1, Lighting(0.1), grey)
     assert torch.equal(grey, torch.full((3, 4, 4), 0.5))
     assert seeded(1, Lighting(0.1, inplace=True), grey) is grey and torch.equal(grey, shifted)
+
+
+@pytest.mark.parametrize("size", [(1, 4000), (4000, 1), (2, 30000), (30000, 2), (1, 1), (40, 1281)])
+def test_a_very_long_image_is_cropped_before_it_is_enlarged(size):
+    """A strip of two colours that meet in its middle; no picture on the way is larger than 32 squares."""
+    width, height = size
+    image = Image.new("RGB", size, (255, 0, 0))
+    half = (width // 2, 0, width, height) if width > height else (0, height // 2, width, height)
+    image.paste((0, 0, 255), half)
+    made, resize = [], v2.functional.resize
+
+    def noted(image, shape, **options):
+        made.append(shape[0] * shape[1])
+        return resize(image, shape, **options)
+
+    with patch("torchvision.transforms.v2.functional.resize", noted):
+        x = eval_transform(28, "square")(image)
+        for kind in TRAIN_KINDS:
+            assert train_transform(28, kind)(image).shape == (3, 28, 28)
+        assert eval_transform(28, "rect")(image).shape[1:] == fitted_shape(*size, 28, longest=True)
+    assert x.shape == (3, 28, 28) and max(made) <= 32 * 32**2
+    if width != height:
+        ends = (x[0, :, 0], x[0, :, -1]) if width > height else (x[0, 0], x[0, -1])
+        assert (ends[0] > ends[1]).all(), "red at the one end, blue at the other"
+
+
+def test_ordinary_images_are_resized_whole():
+    image = noise(50, 1600)
+    assert middle(image) is image and middle(noise(50, 1602)).size == (50, 1600)

@@ -16,6 +16,7 @@ from mgkit.data.folders import check_folder, image_files, list_folder
 from mgkit.data.images import ImageList
 from mgkit.data.layouts import META, class_folders, dataset_root, plain_images, split_folder, val_images
 from mgkit.machine.download import file_hash
+from mgkit.machine.printable import shown_name
 from mgkit.machine.progress import progress
 
 BENCHMARKS = {
@@ -98,7 +99,7 @@ def grouped_folder(root: str | Path) -> RetrievalSet:
     images = class_folders(root, purpose="retrieval folder")
     loose = len(list_folder(str(root)).images)
     if loose:
-        print(f"{root}: {loose} images outside the sub-folders are ignored")
+        print(f"{shown_name(root)}: {loose} images outside the sub-folders are ignored")
     return grouped(Path(root).name, images, images.labels)
 
 
@@ -131,12 +132,15 @@ def grouped(name: str, images: ImageList, groups: np.ndarray) -> RetrievalSet:
     Images without group, or alone in it, are in the database only; a line counts single ones. Raises
     ValueError if no group has two images.
     """
+    name = shown_name(name)
     order = np.argsort(groups, kind="stable")
     borders = np.flatnonzero(np.diff(groups[order])) + 1
     members = [indices for indices in np.split(order, borders) if groups[indices[0]] >= 0]
     positives = {i: same[same != i] for same in members if len(same) > 1 for i in same.tolist()}
     if not positives:
-        raise ValueError(f"{images.root}: no group has two images, so there is nothing to retrieve")
+        raise ValueError(
+            f"{shown_name(images.root)}: no group has two images, so there is nothing to retrieve"
+        )
     single = sum(len(indices) == 1 for indices in members)
     if single:
         print(f"{name}: {single} of {len(members)} groups have one image, which is not used as a query")
@@ -148,7 +152,7 @@ def plain_folder(root: str | Path) -> RetrievalSet:
     """Read images without groups: every image is a query, there is no ground truth."""
     images = plain_images(root, purpose="retrieval folder")
     every, positives = np.arange(len(images)), (no_images(),) * len(images)
-    return RetrievalSet(Path(root).name, images, every, every, positives, measure="none")
+    return RetrievalSet(shown_name(Path(root).name), images, every, every, positives, measure="none")
 
 
 # --- Distractors

@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH
 
+from mgkit.machine.printable import shown_name
+
 # PIL starts no other program for any of them. Their file names: `IMAGE_SUFFIXES` in folders.py.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MOST_SIDE = 2**15  # px, of an image decoded with `least`
@@ -96,7 +98,7 @@ def load_image(
     """
     name = source if name is None else name
     with (
-        decoding(lambda error: f"cannot read the image {name}: {reason(source, error)}"),
+        decoding(lambda error: shown_name(f"cannot read the image {name}: {reason(source, error)}")),
         opened(source, most_pixels) as image,
     ):
         shrink = least is not None and view == WHOLE

@@ -14,6 +14,7 @@ import numpy as np
 
 from mgkit.data.folders import FolderIndex, check_folder, image_files, image_index
 from mgkit.data.images import UNLABELLED, ImageList, place_in_class
+from mgkit.machine.printable import shown_name
 
 
 def class_folders(folder: str | Path, *, purpose: str = "images") -> ImageList:
@@ -33,7 +34,9 @@ def by_sub_folder(folder: Path, index: FolderIndex, purpose: str) -> ImageList:
     runs = [index.below(name) for name in classes]
     counts = [run.stop - run.start for run in runs]
     if 0 in counts:
-        raise ValueError(f"{purpose}: the class folder {folder / classes[counts.index(0)]} holds no images")
+        raise ValueError(
+            f"{purpose}: the class folder {shown_name(folder / classes[counts.index(0)])} holds no images"
+        )
     everything = index.paths()
     paths = tuple(chain.from_iterable(everything[run] for run in runs))
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
@@ -137,7 +140,7 @@ def relabelled(images: ImageList, classes: tuple[str, ...], whose: str) -> Image
     used = [images.classes[label] for label in np.unique(images.labels)]
     unknown = sorted(set(used) - set(classes))
     if unknown:
-        raise ValueError(f"data: the class {unknown[0]} of {images.root} is not among {whose}")
+        raise ValueError(f"data: the class {shown_name(unknown[0])} of {images.root} is not among {whose}")
     position = {name: label for label, name in enumerate(classes)}
     to_label = np.array([position.get(name, UNLABELLED) for name in images.classes])
     return replace(images, labels=to_label[images.labels], classes=classes)
@@ -152,7 +155,7 @@ def hold_out(images: ImageList, fraction: float) -> tuple[ImageList, ImageList]:
         raise ValueError(f"val_fraction must lie between 0 and 1, got {fraction}")
     counts = np.bincount(images.labels, minlength=len(images.classes))  # [K]
     if counts.min() < 2:
-        name = images.classes[counts.argmin()]
+        name = shown_name(images.classes[counts.argmin()])
         raise ValueError(f"data: the class {name} of {images.root} has one image, too few to hold one out")
     hashes = [zlib.crc32(os.fsencode(name)) for name in images.names()]
     held_out = np.clip(np.rint(fraction * counts), 1, counts - 1)

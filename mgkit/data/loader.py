@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
 from mgkit.machine.distributed import all_gather_object, is_initialized, is_main
+from mgkit.machine.printable import shown_name
 
 SECONDS_FOR_A_BATCH = 900  # then a worker counts as hung: an error, after which a training restarts
 SECONDS_TO_SAVE = 30  # that a worker goes on after SIGTERM
@@ -63,6 +64,16 @@ class ImageDataset(Dataset):
                 torch.default_generator.manual_seed(seed)
                 samples.append((self.transform(decoded), int(self.images.labels[index]), index))
         return samples
+
+    def first_readable(self) -> Tensor:
+        """The first readable image, [3,H,W], with seed 0; UnreadableImageError if there is none."""
+        for index in range(len(self)):
+            [sample] = self.__getitems__([(index, 0)])
+            if len(sample) == 3:
+                return sample[0]
+        raise UnreadableImageError(
+            f"none of {len(self)} images below {shown_name(self.images.root)} is readable"
+        )
 
     def decode(self, index: int) -> Image.Image | UnreadableImageError:
         """The image, or the error as a value: workers report errors, the main process raises them."""
@@ -162,6 +173,10 @@ class UnreadableImages:
             if len(batch.label):
                 readable = True
                 yield batch
+        self.check(readable)
+
+    def check(self, readable: bool) -> None:
+        """Raise UnreadableImageError if no image was readable, in a single process."""
         if not readable and self.reasons and not is_initialized():
             raise self.none_readable()
 
@@ -178,7 +193,7 @@ class UnreadableImages:
 
     def note(self, unreadable: Iterable[tuple[str, str]]) -> None:
         """Record (path, reason) of unreadable images; UnreadableImageError unless they are skipped."""
-        for path, reason in unreadable:
+        for path, reason in ((path, shown_name(reason)) for path, reason in unreadable):
             if self.on_unreadable == "raise":
                 raise UnreadableImageError(f"{reason} (on_unreadable='skip' leaves such files out)")
             self.reasons[path] = reason

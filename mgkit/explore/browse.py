@@ -1,5 +1,6 @@
 """Browse a collection: nearest images, classes, and uploaded pictures as queries."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.models import ResNet50_Weights
 
-from mgkit.data.decoding import load_image, without_warnings
+from mgkit.data.decoding import UnreadableImageError, load_image, without_warnings
 from mgkit.data.images import ImageList
+from mgkit.features import maps_of, too_narrow
+from mgkit.machine.printable import shown_name
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem
 from mgkit.retrieval.protocols import rows_of, shown_query
@@ -20,6 +23,7 @@ from mgkit.stages.inputs import data_root, is_mini
 from mgkit.stages.results import Retrieval
 from mgkit.transforms import eval_transform
 
+IMAGENET_NAMES = tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])  # in the order of WordNet ids
 MOST_PIXELS = 50_000_000  # of an upload: 200 MB decoded
 # The last of these that was measured is the network's own output.
 OWN_DESCRIPTORS = ("GeM, training p", "GeM, p*", "GeM, p*, whitened")
@@ -125,7 +129,7 @@ def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -
     if each.measure == "none":
         return Collection(each.images, descriptors, database=each.database, classes=classes)
     result, asked = measured[-1].result, measured[-1].retrieval_set.queries
-    asked = np.flatnonzero(np.isfinite(descriptors[:, 0]))[asked]  # indices of those read -> of all
+    asked = np.flatnonzero(task.readable(each))[asked]  # indices of those read -> of all
     order = np.argsort(result.per_query, kind="stable")
     titles = {int(asked[q]): shown_query(each.measure, result.per_query[q]) for q in order}
     number = {int(image): q for q, image in enumerate(each.queries)}
@@ -142,17 +146,24 @@ def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -
 def class_names(data: str, net: MultiGrain) -> tuple[str, ...]:
     """Readable names of the network's classes; empty if unknown.
 
-    A thousand classes named by WordNet ids, or unnamed, are ImageNet's in torchvision's order.
+    Classes that are all among ImageNet's thousand WordNet ids have ImageNet's names, as have the unnamed ones
+    of a published classifier; others have their own.
+
     data: as in a config; the embedded set has a list of names.
     """
-    ids = all(name[:1] == "n" and name[1:].isdigit() for name in net.classes)
-    if ids and net.classifier.out_features == 1000:
-        return tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
-    if net.classes and is_mini(data):
+    if not net.classes:
+        known = net.published and net.classifier.out_features == len(IMAGENET_NAMES)
+        return IMAGENET_NAMES if known else ()
+    of_id = {}
+    if is_mini(data):
         lines = (data_root(data) / "imagenet" / "classes.txt").read_text(encoding="utf-8").splitlines()
         of_id = dict(line.split(" ", 1) for line in lines)
-        return tuple(of_id.get(name, name) for name in net.classes)
-    return net.classes
+    elif all(re.fullmatch(r"n\d{8}", name) for name in net.classes):
+        from timm.data import ImageNetInfo  # takes seconds to import
+
+        of_id = dict(zip(ImageNetInfo("imagenet-1k").label_names(), IMAGENET_NAMES, strict=True))
+        of_id = of_id if of_id.keys() >= set(net.classes) else {}
+    return tuple(shown_name(of_id.get(name, name)) for name in net.classes)
 
 
 def likely_classes(net: MultiGrain, pooled: Tensor, names: Sequence[str], *, count: int = 5) -> Classes:
@@ -160,7 +171,7 @@ def likely_classes(net: MultiGrain, pooled: Tensor, names: Sequence[str], *, cou
     probabilities = class_probabilities(net, pooled[None])[0]
     best = probabilities.topk(min(count, len(probabilities)))
     return [
-        (names[label] if names else f"class {label}", probability)
+        (names[label] if label < len(names) else f"class {label}", probability)
         for probability, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
 
@@ -182,9 +193,14 @@ def class_probabilities(net: MultiGrain, pooled: Tensor) -> Tensor:
 def pooled_picture(
     net: MultiGrain, picture: Image.Image, *, size: int, crop: str = "rect", p: float | None = None
 ) -> Tensor:
-    """GeM features [1,C] of one RGB picture. size: pixels. p: exponent, None for the network's own."""
-    image = eval_transform(size, crop, mean=net.mean, std=net.std)(picture)
-    maps = net.eval().features(image[None].to(net.classifier.weight.device))  # [1,3,H,W] -> [1,C,h,w]
+    """GeM features [1,C] of one RGB picture. size: pixels. p: exponent, None for the network's own.
+
+    Raises UnreadableImageError for a picture that is too narrow for the network.
+    """
+    image = eval_transform(size, crop, mean=net.mean, std=net.std)(picture)[None]  # [1,3,H,W]
+    maps = maps_of(net.eval().features, image.to(net.classifier.weight.device))  # -> [1,C,h,w]
+    if maps is None:
+        raise UnreadableImageError(too_narrow(net, image, size))
     return gem(maps.float(), net.pool.p if p is None else p)
 
 

@@ -22,16 +22,17 @@ from mgkit.explore.style import (
     axes_grid,
     cycled,
     figure_legend,
+    grey_tile,
     image_grid,
     integer_ticks,
     line_sizes,
-    shortened,
+    picture_tile,
     show_found,
     show_reason,
     size_ticks,
     style,
-    thumbnail,
 )
+from mgkit.machine.printable import shortened
 from mgkit.retrieval.protocols import failures_first, shown
 
 if TYPE_CHECKING:  # for annotations: do not load the stages
@@ -118,7 +119,7 @@ def compare_runs(runs: Mapping[str, Sequence[dict]]) -> Figure:
     for axis, panel in axes.items():
         [key] = panel.names
         for k, (label, lines) in enumerate(runs.items()):
-            dashes = cycled(LINES, k)
+            dashes, label = cycled(LINES, k), shortened(label, TITLE)
             draw_line(axis, lines, x="epoch", y=key, scale=panel.scale, k=k, label=label, linestyle=dashes)
         style(axis, panel.title, "epoch", panel.unit)
         integer_ticks(axis)
@@ -433,7 +434,7 @@ def class_grid(images: ImageList, *, classes: int = 6, per_class: int = 8) -> Fi
     """Images of the first classes, one class per row."""
     shown_classes = range(min(classes, len(images.classes)))
     members = [np.flatnonzero(images.labels == label)[:per_class] for label in shown_classes]
-    rows = [[thumbnail(images, i) for i in row] for row in members]
+    rows = [[picture_tile(images, i) for i in row] for row in members]
     names = [f"{shortened(images.classes[label], TITLE)} " for label in shown_classes]
     return image_grid(rows, row_titles=names)
 
@@ -442,7 +443,7 @@ def group_grid(retrieval_set: RetrievalSet, *, groups: int = 3) -> Figure:
     """Queries of a set with their answers, one query per row."""
     chosen = evenly(len(retrieval_set.queries), groups)
     rows = [[retrieval_set.queries[q], *retrieval_set.positives[q][:7]] for q in chosen]
-    figure = image_grid([[thumbnail(retrieval_set.images, i) for i in row] for row in rows])
+    figure = image_grid([[picture_tile(retrieval_set.images, i) for i in row] for row in rows])
     figure.axes[0].set_title("query", fontsize=9)
     figure.axes[1].set_title("answers", fontsize=9)
     name = shortened(retrieval_set.name, TITLE)
@@ -454,7 +455,10 @@ def repeated_batch(
     dataset: ImageDataset, batch: Sequence[tuple[int, int]], *, repetitions: int, mean, std
 ) -> Figure:
     """A training batch: the augmented copies of an image in each row."""
-    pictures = [undo_normalization(sample[0], mean, std) for sample in dataset.__getitems__(batch)]
+    samples = dataset.__getitems__(batch)  # of an unreadable image: path and reason
+    side = next((sample[0].shape[-1] for sample in samples if len(sample) == 3), 64)
+    grey = np.asarray(grey_tile(side))
+    pictures = [undo_normalization(s[0], mean, std) if len(s) == 3 else grey for s in samples]
     rows = [pictures[start : start + repetitions] for start in range(0, len(pictures), repetitions)]
     figure = image_grid(rows, row_titles=[f"image {index} " for index, _ in batch[::repetitions]])
     for k, axes in enumerate(figure.axes[: len(rows[0])]):

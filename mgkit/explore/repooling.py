@@ -116,6 +116,8 @@ class SetMaps:
     size: pixels.
     memory: limit for the maps (bytes); `set` is the part of the retrieval set that fits.
     options: as for `features.embed`.
+
+    Raises ValueError if no query, or no image beside it, is readable.
     """
 
     def __init__(
@@ -125,6 +127,10 @@ class SetMaps:
         part = part_of(retrieval_set, images_held(net, size, memory))
         self.maps = CachedMaps(net, part.images, size=size, **options)
         self.set = part.only(self.maps.kept)
+        if not len(self.set.queries) or len(self.set.database) < 2:
+            raise ValueError(
+                f"{self.set.name}: of {self.of_all} images none is a readable query with neighbours"
+            )
 
     def describe(self) -> str:
         """The number of images in memory, as text."""

@@ -18,13 +18,13 @@ from mgkit.explore.style import (
     LINES,
     MARKERS,
     axes_grid,
-    shortened,
+    picture_tile,
     show_found,
     show_image,
     style,
-    thumbnail,
 )
 from mgkit.explore.toy_batch import ToyBatch
+from mgkit.machine.printable import shortened
 
 HEAT = "inferno"  # a colour map whose lightness rises
 
@@ -111,7 +111,7 @@ def matching_regions(held: SetMaps, *, ps: Sequence[float] = (1.0, 3.0, 10.0), p
             matched = match(*(held.maps.map(index) for index in pair), p)
             for half, index, heat in zip(halves, pair, (matched.first, matched.second), strict=True):
                 title = f"p = {p:g}, cosine {matched.similarity:.2f}"
-                show_image(half[j], heat_overlay(thumbnail(held.set.images, index), heat), title)
+                show_image(half[j], heat_overlay(picture_tile(held.set.images, index), heat), title)
     bar = figure.colorbar(ScalarMappable(cmap=HEAT), ax=axes, ticks=(0, 1), shrink=0.8)
     bar.ax.set_yticklabels(["0", "most"], fontsize=8)
     bar.set_label("share of the similarity", fontsize=8)

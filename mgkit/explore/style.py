@@ -2,6 +2,7 @@
 
 import base64
 import io
+import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -9,32 +10,45 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, MaxNLocator
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
+from mgkit.machine.printable import shown_name
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 MARKERS = "osD^vP*"
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 RIGHT, WRONG = COLOURS[2], COLOURS[1]
+GREY = (200, 200, 200)  # of a tile for an unreadable image
 TITLE = 26  # longest title of a panel (characters)
 TICK_INCHES = 0.42  # least distance between tick labels
 
 
 class NotebookFigure(Figure):
-    """A figure shown inline as a 64-colour PNG or a JPEG, whichever is smaller; `savefig` is unchanged."""
+    """A figure shown inline as a 64-colour PNG or a JPEG, whichever is smaller."""
 
     INLINE_DPI, PNG_COLOURS, JPEG_QUALITY = 72, 64, 50
 
     def draw(self, renderer) -> None:
-        """Draw without mathtext, since file names may hold a $; tick labels of logarithmic axes need it."""
+        """Draw printable text without mathtext: names may hold anything. Log axes need it for ticks."""
         both = [axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis)]
         powers = {
             label for axis in both if axis.get_scale() == "log" for label in axis.get_ticklabels(which="both")
         }
         for text in self.findobj(Text):
             text.set_parse_math(text in powers)
+            shown = "\n".join(map(shown_name, text.get_text().split("\n")))
+            if shown != text.get_text():
+                text.set_text(shown)
         super().draw(renderer)
+
+    def savefig(self, *args, **options) -> None:
+        """As matplotlib's, without a warning for each letter that the font lacks; a box is drawn for it."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph \d+ ")
+            warnings.filterwarnings("ignore", r"Matplotlib currently does not support")  # some scripts
+            super().savefig(*args, **options)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, bytes]:
         """The figure as IPython shows it, {MIME type: content}."""
@@ -97,12 +111,6 @@ def image_grid(images: Sequence[Sequence], *, row_titles: Sequence[str] = (), si
     return figure
 
 
-def shortened(name: str, length: int = 18) -> str:
-    """A name of at most `length` characters; of a longer one the beginning and the end."""
-    end = length // 3
-    return name if len(name) <= length else f"{name[: length - 1 - end]}…{name[-end:]}"
-
-
 def line_sizes(k: int, count: int) -> dict[str, float]:
     """Line width and marker size of the k-th of `count` lines; later lines are thinner."""
     share = (count - 1 - k) / max(count - 1, 1)
@@ -161,14 +169,14 @@ def show_found(
     *, judged: bool, title: str = "query",
 ) -> None:  # fmt: skip
     """A query and its answers (image, score, whether it is right) in a row of axes."""
-    show_image(row[0], thumbnail(images, query), title)
+    show_image(row[0], picture_tile(images, query), title)
     frame(row[0], "black", "-")
     for axes in row[1:]:
         axes.axis("off")
     for axes, (image, score, right) in zip(row[1:], found, strict=False):
         axes.axis("on")
         mark, colour, line = frame_style(right, judged)
-        show_image(axes, thumbnail(images, image), f"{mark} {score:.2f}".strip(), color=colour)
+        show_image(axes, picture_tile(images, image), f"{mark} {score:.2f}".strip(), color=colour)
         frame(axes, colour, line)
 
 
@@ -178,7 +186,22 @@ def frame(axes: Axes, colour: str, line) -> None:
 
 
 def thumbnail(images: ImageList, index: int, side: int = 128) -> Image.Image:
-    """The image with its longest side of at most `side` pixels."""
+    """The image with its longest side of at most `side` pixels; raises UnreadableImageError."""
     image = images.load(index, least=2 * side)
     image.thumbnail((side, side))
     return image
+
+
+def picture_tile(images: ImageList, index: int, side: int = 128) -> Image.Image:
+    """The `thumbnail`, or a grey tile for an unreadable image."""
+    try:
+        return thumbnail(images, index, side)
+    except UnreadableImageError:
+        return grey_tile(side)
+
+
+def grey_tile(side: int) -> Image.Image:
+    """What is shown in the place of an unreadable image."""
+    tile = Image.new("RGB", (side, side), GREY)
+    ImageDraw.Draw(tile).text((side / 2, side / 2), "unreadable", "black", anchor="mm", font_size=side // 6)
+    return tile

@@ -86,7 +86,10 @@ class ToyBatches:
         self.loss = JointLoss(beta=beta, margin=margin).to(net.classifier.weight.device)
 
     def draw(self, copies: int, *, number: int = 0) -> ToyBatch:
-        """Batch `number` with N = copies. Raises ValueError unless copies divides 12."""
+        """Batch `number` with N = copies, without unreadable images.
+
+        Raises ValueError unless copies divides 12, and if no image is readable.
+        """
         if SAMPLES % copies:
             raise ValueError(f"copies must divide {SAMPLES}, got {copies}")
         count, seed = len(self.dataset), self.seed
@@ -94,7 +97,10 @@ class ToyBatches:
         sampler = RepeatedAugmentationSampler(count, SAMPLES, copies, len_factor=factor, seed=seed)
         sampler.set_epoch(number)
         samples = self.dataset.__getitems__(next(iter(SeededBatches(sampler, seed=seed + number))))
-        return self.measured(copies, [sample for sample in samples if len(sample) == 3])  # without unreadable
+        readable = [sample for sample in samples if len(sample) == 3]
+        if not readable:
+            raise ValueError(f"none of the {SAMPLES // copies} images of the batch is readable")
+        return self.measured(copies, readable)
 
     def measured(self, copies: int, samples: Sequence[tuple[Tensor, int, int]]) -> ToyBatch:
         """The losses of (image, label, instance) samples, with gradients up to the embedding."""

@@ -18,8 +18,9 @@ from mgkit.data.images import ImageList
 from mgkit.explore.browse import Classes, Collection, Describe, read_picture
 from mgkit.explore.repooling import Repooling, SetMaps, exponents, match, positions_for_half, shown_exponent
 from mgkit.explore.stills import heat_overlay
-from mgkit.explore.style import data_uri, frame_style, thumbnail
+from mgkit.explore.style import data_uri, frame_style, picture_tile, thumbnail
 from mgkit.explore.toy_batch import COPIES, ToyBatches
+from mgkit.machine.printable import shown_name
 
 SIDE = 96  # of a thumbnail (px)
 HEAT_SIDE = 192  # of a picture with a heat map (px)
@@ -67,12 +68,12 @@ class Explorer(ipywidgets.VBox):
 
 
 def escaped(text: str) -> str:
-    """Text for HTML; a file name may hold bytes that are not Unicode."""
-    return html.escape(text.encode("utf-8", "replace").decode("utf-8"))
+    """Text for HTML, printable."""
+    return html.escape(shown_name(text))
 
 
 def name_of(images: ImageList, index: int) -> str:
-    return Path(images.paths[index]).name.encode("utf-8", "replace").decode("utf-8")
+    return shown_name(Path(images.paths[index]).name)
 
 
 def inline(picture: Image.Image) -> str:
@@ -277,11 +278,11 @@ class QueryBrowser(Explorer):
         self.query.value = NO_QUERY  # so that choosing any query triggers `show`
         try:
             picture = read_picture(name, content)
+            descriptor, classes = self.describe(picture)
         except UnreadableImageError as error:
-            self.say(str(error))
+            self.say(str(error) if shown_name(name) in str(error) else f"{name}: {error}")
             self.page.value = ""
             return
-        descriptor, classes = self.describe(picture)
         neighbours, scores = self.collection.similar(descriptor, self.k)
         size = f"{picture.width} × {picture.height} pixels"
         self.say(f"{name}, {size}, and its {len(neighbours)} nearest images.")
@@ -316,7 +317,7 @@ class HeatMaps(Explorer):
         self.show()
 
     def picture(self, index: int) -> Image.Image:
-        return thumbnail(self.held.set.images, index, HEAT_SIDE)
+        return picture_tile(self.held.set.images, index, HEAT_SIDE)
 
     def neighbours(self) -> list[tuple[str, int]]:
         """(rank, mark and name, image) of the chosen query's neighbours."""

@@ -43,9 +43,9 @@ def atomic_write(path: str | Path):
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file atomically (UTF-8)."""
+    """Write a text file atomically (UTF-8; of names that are not, their bytes)."""
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def move_into_place(written: Path, path: Path) -> None:

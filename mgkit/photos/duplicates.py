@@ -18,6 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from mgkit.data.decoding import decoding, in_words
+from mgkit.machine.printable import shown_name
 from mgkit.photos.folder import PhotoList, load_photo
 
 FEWEST = 20  # images needed to fit quantiles
@@ -74,7 +75,7 @@ class EditedPhotos(PhotoList):
         """As `PhotoList.load`, edited. Raises UnreadableImageError if that fails."""
         path, name = self.paths[index], self.edits[index % len(self.edits)]
         picture = load_photo(path, least=2 * self.side, exif=self.exif)
-        with decoding(lambda error: f"{path} cannot be edited ({name}: {in_words(error)})"):
+        with decoding(lambda error: f"{shown_name(path)} cannot be edited ({name}: {in_words(error)})"):
             return self.fitted(index, EDITS[name](picture))
 
 

@@ -13,12 +13,12 @@ from PIL import Image
 from mgkit.data.decoding import WHOLE, image_shape, load_image, without_warnings
 from mgkit.data.folders import check_folder, walk
 from mgkit.data.images import UNLABELLED, ImageList
+from mgkit.machine.printable import shown_name
 from mgkit.machine.progress import progress
 from mgkit.transforms import fitted_shape
 
 MOST_PIXELS = 128_000_000  # 512 MB decoded, unless it is a JPEG
 NO_FILE = "a pipe, a socket or a device, not a file"
-SHOWN_AS_THEY_ARE = "\u200d"  # joins emoji; not printable by itself
 SECONDS_WITHOUT_BAR = 3.0
 
 
@@ -147,16 +147,6 @@ def without_other_names(paths: Sequence[str], left_out: dict[str, str]) -> list[
             first[identity] = path
             kept.append(path)
     return kept
-
-
-def shown_name(name: str) -> str:
-    """A file's name as printable text on one line; other bytes and characters are escaped."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() or c in SHOWN_AS_THEY_ARE else escape(c) for c in text)
-
-
-def escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def load_photo(path: str, *, least: int, exif: bool = True) -> Image.Image:

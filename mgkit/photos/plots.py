@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mgkit.data.images import ImageList
-from mgkit.explore.style import COLOURS, axes_grid, shortened, show_image, style, thumbnail
+from mgkit.explore.style import COLOURS, axes_grid, picture_tile, show_image, style
+from mgkit.machine.printable import shortened
 from mgkit.photos.duplicates import Threshold
 from mgkit.photos.search import FoundPhotos
 
@@ -63,4 +64,4 @@ def show_row(row: Sequence[Axes], images: ImageList, shown: Sequence[int], title
     for panel in row[len(shown) :]:
         panel.axis("off")
     for panel, i, title in zip(row, shown, titles, strict=False):
-        show_image(panel, thumbnail(images, i), title)
+        show_image(panel, picture_tile(images, i), title)

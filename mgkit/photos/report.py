@@ -16,8 +16,8 @@ from mgkit.data.decoding import WHOLE, UnreadableImageError, image_shape, withou
 from mgkit.engine.run import opened_folder
 from mgkit.explore.style import data_uri
 from mgkit.machine.files import write_text
+from mgkit.machine.printable import shown_name
 from mgkit.photos.duplicates import Group
-from mgkit.photos.folder import shown_name
 from mgkit.photos.search import FoundPhotos
 
 MOST_GROUPS, MOST_MEMBERS = 40, 12
@@ -199,4 +199,4 @@ def left_out_text(found: FoundPhotos) -> str:
 
 def summary(path: Path) -> str:
     """One line: the report's path and size."""
-    return f"{path}: {path.stat().st_size / 1e6:.1f} MB, one file; open it in any browser"
+    return f"{shown_name(path)}: {path.stat().st_size / 1e6:.1f} MB, one file; open it in any browser"

@@ -36,6 +36,7 @@ from mgkit.explore.browse import (
 from mgkit.features import ROWS, Passes, plain, to_descriptors
 from mgkit.machine.distributed import main_first
 from mgkit.machine.files import find_path
+from mgkit.machine.printable import csv_name, shown_name
 from mgkit.model import MultiGrain, Whitening, append_one
 from mgkit.photos.duplicates import (
     EDITS,
@@ -47,7 +48,7 @@ from mgkit.photos.duplicates import (
     neighbours_without_self,
     pairs_beyond,
 )
-from mgkit.photos.folder import PhotoFolder, find_photos, shown_name
+from mgkit.photos.folder import PhotoFolder, find_photos
 from mgkit.photos.growing import growing_features
 from mgkit.retrieval import indices
 from mgkit.retrieval.search import top_k
@@ -182,9 +183,13 @@ class FoundPhotos:
         """Indices of `count` readable pictures, evenly spaced."""
         return self.readable[evenly(len(self.readable), count)].tolist()
 
+    def path(self, i: int) -> str:
+        """A picture's path below the folder."""
+        return os.path.relpath(self.images.paths[i], self.images.root)
+
     def name(self, i: int) -> str:
-        """A picture's printable path below the folder."""
-        return shown_name(os.path.relpath(self.images.paths[i], self.images.root))
+        """The same, printable."""
+        return shown_name(self.path(i))
 
     def describe(self) -> str:
         """One line: the number of near-duplicates, groups and pairs."""
@@ -210,8 +215,8 @@ def photo_task(config: PhotosConfig) -> PhotoTask:
     for root in photo_folders(config):
         if outputs.is_relative_to(root.resolve()):
             raise ValueError(
-                f"photos: results would be written among the pictures, to {outputs}: choose a folder that "
-                "does not hold outputs/"
+                f"photos: results would be written among the pictures, to {shown_name(outputs)}: choose a "
+                "folder that does not hold outputs/"
             )
     try:
         net = whitened_network(config)[0]
@@ -275,8 +280,7 @@ def find_in(task: PhotoTask) -> FoundPhotos:
     labels, probabilities = top_classes(task.net, rows)
     names, fit = check_classes(task, rows[readable])
     left_out = task.folder.left_out | {
-        path: shown_name(why.removeprefix(f"cannot read the image {path}: ").removeprefix(f"{path} "))
-        for path, why in task.passes.unreadable.reasons.items()
+        path: without_name(path, why) for path, why in task.passes.unreadable.reasons.items()
     }
     return FoundPhotos(
         task, descriptors, whitening, whitened, threshold, groups, pairs, labels, probabilities, names, fit,
@@ -284,9 +288,17 @@ def find_in(task: PhotoTask) -> FoundPhotos:
     )  # fmt: skip
 
 
+def without_name(path: str, why: str) -> str:
+    """Why a picture was left out, without the name that the message begins with."""
+    name = shown_name(path)
+    for start in (f"cannot read the image {name}: ", f"cannot use the image {name}: ", f"{name} "):
+        why = why.removeprefix(start)
+    return why
+
+
 def write_results(run: Run, found: FoundPhotos) -> None:
     run.write("near_duplicates.csv", duplicates_csv(found))
-    reasons = [(shown_name(path), why) for path, why in found.left_out.items()]
+    reasons = [(csv_name(path), why) for path, why in found.left_out.items()]
     run.write("left_out.csv", as_csv(["file", "why"], reasons))
     threshold, config = found.threshold, found.task.config
     run.results({
@@ -300,7 +312,7 @@ def write_results(run: Run, found: FoundPhotos) -> None:
 
 def duplicates_csv(found: FoundPhotos) -> str:
     rows = [
-        (number, found.name(i), f"{similarity:.4f}")
+        (number, csv_name(found.path(i)), f"{similarity:.4f}")
         for number, group in enumerate(found.groups, 1)
         for i, similarity in zip(group.members, group.similarities, strict=True)
     ]

@@ -60,6 +60,15 @@ class RetrievalTask:
         [pooled] = self.features(one.images, size=size, ps=[self.p], name=one.name)
         return plain(pooled) if self.net.whitening is None else whitened(self.net, pooled)
 
+    def readable(self, one: RetrievalSet) -> np.ndarray:
+        """Whether each of a set's images [N] was read, and passed through the network, at all scales."""
+        sizes = [self.config.size, *(scaled_sizes(self.config) if self.config.scales != [1.0] else [])]
+        passed = np.ones(len(one.images), dtype=bool)
+        for size in sizes:
+            [pooled] = self.features(one.images, size=size, ps=[self.p], name=one.name)
+            passed &= np.isfinite(pooled[:, 0])
+        return passed
+
 
 def by_images(sets: list[RetrievalSet]) -> list[list[RetrievalSet]]:
     """Group the sets that share their images, and so the pass over them."""
@@ -151,10 +160,11 @@ def measured_sets(task: RetrievalTask) -> list[Retrieval]:
     """Evaluate every set with every kind of descriptor, each with its gain over the one before."""
     found = []
     for sets in by_images(task.sets):
+        readable = task.readable(sets[0])  # the same for all kinds, which are compared
         of_images = [
             Retrieval(kind.name, kind.p, one, result, kind.over)
             for kind in descriptor_kinds(task, sets[0])
-            for one, result in measured(sets, kind)
+            for one, result in measured(sets, kind, readable)
         ]
         found += [with_gain(r, of_images) for one in sets for r in of_images if r.result.name == one.name]
     task.passes.unreadable.report()
@@ -199,7 +209,7 @@ def descriptor_kinds(task: RetrievalTask, one: RetrievalSet) -> Iterator[Descrip
     if net.whitening is not None and config.dims is not None:
         over, name, rows = name, f"{name}, {config.dims} d", whitened(net, features[-1], dims=config.dims)
         yield DescriptorKind(name, p, rows, over)
-    if np.isfinite(rows[one.background, 0]).any():
+    if task.readable(one)[one.background].any():
         yield DescriptorKind(f"{name}, scores normalised", p, rows, over=name, normalise=True)
     if config.scales != [1.0]:
         rows = multi_scale([task.descriptors(one, size=size) for size in scaled_sizes(config)])
@@ -212,10 +222,9 @@ def scaled_sizes(config: RetrievalConfig) -> list[int]:
 
 
 def measured(
-    sets: list[RetrievalSet], kind: DescriptorKind
+    sets: list[RetrievalSet], kind: DescriptorKind, readable: np.ndarray
 ) -> Iterator[tuple[RetrievalSet, RetrievalResult]]:
-    """Evaluate every set with one kind of descriptor, without unreadable images; prints a line per set."""
-    readable = np.isfinite(kind.descriptors[:, 0])
+    """Evaluate every set with one kind of descriptor on the readable images [N]; prints a line per set."""
     rows = kind.descriptors if readable.all() else kind.descriptors[readable]
     for one in sets:
         left = one.only(readable)

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 from dataclasses import replace
 from itertools import pairwise
 
@@ -527,3 +528,23 @@ def test_the_ticks_of_logarithmic_axes_are_powers():
 def test_every_figure_is_of_the_kind_that_notebooks_show_so():
     for figure, _ in (plots.axes_grid(1, 1), plots.axes_grid(2, 3)):
         assert isinstance(figure, NotebookFigure)
+
+
+def test_names_that_are_not_text_and_unreadable_images_are_drawn(tmp_path):
+    """A class of Latin-1 bytes, one of 255 bytes with line breaks, letters that the font lacks."""
+    for name in (b"caf\xe9", b"\n" * 100 + b"x" * 155, "犬 🏖️".encode()):
+        folder = os.path.join(os.fsencode(tmp_path), name)
+        os.mkdir(folder)
+        noise(len(name)).save(os.path.join(os.fsdecode(folder), "1.png"))
+        with open(os.path.join(folder, b"2.png"), "wb") as file:
+            file.write(b"no picture")
+    images = class_folders(tmp_path)
+    figure = saved(plots.class_grid, images)
+    assert {r"caf\xe9", "犬 🏖️"} < {axes.get_ylabel().strip() for axes in figure.axes}
+    assert max(len(axes.get_ylabel()) for axes in figure.axes) < 30
+    assert (figure.axes[1].images[0].get_array()[0, 0] == (200, 200, 200)).all()
+    saved(plots.compare_runs, {images.classes[0]: [{"epoch": 1, "loss": 1.0}]})
+    dataset = ImageDataset(images, train_transform(16))
+    saved(
+        plots.repeated_batch, dataset, [(i, 0) for i in range(4)], repetitions=2, mean=(0,) * 3, std=(1,) * 3
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import noise, write_picture
+from support import demanding, noise, write_picture
 
 from mgkit.data.layouts import plain_images
 from mgkit.explore import widgets
@@ -301,3 +301,12 @@ def test_the_toy_batch_follows_its_controls(tiny_net, uneven_images):
     page = toy.page.value
     toy.another.click()
     assert toy.page.value != page and line(toy).startswith("N = 6")
+
+
+def test_a_picture_too_narrow_for_the_network_gets_one_line(browser, tiny_net):
+    demanding(tiny_net)
+    file = io.BytesIO()
+    noise(0, (400, 20)).save(file, "PNG")
+    bring(browser, "banner\n.png", file.getvalue())
+    assert line(browser) == r"banner\n.png: 32 x 1 px at size 32 is too narrow for tiny"
+    assert browser.page.value == ""

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support import in_processes, one_line_error, write_uneven
+from support import demanding, in_processes, one_line_error, write_picture, write_uneven
 
 from mgkit.benchmarks.retrieval_set import unlabelled
 from mgkit.data.decoding import UnreadableImageError, View
@@ -163,3 +163,18 @@ def test_a_list_with_parts_of_files_or_one_twice_is_refused(folder, embedded):
     for wrong in (images.subset([0, 1, 0]), replace(images, views={2: View(turned=90)})):
         with one_line_error(ValueError, "each file is taken once, and whole"):
             embedded(images=wrong)
+
+
+def test_a_picture_too_narrow_for_the_network_stays_left_out_as_the_folder_grows(tiny_net, folder, embedded):
+    demanding(tiny_net)
+    write_picture(folder / "05a.png", size=(200, 20))
+    for new in ("first", "second"):
+        write_picture(folder / f"{new}.png", seed=len(new), size=(24, 16))
+        unreadable = UnreadableImages("skip")
+        rows = embedded(unreadable=unreadable)
+        narrow = listed(folder).paths.index(str(folder / "05a.png"))
+        assert np.flatnonzero(np.isnan(rows[:, 0])).tolist() == [narrow]
+        [(path, why)] = unreadable.reasons.items()
+        assert path == str(folder / "05a.png") and why.endswith("32 x 3 px at size 32 is too narrow for tiny")
+    with one_line_error(UnreadableImageError, "05a.png", "too narrow"):
+        embedded()

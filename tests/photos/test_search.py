@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from support import noise, one_line_error, write_empty, write_picture
 
-from mgkit.checkpoints import load_network
+from mgkit.backbones.build import Backbone
+from mgkit.checkpoints import load_network, save_checkpoint
 from mgkit.config import PhotosConfig, make
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.engine import feature_store as store
 from mgkit.explore.browse import class_names
-from mgkit.model import append_one
+from mgkit.model import MultiGrain, append_one, get_multigrain
 from mgkit.photos import search as module
 from mgkit.photos.duplicates import EDITS, recompressed
 from mgkit.photos.search import (
@@ -356,8 +357,37 @@ def test_names_of_classes(tiny_net, config, after_chain):
     tiny_net.classes = ("cat", "dog", "gnu")
     assert class_names("elsewhere", tiny_net) == ("cat", "dog", "gnu")
     assert "star" in class_names(config().data, after_chain.net)
-    tiny_net.classes, tiny_net.classifier = (), torch.nn.Linear(8, 1000)
-    assert class_names("mini", tiny_net)[:2] == ("tench", "goldfish")
+    tiny_net.classes = (os.fsdecode(b"caf\xe9"), "two\nlines")
+    assert class_names("elsewhere", tiny_net) == (r"caf\xe9", r"two\nlines")
+
+
+@pytest.mark.parametrize(
+    "own",
+    [[f"n{i:04d}" for i in range(1000)], [f"n{90000000 + i}" for i in range(1000)], ["n01440764", "n1"]],
+)
+def test_classes_that_only_look_like_imagenet_s_keep_their_names(tiny_net, own):
+    tiny_net.classes = tuple(own)
+    assert class_names("elsewhere", tiny_net) == tuple(own)
+
+
+def test_imagenet_s_ids_have_its_names_in_any_order(tiny_net):
+    tiny_net.classes = ("n01443537", "n15075141", "n01440764")
+    assert class_names("elsewhere", tiny_net) == ("goldfish", "toilet tissue", "tench")
+
+
+def test_unnamed_classes_have_imagenet_s_names_if_the_classifier_was_published(tiny_net, tmp_path):
+    net = get_multigrain("resnet8", num_classes=1000)
+    assert class_names("elsewhere", net) == () and not net.published
+    net.published = True  # as a pretrained backbone's
+    assert class_names("elsewhere", net)[:2] == ("tench", "goldfish")
+    save_checkpoint(tmp_path / "whitened.pth", net)
+    assert class_names("elsewhere", load_network(tmp_path / "whitened.pth")[0])[0] == "tench"
+    net.published = False
+    for name, known in {"own.pth": False, "joint_3B_0.5.pth": True}.items():
+        save_checkpoint(tmp_path / name, net)
+        assert load_network(tmp_path / name)[0].published == known
+    backbone = Backbone("tiny", tiny_net.features, 8, classifier=(torch.zeros(1000, 8), torch.zeros(1000)))
+    assert MultiGrain(backbone).published and not MultiGrain(backbone, num_classes=9).published
 
 
 def test_classes_are_shown_for_pictures_like_the_known_ones_only(config, photos, mini_root):

@@ -6,16 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import one_line_error
+from support import demanding, one_line_error, write_picture
 
+from mgkit.benchmarks.find import find_sets
 from mgkit.config import RetrievalConfig, make
 from mgkit.engine.run import latest_results
+from mgkit.explore.browse import set_collection
 from mgkit.explore.tables import table
-from mgkit.features import embed
+from mgkit.features import Passes, embed
 from mgkit.machine.download import file_hash
 from mgkit.mini.make import CROPS, QUALITIES
 from mgkit.retrieval.protocols import measured_value
 from mgkit.stages.evaluate_retrieval import (
+    RetrievalTask,
     best_exponents,
     best_of_each_set,
     evaluate_retrieval,
@@ -225,3 +228,20 @@ def test_on_data_of_one_s_own_a_missing_whitening_names_the_command(mini_root, t
     with one_line_error(FileNotFoundError, "papermill", "03_whiten.ipynb", mini_root / "imagenet"):
         retrieval_task(config)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_picture_too_narrow_at_one_scale_is_left_out_of_all_descriptors(here, tiny_net, capsys):
+    """At 48 px it is 9 px high and passes; at 34 px it is 6 px high."""
+    for seed in range(6):
+        size = (200, 40) if seed == 4 else (40, 30)
+        write_picture(here / "tree" / f"class{seed % 2}" / f"{seed}.png", seed=seed, size=size)
+    values = {"experiment": "t", "data": "tree", "size": 48, "resolutions": [], "on_unreadable": "skip"}
+    config = make(RetrievalConfig, values | {"workers": 0})
+    [tree] = find_sets(here / "tree")
+    task = RetrievalTask(config, demanding(tiny_net), 3.0, 3.0, [tree], Passes.of(config))
+    found = evaluate_retrieval(task)
+    assert [len(r.retrieval_set.images) for r in found] == [5, 5] and found[1].gain is not None
+    assert "4.png: 34 x 6 px at size 34 is too narrow for tiny" in capsys.readouterr().out
+    collection = set_collection(task, found, "tree")
+    asked = {Path(tree.images.paths[i]).name for i in collection.queries}
+    assert asked == {f"{seed}.png" for seed in (0, 1, 2, 3, 5)}
