@@ -16,6 +16,7 @@ from torch import Tensor
 from mgkit.backbones.build import check_backbone
 from mgkit.machine.download import fetch, is_web_page
 from mgkit.machine.files import atomic_write, project_root
+from mgkit.machine.saving import save_tensors
 from mgkit.model import MultiGrain, get_multigrain
 
 RELEASED_URL = "https://dl.fbaipublicfiles.com/multigrain"
@@ -227,8 +228,7 @@ def fetch_released(name: str, *, folder: str | Path | None = None) -> Path:
 def save_checkpoint(path: str | Path, net: MultiGrain, **content) -> None:
     """Save `model_state`, the backbone's name and `content` (tensors and plain values) atomically."""
     checkpoint = {"model_state": net.state_dict(), "backbone": net.name, **content}
-    with atomic_write(path) as temporary:
-        torch.save(checkpoint, temporary)
+    save_tensors(checkpoint, path)
 
 
 def export_safetensors(path: str | Path, net: MultiGrain, **content) -> None:

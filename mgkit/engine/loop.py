@@ -40,6 +40,7 @@ from mgkit.machine.distributed import (
 )
 from mgkit.machine.files import link_or_copy
 from mgkit.machine.progress import progress
+from mgkit.machine.shared_memory import check_shared_memory
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
 from mgkit.samplers import share
@@ -393,6 +394,8 @@ def training_loader(
     transform = train_transform(
         config.size, config.augmentation, crop_scale=config.crop_scale, mean=net.mean, std=net.std
     )
+    samples = -(-config.batch_size // world_size())  # of the largest share
+    check_shared_memory(workers=config.workers, batch=samples * 3 * config.size**2 * 4)  # float32
     return batch_loader(ImageDataset(images, transform), batches, workers=config.workers, device=device)
 
 

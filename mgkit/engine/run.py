@@ -18,7 +18,7 @@ from mgkit.config import StageConfig, different, to_yaml
 from mgkit.data.images import ImageList, list_hash
 from mgkit.engine.provenance import provenance
 from mgkit.machine.download import file_hash
-from mgkit.machine.files import free_name, project_root, write_text
+from mgkit.machine.files import atomic_write, check_writable, free_name, project_root, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +70,7 @@ def read_config(folder: Path) -> dict | None:
 def read_results(config: StageConfig) -> dict | None:
     """The content of a stage's results.json; None if the stage has not been run."""
     path = stage_folder(config) / "results.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def add_results(config: StageConfig, values: dict) -> None:
@@ -145,6 +145,7 @@ class Run:
             lists = [images] if isinstance(images, ImageList) else images
             origin["data"] = [describe_images(one) for one in lists]
         changed = self.changed(config)
+        check_writable(self.folder / "config.yaml")  # before anything of an earlier run is moved or removed
         if fresh:
             self.clear(aside=bool(changed) or keep)
         elif changed:
@@ -184,8 +185,8 @@ class Run:
 
 def save_figure(figure: "Figure", path: Path) -> "Figure":
     """Write a figure as PNG, at 120 dots per inch, and return it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=120, bbox_inches="tight", format="png")
     return figure
 
 

@@ -24,7 +24,7 @@ class StopRequest:
     def __init__(self, *, saves: bool = True):
         self.saves = saves
         self.requested = False
-        self.work_has_begun = False  # the stage has looked at the request
+        self.looks = 0  # how often the stage has looked at the request: before every step
         self.launcher = int(os.environ.get(LAUNCHER, 0))
         self.parent = started_by() or os.getppid()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -32,7 +32,7 @@ class StopRequest:
         threading.Thread(target=self.watch, daemon=True).start()
 
     def __call__(self) -> bool:
-        self.work_has_begun = True
+        self.looks += 1
         return self.requested
 
     def request(self, *_) -> None:
@@ -108,7 +108,7 @@ def leave_printing_to_main() -> None:
         return
     if os.environ.get("LOCAL_RANK") == "0":
         print(f"progress is shown on the machine of rank 0, {os.environ.get('MASTER_ADDR')}", flush=True)
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="replace")  # noqa: SIM115 - until the process ends
 
 
 def end_readers() -> None:

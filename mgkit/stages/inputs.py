@@ -10,7 +10,7 @@ from mgkit.data.layouts import labelled_images, relabelled, validation_images
 from mgkit.engine.run import papermill_command, stage_folder
 from mgkit.machine.device import pick_device, place
 from mgkit.machine.distributed import main_first
-from mgkit.machine.files import find_path, project_root
+from mgkit.machine.files import find_path, project_root, writing
 from mgkit.mini.make import make_mini
 from mgkit.model import MultiGrain, get_multigrain
 
@@ -18,7 +18,9 @@ from mgkit.model import MultiGrain, get_multigrain
 def data_root(data: str) -> Path:
     """The folder of `data`; `mini` is the embedded set, drawn into data/mini on first use."""
     if data == "mini":
-        return make_mini(project_root() / "data" / "mini", progress=True)
+        folder = project_root() / "data" / "mini"
+        with writing(folder):
+            return make_mini(folder, progress=True)
     if not data:
         raise ValueError("data is empty: give a folder, or mini for the embedded set")
     return find_path(data)

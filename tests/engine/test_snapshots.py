@@ -144,7 +144,7 @@ def test_a_disk_that_is_full_leaves_the_older_ones_and_says_why(snapshots):
         line.startswith("SnapshotError: ")
         and "File too large" in line
         and "is kept" in line
-        and "make room" in line
+        and "work on another disk" in line
     )
     assert names(snapshots) == ["step-000000001.pth", "step-000000002.pth"]
     assert load_checkpoint(snapshots.files()[0])["position"]["step"] == 2
