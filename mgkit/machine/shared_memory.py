@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,15 +22,11 @@ def check_shared_memory(*, workers: int, batch: int, prefetch: int = 2) -> None:
     batch: size of the largest batch (bytes).
     prefetch: batches per worker.
     """
-    if not workers or not FOLDER.parent.is_dir() or not hasattr(os, "statvfs"):
+    if not workers or not sys.platform.startswith("linux"):
         return
-    if not FOLDER.is_dir():
-        if os.uname().sysname == "Linux":
-            raise RefusedError(f"{FOLDER}, through which workers pass images, does not exist: {REMEDY}")
-        return
+    if fault := fault_of_folder():
+        raise RefusedError(f"{fault}: {REMEDY}")
     state = os.statvfs(FOLDER)
-    if state.f_flag & os.ST_RDONLY or not os.access(FOLDER, os.W_OK | os.X_OK):
-        raise RefusedError(f"{FOLDER}, through which workers pass images, cannot be written: {REMEDY}")
     free = state.f_bavail * state.f_frsize
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     needed = batch * prefetch * workers * processes
@@ -41,6 +38,15 @@ def check_shared_memory(*, workers: int, batch: int, prefetch: int = 2) -> None:
         )
 
 
+def fault_of_folder() -> str:
+    """What keeps workers from writing to /dev/shm, other than its size; empty for nothing."""
+    if not FOLDER.is_dir():
+        return f"{FOLDER}, through which workers pass images, does not exist"
+    if os.statvfs(FOLDER).f_flag & os.ST_RDONLY or not os.access(FOLDER, os.W_OK | os.X_OK):
+        return f"{FOLDER}, through which workers pass images, cannot be written"
+    return ""
+
+
 @contextmanager
 def shared_memory_named() -> Iterator[None]:
     """Turn the errors of a full or missing shared memory in the block into a RefusedError."""
@@ -49,11 +55,8 @@ def shared_memory_named() -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         if not is_about_shared_memory(error):
             raise
-        free = ""
-        if FOLDER.is_dir():
-            state = os.statvfs(FOLDER)
-            free = f" ({shown(state.f_bavail * state.f_frsize)} free)"
-        raise RefusedError(f"{FOLDER}{free} does not hold the batches of the workers: {REMEDY}") from None
+        fault = fault_of_folder() or f"{FOLDER} is too small for the images that workers pass through it"
+        raise RefusedError(f"{fault}: {REMEDY}") from None
 
 
 def is_about_shared_memory(error: Exception) -> bool:
