@@ -15,7 +15,6 @@ from mgkit.config import (
     FinetunePConfig,
     PhotosConfig,
     RetrievalConfig,
-    StageConfig,
     TrainConfig,
     WhitenConfig,
     from_yaml,
@@ -23,8 +22,6 @@ from mgkit.config import (
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.engine.launch import FOLDER, StoppedError, is_repeated, read_ending, write_ending
 from mgkit.engine.loop import NonFiniteError
-from mgkit.engine.run import stage_folder
-from mgkit.engine.snapshots import Snapshots, steps_of
 from mgkit.engine.stopping import StopRequest, Unbreakable, end_readers, leave_printing_to_main
 from mgkit.machine.distributed import process_group
 from mgkit.machine.files import REMEDIES, RefusedError
@@ -54,30 +51,23 @@ def run_stage(stage: str, config_file: str, stop: StopRequest) -> None:
     """Run a stage; an error that a restart cannot mend is written for the launcher (`write_ending`)."""
     config_class, run = STAGES[stage]
     options = {"asked_to_stop": stop} if config_class is TrainConfig else {}  # the others do not save
-    begun_at = 0
     try:
-        config = from_yaml(config_class, config_file)
-        begun_at = steps_saved(config)
         with process_group():
-            run(config, **options)
+            run(from_yaml(config_class, config_file), **options)
     except StoppedError as stopped:
         write_ending("stopped", str(stopped))
     except (RefusedError, UnreadableImageError, NonFiniteError) as error:
         fail_for_good(error)
     except Exception as error:
-        at_once = isinstance(error, OSError | ValueError) and not stop.looks  # about parameters or files
+        at_once = (
+            isinstance(error, OSError | ValueError) and not stop.work_has_begun
+        )  # about parameters or files
         if at_once or (isinstance(error, OSError) and error.errno in REMEDIES):
             fail_for_good(error)
-        if is_repeated(error, step=begun_at + stop.looks):
+        if is_repeated(error, step=stop.step):
             write_ending("failed", f"a worker failed twice at the same step with this error:\n{format_exc()}")
             sys.exit(1)
         raise
-
-
-def steps_saved(config: StageConfig) -> int:
-    """The steps of the snapshot from which a training would resume; 0 without one."""
-    files = Snapshots(stage_folder(config) / "snapshots").files()
-    return steps_of(files[0]) if files else 0
 
 
 def fail_for_good(error: Exception) -> None:

@@ -36,7 +36,7 @@ class Snapshots:
     def files(self) -> list[Path]:
         """List the snapshots, newest first."""
         found = [path for path in self.folder.glob("step-*.pth") if re.fullmatch(r"step-\d+\.pth", path.name)]
-        return sorted(found, key=steps_of, reverse=True)
+        return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
 
     def save(self, step: int, content: dict) -> Path:
         """Write a snapshot atomically, then remove all but the newest `keep`.
@@ -71,11 +71,6 @@ class Snapshots:
         refused = isinstance(error, RefusedError) or error.errno is None
         what = error if refused else f"{path} cannot be written: {why_refused(error, Path(path))}"
         return SnapshotError(f"{what}; then run the same command again ({kept})")
-
-
-def steps_of(snapshot: Path) -> int:
-    """The optimizer steps in the name of a snapshot."""
-    return int(snapshot.stem.removeprefix("step-"))
 
 
 # --- Where a run starts

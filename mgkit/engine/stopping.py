@@ -24,15 +24,16 @@ class StopRequest:
     def __init__(self, *, saves: bool = True):
         self.saves = saves
         self.requested = False
-        self.looks = 0  # how often the stage has looked at the request: before every step
+        self.work_has_begun = False  # the stage has looked at the request
+        self.step = 0  # at which it has
         self.launcher = int(os.environ.get(LAUNCHER, 0))
         self.parent = started_by() or os.getppid()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.request)
         threading.Thread(target=self.watch, daemon=True).start()
 
-    def __call__(self) -> bool:
-        self.looks += 1
+    def __call__(self, step: int) -> bool:
+        self.work_has_begun, self.step = True, step
         return self.requested
 
     def request(self, *_) -> None:

@@ -164,7 +164,7 @@ def config(mini_root):
 def stopped_after(steps):
     """asked_to_stop of a run that is to make so many steps."""
     asked = iter(range(steps))
-    return lambda: next(asked, None) is None
+    return lambda _: next(asked, None) is None
 
 
 def stop_at(config, steps):
@@ -379,6 +379,6 @@ def test_two_processes_do_not_train_in_one_folder(config, monkeypatch, capsys):
 )
 def test_a_file_in_place_of_a_folder_is_a_line_that_says_what_to_do(config, place):
     Path(place).parent.mkdir(parents=True, exist_ok=True)
-    Path(place).write_text("")
+    Path(place).write_text("", encoding="utf-8")
     with one_line_error(SnapshotError, place, "run the same command again"):
         run_training(config())

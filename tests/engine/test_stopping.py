@@ -16,7 +16,6 @@ from mgkit.data.decoding import UnreadableImageError
 from mgkit.engine import stopping as module
 from mgkit.engine.launch import AGENT, FOLDER, LAUNCHER, StoppedError, read_ending
 from mgkit.engine.loop import NonFiniteError
-from mgkit.engine.run import stage_folder
 from mgkit.engine.snapshots import SnapshotError
 from mgkit.engine.stopping import StopRequest, Unbreakable, is_alive
 from mgkit.machine.files import RefusedError
@@ -27,16 +26,16 @@ pytestmark = pytest.mark.usefixtures("signals", "watch")
 class Asked:
     """A StopRequest of a run that has begun to work, or not."""
 
-    def __init__(self, looks=0):
-        self.looks = looks
+    def __init__(self, step=None):
+        self.work_has_begun, self.step = step is not None, step or 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_a_request_to_stop_and_nothing_else(launch_folder, number):
     stop = StopRequest()
-    assert not stop() and stop.looks == 1
+    assert not stop(7) and stop.work_has_begun and stop.step == 7
     os.kill(os.getpid(), number)
-    assert stop()
+    assert stop(0)
 
 
 def test_work_for_nobody_is_stopped_and_then_ended_at_once_and_tidied_up(launch_folder, monkeypatch, watch):
@@ -44,7 +43,7 @@ def test_work_for_nobody_is_stopped_and_then_ended_at_once_and_tidied_up(launch_
     stop = StopRequest()
 
     def sleep(seconds):
-        slept.append((seconds, stop()))
+        slept.append((seconds, stop(0)))
         stop.launcher = GONE
 
     monkeypatch.setattr(module.time, "sleep", sleep)
@@ -107,7 +106,7 @@ def stage_that_raises(monkeypatch, error):
 def test_what_no_restart_mends_is_told_and_ends_the_worker_with_1(launch_folder, monkeypatch, error, begun):
     stage_that_raises(monkeypatch, error)
     with pytest.raises(SystemExit) as ended:
-        run_stage("train", "config.yaml", Asked(begun))
+        run_stage("train", "config.yaml", Asked(3 if begun else None))
     assert ended.value.code == 1
     assert read_ending(launch_folder) == {"kind": "failed", "message": f"{type(error).__name__}: {error}"}
 
@@ -118,14 +117,14 @@ def test_what_no_restart_mends_is_told_and_ends_the_worker_with_1(launch_folder,
 def test_what_a_restart_may_mend_is_raised(launch_folder, monkeypatch, error):
     stage_that_raises(monkeypatch, error)
     with pytest.raises(type(error)):
-        run_stage("train", "config.yaml", Asked(looks=3))
+        run_stage("train", "config.yaml", Asked(3))
     assert read_ending(launch_folder) is None
 
 
-def attempt(error, looks):
+def attempt(error, step):
     """Whether a worker that raises this error at this step would be restarted."""
     try:
-        run_stage("train", "config.yaml", Asked(looks))
+        run_stage("train", "config.yaml", Asked(step))
     except SystemExit:
         return False
     except type(error):
@@ -143,16 +142,6 @@ def test_the_same_error_twice_at_the_same_step_ends_the_run(launch_folder, monke
     assert not attempt(error, 4)
     message = read_ending(launch_folder)["message"]
     assert "twice" in message and message.rstrip().endswith("RuntimeError: worker 4567 is killed")
-
-
-def test_steps_count_from_the_snapshot_that_an_attempt_resumed_from(launch_folder, monkeypatch, here):
-    error = RuntimeError("injected")
-    stage_that_raises(monkeypatch, error)
-    assert attempt(error, 30)
-    snapshots = stage_folder(train_config()) / "snapshots"
-    snapshots.mkdir(parents=True)
-    (snapshots / "step-000000020.pth").touch()
-    assert not attempt(error, 10)
 
 
 @pytest.mark.parametrize(("error", "nodes"), [("Connection closed by peer", "1"), ("injected", "2")])
