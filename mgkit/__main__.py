@@ -6,6 +6,7 @@ It ends with its launcher, saves on SIGTERM, and writes how it ended for `mgkit.
 import os
 import sys
 from pathlib import Path
+from traceback import format_exc
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -19,11 +20,12 @@ from mgkit.config import (
     from_yaml,
 )
 from mgkit.data.decoding import UnreadableImageError
-from mgkit.engine.launch import FOLDER, StoppedError, read_ending, write_ending
+from mgkit.engine.launch import FOLDER, StoppedError, is_repeated, read_ending, write_ending
 from mgkit.engine.loop import NonFiniteError
-from mgkit.engine.snapshots import SnapshotError
 from mgkit.engine.stopping import StopRequest, Unbreakable, end_readers, leave_printing_to_main
 from mgkit.machine.distributed import process_group
+from mgkit.machine.files import REMEDIES, RefusedError
+from mgkit.machine.progress import print_anything
 from mgkit.photos.search import run_photos
 from mgkit.stages.evaluate_imagenet import run_classification
 from mgkit.stages.evaluate_retrieval import run_embedding
@@ -54,12 +56,18 @@ def run_stage(stage: str, config_file: str, stop: StopRequest) -> None:
             run(from_yaml(config_class, config_file), **options)
     except StoppedError as stopped:
         write_ending("stopped", str(stopped))
-    except (SnapshotError, UnreadableImageError, NonFiniteError) as error:
+    except (RefusedError, UnreadableImageError, NonFiniteError) as error:
         fail_for_good(error)
-    except (OSError, ValueError) as error:
-        if stop.work_has_begun:  # not about parameters or files, so that a restart may help
-            raise
-        fail_for_good(error)
+    except Exception as error:
+        at_once = (
+            isinstance(error, OSError | ValueError) and not stop.work_has_begun
+        )  # about parameters or files
+        if at_once or (isinstance(error, OSError) and error.errno in REMEDIES):
+            fail_for_good(error)
+        if is_repeated(error, step=stop.step):
+            write_ending("failed", f"a worker failed twice at the same step with this error:\n{format_exc()}")
+            sys.exit(1)
+        raise
 
 
 def fail_for_good(error: Exception) -> None:
@@ -74,6 +82,7 @@ def main() -> None:
     """Run the stage given on the command line; exits with 0 unless a restart may help."""
     stage, config_file = sys.argv[1:]
     stop = StopRequest(saves=stage == TrainConfig.stage)
+    print_anything()
     sys.stdout = Unbreakable(sys.stdout)
     leave_printing_to_main()
     try:

@@ -16,6 +16,7 @@ from torch import Tensor
 from mgkit.backbones.build import check_backbone
 from mgkit.machine.download import fetch, is_web_page
 from mgkit.machine.files import atomic_write, project_root
+from mgkit.machine.saving import save_tensors
 from mgkit.model import MultiGrain, get_multigrain
 
 RELEASED_URL = "https://dl.fbaipublicfiles.com/multigrain"
@@ -230,8 +231,7 @@ def save_checkpoint(path: str | Path, net: MultiGrain, **content) -> None:
     checkpoint = {"model_state": net.state_dict(), "backbone": net.name, **content}
     if net.published:
         checkpoint["published"] = True
-    with atomic_write(path) as temporary:
-        torch.save(checkpoint, temporary)
+    save_tensors(checkpoint, path)
 
 
 def export_safetensors(path: str | Path, net: MultiGrain, **content) -> None:

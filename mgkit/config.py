@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Validat
 from pydantic.dataclasses import dataclass
 
 from mgkit.backbones.build import check_backbone
+from mgkit.machine.files import read_text
 
 Name = Annotated[str, Field(pattern=r"^[\w][\w.\-]*$")]  # becomes a folder of outputs/
 BackboneName = Annotated[str, AfterValidator(check_backbone)]
@@ -309,7 +310,7 @@ def to_yaml(config: StageConfig) -> str:
 
 def from_yaml(cls: type[AnyConfig], path: str | Path) -> AnyConfig:
     """Read a config from a YAML file. Raises ValueError, naming the file, as `make`."""
-    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    values = yaml.safe_load(read_text(path))
     try:
         if not isinstance(values, dict):
             raise ValueError("must be a mapping of parameters to values")

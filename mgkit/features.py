@@ -1,5 +1,6 @@
 """From images to feature maps and descriptors, one backbone pass per image."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,6 +16,7 @@ from mgkit.machine.device import autocast, frozen
 from mgkit.machine.distributed import all_reduce, is_initialized, is_main, rank, run_in_all, world_size
 from mgkit.machine.printable import shown_name
 from mgkit.machine.progress import progress
+from mgkit.machine.shared_memory import check_shared_memory
 from mgkit.model import MultiGrain, Whitening
 from mgkit.pooling import gem, l2_normalize
 from mgkit.samplers import same_shape_batches
@@ -81,6 +83,8 @@ def feature_maps(
     at_most = max(1, min(passes.batch_size, PIXELS_A_BATCH // size**2))
     backbone = passes.backbone or frozen_backbone(net, passes.precision)
     batches = windowed_batches(fitted, at_most, window or max(1, len(images)))[rank() :: world_size()]
+    largest = max((12 * len(batch) * math.prod(fitted[batch[0]]) for batch in batches), default=0)  # float32
+    check_shared_memory(workers=passes.workers, batch=largest)
     loader = batch_loader(dataset, SeededBatches(batches), workers=passes.workers, device=device)
     if passes.description is not None and is_main():
         loader = progress(loader, passes.description or f"{passes.crop} {size} px", total=len(batches))

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from mgkit.benchmarks.fetch import examine, fetch_benchmark, names_below
 from mgkit.benchmarks.find import BENCHMARKS
 from mgkit.machine.files import find_path
+from mgkit.machine.progress import print_anything
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fetch or check benchmarks; the exit status is 0 if nothing is missing or unexpected, else 1."""
+    print_anything()
     parser = argparse.ArgumentParser(prog="python -m mgkit.benchmarks", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for command, number, purpose in (

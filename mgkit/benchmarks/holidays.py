@@ -12,6 +12,7 @@ import yaml
 from mgkit.benchmarks.published import INRIA, Archive, Benchmark, Companion, Images, abbreviated, images_to
 from mgkit.benchmarks.retrieval_set import RetrievalSet, files_of, numbers, unlabelled
 from mgkit.data.decoding import View
+from mgkit.machine.files import read_text
 
 UPRIGHT = "holidays-rotate.yaml"
 MULTIGRAIN = "https://raw.githubusercontent.com/facebookresearch/multigrain"
@@ -93,8 +94,9 @@ def upright_views(root: Path, number_of: Sequence[int]) -> dict[int, View]:
 
 def read_rotations(path: Path) -> dict[int, int]:
     """Read a YAML mapping `"100600.jpg": 90` as {image number: degrees clockwise}; ValueError for others."""
+    text = read_text(path)
     try:
-        mapping = yaml.safe_load(path.read_bytes())
+        mapping = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(mapping, dict):

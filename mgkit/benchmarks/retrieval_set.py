@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from io import StringIO
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ import numpy as np
 from mgkit.data.decoding import View
 from mgkit.data.folders import check_folder, image_files
 from mgkit.data.images import UNLABELLED, ImageList
+from mgkit.machine.files import read_text, split_lines
 
 
 def no_images() -> np.ndarray:
@@ -142,17 +144,31 @@ def located(names: Iterable[str], of_stem: dict[str, int], folder: Path, listing
 
 
 def read_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Read the non-blank rows of a csv file as (line number, stripped cells); ValueError for other files."""
+    """Read the non-blank rows of a csv file as (line number, stripped cells); ValueError for other files.
+
+    Cells are separated by commas, or by the semicolons or tabs of a first line without commas.
+    """
+    text = read_text(path)
+    reader = csv.reader(StringIO(text, newline=""), delimiter=separator(text))
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:  # with or without a byte order mark
-            reader = csv.reader(file)
-            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a csv file in UTF-8: {error}") from None
-    rows = [(number, row) for number, row in rows if any(row)]
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {reader.line_num}: this is not a line of a csv file: {error}"
+        ) from None
+    rows = [(number, row) for number, row in rows if any(row) and row[0].lower() != "sep="]
     if not rows:
         raise ValueError(f"{path} is empty")
     return rows
+
+
+def separator(text: str) -> str:
+    """The separator of cells, by the first line of a csv file; Excel may write it as sep=;."""
+    first = split_lines(text.lstrip())[0]
+    if given := re.fullmatch("sep=(.)", first, re.IGNORECASE):
+        return given[1]
+    unquoted = re.sub('"[^"]*"', "", first)
+    return next((mark for mark in ",;\t" if mark in unquoted), ",")
 
 
 def columns(header: list[str], names: tuple[str, ...]) -> list[int] | None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from mgkit.data.folders import FolderIndex, check_folder, image_files, image_index
 from mgkit.data.images import UNLABELLED, ImageList, place_in_class
+from mgkit.machine.files import read_lines
 from mgkit.machine.printable import shown_name
 
 
@@ -61,9 +62,9 @@ def plain_images(source: str | Path, *, purpose: str = "images") -> ImageList:
 def read_list(listing: Path, purpose: str) -> list[str]:
     """The absolute paths in a text file; FileNotFoundError for missing, ValueError for repeated files."""
     try:
-        lines = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError:
-        raise ValueError(f"{purpose}: {listing} is neither a folder nor a list of images") from None
+        lines = [line.strip(" \t") for line in read_lines(listing)]
+    except ValueError as error:
+        raise ValueError(f"{purpose}: {error} (a list of images is needed, or a folder)") from None
     paths = [str((listing.parent / line).resolve()) for line in lines if line and not line.startswith("#")]
     repeated = [path for path, times in Counter(paths).items() if times > 1]
     if repeated:
@@ -234,7 +235,7 @@ def ground_truth(root: Path, wnids: dict[int, str]) -> list[str]:
     """The WordNet ids of validation images 1, 2, …; ValueError for a line that is not a number of `wnids`."""
     path = devkit_file(root, GROUND_TRUTH)
     of_text = {str(number): wnid for number, wnid in wnids.items()}
-    lines = [line.strip() for line in path.read_text(encoding="ascii", errors="replace").splitlines()]
+    lines = [line.strip() for line in read_lines(path)]
     for number, line in enumerate(lines, start=1):
         if line not in of_text:
             raise ValueError(

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
 from mgkit.machine.distributed import all_gather_object, is_initialized, is_main
 from mgkit.machine.printable import shown_name
+from mgkit.machine.shared_memory import shared_memory_named
 
 SECONDS_FOR_A_BATCH = 900  # then a worker counts as hung: an error, after which a training restarts
 SECONDS_TO_SAVE = 30  # that a worker goes on after SIGTERM
@@ -90,6 +91,9 @@ def collate(samples: list) -> Batch:
     if len({image.shape for image in images}) == 1:
         images = default_collate(images)  # in a worker: into memory shared with the main process
     label, instance = (torch.tensor([s[k] for s in readable], dtype=torch.int64) for k in (1, 2))
+    if get_worker_info():  # here, where an error reaches the main process; later it would wait in vain
+        for tensor in (label, instance, *(images if isinstance(images, list) else ())):
+            tensor.share_memory_()
     return Batch(images, label, instance, [s for s in samples if len(s) == 2])
 
 
@@ -119,11 +123,19 @@ class SeededBatches:
         return sample
 
 
+class SharedLoader(DataLoader):
+    """A DataLoader whose errors about shared memory are a RefusedError that says what to do."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        with shared_memory_named():
+            yield from super().__iter__()
+
+
 def batch_loader(
     dataset: ImageDataset, batches: SeededBatches, *, workers: int = 0, device: torch.device | None = None
 ) -> DataLoader:
     """A DataLoader of `Batch` over the given batches, in pinned memory for a GPU."""
-    return DataLoader(
+    return SharedLoader(
         dataset,
         batch_sampler=batches,
         collate_fn=collate,

@@ -15,6 +15,7 @@ from mgkit.demo.claims import claims, joint_against_cross_entropy, table
 from mgkit.demo.reference import compare_with_reference, measures, write_reference
 from mgkit.engine.run import experiment_folder
 from mgkit.machine.files import project_root
+from mgkit.machine.progress import print_anything
 
 NOTEBOOKS = (
     "00_start_here",
@@ -43,6 +44,7 @@ def run_notebooks(experiment: str, data: str) -> Path:
 
 
 def main() -> None:
+    print_anything()
     what = "Run the notebooks on the embedded set and check the claims of the method."
     parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--experiment", default="mini", help="results go to outputs/<experiment>/")
@@ -64,9 +66,11 @@ def main() -> None:
     found = claims(arguments.experiment, measured, arguments.size)
     folder = experiment_folder(arguments.experiment) / "claims"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "claims.json").write_text(json.dumps([vars(claim) for claim in found], indent=1))
-    (folder / "measured.json").write_text(json.dumps(measured, indent=1))
-    (folder / "claims.txt").write_text(table(found, arguments.seeds) + "\n")
+    (folder / "claims.json").write_text(
+        json.dumps([vars(claim) for claim in found], indent=1), encoding="utf-8"
+    )
+    (folder / "measured.json").write_text(json.dumps(measured, indent=1), encoding="utf-8")
+    (folder / "claims.txt").write_text(table(found, arguments.seeds) + "\n", encoding="utf-8")
     print(f"\n{table(found, arguments.seeds)}\n")
     now = measures(arguments.experiment, measured)
     if arguments.write_reference:

@@ -181,7 +181,9 @@ def write_files(experiment: str, now: Mapping[str, Measure], target: Path) -> No
         "measures": {name: asdict(measure) for name, measure in now.items()},
     }
     write_text(target / "metrics.json", json.dumps(content, indent=1) + "\n")
-    write_text(target / "claims.txt", (experiment_folder(experiment) / "claims" / "claims.txt").read_text())
+    write_text(
+        target / "claims.txt", (experiment_folder(experiment) / "claims" / "claims.txt").read_text("utf-8")
+    )
     for name in FIGURES:
         save_small(Image.open(figure_path(experiment, name)), target / "figures" / Path(name).name)
     overview = stacked([Image.open(figure_path(experiment, name)) for name in OVERVIEW])

@@ -35,7 +35,15 @@ from mgkit.engine.run import experiment_folder
 from mgkit.features import Passes, by_window, pooled_batches, rows_of_all
 from mgkit.machine.device import autocast
 from mgkit.machine.distributed import all_gather_object, barrier, broadcast_object, is_main
-from mgkit.machine.files import exclusive, move_into_place, remove_partial, sync, write_text
+from mgkit.machine.files import (
+    RefusedError,
+    exclusive,
+    move_into_place,
+    remove_partial,
+    sync,
+    why_refused,
+    write_text,
+)
 from mgkit.model import MultiGrain
 from mgkit.pooling import check_exponent
 from mgkit.transforms import eval_transform
@@ -171,7 +179,8 @@ class StoredArray:
         if manifest is None or not self.path.is_file():
             return False
         status = self.path.stat()
-        return (status.st_size, status.st_mtime_ns) == (self.start(self.shape[0]), manifest["written_ns"])
+        same_time = is_same_time(manifest["written_ns"], status.st_mtime_ns)
+        return status.st_size == self.start(self.shape[0]) and same_time
 
     def start(self, row: int) -> int:
         """The offset of a row in the file, in bytes."""
@@ -188,14 +197,14 @@ class StoredArray:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Have an OSError of the block name the folder, and say that the call can be repeated."""
+        """Turn an OSError of the block into a RefusedError that says that the call can be repeated."""
         try:
             yield
         except OSError as error:
-            raise OSError(
-                error.errno,
-                f"features cannot be written to {self.folder}: {error.strerror} "
-                "(what is there already is kept, and the same call continues it)",
+            own = isinstance(error, RefusedError)
+            why = error if own else f"{self.folder} cannot be written: {why_refused(error, self.path)}"
+            raise RefusedError(
+                f"{why}; the same call then goes on from the features that are there"
             ) from None
 
     def begin(self) -> dict[int, dict]:
@@ -225,7 +234,7 @@ class StoredArray:
             with open(self.partial, "r+b") as file:
                 file.seek(self.start(shard * SHARD))
                 file.write(rows)
-                sync(file)
+            sync(self.partial)
             with open(self.journal, "a", encoding="utf-8") as file:
                 file.write(journal_line(shard, skipped))
 
@@ -242,6 +251,14 @@ class StoredArray:
             write_text(self.folder / "manifest.json", json.dumps(manifest, indent=1))
             move_into_place(self.partial, self.path)
             self.journal.unlink()
+
+
+def is_same_time(noted: int, found: int) -> bool:
+    """Whether a file's time of change (ns) is the noted one, or that in whole or even seconds.
+
+    Some file systems, as FAT, show the exact time only until they are mounted again.
+    """
+    return noted == found or (found % 10**9 == 0 and abs(noted - found) < 2 * 10**9)
 
 
 def npy_header(shape: tuple[int, int]) -> bytes:

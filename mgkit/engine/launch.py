@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import torch
 from mgkit.config import AnyConfig, StageConfig, TrainConfig, to_yaml
 from mgkit.machine.distributed import is_initialized
 from mgkit.machine.files import write_text
-from mgkit.machine.progress import FOR_RELAY, show_relayed
+from mgkit.machine.progress import FOR_RELAY, print_anything, show_relayed
 
 # Environment variables of the workers
 FOLDER = "MGKIT_LAUNCH_FOLDER"  # where they write how the run ended
@@ -49,6 +50,7 @@ def processes_on_this_machine(config: StageConfig) -> int:
 
 def on_all_devices(config: AnyConfig, run: Callable[[AnyConfig], object]) -> None:
     """Run a stage on all devices of `config.gpus`: by `run` if that is one process, else by `launch`."""
+    print_anything()
     if is_initialized() or processes_on_this_machine(config) == 1:
         run(config)
     else:
@@ -58,17 +60,18 @@ def on_all_devices(config: AnyConfig, run: Callable[[AnyConfig], object]) -> Non
 def launch(config: StageConfig) -> None:
     """Run a stage in worker processes, `python -m mgkit`, wait for them and show their output.
 
-    If a worker dies, all are restarted, at most `max_restarts` times. Raises StoppedError if the run was
+    If a worker dies, all are restarted, at most `max_restarts` times, unless its error is that of the last
+    attempt, at the same step (`is_repeated`). Raises StoppedError if the run was
     asked to stop and saved, WorkerError with the worker's message or traceback if it failed.
     """
     processes = processes_on_this_machine(config)
     with tempfile.TemporaryDirectory(prefix="mgkit-", ignore_cleanup_errors=True) as folder:
         config_file = Path(folder) / "config.yaml"
-        config_file.write_text(to_yaml(config), encoding="utf-8")
+        write_text(config_file, to_yaml(config))
         process = subprocess.Popen(
             torchrun_command(config, config_file, processes),
             env=worker_environment(folder, processes),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
             start_new_session=True,  # a notebook's interrupt reaches this process alone; see `stop`
         )  # fmt: skip
         (Path(folder) / AGENT).write_text(str(process.pid), encoding="utf-8")
@@ -136,7 +139,9 @@ def worker_environment(folder: str, processes: int) -> dict[str, str]:
     # A store that is shared by restarts makes new processes read where those of the first attempt listened.
     environment.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_STOP - 10)}
-    return environment | patience | {FOLDER: folder, LAUNCHER: str(os.getpid()), FOR_RELAY: "1"}
+    # What `launch` reads, in any locale. Not PYTHONUTF8: it would also change how paths are encoded.
+    output = {"PYTHONIOENCODING": "utf-8:backslashreplace"}
+    return environment | patience | output | {FOLDER: folder, LAUNCHER: str(os.getpid()), FOR_RELAY: "1"}
 
 
 def stop(process: subprocess.Popen, folder: Path) -> None:
@@ -164,7 +169,7 @@ def raise_ending(folder: Path, code: int, *, asked_to_stop: bool = False) -> Non
         raise StoppedError("stopped as asked: run the same command again to resume from the last checkpoint")
     traceback = first_traceback(folder.glob("log/**/error.json"))
     if traceback:
-        lost = any(word in traceback for word in ("closed by peer", "reset by peer"))
+        lost = follows_another(traceback)
         hint = " (it lost another, which may have been killed for lack of memory)" if lost else ""
         raise WorkerError(f"a worker process failed{hint}, and restarting it did not help:\n{traceback}")
     raise WorkerError(
@@ -184,6 +189,27 @@ def write_ending(kind: str, message: str) -> None:
 def read_ending(folder: Path) -> dict | None:
     path = folder / "ending.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def follows_another(error: str) -> bool:
+    """Whether an error is about the connection to a worker that has ended."""
+    return any(word in error for word in ("closed by peer", "reset by peer"))
+
+
+def is_repeated(error: Exception, *, step: int) -> bool:
+    """Whether this worker's last attempt ended with the same error at the same step; notes it for the next.
+
+    Numbers in messages, as process ids, may differ. Errors that follow another worker's end do not count,
+    and none count on several machines, as the others are not told.
+    """
+    several = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
+    if FOLDER not in os.environ or several or follows_another(str(error)):
+        return False
+    path = Path(os.environ[FOLDER]) / f"error-{os.environ.get('RANK', 0)}.json"
+    now = [type(error).__name__, re.sub(r"\d+", "0", str(error)), step]
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    write_text(path, json.dumps(now))
+    return before == now
 
 
 def first_traceback(files: Iterable[Path]) -> str:

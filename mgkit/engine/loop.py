@@ -40,6 +40,7 @@ from mgkit.machine.distributed import (
 )
 from mgkit.machine.files import link_or_copy
 from mgkit.machine.progress import progress
+from mgkit.machine.shared_memory import check_shared_memory
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
 from mgkit.samplers import share
@@ -95,7 +96,7 @@ class Training:
     images: for training and for validation.
     content: of the snapshot to resume from, or None.
     opened: the run's folder, in the main process; None in the others and in a dry run.
-    asked_to_stop: called before every step.
+    asked_to_stop: called before every step, with the number of steps done.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Training:
         images: tuple[ImageList, ImageList],
         content: dict | None,
         opened: OpenedRun | None,
-        asked_to_stop: Callable[[], bool],
+        asked_to_stop: Callable[[int], bool],
     ):
         check_batch(config)
         self.config, self.asked_to_stop = config, asked_to_stop
@@ -253,7 +254,9 @@ class Training:
                 error = caught
             samples, ended = len(batch.label) if batch else 0, batch is None
             due = self.files.snapshot_is_due()
-            told = all_gather([samples, ended, error is not None, self.asked_to_stop(), due])
+            told = all_gather(
+                [samples, ended, error is not None, self.asked_to_stop(self.position.step), due]
+            )
             counts, ended, failed, stops, saves = (list(column) for column in zip(*told, strict=True))
             if any(failed):
                 raise_in_all(error)
@@ -393,6 +396,8 @@ def training_loader(
     transform = train_transform(
         config.size, config.augmentation, crop_scale=config.crop_scale, mean=net.mean, std=net.std
     )
+    samples = -(-config.batch_size // world_size())  # of the largest share
+    check_shared_memory(workers=config.workers, batch=samples * 3 * config.size**2 * 4)  # float32
     return batch_loader(ImageDataset(images, transform), batches, workers=config.workers, device=device)
 
 

@@ -20,17 +20,26 @@ PACKAGES = (
 
 def provenance() -> dict:
     """Code version, packages, machine and time, for provenance.yaml."""
-    revision = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "revision": revision.stdout.strip() or "unknown",
+        "revision": revision() or "unknown",
         "packages": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "machine": describe(pick_device()),
         "hardware": hardware(),
     }
+
+
+def revision() -> str:
+    """The git commit of the code; empty without git or outside of a repository."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, encoding="utf-8", errors="replace"
+        )
+    except OSError:  # git is not installed
+        return ""
+    return found.stdout.strip()
 
 
 def hardware() -> dict:
@@ -59,14 +68,15 @@ def gib(size: int) -> float:
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """The processor's name from /proc/cpuinfo, or the architecture if there is none."""
-    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return model[1] if model else platform.machine()
 
 
 def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str:
     """The version of NVIDIA's kernel module, or `unknown`."""
-    version = re.search(r"\b\d+(\.\d+)+\b", file.read_text()) if file.is_file() else None
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    version = re.search(r"\b\d+(\.\d+)+\b", text)
     return version[0] if version else "unknown"
 
 

@@ -22,7 +22,9 @@ from mgkit.config import StageConfig, different, to_yaml
 from mgkit.data.images import ImageList, list_hash
 from mgkit.engine.provenance import provenance
 from mgkit.machine.download import file_hash
-from mgkit.machine.files import atomic_write, exclusive, free_name, project_root, write_text
+from mgkit.machine.files import (
+    atomic_write, check_writable, exclusive, free_name, project_root, write_text,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -268,6 +270,7 @@ class Run:
         """Make the stage's folder that of this run, with its config.yaml."""
         written = read_config(folder)
         changed = [] if written is None else different(written, dataclasses.asdict(self.config))
+        check_writable(folder / "config.yaml")  # before anything of an earlier run is moved or removed
         if fresh:
             self.clear(folder, aside=bool(changed) or keep)
         elif changed:

@@ -4,24 +4,22 @@ import re
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
-
-import torch
 
 from mgkit.checkpoints import checkpoint_file, load_checkpoint
 from mgkit.config import TrainConfig, different
 from mgkit.data.images import ImageList, list_hash
 from mgkit.engine.run import Run, latest_results, read_config, stage_folder
 from mgkit.machine.distributed import world_size
-from mgkit.machine.files import atomic_write, exclusive, find_path, free_name, remove_partial
+from mgkit.machine.files import RefusedError, exclusive, find_path, free_name, remove_partial, why_refused
+from mgkit.machine.saving import save_tensors
 
 SECONDS_FOR_THE_LOCK = 120  # an earlier run may take as long to stop
 
 # --- Snapshots
 
 
-class SnapshotError(OSError):
-    """A file of a run cannot be written; the message says why, what is kept, and what to do."""
+class SnapshotError(RefusedError):
+    """A file of a training cannot be written; the message says why, what to do, and what is kept."""
 
 
 class Snapshots:
@@ -47,12 +45,7 @@ class Snapshots:
         """
         path = self.folder / f"step-{step:09d}.pth"
         try:
-            with atomic_write(path) as temporary, open(temporary, "wb") as file:
-                saved = ErrorKeepingFile(file)
-                try:
-                    torch.save(content, saved)
-                except RuntimeError:
-                    raise saved.error or OSError("torch.save failed") from None
+            save_tensors(content, path)
             for old in self.files()[self.keep :]:
                 old.unlink(missing_ok=True)
         except OSError as error:
@@ -75,30 +68,9 @@ class Snapshots:
         """The error for a file of the run that cannot be written."""
         kept = self.files()
         kept = f"the last good checkpoint, {kept[0]}, is kept" if kept else "there is no checkpoint yet"
-        return SnapshotError(
-            f"{path} cannot be written ({error.strerror or error}); {kept}: "
-            "make room or make the folder writable, then run the same command again"
-        )
-
-
-class ErrorKeepingFile:
-    """A file for torch.save, whose RuntimeError does not tell why a write failed.
-
-    error: of the write that failed, or None.
-    """
-
-    def __init__(self, file: IO[bytes]):
-        self.file, self.error = file, None
-
-    def write(self, data) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
+        refused = isinstance(error, RefusedError) or error.errno is None
+        what = error if refused else f"{path} cannot be written: {why_refused(error, Path(path))}"
+        return SnapshotError(f"{what}; then run the same command again ({kept})")
 
 
 # --- Where a run starts
@@ -152,6 +124,8 @@ def open_run(config: TrainConfig, images: tuple[ImageList, ImageList], stack: Ex
     except TimeoutError:
         raise
     except OSError as error:
+        if error.errno is None and not isinstance(error, RefusedError):
+            raise  # about something else, with a message of its own
         path = Path(error.filename or folder)
         if path not in (folder, lock_of(folder), *folder.parents) and folder not in path.parents:
             raise  # another file, such as init_from

@@ -25,14 +25,15 @@ class StopRequest:
         self.saves = saves
         self.requested = False
         self.work_has_begun = False  # the stage has looked at the request
+        self.step = 0  # at which it has
         self.launcher = int(os.environ.get(LAUNCHER, 0))
         self.parent = started_by() or os.getppid()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.request)
         threading.Thread(target=self.watch, daemon=True).start()
 
-    def __call__(self) -> bool:
-        self.work_has_begun = True
+    def __call__(self, step: int) -> bool:
+        self.work_has_begun, self.step = True, step
         return self.requested
 
     def request(self, *_) -> None:
@@ -108,7 +109,7 @@ def leave_printing_to_main() -> None:
         return
     if os.environ.get("LOCAL_RANK") == "0":
         print(f"progress is shown on the machine of rank 0, {os.environ.get('MASTER_ADDR')}", flush=True)
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="replace")  # noqa: SIM115 - until the process ends
 
 
 def end_readers() -> None:

@@ -56,8 +56,16 @@ class RelayedBar(LineBar):
             super().close()
 
 
+def print_anything() -> None:
+    """Have this process print what the encoding of its output lacks as \\x, \\u or \\U, without an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not in Jupyter, which prints everything
+            stream.reconfigure(errors="backslashreplace")
+
+
 def show_relayed(lines: Iterable[str]) -> None:
     """Print the output of another process line by line, showing the bars of its `RelayedBar`s."""
+    print_anything()
     bars = {}
     try:
         for line in lines:

@@ -157,7 +157,7 @@ def _complete(root, record):
         return False
     if not (root / "mini.json").is_file():
         raise FileExistsError(f"{root} exists without a mini.json: choose another folder")
-    found = json.loads((root / "mini.json").read_text())
+    found = json.loads((root / "mini.json").read_text(encoding="utf-8"))
     different = [key for key in record if found.get(key) != record[key]]
     if different:
         values = "; ".join(f"{key} {found.get(key)!r} instead of {record[key]!r}" for key in different)
@@ -193,8 +193,8 @@ def make_mini(root, *, seed=0, sizes=None, workers=None, progress=False) -> Path
             done = watched(done, "drawing the embedded dataset", total=chunks, unit="chunk")
         total = sum(done)
         names = "".join(f"n{1000001 + c:08d} {name}\n" for c, name in enumerate(CLASS_NAMES))
-        (partial / "imagenet/classes.txt").write_text(names)
-        (partial / "mini.json").write_text(json.dumps(record | {"files": total}, indent=1) + "\n")
+        (partial / "imagenet/classes.txt").write_text(names, encoding="utf-8")
+        (partial / "mini.json").write_text(json.dumps(record | {"files": total}, indent=1) + "\n", "utf-8")
         try:
             os.rename(partial, root)
         except OSError:

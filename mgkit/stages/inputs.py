@@ -13,7 +13,7 @@ from mgkit.engine.run import papermill_command, stage_folder
 from mgkit.machine.device import pick_device, place
 from mgkit.machine.distributed import all_gather_object, from_main, main_first
 from mgkit.machine.download import file_hash
-from mgkit.machine.files import find_path, project_root
+from mgkit.machine.files import find_path, project_root, writing
 from mgkit.mini.make import make_mini
 from mgkit.model import MultiGrain, get_multigrain
 
@@ -21,7 +21,9 @@ from mgkit.model import MultiGrain, get_multigrain
 def data_root(data: str) -> Path:
     """The folder of `data`; `mini` is the embedded set, drawn into data/mini on first use."""
     if data == "mini":
-        return make_mini(project_root() / "data" / "mini", progress=True)
+        folder = project_root() / "data" / "mini"
+        with writing(folder):
+            return make_mini(folder, progress=True)
     if not data:
         raise ValueError("data is empty: give a folder, or mini for the embedded set")
     return find_path(data)

@@ -46,13 +46,16 @@ def train(config: TrainConfig) -> Path | None:
     return checkpoint
 
 
-def run_training(config: TrainConfig, *, asked_to_stop: Callable[[], bool] = lambda: False) -> Path | None:
+def run_training(
+    config: TrainConfig, *, asked_to_stop: Callable[[int], bool] = lambda step: False
+) -> Path | None:
     """Train in this process, or in each of several; returns the path of the checkpoint.
 
     After every epoch a line is added to metrics.jsonl and to the log, and a snapshot is written, which is
     also checkpoint.pth. Snapshots are also written every `checkpoint_minutes`. For `dry_run`, see `train`.
 
-    asked_to_stop: called before every step; if True in any process, all save and raise StoppedError
+    asked_to_stop: called with the number of steps done, before every step; if True in any process, all
+        save and raise StoppedError
 
     Raises NonFiniteError, SnapshotError, UnreadableImageError and ValueError.
     """

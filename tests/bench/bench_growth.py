@@ -187,7 +187,7 @@ def training_row(epochs: int = EPOCHS, steps: int = STEPS) -> list[Row]:
         return []
     held, asked = [], 0
 
-    def look() -> bool:
+    def look(_) -> bool:
         """Called before every step and after an epoch's last, where it measures memory after a collection."""
         nonlocal asked
         asked += 1

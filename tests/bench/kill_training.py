@@ -67,7 +67,7 @@ class Started:
 
     def __post_init__(self):
         self.log = self.folder / f"log-{len(list(self.folder.glob('log-*')))}"
-        with open(self.log, "w") as log:
+        with open(self.log, "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [sys.executable, Path(__file__).resolve(), "--train", self.images, str(self.processes)],
                 cwd=self.folder, env=os.environ | {MARK: str(self.folder)}, stdout=log, stderr=log,
@@ -162,7 +162,7 @@ def command_of(pid: int) -> str:
 
 def parent_of(pid: int) -> int:
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
     except OSError:
         return 0
 

@@ -129,7 +129,7 @@ def extra_memory(call: Callable) -> int | None:
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
         return None
-    reset.write_text("5")  # the peak is counted from here
+    reset.write_text("5", encoding="utf-8")  # the peak is counted from here
     before = memory("VmRSS")
     call()
     return memory("VmHWM") - before
@@ -137,7 +137,7 @@ def extra_memory(call: Callable) -> int | None:
 
 def memory(of: str) -> int:
     """A line of the process's status in bytes: VmRSS, what it has; VmHWM, what it had at most."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(of))
 
 

@@ -77,7 +77,7 @@ def test_pairs_are_counted_once_and_may_have_no_reference(tmp_path):
         ("query_id,reference_id\n", ["no pairs"]),
         ("Q1,R1\nQ2\n", ["line 2", "Q2"]),
         ("Q1,R1\n,R2\n", ["line 2", ",R2"]),
-        ("Q1;R1\n", ["line 1", "Q1;R1"]),
+        ("Q1|R1\n", ["line 1", "Q1|R1"]),
         ("x,reference_id,query_id\n1,R1\n", ["line 2"]),
         (b"Q1,R\xff1\n", ["UTF-8"]),
     ],

@@ -203,6 +203,27 @@ def test_groups_come_from_a_csv(tmp_path, rows, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    ("encoding", "line_end", "separator"),
+    [
+        ("utf-8-sig", "\r\n", ";"), ("utf-16", "\r\n", "\t"), ("utf-8", "\r", ","), ("utf-32", "\n", ";"),
+        ("utf-8-sig", "\r\n", "sep=;"),
+    ],
+)  # fmt: skip
+def test_a_csv_may_come_from_excel_and_other_systems(tmp_path, encoding, line_end, separator):
+    root = write_empty(tmp_path, *PHOTOS)
+    mark, lines = (
+        separator[-1],
+        ["image,group", *(f'"{row.split(",")[0]}",{row.split(",")[1]}' for row in ROWS)],
+    )
+    text = line_end.join(
+        [*(["sep=;"] if len(separator) > 1 else []), *(x.replace(",", mark) for x in lines), ""]
+    )
+    (root / "groups.csv").write_bytes(text.encode(encoding))
+    [found] = find_sets(root)
+    assert by_name(found) == CSV_ANSWERS
+
+
 def test_every_image_of_a_csv_may_have_a_group(tmp_path):
     [found] = find_sets(csv_tree(tmp_path, "5.jpg,x", "6.jpg,x", "a/1.jpg,0", "a/2.jpg,0"))
     assert by_name(found) == {"1.jpg": ["2.jpg"], "2.jpg": ["1.jpg"], "5.jpg": ["6.jpg"], "6.jpg": ["5.jpg"]}
@@ -246,7 +267,7 @@ def test_groups_of_one_image_in_a_csv_are_ranked_ask_nothing_and_are_counted(tmp
         (ValueError, b"\n , \n", ["empty"]),
         (ValueError, b"image,group\n", ["no images"]),
         (ValueError, b"a/1.jpg,door\na/2.jpg,door\n", ["image,group", "a/1.jpg,door"]),
-        (ValueError, b"image;group\na/1.jpg;door\n", ["image,group", "image;group"]),
+        (ValueError, b"image|group\na/1.jpg|door\n", ["image,group", "image|group"]),
         (FileNotFoundError, b"image,group\na/1.jpg,x\na/7.jpg,x\nb/8.jpg,x\n", ["2 missing", "a/7.jpg"]),
         (ValueError, b"image,group\na/1.jpg,x\na/2.jpg,x\na/1.jpg,y\n", ["line 4", "a/1.jpg", "twice"]),
         (ValueError, b"image,group\na/1.jpg,x\na/2.jpg,x\nb/../a/1.jpg,y\n", ["line 4", "twice"]),

@@ -25,6 +25,7 @@ from mgkit.data.loader import UnreadableImages
 from mgkit.engine import feature_store as store
 from mgkit.engine.feature_store import identity_of_network, stored_features
 from mgkit.features import Passes, pooled, pooled_batches, rows_of_batches
+from mgkit.machine.files import RefusedError
 from mgkit.model import MultiGrain
 from mgkit.whitening import whiten
 
@@ -358,9 +359,9 @@ def test_a_partial_file_that_was_cut_short_or_is_gone_is_made_again(keep, expect
 def test_the_rows_are_on_the_disk_before_their_line_is_in_the_journal(keep, tmp_path, monkeypatch):
     lines, sync = [], store.sync
 
-    def counted(file):
-        sync(file)
-        lines.append(len((Path(file.name).parent / "journal.jsonl").read_bytes().splitlines()))
+    def counted(path):
+        sync(path)
+        lines.append(len((path.parent / "journal.jsonl").read_bytes().splitlines()))
 
     monkeypatch.setattr(store, "sync", counted)
     keep()
@@ -542,7 +543,7 @@ def test_a_folder_that_may_not_be_written_is_named(keep, tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "mkdir", refused)  # as for anybody but root
-    with one_line_error(PermissionError, tmp_path / "mine", "cannot be written"):
+    with one_line_error(RefusedError, tmp_path / "mine", "cannot be written", "permission"):
         keep(folder=tmp_path / "mine")
 
 
@@ -566,7 +567,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_from_there(
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "open", FullAfter(), raising=False)
-        with one_line_error(OSError, "No space left", tmp_path / "store"):
+        with one_line_error(RefusedError, "is full", "No space left", tmp_path / "store"):
             keep()
     opened.clear()
     assert np.array_equal(keep()[0], expected[1])

@@ -78,6 +78,7 @@ def test_workers_share_the_cores_and_know_whom_to_tell(monkeypatch):
     environment = worker_environment("folder", 2)
     assert environment["OMP_NUM_THREADS"] == str(max(1, cores // 2))
     assert environment[FOLDER] == "folder" and environment[LAUNCHER] == str(os.getpid())
+    assert environment["PYTHONIOENCODING"].startswith("utf-8") and "PYTHONUTF8" not in environment
     assert environment[FOR_RELAY] and "JPY_SESSION_NAME" not in environment
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert worker_environment("folder", 2)["OMP_NUM_THREADS"] == "5"
@@ -190,20 +191,23 @@ def same_bits(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_a_worker_that_fails_is_restarted_and_the_run_ends_the_same(undisturbed, failing, capfd):
+def test_a_worker_that_fails_is_restarted_and_the_run_ends_the_same(undisturbed, failing, monkeypatch, capfd):
     config, weights = undisturbed
     failing("once")
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")  # which has no β; nothing of it reaches the workers
     assert same_bits(load_checkpoint(train(config))["model_state"], weights)
     assert [line["epoch"] for line in read_metrics(config_of())] == [1, 2]
-    assert "resuming from" in capfd.readouterr().out
+    printed = capfd.readouterr().out
+    assert "resuming from" in printed and ", β " in printed
 
 
-def test_restarts_that_do_not_help_end_in_the_worker_s_own_traceback(undisturbed, failing, capfd):
+def test_an_error_that_comes_again_ends_in_the_worker_s_own_traceback(undisturbed, failing, capfd):
     config, _ = undisturbed
     failing("always")
     with pytest.raises(WorkerError) as caught:
-        train(make(TrainConfig, {**VALUES, "data": config.data, "max_restarts": 0}))
+        train(make(TrainConfig, {**VALUES, "data": config.data, "max_restarts": 3}))
     assert str(caught.value).rstrip().endswith("KeyError: 'injected'") and "in failing" in str(caught.value)
+    assert "twice at the same step" in str(caught.value) and capfd.readouterr().out.count("resuming") == 1
 
 
 PARENT = """
@@ -219,14 +223,14 @@ def started(undisturbed, tmp_path, monkeypatch):
     """A training of many epochs in a process of its own, which has made its first snapshot."""
     monkeypatch.chdir(tmp_path)
     config = make(TrainConfig, {**VALUES, "data": undisturbed[0].data, "epochs": 500})
-    Path("config.yaml").write_text(module.to_yaml(config))
+    Path("config.yaml").write_text(module.to_yaml(config), encoding="utf-8")
     environment = os.environ | {"TMPDIR": str(tmp_path), "MGKIT_TESTED": str(tmp_path)}
-    with open("log", "w") as log:
+    with open("log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", PARENT, "config.yaml"], stdout=log, stderr=log, env=environment
         )
     while not list(tmp_path.glob("outputs/t/train/snapshots/step-*.pth")):
-        assert process.poll() is None, Path("log").read_text()
+        assert process.poll() is None, Path("log").read_text(encoding="utf-8")
         time.sleep(0.05)
     yield process
     process.kill()
@@ -264,7 +268,7 @@ def test_nothing_is_left_running_of_a_parent_that_was_killed(started, tmp_path):
 def test_a_parent_that_is_told_to_stop_has_the_workers_save_and_says_so(started, tmp_path):
     started.send_signal(signal.SIGTERM)
     assert started.wait(SECONDS_TO_END) == 1
-    last = Path("log").read_text().splitlines()[-1]
+    last = Path("log").read_text(encoding="utf-8").splitlines()[-1]
     assert (
         last.startswith("mgkit.engine.launch.StoppedError: stopped as asked; saved at ") and "step-" in last
     )

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from mgkit.engine.provenance import cpu_model, driver_version, hardware
+from mgkit.engine.provenance import cpu_model, driver_version, hardware, provenance
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -54,3 +54,8 @@ def test_the_processor_is_named_where_linux_names_it(here):
     assert cpu_model(here / "cpuinfo") == "AMD EPYC 7763"
     (here / "cpuinfo").write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")
     assert cpu_model(here / "cpuinfo") == cpu_model(here / "nothing") == platform.machine()
+
+
+def test_a_machine_without_git_has_an_unknown_revision(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance()["revision"] == "unknown"

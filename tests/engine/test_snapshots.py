@@ -143,7 +143,7 @@ def test_a_disk_that_is_full_leaves_the_older_ones_and_says_why(snapshots):
         line.startswith("SnapshotError: ")
         and "File too large" in line
         and "is kept" in line
-        and "make room" in line
+        and "work on another disk" in line
     )
     assert names(snapshots) == ["step-000000001.pth", "step-000000002.pth"]
     assert load_checkpoint(snapshots.files()[0])["position"]["step"] == 2
@@ -163,7 +163,7 @@ def config(mini_root):
 def stopped_after(steps):
     """asked_to_stop of a run that is to make so many steps."""
     asked = iter(range(steps))
-    return lambda: next(asked, None) is None
+    return lambda _: next(asked, None) is None
 
 
 def stop_at(config, steps):
@@ -375,6 +375,6 @@ def test_two_processes_do_not_train_in_one_folder(config, monkeypatch, capsys):
 )
 def test_a_file_in_place_of_a_folder_is_a_line_that_says_what_to_do(config, place):
     Path(place).parent.mkdir(parents=True, exist_ok=True)
-    Path(place).write_text("")
+    Path(place).write_text("", encoding="utf-8")
     with one_line_error(SnapshotError, place, "run the same command again"):
         run_training(config())

@@ -1,12 +1,13 @@
 """How a worker learns that it should stop, and ends."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 
 import pytest
-from support import GONE, one_line_error
+from support import GONE, one_line_error, train_config
 
 from mgkit import __main__ as main
 from mgkit.__main__ import run_stage
@@ -17,6 +18,7 @@ from mgkit.engine.launch import AGENT, FOLDER, LAUNCHER, StoppedError, read_endi
 from mgkit.engine.loop import NonFiniteError
 from mgkit.engine.snapshots import SnapshotError
 from mgkit.engine.stopping import StopRequest, Unbreakable, is_alive
+from mgkit.machine.files import RefusedError
 
 pytestmark = pytest.mark.usefixtures("signals", "watch")
 
@@ -24,16 +26,16 @@ pytestmark = pytest.mark.usefixtures("signals", "watch")
 class Asked:
     """A StopRequest of a run that has begun to work, or not."""
 
-    def __init__(self, work_has_begun=False):
-        self.work_has_begun = work_has_begun
+    def __init__(self, step=None):
+        self.work_has_begun, self.step = step is not None, step or 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_a_request_to_stop_and_nothing_else(launch_folder, number):
     stop = StopRequest()
-    assert not stop() and stop.work_has_begun
+    assert not stop(7) and stop.work_has_begun and stop.step == 7
     os.kill(os.getpid(), number)
-    assert stop()
+    assert stop(0)
 
 
 def test_work_for_nobody_is_stopped_and_then_ended_at_once_and_tidied_up(launch_folder, monkeypatch, watch):
@@ -41,7 +43,7 @@ def test_work_for_nobody_is_stopped_and_then_ended_at_once_and_tidied_up(launch_
     stop = StopRequest()
 
     def sleep(seconds):
-        slept.append((seconds, stop()))
+        slept.append((seconds, stop(0)))
         stop.launcher = GONE
 
     monkeypatch.setattr(module.time, "sleep", sleep)
@@ -88,7 +90,7 @@ def stage_that_raises(monkeypatch, error):
     def work(config, asked_to_stop):
         raise error
 
-    monkeypatch.setattr(main, "from_yaml", lambda *_: None)
+    monkeypatch.setattr(main, "from_yaml", lambda *_: train_config())
     monkeypatch.setitem(main.STAGES, "train", (TrainConfig, work))
 
 
@@ -97,13 +99,14 @@ def stage_that_raises(monkeypatch, error):
     [
         (ValueError("lr: too large"), False), (FileNotFoundError("no data"), False),
         (TimeoutError("held"), False), (SnapshotError("disk full"), True),
+        (RefusedError("/dev/shm is full"), True), (OSError(errno.ENOSPC, "No space left"), True),
         (UnreadableImageError("a.jpg"), True), (NonFiniteError("step 3"), True),
     ],
 )  # fmt: skip
 def test_what_no_restart_mends_is_told_and_ends_the_worker_with_1(launch_folder, monkeypatch, error, begun):
     stage_that_raises(monkeypatch, error)
     with pytest.raises(SystemExit) as ended:
-        run_stage("train", "config.yaml", Asked(begun))
+        run_stage("train", "config.yaml", Asked(3 if begun else None))
     assert ended.value.code == 1
     assert read_ending(launch_folder) == {"kind": "failed", "message": f"{type(error).__name__}: {error}"}
 
@@ -114,8 +117,40 @@ def test_what_no_restart_mends_is_told_and_ends_the_worker_with_1(launch_folder,
 def test_what_a_restart_may_mend_is_raised(launch_folder, monkeypatch, error):
     stage_that_raises(monkeypatch, error)
     with pytest.raises(type(error)):
-        run_stage("train", "config.yaml", Asked(work_has_begun=True))
+        run_stage("train", "config.yaml", Asked(3))
     assert read_ending(launch_folder) is None
+
+
+def attempt(error, step):
+    """Whether a worker that raises this error at this step would be restarted."""
+    try:
+        run_stage("train", "config.yaml", Asked(step))
+    except SystemExit:
+        return False
+    except type(error):
+        return True
+
+
+def test_the_same_error_twice_at_the_same_step_ends_the_run(launch_folder, monkeypatch, here):
+    error = RuntimeError("worker 123 is killed")
+    stage_that_raises(monkeypatch, error)
+    assert attempt(error, 3) and attempt(error, 4)  # it got farther
+    stage_that_raises(monkeypatch, KeyError("worker 123 is killed"))
+    assert attempt(KeyError(), 4)
+    stage_that_raises(monkeypatch, RuntimeError("worker 4567 is killed"))
+    assert attempt(error, 4) and read_ending(launch_folder) is None
+    assert not attempt(error, 4)
+    message = read_ending(launch_folder)["message"]
+    assert "twice" in message and message.rstrip().endswith("RuntimeError: worker 4567 is killed")
+
+
+@pytest.mark.parametrize(("error", "nodes"), [("Connection closed by peer", "1"), ("injected", "2")])
+def test_errors_that_follow_others_or_that_machines_do_not_share_are_restarted(
+    launch_folder, monkeypatch, here, error, nodes
+):
+    monkeypatch.setenv("GROUP_WORLD_SIZE", nodes)
+    stage_that_raises(monkeypatch, RuntimeError(error))
+    assert attempt(RuntimeError(), 3) and attempt(RuntimeError(), 3)
 
 
 def test_a_worker_that_was_started_by_hand_raises_its_error(monkeypatch):

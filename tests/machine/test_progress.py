@@ -2,12 +2,13 @@
 
 import io
 import re
+import sys
 import time
 
 import pytest
 
 from mgkit.machine import progress as module
-from mgkit.machine.progress import progress, show_relayed
+from mgkit.machine.progress import print_anything, progress, show_relayed
 
 
 @pytest.fixture(autouse=True)
@@ -153,3 +154,23 @@ def test_bars_that_another_process_left_open_are_closed_with_its_end(monkeypatch
     lines = relayed_lines(monkeypatch, capsys)[:-2]  # as after a kill
     show_relayed(lines)
     assert capsys.readouterr().out == "before\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_what_the_output_cannot_encode_is_printed_all_the_same(monkeypatch, encoding):
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+    monkeypatch.setattr(sys, "stdout", output)
+    show_relayed(["β 1.2\n"])  # in a script that has not prepared its output
+    print("a\udcff")
+    for _ in progress(range(2), "λ"):
+        pass
+    beta = "β" if encoding == "utf-8" else "\\u03b2"
+    assert output.buffer.getvalue().decode(encoding).split("\n")[:2] == [f"{beta} 1.2", "a\\udcff"]
+
+
+def test_an_output_without_an_encoding_of_its_own_is_left_as_it_is(monkeypatch):
+    output = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", output)
+    print_anything()
+    print("β", end="")
+    assert output.getvalue() == "β"

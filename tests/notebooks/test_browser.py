@@ -69,7 +69,7 @@ def lab(project, tmp_path_factory):
     overrides.parent.mkdir(parents=True)
     overrides.write_text(json.dumps(SHOW_EVERY_CELL))
     address = f"http://localhost:{free_port()}"
-    with open(private / "log.txt", "w+") as log:
+    with open(private / "log.txt", "w+", encoding="utf-8") as log:
         server = subprocess.Popen(
             lab_command(project, address.rpartition(":")[2]), stdout=log, stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL, env=os.environ | lab_environment(private),
@@ -118,7 +118,7 @@ def wait_for_answer(address: str, server: subprocess.Popen, log: Path) -> None:
                 return
         except urllib.error.URLError:
             time.sleep(0.2)
-    pytest.fail(f"JupyterLab did not start:\n{log.read_text()}")
+    pytest.fail(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')}")
 
 
 def ask(address: str, what: str, method: str = "GET"):

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -99,7 +98,7 @@ def test_a_training_whose_papermill_ends_leaves_no_process_and_goes_on(project, 
     monkeypatch.chdir(project)
     config = replace(from_yaml(TrainConfig, snapshots.parent / "config.yaml"), gpus=1, workers=0)
     with pytest.raises(StoppedError):
-        run_training(config, asked_to_stop=partial(next, iter([False, False, True])))
+        run_training(config, asked_to_stop=lambda step: step == 2)
     assert max(snapshots.glob("step-*.pth")) > reached
     provenance = sorted(path.name for path in snapshots.parent.glob("provenance*.yaml"))
     assert provenance == ["provenance.1.yaml", "provenance.yaml"]  # the same run, started twice
