@@ -80,6 +80,7 @@ Pixels = whole(8, MOST_PIXELS)
 Infinity = BeforeValidator(lambda value: math.inf if value in ("inf", "Inf") else value)  # YAML's is .inf
 Exponent = Annotated[float, AfterValidator(check_exponent), Infinity]  # inf is max pooling
 Rate = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+Distance = Annotated[float, Field(ge=0, le=10)]  # between embeddings it is at most 2
 Momentum = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Scale = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 Distinct = AfterValidator(check_distinct)
@@ -148,10 +149,10 @@ class TrainConfig(StageConfig):
     )
     lr_gamma: Annotated[float, Field(ge=0, le=1)] = 0.1
     momentum: Momentum = 0.9
-    weight_decay: Rate = 1e-4
-    beta: Rate = 1.2
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
+    beta: Distance = 1.2
     beta_lr: Rate = 1.0
-    margin: Rate = 0.2
+    margin: Distance = 0.2
     seed: Seed = 0
     init_from: Text = ""  # checkpoint with the initial weights: a file or a released name
     global_sampling: bool = False

@@ -1,12 +1,14 @@
 """Snapshots of a training on disk, and where a run starts: anew, resumed from a snapshot, or refused."""
 
 import re
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
 import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from mgkit.checkpoints import checkpoint_file, load_checkpoint
 from mgkit.config import TrainConfig, different
@@ -14,6 +16,7 @@ from mgkit.data.images import ImageList, list_hash
 from mgkit.engine.run import Run, read_config, read_results, stage_folder
 from mgkit.machine.distributed import world_size
 from mgkit.machine.files import atomic_write, exclusive, find_path, free_name, remove_partial
+from mgkit.machine.records import check_values
 
 SECONDS_FOR_THE_LOCK = 120  # an earlier run may take as long to stop
 
@@ -59,12 +62,19 @@ class Snapshots:
             raise self.explained(error, path) from None
         return path
 
-    def newest(self) -> tuple[Path, dict] | None:
-        """Load the newest readable snapshot: (file, content), or None. Damaged ones are named and renamed."""
+    def newest(
+        self, *, check: Callable[[Path, dict], None] = lambda path, content: None
+    ) -> tuple[Path, dict] | None:
+        """Load the newest readable snapshot: (file, content), or None. Damaged ones are named and renamed.
+
+        check: raises ValueError for a content that counts as damaged.
+        """
         remove_partial(self.folder)
         for path in self.files():
             try:
-                return path, load_checkpoint(path)
+                content = load_checkpoint(path)
+                check(path, content)
+                return path, content
             except ValueError as error:
                 # Under its name it would count among the newest that are kept.
                 aside = path.replace(free_name(path.with_name(f"{path.name}.damaged")))
@@ -79,6 +89,51 @@ class Snapshots:
             f"{path} cannot be written ({error.strerror or error}); {kept}: "
             "make room or make the folder writable, then run the same command again"
         )
+
+
+class SavedPosition(BaseModel, strict=True):
+    """`loop.Position` as a snapshot holds it."""
+
+    step: NonNegativeInt
+    epoch: NonNegativeInt
+    batch: NonNegativeInt
+    sums: dict[str, float]
+    line: dict[str, float]
+
+
+class SavedOptimizer(BaseModel, strict=True):
+    """The state of torch's optimizers."""
+
+    state: dict[int, dict]
+    param_groups: list[dict]
+
+
+class SavedLoss(BaseModel, strict=True):
+    """The learned values of the loss."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    beta: torch.Tensor
+
+
+class SavedTraining(BaseModel, strict=True):
+    """What resuming needs of a snapshot, beside what any checkpoint has."""
+
+    position: SavedPosition
+    optimizer: SavedOptimizer
+    extra: SavedLoss
+    config: dict[str, object]
+    processes: PositiveInt
+    images_hash: str
+
+
+def check_content(path: Path, content: dict) -> None:
+    """Raise ValueError, naming file and field, unless a training can be resumed from a snapshot's content."""
+    saved = check_values(path, SavedTraining, content)
+    for state in ({"beta": saved.extra.beta}, *saved.optimizer.state.values()):
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and not value.isfinite().all():
+                raise ValueError(f"{path}: {name} is not finite")
 
 
 class ErrorKeepingFile:
@@ -166,7 +221,7 @@ def find_content(config: TrainConfig, images_hash: str, snapshots: Snapshots) ->
     written = read_config(stage_folder(config))
     if not config.resume or written is None or different(written, asdict(config)):
         return None
-    newest = snapshots.newest()
+    newest = snapshots.newest(check=check_content)
     if newest is None:
         return None
     check_snapshot(*newest, config, images_hash)

@@ -47,10 +47,10 @@ def reason(error: Exception) -> str:
 
 
 def check_values(source: object, kind: type[Kind], values: object) -> Kind:
-    """Values that have the fields of `kind`, a TypedDict or a dataclass.
+    """Values that have the fields of `kind`.
 
     source: the file that they were read from
-    kind: with the types and ranges of its fields, as pydantic reads them
+    kind: a dataclass or model of pydantic, with the types and ranges of the fields
 
     Raises ValueError, one line that names the source and the field.
     """

@@ -1,5 +1,6 @@
 """p* and the sweep over p for every evaluation resolution (02)."""
 
+import math
 from dataclasses import fields
 
 import numpy as np
@@ -30,6 +31,11 @@ def run_finetune_p(config: FinetunePConfig) -> PSearch:
 
 def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
     """p* by SGD on training images and the sweep on validation images, at every size; writes results.json."""
+    if math.isinf(net.pool.p.item()):
+        raise ValueError(
+            f"p* cannot be learned from p = inf, with which {net.source} was trained, since max pooling has "
+            "no gradient in p: train with a finite p (03 to 06 pool with the maximum, without p*)"
+        )
     train_images, val_images = training_data(config)
     subset = in_classes_of(net, train_images.first_per_class(config.images_per_class))
     val_images = in_classes_of(net, val_images)
@@ -90,8 +96,11 @@ def p_star(config: NetworkConfig, net: MultiGrain, *, size: int, crop: str) -> f
     """p* of the experiment's 02 for a resolution, or for the nearest one of 02.
 
     On the embedded set a missing 02 is run first; on other data a message is printed and the network's p
-    returned.
+    returned, as it always is for max pooling.
     """
+    if math.isinf(net.pool.p.item()):
+        print(f"{net.source} was trained with p = inf (max pooling), which is its p at every size")
+        return math.inf
     earlier = FinetunePConfig(experiment=config.experiment, data=config.data, checkpoint=config.checkpoint)
     results = read_results(earlier)
     if results is None and is_mini(config.data):
