@@ -1,6 +1,5 @@
 """The board: each figure printed in the paper beside the measurements of runs under outputs/."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -9,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from mgkit.machine.files import project_root
+from mgkit.machine.records import read_json, read_yaml
 
 PAPER = Path(__file__).with_name("paper_results.yaml")
 IMAGENET_VALIDATION = 50_000  # images
@@ -143,8 +143,13 @@ def runs(outputs: Path, experiment: str, stage: str) -> Iterator[FoundRun]:
     done = [folder for folder in folders if (folder / "results.json").is_file()]
     for folder in sorted(done, key=lambda folder: (folder / "results.json").stat().st_mtime, reverse=True):
         origin = folder / "provenance.yaml"
-        provenance = yaml.safe_load(origin.read_text(encoding="utf-8")) if origin.is_file() else {}
-        yield FoundRun(folder, json.loads((folder / "results.json").read_text(encoding="utf-8")), provenance)
+        try:
+            provenance = read_yaml(origin) if origin.is_file() else {}
+            results = read_json(folder / "results.json")
+        except ValueError as error:
+            print(f"{error}: the run is left out")
+            continue
+        yield FoundRun(folder, results, provenance)
 
 
 def table(entries: list[Entry]) -> str:

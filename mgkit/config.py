@@ -20,7 +20,7 @@ from mgkit.machine.records import first_problem, read_yaml, shown
 
 MOST_PIXELS = 8192  # of a side; the paper's largest is 1131
 MOST_ITEMS = 1000  # of a list
-MOST_SEED = 2**63 - 1  # torch's generators take no larger one
+MOST_SEED = 2**32 - 1
 MOST_PROCESSES = 64  # on a machine
 LONGEST_NAME, LONGEST_TEXT = 200, 4096  # bytes
 SMALLEST_P, LARGEST_P = 0.01, 1000.0  # beyond, powers in float32 lose their precision
@@ -82,7 +82,7 @@ Exponent = Annotated[float, AfterValidator(check_exponent), Infinity]  # inf is 
 Rate = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Distance = Annotated[float, Field(ge=0, le=10)]  # between embeddings it is at most 2
 Momentum = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Scale = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+Scale = Annotated[float, Field(gt=0, le=8, allow_inf_nan=False)]
 Distinct = AfterValidator(check_distinct)
 Sizes = Annotated[list[Pixels], Field(min_length=1, max_length=MOST_ITEMS), Distinct]
 Texts = Annotated[list[Text], Field(max_length=MOST_ITEMS), Distinct]
@@ -231,7 +231,7 @@ class WhitenConfig(NetworkConfig):
     crop: Crop = "rect"
     p: Exponent | None = None  # None: p* found by 02 at this size
     unlabelled: Text = ""  # a folder or list; empty: data's unlabelled/whiten, else its training images
-    images: Count = 20000
+    images: whole(2, 10**9) = 20000
     shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.1
 
 

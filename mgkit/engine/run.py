@@ -19,6 +19,7 @@ from mgkit.data.images import ImageList, list_hash
 from mgkit.engine.provenance import provenance
 from mgkit.machine.download import file_hash
 from mgkit.machine.files import free_name, project_root, write_text
+from mgkit.machine.records import read_json, read_yaml, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,13 +65,31 @@ def changed_parameters(config: StageConfig) -> dict:
 def read_config(folder: Path) -> dict | None:
     """The parameters of the run in a folder, from config.yaml; None if there is none."""
     path = folder / "config.yaml"
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        values = read_yaml(path)
+    except ValueError as error:
+        print(f"{error}: the run in {folder} counts as one of another config")
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def read_results(config: StageConfig) -> dict | None:
-    """The content of a stage's results.json; None if the stage has not been run."""
+    """The content of a stage's results.json; None if the stage has not been run.
+
+    Raises ValueError, naming the file, for a damaged one.
+    """
     path = stage_folder(config) / "results.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} is damaged, it holds {shown(values)} instead of results")
+    except ValueError as error:
+        raise ValueError(f"{error}: remove it and run {config.notebook} again") from None
+    return values
 
 
 def add_results(config: StageConfig, values: dict) -> None:
@@ -103,16 +122,16 @@ def runs(config: StageConfig) -> dict[str, list[dict]]:
 
 
 def json_lines(path: Path) -> list[dict]:
-    """Read a file of one JSON object per line; empty if there is no file. Incomplete lines are left out."""
+    """Read a file of one JSON object per line; empty if there is no file. Damaged lines are left out."""
     if not path.is_file():
         return []
     lines = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             lines.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-    return lines
+    return [line for line in lines if isinstance(line, dict)]
 
 
 class Run:

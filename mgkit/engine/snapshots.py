@@ -175,12 +175,21 @@ class OpenedRun:
 
 def is_finished(config: TrainConfig, images: tuple[ImageList, ImageList]) -> bool:
     """Whether the training has finished with this config and these images; False with resume off."""
-    results = read_results(config)
+    results = sound_results(config)
     if not config.resume or results is None or results.get("images_hash") != list_hash(*images):
         return False
     if not (stage_folder(config) / "checkpoint.pth").is_file():
         return False
     return not different(read_config(stage_folder(config)), asdict(config))
+
+
+def sound_results(config: TrainConfig) -> dict | None:
+    """The results of the training; None if there are none, and, said in a line, if they are damaged."""
+    try:
+        return read_results(config)
+    except ValueError as error:
+        print(f"{error.args[0].partition(': remove')[0]}: it is written again")
+        return None
 
 
 def open_run(config: TrainConfig, images: tuple[ImageList, ImageList], stack: ExitStack) -> OpenedRun:
@@ -195,7 +204,7 @@ def open_run(config: TrainConfig, images: tuple[ImageList, ImageList], stack: Ex
         hold(folder, stack)
         remove_partial(folder)
         images_hash = list_hash(*images)
-        has_results = read_results(config) is not None
+        has_results = sound_results(config) is not None
         unfinished = bool(snapshots.files()) and not (has_results and (folder / "checkpoint.pth").is_file())
         content = find_content(config, images_hash, snapshots) if unfinished else None
         if content is not None:

@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import fields
+from typing import Literal
 
 import numpy as np
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 
 from mgkit.config import FinetunePConfig, NetworkConfig
 from mgkit.data.images import ImageList
@@ -12,6 +14,7 @@ from mgkit.engine.run import Run, read_results, stage_folder
 from mgkit.features import Passes, frozen_backbone, whole_shapes
 from mgkit.finetune import finetune_p, set_p, sweep_p
 from mgkit.machine.distributed import barrier, is_main
+from mgkit.machine.records import check_values
 from mgkit.model import MultiGrain
 from mgkit.stages.inputs import in_classes_of, is_mini, training_data
 from mgkit.stages.results import PSearch
@@ -102,17 +105,44 @@ def p_star(config: NetworkConfig, net: MultiGrain, *, size: int, crop: str) -> f
         print(f"{net.source} was trained with p = inf (max pooling), which is its p at every size")
         return math.inf
     earlier = FinetunePConfig(experiment=config.experiment, data=config.data, checkpoint=config.checkpoint)
-    results = read_results(earlier)
-    if results is None and is_mini(config.data):
+    found = None
+    try:
+        found = learned_exponents(earlier)
+    except ValueError as error:
+        if not is_mini(config.data):
+            raise
+        print(error)
+    if found is None and is_mini(config.data):
         print("p* has not been learned yet: running 02_finetune_p first")
         search_p(earlier, net)
-        results = read_results(earlier)
-    if results is None:
+        found = learned_exponents(earlier)
+    if found is None:
         p = net.pool.p.item()
         print(f"no p* in {stage_folder(earlier)}: pooling with the training exponent {p:g}")
         return p
-    sizes, crop_of_02 = results["sizes"], results["crop"]
+    sizes = found.sizes
     nearest = int(np.argmin(np.abs(np.array(sizes) - size)))
-    if sizes[nearest] != size or crop_of_02 != crop:
-        print(f"p* was learned at {crop_of_02} {sizes} px: taking that of {sizes[nearest]} px")
-    return results["p_star"][nearest]
+    if sizes[nearest] != size or found.crop != crop:
+        print(f"p* was learned at {found.crop} {sizes} px: taking that of {sizes[nearest]} px")
+    return found.p_star[nearest]
+
+
+class Learned(BaseModel):
+    """What later stages read of the results of 02."""
+
+    sizes: list[PositiveInt] = Field(min_length=1)
+    p_star: list[PositiveFloat]
+    crop: Literal["square", "rect"]
+
+    @model_validator(mode="after")
+    def one_of_each(self):
+        if len(self.sizes) != len(self.p_star):
+            raise ValueError(f"p_star has {len(self.p_star)} values for {len(self.sizes)} sizes")
+        return self
+
+
+def learned_exponents(config: FinetunePConfig) -> Learned | None:
+    """The p* of an earlier 02; None if it has not been run. Raises ValueError for damaged results."""
+    results = read_results(config)
+    path = stage_folder(config) / "results.json"
+    return None if results is None else check_values(path, Learned, results)
