@@ -44,8 +44,23 @@ def papermill_command(config: StageConfig) -> str:
     """The command that runs a stage with this config, without Jupyter."""
     parameters = changed_parameters(config)
     copy = f"outputs/{config.experiment}-{config.notebook}.ipynb"
-    options = [word for name, value in parameters.items() for word in ("-p", name, as_text(value))]
+    options = [
+        word
+        for name, value in parameters.items()
+        for word in ("-r" if is_converted(value) else "-p", name, as_text(value))
+    ]
     return shlex.join(["papermill", f"notebooks/{config.notebook}.ipynb", copy, *options])
+
+
+def is_converted(value: object) -> bool:
+    """Whether papermill's -p makes another type of a text; its -r leaves texts as they are."""
+    if not isinstance(value, str):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return value in ("True", "False", "None")
+    return True
 
 
 def as_text(value: object) -> str:
