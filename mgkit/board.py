@@ -1,6 +1,5 @@
 """The board: each figure printed in the paper beside the measurements of runs under outputs/."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -9,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from mgkit.machine.files import project_root
+from mgkit.machine.records import read_json, read_yaml
 
 PAPER = Path(__file__).with_name("paper_results.yaml")
 IMAGENET_VALIDATION = 50_000  # images
@@ -141,8 +141,17 @@ class FoundRun:
 def runs(outputs: Path, experiment: str, stage: str) -> Iterator[FoundRun]:
     """Yield the finished runs of a stage, latest first, from outputs/<experiment>/<stage>/, <stage>.1/, …"""
     folders = [outputs / experiment / stage, *(outputs / experiment).glob(f"{stage}.*")]
-    found = [one for one in map(read_run, folders) if one]
+    found = [one for one in map(sound_run, folders) if one]
     yield from sorted(found, key=lambda run: run.written, reverse=True)
+
+
+def sound_run(folder: Path) -> FoundRun | None:
+    """As `read_run`; a run with damaged files is left out, said in a line."""
+    try:
+        return read_run(folder)
+    except ValueError as error:
+        print(f"{error}: the run is left out")
+        return None
 
 
 def read_run(folder: Path) -> FoundRun | None:
@@ -150,11 +159,12 @@ def read_run(folder: Path) -> FoundRun | None:
     results, origin = folder / "results.json", folder / "provenance.yaml"
     for _ in range(10):  # again where the folder has been renamed in between, and is another run's now
         try:
-            identity = folder.stat().st_ino
-            written, text = results.stat().st_mtime, results.read_text(encoding="utf-8")
-            provenance = yaml.safe_load(origin.read_text(encoding="utf-8")) if origin.is_file() else {}
+            identity, written = folder.stat().st_ino, results.stat().st_mtime
+            found = FoundRun(
+                folder, read_json(results), read_yaml(origin) if origin.is_file() else {}, written
+            )
             if folder.stat().st_ino == identity:
-                return FoundRun(folder, json.loads(text), provenance, written)
+                return found
         except (FileNotFoundError, NotADirectoryError):
             return None
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from mgkit.backbones.build import check_backbone
 from mgkit.machine.download import fetch, is_web_page
 from mgkit.machine.files import atomic_write, project_root
+from mgkit.machine.records import check_values, shown
 from mgkit.machine.saving import save_tensors
 from mgkit.model import MultiGrain, get_multigrain
 
@@ -30,6 +32,23 @@ RELEASED = {  # name: (folder on the server, backbone)
     "senet154-finetune400": ("finetuned_models", "senet154"),  # 400 px
     "pnasnet5large-finetune500": ("finetuned_models", "pnasnet5large"),  # 500 px
 }
+
+WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and DistributedDataParallel, and of torch.compile
+DTYPES = frozenset(
+    {
+        torch.float16, torch.bfloat16, torch.float32, torch.float64,
+        torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+    }
+)  # fmt: skip
+MOST_INFLATED = 100  # times the size of the file
+
+
+class Content(BaseModel, strict=True):
+    """The fields that are used of any checkpoint, beside `model_state`; all may be missing."""
+
+    backbone: str = Field("", max_length=200)
+    classes: list[str] | tuple[str, ...] = ()
+    training_p: float = Field(1.0, gt=0)  # may be infinite
 
 
 def load_checkpoint(path: str | Path) -> dict:
@@ -48,6 +67,8 @@ def load_checkpoint(path: str | Path) -> dict:
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
     checkpoint = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     check_layout(path, checkpoint)
+    checkpoint["model_state"] = without_wrappers(path, checkpoint["model_state"])
+    check_values_of(path, checkpoint)
     return checkpoint
 
 
@@ -89,9 +110,11 @@ def zip_content(path: Path) -> str | None:
     """Describe a zip file that torch.save did not write; return None if it may have written it."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            names, inflated = archive.namelist(), sum(member.file_size for member in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, EOFError):
         return "damaged or truncated (a zip file without its end)"
+    if inflated > MOST_INFLATED * path.stat().st_size:
+        return f"a zip file that would become {inflated:,} bytes"
     return None if any(name.endswith("/data.pkl") for name in names) else "a zip file of something else"
 
 
@@ -126,8 +149,48 @@ def check_layout(path: Path, checkpoint: object) -> None:
         if not (isinstance(key, str) and isinstance(value, Tensor)):
             wrong = f"{str(key)[:80]!r} is a {type(value).__name__}"
             raise ValueError(f"{path}: model_state must hold named tensors, but {wrong}")
-    if not isinstance(checkpoint.get("backbone", ""), str):
-        raise ValueError(f"{path}: backbone must be a name, not a {type(checkpoint['backbone']).__name__}")
+
+
+def without_wrappers(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state without the prefixes of modules that wrapped the network; prints a line if it has any."""
+    state, found = dict(state), ""
+    while prefix := next((p for p in WRAPPERS if state and all(key.startswith(p) for key in state)), ""):
+        state, found = {key.removeprefix(prefix): value for key, value in state.items()}, found + prefix
+    if found:
+        print(f"{path}: its keys start with {found!r}, as of a wrapped network: the prefix is taken off")
+    return state
+
+
+def check_values_of(path: Path, checkpoint: dict) -> None:
+    """Check tensors and fields; raise ValueError, naming the file and what is wrong."""
+    state = checkpoint["model_state"]
+    for key, value in state.items():
+        if wrong := wrong_tensor(key, value):
+            raise ValueError(f"{path}: {key[:80]} in model_state {wrong}")
+    fields = check_values(path, Content, checkpoint)
+    checkpoint |= {name: getattr(fields, name) for name in fields.model_fields_set}
+    known = state["classifier.weight"].shape[:1] if "classifier.weight" in state else ()
+    if fields.classes and known and len(fields.classes) != known[0]:
+        raise ValueError(
+            f"{path}: classes has {len(fields.classes)} names, the classifier has {known[0]} classes"
+        )
+
+
+def wrong_tensor(key: str, value: Tensor) -> str:
+    """What is wrong with a tensor of a state, as the end of a sentence; empty for a sound one."""
+    if value.layout != torch.strided or value.is_nested or value.is_quantized:
+        return "is sparse, nested or quantized: a plain tensor is wanted"
+    if value.device.type != "cpu":
+        return f"has no values, it is on the device {value.device}"
+    if value.dtype not in DTYPES:
+        return f"is of type {str(value.dtype).removeprefix('torch.')}: float32 or such is wanted"
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        return f"is declared as {tuple(value.shape)}, larger than what is stored"
+    if key == "pool.p":  # the one weight that may be infinite
+        return (
+            "" if value.numel() == 1 and value > 0 else f"must be one number > 0, got {shown(value.tolist())}"
+        )
+    return "" if value.float().isfinite().all() else "is not finite: the training that left it diverged"
 
 
 def read_safetensors(path: Path) -> dict:
@@ -146,7 +209,7 @@ def plain_value(text: str) -> object:
     """Decode a metadata text from JSON; return the text itself if it is not JSON."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

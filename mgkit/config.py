@@ -4,6 +4,9 @@ import ast
 import dataclasses
 import difflib
 import math
+import os
+import re
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -13,20 +16,79 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Validat
 from pydantic.dataclasses import dataclass
 
 from mgkit.backbones.build import check_backbone
-from mgkit.machine.files import read_text
+from mgkit.machine.records import first_problem, read_yaml, shown
 
-Name = Annotated[str, Field(pattern=r"^[\w][\w.\-]*$")]  # becomes a folder of outputs/
-BackboneName = Annotated[str, AfterValidator(check_backbone)]
-BackboneNameOrEmpty = Annotated[str, AfterValidator(lambda name: name and check_backbone(name))]
-Count = Annotated[int, Field(ge=1)]
-Pixels = Annotated[int, Field(ge=8)]
+MOST_PIXELS = 8192  # of a side; the paper's largest is 1131
+MOST_ITEMS = 1000  # of a list
+MOST_SEED = 2**32 - 1
+MOST_PROCESSES = 64  # on a machine
+LONGEST_NAME, LONGEST_TEXT = 200, 4096  # bytes
+SMALLEST_P, LARGEST_P = 0.01, 1000.0  # beyond, powers in float32 lose their precision
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows
+
+
+def check_text(text: str) -> str:
+    """Raise ValueError for a text that no path of a file can be."""
+    if "\0" in text or len(text) > LONGEST_TEXT:
+        raise ValueError(f"at most {LONGEST_TEXT} characters, none of them NUL, are wanted")
+    if text.startswith("~") and os.path.expanduser(text) == text:
+        raise ValueError("there is no such user's home (./~ for a name that starts with ~)")
+    return text
+
+
+def check_name(name: str) -> str:
+    """Raise ValueError for a name that cannot be a folder of outputs/ on every system."""
+    if not re.fullmatch(r"\w([\w.\-]*[\w\-])?", name) or RESERVED.fullmatch(name):
+        raise ValueError("a name of letters, digits, _, - and . that may be a folder is wanted")
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise ValueError(f"a name of at most {LONGEST_NAME} bytes is wanted")
+    return name
+
+
+def check_exponent(p: float) -> float:
+    if not (SMALLEST_P <= p <= LARGEST_P or p == math.inf):
+        raise ValueError(f"a number from {SMALLEST_P} to {LARGEST_P:g}, or inf (max pooling), is wanted")
+    return p
+
+
+def check_processes(value: int | str) -> int | str:
+    if value != "auto" and not (isinstance(value, int) and 1 <= value <= MOST_PROCESSES):
+        raise ValueError(f"auto, or a number from 1 to {MOST_PROCESSES}, is wanted")
+    return value
+
+
+def check_distinct(values: list) -> list:
+    for k, value in enumerate(values):
+        if value in values[:k]:
+            raise ValueError(f"{shown(value)} is listed twice")
+    return values
+
+
+def whole(least: int, most: int) -> Any:
+    """The type of a whole number in a range."""
+    return Annotated[int, Field(ge=least, le=most)]
+
+
+Text = Annotated[str, AfterValidator(check_text)]
+Name = Annotated[str, AfterValidator(check_name)]  # becomes a folder of outputs/
+BackboneName = Annotated[Text, AfterValidator(check_backbone)]
+BackboneNameOrEmpty = Annotated[Text, AfterValidator(lambda name: name and check_backbone(name))]
+Count = whole(1, 10**9)
+Batch = whole(1, 2**16)  # images
+Seed = whole(0, MOST_SEED)
+Pixels = whole(8, MOST_PIXELS)
 Infinity = BeforeValidator(lambda value: math.inf if value in ("inf", "Inf") else value)  # YAML's is .inf
-Exponent = Annotated[float, Field(gt=0), Infinity]  # inf is max pooling
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Sizes = Annotated[list[Pixels], Field(min_length=1)]
+Exponent = Annotated[float, AfterValidator(check_exponent), Infinity]  # inf is max pooling
+Rate = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+Distance = Annotated[float, Field(ge=0, le=10)]  # between embeddings it is at most 2
+Momentum = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Scale = Annotated[float, Field(gt=0, le=8, allow_inf_nan=False)]
+Distinct = AfterValidator(check_distinct)
+Sizes = Annotated[list[Pixels], Field(min_length=1, max_length=MOST_ITEMS), Distinct]
+Texts = Annotated[list[Text], Field(max_length=MOST_ITEMS), Distinct]
 Crop = Literal["square", "rect"]
 
-Processes = Literal["auto"] | Count
+Processes = Annotated[int | str, AfterValidator(check_processes)]
 
 AnyConfig = TypeVar("AnyConfig", bound="StageConfig")
 
@@ -54,8 +116,8 @@ class StageConfig:
     notebook: ClassVar[str]
 
     experiment: Name = "mini"  # results go to outputs/<experiment>/<stage>/
-    data: str = "mini"  # a folder, or mini: the embedded set, drawn on first use
-    workers: Annotated[int, Field(ge=0)] = 2  # processes that load images
+    data: Text = "mini"  # a folder, or mini: the embedded set, drawn on first use
+    workers: whole(0, 256) = 2  # processes that load images
     gpus: Processes = "auto"  # processes, one per GPU; auto: all GPUs, or one process on the CPU
     precision: Literal["auto", "bf16", "float32"] = "auto"
     on_unreadable: Literal["raise", "skip"] = "raise"
@@ -74,37 +136,39 @@ class TrainConfig(StageConfig):
     pretrained_backbone: bool = False
     p: Exponent = 3.0
     lambda_: Annotated[float, Field(ge=0, le=1)] = 0.5
-    repetitions: Count = 3
+    repetitions: Batch = 3
     augmentation: Literal["torch", "full", "senet", "AA"] = "full"
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.3
     size: Pixels = 64
-    batch_size: Annotated[int, Field(ge=2)] = 36
-    epochs: Count = 4
-    len_factor: Annotated[float, Field(gt=0)] = 2.0
+    batch_size: whole(2, 2**16) = 36
+    epochs: whole(1, 10**6) = 4
+    len_factor: Annotated[float, Field(gt=0, le=1000)] = 2.0
     lr: Rate = 0.02
-    lr_drops: list[Annotated[int, Field(ge=0)]] = dataclasses.field(default_factory=lambda: [2])
-    lr_gamma: Rate = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Rate = 1e-4
-    beta: Rate = 1.2
+    lr_drops: Annotated[list[whole(0, 10**6)], Field(max_length=MOST_ITEMS)] = dataclasses.field(
+        default_factory=lambda: [2]
+    )
+    lr_gamma: Annotated[float, Field(ge=0, le=1)] = 0.1
+    momentum: Momentum = 0.9
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
+    beta: Distance = 1.2
     beta_lr: Rate = 1.0
-    margin: Rate = 0.2
-    seed: Annotated[int, Field(ge=0)] = 0
-    init_from: str = ""  # checkpoint with the initial weights: a file or a released name
+    margin: Distance = 0.2
+    seed: Seed = 0
+    init_from: Text = ""  # checkpoint with the initial weights: a file or a released name
     global_sampling: bool = False
     batch_norm: Literal["local", "sync", "frozen"] = "local"
-    accumulate: Count = 1
-    lr_batch_size: Annotated[int, Field(ge=0)] = 0
+    accumulate: Batch = 1
+    lr_batch_size: whole(0, 10**6) = 0
     compile: bool = False
-    nnodes: Count = 1
-    node_rank: Annotated[int, Field(ge=0)] = 0
-    rdzv_endpoint: str = ""
-    max_restarts: Annotated[int, Field(ge=0)] = 3
+    nnodes: whole(1, 10_000) = 1
+    node_rank: whole(0, 10_000) = 0
+    rdzv_endpoint: Text = ""
+    max_restarts: whole(0, 1000) = 3
     resume: bool = True
-    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
-    keep_checkpoints: Count = 2
+    checkpoint_minutes: Annotated[float, Field(gt=0, le=10**6)] = 10.0
+    keep_checkpoints: whole(1, 10_000) = 2
     log_every: Count = 20
-    gradient_share_every: Annotated[int, Field(ge=0)] = 0
+    gradient_share_every: whole(0, 10**9) = 0
     dry_run: bool = False
 
     def __post_init__(self):
@@ -127,10 +191,10 @@ class TrainConfig(StageConfig):
 class NetworkConfig(StageConfig):
     """The parameters of stages that start from a trained network."""
 
-    checkpoint: str = ""  # a file or a released name; empty: that of the experiment's earlier stages
+    checkpoint: Text = ""  # a file or a released name; empty: that of the experiment's earlier stages
     backbone: BackboneNameOrEmpty = ""  # for checkpoints that do not name it, and for pretrained_backbone
     pretrained_backbone: bool = False  # published ImageNet weights instead of a checkpoint
-    batch_size: Count = 32
+    batch_size: Batch = 32
 
     def __post_init__(self):
         if self.pretrained_backbone and (self.checkpoint or not self.backbone):
@@ -147,13 +211,13 @@ class FinetunePConfig(NetworkConfig):
     sizes: Sizes = dataclasses.field(default_factory=lambda: [64, 96, 128, 160])
     crop: Crop = "rect"
     images_per_class: Count = 40
-    step_size: Count = 4  # images per step of SGD
+    step_size: Batch = 4  # images per step of SGD
     lr: Rate = 0.03
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    ps: Annotated[list[Exponent], Field(min_length=1)] = dataclasses.field(
+    momentum: Momentum = 0.9
+    ps: Annotated[list[Exponent], Field(min_length=1, max_length=MOST_ITEMS), Distinct] = dataclasses.field(
         default_factory=lambda: [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0]
     )
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -166,8 +230,8 @@ class WhitenConfig(NetworkConfig):
     size: Pixels = 96
     crop: Crop = "rect"
     p: Exponent | None = None  # None: p* found by 02 at this size
-    unlabelled: str = ""  # a folder or list; empty: data's unlabelled/whiten, else its training images
-    images: Count = 20000
+    unlabelled: Text = ""  # a folder or list; empty: data's unlabelled/whiten, else its training images
+    images: whole(2, 10**9) = 20000
     shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.1
 
 
@@ -179,7 +243,7 @@ class ClassifyConfig(NetworkConfig):
     notebook: ClassVar[str] = "04_evaluate_imagenet"
 
     sizes: Sizes = dataclasses.field(default_factory=lambda: [64, 96, 128, 160])
-    crops: Annotated[list[Crop], Field(min_length=1)] = dataclasses.field(
+    crops: Annotated[list[Crop], Field(min_length=1), Distinct] = dataclasses.field(
         default_factory=lambda: ["square", "rect"]
     )
 
@@ -191,20 +255,27 @@ class RetrievalConfig(NetworkConfig):
     stage: ClassVar[str] = "evaluate_retrieval"
     notebook: ClassVar[str] = "05_evaluate_retrieval"
 
-    sets: list[str] = dataclasses.field(default_factory=list)  # empty: every set found below data
-    distractors: str = ""  # a folder or list; empty: data's unlabelled/distractors, if present
+    sets: Texts = dataclasses.field(default_factory=list)  # empty: every set found below data
+    distractors: Text = ""  # a folder or list; empty: data's unlabelled/distractors, if present
     size: Pixels = 96
     crop: Crop = "rect"
     p: Exponent | None = None  # None: the whitened network's own
-    scales: Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)] = (
-        dataclasses.field(default_factory=lambda: [0.70711, 1.0, 1.41421])
+    scales: Annotated[list[Scale], Field(min_length=1, max_length=MOST_ITEMS)] = dataclasses.field(
+        default_factory=lambda: [0.70711, 1.0, 1.41421]
     )  # of the multi-scale descriptor, as factors of size; [1.0]: single scale only
     dims: Count | None = 64  # also evaluate descriptors reduced to this many dimensions; None: do not
-    resolutions: list[Pixels] = dataclasses.field(default_factory=lambda: [64, 96, 128, 160])  # of figure 4
-    indices: list[str] = dataclasses.field(  # as text separated by ;, since faiss strings contain commas
+    resolutions: Annotated[list[Pixels], Field(max_length=MOST_ITEMS), Distinct] = dataclasses.field(
+        default_factory=lambda: [64, 96, 128, 160]
+    )  # of figure 4
+    indices: Texts = dataclasses.field(  # as text separated by ;, since faiss strings contain commas
         default_factory=lambda: ["IVF16,Flat", "PCAR64,PQ32", "PCAR64,IVF16,PQ32"],
         metadata={"separator": ";"},
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if round(max(self.scales) * self.size) > MOST_PIXELS:
+            raise ValueError(f"scales: {max(self.scales):g} times size {self.size} is above {MOST_PIXELS} px")
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -214,7 +285,7 @@ class PhotosConfig(NetworkConfig):
     stage: ClassVar[str] = "search_photos"
     notebook: ClassVar[str] = "06_search_your_photos"
 
-    photos: list[str] = dataclasses.field(  # folders, as text separated by ;, since names may contain commas
+    photos: Texts = dataclasses.field(  # folders, as text separated by ;, since names may contain commas
         default_factory=list, metadata={"separator": ";"}
     )  # empty: scenes, copies and distractors of the embedded set, or data
     size: Pixels = 96
@@ -222,53 +293,79 @@ class PhotosConfig(NetworkConfig):
     whitening: Literal["auto", "photos", "network", "none"] = "auto"
     threshold: Annotated[float, Field(gt=0, le=1)] | None = None  # cosine; None: calibrated
     false_rate: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
-    index: str = ""  # a faiss string; empty: exact search, or HNSW for a large collection
-    queries: Annotated[int, Field(ge=0)] = 12  # shown in the report
-    k: Count = 8
+    index: Text = ""  # a faiss string; empty: exact search, or HNSW for a large collection
+    queries: whole(0, 1000) = 12  # shown in the report
+    k: whole(1, 1000) = 8
     on_unreadable: Literal["raise", "skip"] = "skip"
 
 
 def make(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:
     """Build a config from values; lists may be given as text, such as `64, 96`.
 
+    A whole number is taken for a name where a name is wanted, since papermill makes numbers of such texts.
+
     Raises ValueError, one line that names the parameter, for values that the config does not allow.
     """
     known = {field.name: field for field in dataclasses.fields(cls)}
     for key in values:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
+            close = difflib.get_close_matches(str(key), known, n=1)
             suggestion = f"did you mean {close[0]}? " if close else ""
             names = ", ".join(sorted(known))
-            raise ValueError(f"unknown parameter {key!r}: {suggestion}{cls.__name__} has {names}")
-    values = {
-        key: value if known[key].default_factory is dataclasses.MISSING else as_list(known[key], value)
-        for key, value in values.items()
-    }
+            raise ValueError(f"unknown parameter {shown(key)}: {suggestion}{cls.__name__} has {names}")
+    kinds = typing.get_type_hints(cls)
     try:
-        return cls(**values)
+        return cls(**{key: as_kind(kinds[key], known[key], value) for key, value in values.items()})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{key}: {reason}, got {first['input']!r}" if key else reason) from None
+        raise ValueError(first_problem(error)) from None
 
 
-def as_list(field: dataclasses.Field, value: Any) -> list:
+def as_kind(kind: Any, field: dataclasses.Field, value: Any) -> Any:
+    """A value as papermill passes it -> a text or a list, for the fields that are texts or lists."""
+    if kind is str:
+        return as_text(field.name, value)
+    if field.default_factory is dataclasses.MISSING:
+        return value
+    if kind == list[str]:
+        return [as_text(field.name, item) for item in as_list(field, value, yaml.BaseLoader)]
+    return as_list(field, value, yaml.SafeLoader)
+
+
+def as_text(name: str, value: Any) -> str:
+    """A name that may have become a whole number; raises ValueError for what it cannot be told from."""
+    if type(value) is int and len(f"{value:x}") < 20:
+        print(f"{name}: the number {value} is taken for the name {str(value)!r}")
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError(
+            f"{name}: a text is wanted, got {shown(value)}: papermill's -p turns words such as 2019, 1e5 and "
+            f"True into values, `-r {name} <text>` passes them as they are (as ./<text> does, for a file)"
+        )
+    return value
+
+
+def as_list(field: dataclasses.Field, value: Any, loader: type[yaml.BaseLoader]) -> list:
     """Read a list from the text of `-p sizes "64, 96"`, or from a single value, as of `-p sizes 64`.
+
+    loader: reads the items of a text; yaml.BaseLoader leaves them texts
 
     Raises ValueError, naming the parameter, for a text that is not a list.
     """
     if isinstance(value, str):
         separator = field.metadata.get("separator")  # where items may contain commas and brackets
         text = value.strip()
+        listed = None
         try:
-            listed = yaml.safe_load(text if text.startswith("[") else f"[{text}]")
-        except yaml.YAMLError:
-            listed = None
+            if len(text) <= MOST_ITEMS * LONGEST_TEXT:
+                listed = yaml.load(text if text.startswith("[") else f"[{text}]", Loader=loader)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            pass
         if separator and not (text.startswith("[") and isinstance(listed, list)):
             return [item.strip() for item in text.split(separator) if item.strip()]
         if not isinstance(listed, list):
-            raise ValueError(f"{field.name}: a list is wanted, such as 64, 96 or [64, 96], got {value!r}")
+            raise ValueError(
+                f"{field.name}: a list is wanted, such as 64, 96 or [64, 96], got {shown(value)}"
+            )
         value = listed
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
@@ -310,7 +407,7 @@ def to_yaml(config: StageConfig) -> str:
 
 def from_yaml(cls: type[AnyConfig], path: str | Path) -> AnyConfig:
     """Read a config from a YAML file. Raises ValueError, naming the file, as `make`."""
-    values = yaml.safe_load(read_text(path))
+    values = read_yaml(Path(path))
     try:
         if not isinstance(values, dict):
             raise ValueError("must be a mapping of parameters to values")

@@ -146,6 +146,9 @@ def check_state(net: MultiGrain, state: Mapping[str, Tensor]) -> None:
     classes = state["classifier.weight"].shape[0]
     if classes != net.classifier.out_features:
         raise ValueError(f"the state is for {classes} classes, the network for {net.classifier.out_features}")
+    for key, own in net.state_dict().items():
+        if own.is_floating_point() and not state[key].is_floating_point():
+            raise ValueError(f"{key} is {state[key].dtype}, not {own.dtype}".replace("torch.", ""))
     for key, shape in expected.items():
         if tuple(state[key].shape) != shape:
             raise ValueError(

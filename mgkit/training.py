@@ -192,6 +192,16 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, epo
         group["lr"] = learning_rate(config, epoch) * group["factor"]
 
 
+def not_finite_weight(net: nn.Module, beta: nn.Parameter) -> str | None:
+    """The name of a trained weight, or of a running statistic, that is not finite; None if all are.
+
+    Frozen parameters do not count: a frozen p may be infinite.
+    """
+    trained = [(name, w) for name, w in (*net.named_parameters(), ("beta", beta)) if w.requires_grad]
+    running = [(name, x) for name, x in net.named_buffers() if name.endswith(("running_mean", "running_var"))]
+    return next((name for name, value in trained + running if not value.isfinite().all()), None)
+
+
 def freeze_batch_norm(net: nn.Module) -> None:
     """Keep the running statistics of batch norm as they are; its scales and shifts are still trained."""
     for module in net.modules():

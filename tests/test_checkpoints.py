@@ -3,8 +3,10 @@
 import copy
 import io
 import json
+import math
 import os
 import pickle
+import socket
 import struct
 import subprocess
 import sys
@@ -64,6 +66,124 @@ def test_a_round_trip_keeps_every_bit(net, saved):
     assert same_bits(loaded.state_dict(), net.state_dict())
     assert (checkpoint["epoch"], checkpoint["classes"]) == (3, ["a", "b", "c"])
     assert loaded.pool.p.item() == 2.5 and not loaded.training
+
+
+CLASSES, WEIGHT = ["a", "b", "c"], "classifier.weight"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "found"),
+    [
+        ("classes", None, "None"),
+        ("classes", 3, "3"),
+        ("classes", ["a", "b"], "2 names, the classifier has 3 classes"),
+        ("classes", [*CLASSES, "d"], "4 names"),
+        ("classes", "abc", "list"),
+        ("classes", ["a", "b", 3], "classes.2"),
+        ("classes", [b"a", b"b", b"c"], "classes.0"),
+        ("backbone", None, "None"),
+        ("backbone", 18, "18"),
+        ("backbone", "x" * 10_000, "200"),
+        ("backbone", "hf-hub:someone/something", "hf-hub"),
+        ("backbone", "timm/hf-hub:someone/something", "hf-hub"),
+        ("backbone", "timm/local-dir:/etc", "local-dir"),
+        ("training_p", 0.0, "0.0"),
+        ("training_p", math.nan, "nan"),
+        ("training_p", "3", "'3'"),
+        ("training_p", True, "True"),
+        ("training_p", None, "None"),
+        ("training_p", 10**400, "training_p"),
+    ],
+)
+def test_a_field_that_cannot_be_used_is_named_with_its_file(net, tmp_path, field, value, found, monkeypatch):
+    monkeypatch.setattr(socket, "socket", None)  # nothing is fetched for a name in a file
+    path = tmp_path / "odd.pth"
+    content = {"model_state": net.state_dict(), "backbone": net.name, "classes": CLASSES}
+    torch.save(content | {field: value}, path)
+    with one_line_error(ValueError, path, field, found):
+        load_network(path)
+
+
+@pytest.mark.parametrize("classes", [{}, {"classes": []}, {"classes": ()}, {"classes": tuple(CLASSES)}])
+def test_class_names_may_be_missing_or_a_tuple(net, tmp_path, classes):
+    torch.save({"model_state": net.state_dict(), "backbone": net.name, **classes}, tmp_path / "c.pth")
+    assert load_network(tmp_path / "c.pth")[0].classes == tuple(classes.get("classes", ()))
+
+
+ODD_TENSORS = {
+    "integers": lambda w: (WEIGHT, w.long(), "int64"),
+    "complex": lambda w: (WEIGHT, w.to(torch.complex64), "complex64"),
+    "float8": lambda w: (WEIGHT, w.to(torch.float8_e4m3fn), "float8"),
+    "nan": lambda w: (WEIGHT, w * math.nan, "not finite"),
+    "inf": lambda w: (WEIGHT, w * math.inf, "not finite"),
+    "above float32": lambda w: (WEIGHT, w.double() * 1e300, "not finite"),
+    "sparse": lambda w: (WEIGHT, w.to_sparse(), "sparse"),
+    "meta": lambda w: (WEIGHT, w.to("meta"), "meta"),
+    "huge": lambda w: (WEIGHT, torch.zeros(1).expand(10**9, w.shape[1]), "larger than what is stored"),
+    "scalar bias": lambda w: ("classifier.bias", torch.tensor(1.0), "classifier.bias"),
+    "no classes": lambda w: (WEIGHT, w[:0], "0 classes"),
+    "p of zero": lambda w: ("pool.p", torch.tensor(0.0), "must be one number > 0, got 0.0"),
+    "negative p": lambda w: ("pool.p", torch.tensor(-math.inf), "-inf"),
+    "p of nan": lambda w: ("pool.p", torch.tensor(math.nan), "nan"),
+    "two p": lambda w: ("pool.p", torch.ones(2), "[1.0, 1.0]"),
+    "running statistics": lambda w: ("features.bn1.running_var", torch.full([64], math.inf), "not finite"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_TENSORS)
+def test_a_tensor_that_cannot_be_used_is_named_with_its_file(net, tmp_path, kind):
+    path, state = tmp_path / "odd.pth", net.state_dict()
+    key, value, found = ODD_TENSORS[kind](state[WEIGHT])
+    torch.save({"model_state": state | {key: value}, "backbone": net.name, "classes": CLASSES}, path)
+    with one_line_error(ValueError, path, found):
+        load_network(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precisions_become_float32(net, tmp_path, dtype):
+    state = {key: value.to(dtype) for key, value in net.state_dict().items()}
+    torch.save({"model_state": state, "backbone": net.name}, tmp_path / "c.pth")
+    loaded = load_network(tmp_path / "c.pth")[0].state_dict()
+    assert loaded[WEIGHT].dtype == torch.float32
+    torch.testing.assert_close(loaded[WEIGHT], net.state_dict()[WEIGHT], rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_the_prefix_of_a_wrapped_network_is_taken_off_and_said(net, tmp_path, prefix, capsys):
+    state = {prefix + key: value for key, value in net.state_dict().items()}
+    torch.save({"model_state": state, "backbone": net.name}, tmp_path / "wrapped.pth")
+    assert same_bits(load_network(tmp_path / "wrapped.pth")[0].state_dict(), net.state_dict())
+    [line] = capsys.readouterr().out.splitlines()
+    assert str(tmp_path / "wrapped.pth") in line and prefix in line
+
+
+def test_a_zip_bomb_is_not_inflated(tmp_path):
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data.pkl", b"\x80\x02}q\x00.")
+        archive.writestr("bomb/data/0", bytes(10**7))
+    with one_line_error(ValueError, path, "10,000,006 bytes"):
+        load_checkpoint(path)
+
+
+def test_max_pooling_survives_the_round_trip(tmp_path):
+    save_checkpoint(
+        tmp_path / "max.pth", get_multigrain("resnet8", num_classes=3, p=math.inf), training_p=math.inf
+    )
+    loaded, content = load_network(tmp_path / "max.pth")
+    assert (loaded.pool.p.item(), content["training_p"]) == (math.inf, math.inf)
+
+
+@pytest.mark.parametrize("metadata", [{"classes": "null"}, {"classes": "[" * 10_000}, {"training_p": "NaN"}])
+def test_odd_metadata_of_safetensors_is_named(net, tmp_path, metadata):
+    path = tmp_path / "odd.safetensors"
+    save_file(
+        {key: value.clone() for key, value in net.state_dict().items()},
+        path,
+        metadata={"backbone": "resnet8"} | metadata,
+    )
+    with one_line_error(ValueError, path, *metadata):
+        load_network(path)
 
 
 def test_a_whitened_network_survives_the_round_trip(net, tmp_path):

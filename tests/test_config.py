@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
+import typing
 
 import pytest
+import yaml
 from support import one_line_error
 
 from mgkit.config import (
@@ -47,7 +49,17 @@ STAGES = (StageConfig, TrainConfig, FinetunePConfig, WhitenConfig, ClassifyConfi
         ({"lr": "fast"}, ["lr", "fast"]),
         ({"lr": -0.1}, ["lr"]),
         ({"lr": math.inf}, ["lr"]),
-        ({"data": 3}, ["data", "3"]),
+        ({"data": 3.5}, ["data", "3.5", "-r data"]),
+        ({"data": True}, ["data", "True", "-r data"]),
+        ({"data": None}, ["data", "None", "-r data"]),
+        ({"data": "a\0b"}, ["data", "NUL"]),
+        ({"data": "~nobody-of-that-name/x"}, ["data", "home"]),
+        ({"experiment": "nul"}, ["experiment", "nul"]),
+        ({"experiment": "a."}, ["experiment", "a."]),
+        ({"experiment": "a" * 255}, ["experiment", "200 bytes"]),
+        ({"gpus": "two"}, ["gpus", "two", "auto"]),
+        ({"gpus": 2.0}, ["gpus", "2.0"]),
+        ({"seed": 10**5000}, ["seed"]),
         ({"size": 0}, ["size"]),
         ({"workers": -1}, ["workers"]),
         ({"lr_drops": "3, soon"}, ["lr_drops", "soon"]),
@@ -77,7 +89,13 @@ def test_a_refused_training_parameter_is_named_in_one_line(values, culprits):
         (WhitenConfig, {"p": -1.0}, ["p", "-1.0"]),
         (WhitenConfig, {"shrinkage": 1.1}, ["shrinkage"]),
         (ClassifyConfig, {"crops": ["square", "oval"]}, ["crops", "oval"]),
-        (RetrievalConfig, {"sets": [3]}, ["sets"]),
+        (RetrievalConfig, {"sets": [3.5]}, ["sets", "3.5"]),
+        (RetrievalConfig, {"scales": [1.0, 90.0]}, ["scales", "90"]),
+        (ClassifyConfig, {"sizes": [64, 64]}, ["sizes", "64", "twice"]),
+        (ClassifyConfig, {"sizes": [[64]]}, ["sizes", "[64]"]),
+        (ClassifyConfig, {"sizes": list(range(8, 2000))}, ["sizes"]),
+        (ClassifyConfig, {"sizes": "[" * 10_000}, ["sizes"]),
+        (ClassifyConfig, {"sizes": f"[&a [{'1,' * 50}], &b [{'*a,' * 50}], [{'*b,' * 50}]]"}, ["sizes"]),
         (RetrievalConfig, {"set": "holidays"}, ["'set'", "did you mean sets?"]),
         (ClassifyConfig, {"size": 64}, ["'size'", "did you mean sizes?"]),
         (WhitenConfig, {"sizes": [64]}, ["'sizes'", "did you mean size?"]),
@@ -126,6 +144,28 @@ def test_names_of_folders_may_have_brackets():
 @pytest.mark.parametrize("given", ["1, inf", "[1, Inf]", "1, .inf", [1, "inf"], [1.0, math.inf]])
 def test_max_pooling_among_exponents(given):
     assert make(FinetunePConfig, {"ps": given}).ps == [1.0, math.inf]
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "given", "taken"),
+    [
+        (PhotosConfig, "photos", 2019, ["2019"]),
+        (PhotosConfig, "photos", [2019, "b"], ["2019", "b"]),
+        (TrainConfig, "data", 2019, "2019"),
+        (TrainConfig, "experiment", 7, "7"),
+    ],
+)
+def test_a_whole_number_is_taken_for_a_name_and_said(cls, name, given, taken, capsys):
+    assert getattr(make(cls, {name: given}), name) == taken
+    assert (
+        f"{name}: the number {given if isinstance(given, int) else given[0]} is taken"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("given", ["2019, true, 1e5", "[2019, true, 1e5]"])
+def test_names_in_the_text_of_a_list_stay_as_they_are(given):
+    assert make(RetrievalConfig, {"sets": given}).sets == ["2019", "true", "1e5"]
 
 
 def test_infinity_is_a_number_only_where_numbers_are_read():
@@ -195,3 +235,51 @@ def test_a_published_network_needs_a_backbone_and_no_checkpoint(values):
 )
 def test_faiss_strings_keep_their_commas(text, indices):
     assert make(RetrievalConfig, {"indices": text}).indices == indices
+
+
+# --- Every field of every config
+
+CONFIGS = (*STAGES[1:], PhotosConfig)
+NUMBERS = (0, -1, 1, 0.5, 2**70, 10**5000, 1e-300, 1e308, -1e308, math.inf, -math.inf, math.nan)
+OTHERS = (
+    "",
+    "x",
+    "nan",
+    "[",
+    "2019",
+    None,
+    True,
+    [],
+    [[]],
+    [None],
+    [math.nan],
+    [2**70],
+    {"a": 1},
+    b"x",
+    object(),
+)
+
+
+@pytest.mark.parametrize("cls", CONFIGS, ids=lambda cls: cls.__name__)
+def test_any_value_of_any_field_makes_a_config_or_one_line_that_names_the_field(cls):
+    for field in dataclasses.fields(cls):
+        for value in (*NUMBERS, *OTHERS):
+            for given in (value, [value]):
+                try:
+                    config = make(cls, {field.name: given})
+                except ValueError as error:
+                    assert field.name in str(error) and "\n" not in str(error), (field.name, given)
+                    assert len(str(error)) < 500, (field.name, given)
+                else:
+                    again = yaml.safe_load(to_yaml(config))
+                    assert make(cls, again) == config, (field.name, given)
+
+
+@pytest.mark.parametrize("cls", CONFIGS, ids=lambda cls: cls.__name__)
+def test_every_number_has_two_ends(cls):
+    for field in dataclasses.fields(cls):
+        for beyond in (2**70, 1e300, -(2**70), -1e300, math.nan):
+            for given in (beyond, [beyond]):
+                if typing.get_type_hints(cls)[field.name] not in (str, list[str]):
+                    with one_line_error(ValueError, field.name):
+                        make(cls, {field.name: given})

@@ -28,6 +28,7 @@ DAMAGE = (
     ValueError,
     RuntimeError,  # encryption or unknown compression
 )
+MOST_INFLATED = 100  # times the size of the archive, and a MiB; images hardly compress
 CONTENT_ERRNOS = (None, errno.EINVAL)  # of OSErrors by failed decompression and invalid offsets
 
 
@@ -145,14 +146,27 @@ def unpack(archive: Path, folder: Path, rename: Callable[[str], str | None]) -> 
     return {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
 
 
+def check_inflated(archive: Path, total: int) -> None:
+    """Raise ArchiveError for more bytes of files than an archive of images can hold."""
+    if total > MOST_INFLATED * archive.stat().st_size + 2**20:
+        raise ArchiveError(
+            f"{archive} would become more than {MOST_INFLATED} times its size: no set is like that"
+        )
+
+
 def unpack_tar(archive: Path, folder: Path, place: Callable[[str], str | None]) -> None:
     """Extract the files of a tar archive to the paths given by `place`."""
     if not hasattr(tarfile, "data_filter"):
         raise ArchiveError(f"{archive}: safe extraction needs Python 3.10.12, 3.11.4 or newer")
 
+    total = 0
+
     def only_files(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        nonlocal total
         if member.isdir():
             return None
+        total += member.size
+        check_inflated(archive, total)
         if not member.isreg():
             raise ArchiveError(f"{archive}: {member.name!r} is a link or a device")
         name = place(member.name)
@@ -171,6 +185,7 @@ def unpack_zip(archive: Path, folder: Path, place: Callable[[str], str | None]) 
     """Extract the files of a zip archive to the paths given by `place`, within the folder by zipfile."""
     with zipfile.ZipFile(archive) as file:
         members = [member for member in file.infolist() if not member.is_dir()]
+        check_inflated(archive, sum(member.file_size for member in members))
         for member in progress(members, f"extracting {archive.name}", unit="file"):
             name = place(member.filename)
             if name is not None:

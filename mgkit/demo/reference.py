@@ -185,8 +185,10 @@ def write_files(experiment: str, now: Mapping[str, Measure], target: Path) -> No
         target / "claims.txt", (experiment_folder(experiment) / "claims" / "claims.txt").read_text("utf-8")
     )
     for name in FIGURES:
-        save_small(Image.open(figure_path(experiment, name)), target / "figures" / Path(name).name)
-    overview = stacked([Image.open(figure_path(experiment, name)) for name in OVERVIEW])
+        save_small(
+            Image.open(figure_path(experiment, name), formats=["PNG"]), target / "figures" / Path(name).name
+        )
+    overview = stacked([Image.open(figure_path(experiment, name), formats=["PNG"]) for name in OVERVIEW])
     save_small(overview, target / "overview")
     for path in sorted((experiment_folder(experiment) / "notebooks").glob("*.ipynb")):
         write_text(target / "notebooks" / path.name, without_machine(nbformat.read(path, as_version=4)))

@@ -169,7 +169,7 @@ class StoredArray:
         try:
             manifest = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
             known = manifest["made_of"] == self.made_of and manifest["written_ns"]
-            return manifest if known and isinstance(manifest["skipped"], dict) else None
+            return manifest if known and are_rows(manifest["skipped"], self.shape[0]) else None
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
@@ -277,13 +277,20 @@ def journal_line(shard: int, skipped: dict) -> str:
     return json.dumps({"shard": shard, "skipped": skipped}) + "\n"
 
 
+def are_rows(skipped: object, rows: int) -> bool:
+    """Whether that is {row: reason} for rows of an array, as JSON holds them."""
+    return isinstance(skipped, dict) and all(
+        row.isdecimal() and int(row) < rows and isinstance(reason, str) for row, reason in skipped.items()
+    )
+
+
 def read_journal(path: Path, count: int) -> dict[int, dict]:
     """The shards in a journal, {shard: {row: reason}}; cut lines and numbers from `count` on are ignored."""
     shards = {}
     for text in path.read_bytes().splitlines() if path.exists() else []:
         with suppress(ValueError, KeyError, TypeError):
             line = json.loads(text)
-            if line["shard"] in range(count):
+            if line["shard"] in range(count) and are_rows(line["skipped"], count * SHARD):
                 shards[line["shard"]] = dict(line["skipped"])
     return shards
 

@@ -12,9 +12,10 @@ import yaml
 from pydantic.dataclasses import dataclass
 
 from mgkit.config import StageConfig, TrainConfig, different
-from mgkit.engine.run import read_results, read_text, stage_folder
+from mgkit.engine.run import read_results, stage_folder
 from mgkit.machine.distributed import broadcast_object, is_main, run_in_all
 from mgkit.machine.files import exclusive, write_text
+from mgkit.machine.records import read_yaml
 
 SECONDS_TO_STOP = 120  # that a run with other parameters may take to end
 POLL = 0.2  # seconds
@@ -101,10 +102,9 @@ def write_holder(config: StageConfig, *, finished: bool) -> None:
 
 def read_holder(config: StageConfig) -> Holder | None:
     """The process that holds the lock, or held it last; None where there is no readable note."""
-    text = read_text(beside(stage_folder(config), "yaml"))
     try:
-        return None if text is None else Holder(**yaml.safe_load(text))
-    except (yaml.YAMLError, TypeError, ValueError):  # of another version of the kit
+        return Holder(**read_yaml(beside(stage_folder(config), "yaml")))
+    except (OSError, TypeError, ValueError):  # none, or of another version of the kit
         return None
 
 

@@ -52,6 +52,7 @@ from mgkit.training import (
     freeze_batch_norm,
     is_enough,
     means_of,
+    not_finite_weight,
     parts_of,
     set_learning_rate,
     train_step,
@@ -167,8 +168,8 @@ class Training:
         Raises NonFiniteError for weights that are not finite, SnapshotError where it cannot be written.
         """
         self.flush()
-        if not all(torch.isfinite(weight).all() for weight in self.objective.parameters()):
-            what = f"a weight after step {self.position.step}"
+        if wrong := not_finite_weight(self.net, self.beta):
+            what = f"a weight after step {self.position.step} ({wrong})"
             raise not_finite(what, self.config, self.position, self.lr)
         return self.files.save(self.position.step, self.state_dict)
 
@@ -365,10 +366,11 @@ def not_finite(what: str, config: TrainConfig, position: Position, lr: float) ->
     """The error for a loss or a weight: where it is, the last good checkpoint, and what to change."""
     good = Snapshots(stage_folder(config) / "snapshots").files()
     kept = f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint yet"
+    start = "start another experiment from it with init_from," if good else "start another experiment with"
     return NonFiniteError(
         f"{what} is not finite (epoch {position.epoch + 1}, batch {position.batch + 1}, lr {lr:g}, "
         f"precision {config.precision}); {kept}: "
-        "start another experiment from it with init_from, a lower lr or precision=float32"
+        f"{start} a lower lr or precision=float32"
     )
 
 

@@ -75,7 +75,7 @@ def append_line(path: Path, values: dict) -> None:
 
 def keep_up_to(path: Path, key: str, last: int) -> None:
     """Remove lines past `last`, and half-written ones, from a file of JSON lines; the rewrite is atomic."""
-    kept = [line for line in json_lines(path) if line[key] <= last]
+    kept = [line for line in json_lines(path) if isinstance(line.get(key), int) and line[key] <= last]
     write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 

@@ -23,8 +23,14 @@ from mgkit.data.images import ImageList, list_hash
 from mgkit.engine.provenance import provenance
 from mgkit.machine.download import file_hash
 from mgkit.machine.files import (
-    atomic_write, check_writable, exclusive, free_name, project_root, write_text,
+    atomic_write,
+    check_writable,
+    exclusive,
+    free_name,
+    project_root,
+    write_text,
 )  # fmt: skip
+from mgkit.machine.records import read_json, read_yaml, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,8 +127,23 @@ def papermill_command(config: StageConfig) -> str:
     """The command that runs a stage with this config, without Jupyter."""
     parameters = changed_parameters(config)
     copy = f"outputs/{config.experiment}-{config.notebook}.ipynb"
-    options = [word for name, value in parameters.items() for word in ("-p", name, as_text(value))]
+    options = [
+        word
+        for name, value in parameters.items()
+        for word in ("-r" if is_converted(value) else "-p", name, as_text(value))
+    ]
     return shlex.join(["papermill", f"notebooks/{config.notebook}.ipynb", copy, *options])
+
+
+def is_converted(value: object) -> bool:
+    """Whether papermill's -p makes another type of a text; its -r leaves texts as they are."""
+    if not isinstance(value, str):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return value in ("True", "False", "None")
+    return True
 
 
 def as_text(value: object) -> str:
@@ -141,53 +162,70 @@ def changed_parameters(config: StageConfig) -> dict:
 
 def read_config(folder: Path) -> dict | None:
     """The parameters of the run in a folder, from config.yaml; None if there is none."""
-    text = read_text(folder / "config.yaml")
-    return None if text is None else yaml.safe_load(text) or {}
-
-
-def read_text(path: Path) -> str | None:
-    """The content of a text file; None if there is no file."""
     try:
-        return path.read_text(encoding="utf-8")
+        values = read_yaml(folder / "config.yaml")
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError as error:
+        print(f"{error}: the run in {folder} counts as one of another config")
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
-def results_in(folder: Path | None) -> dict | None:
-    """The content of results.json in a folder; None for a run that has not finished."""
-    text = read_text(folder / "results.json") if folder else None
-    return None if text is None else json.loads(text)
+def results_in(folder: Path | None, notebook: str) -> dict | None:
+    """The content of results.json in a folder; None for a run of the notebook that has not finished.
+
+    Raises ValueError, naming the file, for a damaged one.
+    """
+    if folder is None:
+        return None
+    path = folder / "results.json"
+    try:
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} is damaged, it holds {shown(values)} instead of results")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise ValueError(f"{error}: remove it and run {notebook} again") from None
+    return values
 
 
 def read_results(config: StageConfig) -> dict | None:
-    """The results of the run with this config; None if it has not been run, or not finished."""
-    return unmoved(config, lambda: results_in(run_folder(config)))
+    """The results of the run with this config; None if it has not been run, or not finished.
+
+    Raises ValueError, naming the file, for damaged ones.
+    """
+    return unmoved(config, lambda: results_in(run_folder(config), config.notebook))
 
 
 def latest_results(config: StageConfig) -> dict | None:
-    """The results of the latest run of the config's experiment and stage, with whatever parameters."""
-    return results_in(stage_folder(config))
+    """The results of the latest run of the config's experiment and stage, with whatever parameters.
+
+    Raises ValueError, naming the file, for damaged ones.
+    """
+    return results_in(stage_folder(config), config.notebook)
 
 
 def add_results(config: StageConfig, values: dict) -> None:
     """Add values to results.json of the run with this config, unless the run is being repeated."""
     with opened_folder(config) as folder:
-        results = results_in(folder)
+        results = results_in(folder, config.notebook)
         if results is not None:
             write_text(folder / "results.json", json.dumps(results | values, indent=1))
 
 
 def read_metrics(config: StageConfig) -> list[dict]:
     """The lines of metrics.jsonl of the run with this config, one per epoch; empty if there are none."""
-    return read_lines(config, "metrics.jsonl")
+    return lines_of(config, "metrics.jsonl")
 
 
 def read_steps(config: StageConfig) -> list[dict]:
     """The lines of its steps.jsonl, one every few optimizer steps; empty if there are none."""
-    return read_lines(config, "steps.jsonl")
+    return lines_of(config, "steps.jsonl")
 
 
-def read_lines(config: StageConfig, name: str) -> list[dict]:
+def lines_of(config: StageConfig, name: str) -> list[dict]:
     """The lines of a file of the run with this config; empty if there are none."""
 
     def read() -> list[dict]:
@@ -211,7 +249,7 @@ def runs(config: StageConfig) -> dict[str, list[dict]]:
 
 
 def json_lines(path: Path) -> list[dict]:
-    """Read a file of one JSON object per line; empty if there is no file. Incomplete lines are left out."""
+    """Read a file of one JSON object per line; empty if there is no file. Damaged lines are left out."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -220,9 +258,9 @@ def json_lines(path: Path) -> list[dict]:
     for line in text.splitlines():
         try:
             lines.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-    return lines
+    return [line for line in lines if isinstance(line, dict)]
 
 
 class Run:

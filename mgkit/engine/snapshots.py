@@ -1,9 +1,13 @@
 """Snapshots of a training on disk, and where a run starts: anew, resumed from a snapshot, or refused."""
 
 import re
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from mgkit.checkpoints import checkpoint_file, load_checkpoint
 from mgkit.config import TrainConfig, different
@@ -11,6 +15,7 @@ from mgkit.data.images import ImageList, list_hash
 from mgkit.engine.run import Run, latest_results, read_config, stage_folder
 from mgkit.machine.distributed import world_size
 from mgkit.machine.files import RefusedError, exclusive, find_path, free_name, remove_partial, why_refused
+from mgkit.machine.records import check_values
 from mgkit.machine.saving import save_tensors
 
 SECONDS_FOR_THE_LOCK = 120  # an earlier run may take as long to stop
@@ -52,12 +57,19 @@ class Snapshots:
             raise self.explained(error, path) from None
         return path
 
-    def newest(self) -> tuple[Path, dict] | None:
-        """Load the newest readable snapshot: (file, content), or None. Damaged ones are named and renamed."""
+    def newest(
+        self, *, check: Callable[[Path, dict], None] = lambda path, content: None
+    ) -> tuple[Path, dict] | None:
+        """Load the newest readable snapshot: (file, content), or None. Damaged ones are named and renamed.
+
+        check: raises ValueError for a content that counts as damaged.
+        """
         remove_partial(self.folder)
         for path in self.files():
             try:
-                return path, load_checkpoint(path)
+                content = load_checkpoint(path)
+                check(path, content)
+                return path, content
             except ValueError as error:
                 # Under its name it would count among the newest that are kept.
                 aside = path.replace(free_name(path.with_name(f"{path.name}.damaged")))
@@ -71,6 +83,51 @@ class Snapshots:
         refused = isinstance(error, RefusedError) or error.errno is None
         what = error if refused else f"{path} cannot be written: {why_refused(error, Path(path))}"
         return SnapshotError(f"{what}; then run the same command again ({kept})")
+
+
+class SavedPosition(BaseModel, strict=True):
+    """`loop.Position` as a snapshot holds it."""
+
+    step: NonNegativeInt
+    epoch: NonNegativeInt
+    batch: NonNegativeInt
+    sums: dict[str, float]
+    line: dict[str, float]
+
+
+class SavedOptimizer(BaseModel, strict=True):
+    """The state of torch's optimizers."""
+
+    state: dict[int, dict]
+    param_groups: list[dict]
+
+
+class SavedLoss(BaseModel, strict=True):
+    """The learned values of the loss."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    beta: torch.Tensor
+
+
+class SavedTraining(BaseModel, strict=True):
+    """What resuming needs of a snapshot, beside what any checkpoint has."""
+
+    position: SavedPosition
+    optimizer: SavedOptimizer
+    extra: SavedLoss
+    config: dict[str, object]
+    processes: PositiveInt
+    images_hash: str
+
+
+def check_content(path: Path, content: dict) -> None:
+    """Raise ValueError, naming file and field, unless a training can be resumed from a snapshot's content."""
+    saved = check_values(path, SavedTraining, content)
+    for state in ({"beta": saved.extra.beta}, *saved.optimizer.state.values()):
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and not value.isfinite().all():
+                raise ValueError(f"{path}: {name} is not finite")
 
 
 # --- Where a run starts
@@ -92,12 +149,21 @@ class OpenedRun:
 
 def is_finished(config: TrainConfig, images: tuple[ImageList, ImageList]) -> bool:
     """Whether the latest run has finished with this config and these images; False with resume off."""
-    results = latest_results(config)
+    results = sound_results(config)
     if not config.resume or results is None or results.get("images_hash") != list_hash(*images):
         return False
     if not (stage_folder(config) / "checkpoint.pth").is_file():
         return False
     return not different(read_config(stage_folder(config)), asdict(config))
+
+
+def sound_results(config: TrainConfig) -> dict | None:
+    """The results of the latest training; None without, or, said in a line, if damaged."""
+    try:
+        return latest_results(config)
+    except ValueError as error:
+        print(f"{error.args[0].partition(': remove')[0]}: it is written again")
+        return None
 
 
 def open_run(config: TrainConfig, images: tuple[ImageList, ImageList], stack: ExitStack) -> OpenedRun:
@@ -112,7 +178,7 @@ def open_run(config: TrainConfig, images: tuple[ImageList, ImageList], stack: Ex
         hold(folder, stack)
         remove_partial(folder)
         images_hash = list_hash(*images)
-        has_results = latest_results(config) is not None
+        has_results = sound_results(config) is not None
         unfinished = bool(snapshots.files()) and not (has_results and (folder / "checkpoint.pth").is_file())
         content = find_content(config, images_hash, snapshots) if unfinished else None
         if content is not None:
@@ -140,7 +206,7 @@ def find_content(config: TrainConfig, images_hash: str, snapshots: Snapshots) ->
     written = read_config(stage_folder(config))
     if not config.resume or written is None or different(written, asdict(config)):
         return None
-    newest = snapshots.newest()
+    newest = snapshots.newest(check=check_content)
     if newest is None:
         return None
     check_snapshot(*newest, config, images_hash)

@@ -54,7 +54,7 @@ class NotebookFigure(Figure):
         """The figure as IPython shows it, {MIME type: content}."""
         drawn = io.BytesIO()
         self.savefig(drawn, format="png", dpi=self.INLINE_DPI, bbox_inches="tight")
-        picture = Image.open(drawn).convert("RGB")
+        picture = Image.open(drawn, formats=["PNG"]).convert("RGB")
         # An octree keeps the colours of thin curves; the default, median cut, mixes them.
         few = picture.quantize(self.PNG_COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         palette = encoded(few, "png", optimize=True)

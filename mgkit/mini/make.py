@@ -22,6 +22,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from mgkit.machine.progress import progress as watched
+from mgkit.machine.records import read_json
 from mgkit.mini.pictures import GREY, cropped, draw_picture, generator_of, strong_edit
 from mgkit.mini.shapes import CLASS_NAMES
 
@@ -157,7 +158,9 @@ def _complete(root, record):
         return False
     if not (root / "mini.json").is_file():
         raise FileExistsError(f"{root} exists without a mini.json: choose another folder")
-    found = json.loads((root / "mini.json").read_text(encoding="utf-8"))
+    found = read_json(root / "mini.json")
+    if not isinstance(found, dict):
+        raise ValueError(f"{root / 'mini.json'} is damaged: delete the folder")
     different = [key for key in record if found.get(key) != record[key]]
     if different:
         values = "; ".join(f"{key} {found.get(key)!r} instead of {record[key]!r}" for key in different)

@@ -35,7 +35,7 @@ def recompressed(image: Image.Image) -> Image.Image:
     """JPEG compression of quality 20."""
     file = BytesIO()
     image.save(file, "JPEG", quality=20)
-    return Image.open(file).convert("RGB")
+    return Image.open(file, formats=["JPEG"]).convert("RGB")
 
 
 def cropped(image: Image.Image) -> Image.Image:

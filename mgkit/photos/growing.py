@@ -86,7 +86,13 @@ def most_known(array: StoredArray, images: ImageList) -> Known | None:
     """The rows of the earlier array that has most of the images; None if no array has any."""
     ours, best = fingerprints(images), None
     for earlier in earlier_arrays(array):
-        _, here, there = np.intersect1d(ours, np.load(fingerprints_file(earlier)), return_indices=True)
+        try:
+            theirs = np.load(fingerprints_file(earlier), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            continue  # a damaged file is not used
+        if (theirs.shape, theirs.dtype) != ((earlier.shape[0],), ours.dtype):
+            continue
+        _, here, there = np.intersect1d(ours, theirs, return_indices=True)
         readable = np.isfinite(np.load(earlier.path, mmap_mode="r")[there, 0])
         if readable.sum() > (0 if best is None else len(best.here)):
             best = Known(earlier.path, here[readable], there[readable])

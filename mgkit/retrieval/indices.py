@@ -15,11 +15,13 @@ from time import perf_counter
 import faiss
 import numpy as np
 
+from mgkit.machine.records import shown
 from mgkit.retrieval.search import as_float32, largest_norm, slices, top_k
 
 BLOCK = 65_536  # rows per call of `add`, so that a memory-mapped file is not copied as a whole
 SAMPLES_PER_CENTROID = 64  # training rows; faiss recommends 39 to 256
 ADVISED_PER_CENTROID = 39
+MOST = {r"\d+": 2**20, r"(?<=x)\d+": 16, r"(?<=HNSW)\d+": 512}  # lists, bits of a code, links of a row
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,13 @@ def build_index(factory: str, database: np.ndarray, *, seed: int = 0) -> AnnInde
 
 def check_factory(factory: str, dim: int) -> None:
     """Raise ValueError, naming the factory string, unless faiss can build the index for `dim` dimensions."""
+    for pattern, most in {**MOST, r"(?<=PCA)[RWL]*\d+": dim}.items():
+        for found in re.findall(pattern, factory):
+            digits = found.lstrip("RWL")
+            if len(digits) > 9 or not 1 <= int(digits) <= most:
+                raise ValueError(
+                    f"index {shown(factory)} for {dim} dimensions: {digits} is not in 1 to {most}"
+                )
     with one_line_errors(f"index {factory!r} for {dim} dimensions"):
         faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
 
@@ -241,7 +250,7 @@ def one_line_errors(what: str) -> Iterator[None]:
     """Raise faiss's errors as a ValueError of one line: the context and the reason."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         reason = re.split(r"' failed: |\.(?:cpp|h):\d+: ", " ".join(str(error).split()))[-1]
         raise ValueError(f"{what}: {reason}") from None
 

@@ -13,13 +13,14 @@ from mgkit.data.images import ImageList, evenly
 from mgkit.engine.feature_store import features_folder, stored_features
 from mgkit.engine.holding import holding
 from mgkit.engine.launch import on_all_devices
-from mgkit.engine.run import Run, add_results, latest_results
+from mgkit.engine.run import Run, add_results
 from mgkit.features import Passes, multi_scale, plain, whitened
 from mgkit.machine.files import find_path
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
 from mgkit.retrieval import indices
 from mgkit.retrieval.protocols import RetrievalResult, difference, measured_value, retrieve, score_bias, shown
+from mgkit.stages.finetune_p import learned_exponents
 from mgkit.stages.inputs import data_root, in_classes_of, validation_data
 from mgkit.stages.results import ResolutionCurves, Retrieval
 from mgkit.stages.whiten import whitened_network
@@ -303,9 +304,8 @@ def resolution_curves(task: RetrievalTask) -> ResolutionCurves:
 def curve_exponents(task: RetrievalTask) -> dict[str, float]:
     """The exponents of figure 4, {label: p}: the training p, and p* of 02 at each resolution."""
     exponents = {f"training p = {task.training_p:g}": task.training_p}
-    learned = latest_results(FinetunePConfig(experiment=task.config.experiment))
-    learned = learned or {"sizes": [], "p_star": []}
-    for size, p in zip(learned["sizes"], learned["p_star"], strict=True):
+    learned = learned_exponents(FinetunePConfig(experiment=task.config.experiment))
+    for size, p in zip(learned.sizes, learned.p_star, strict=True) if learned else ():
         if size in task.config.resolutions:
             exponents[f"p* of {size} px = {p:.2f}"] = p
     return exponents

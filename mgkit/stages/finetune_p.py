@@ -1,8 +1,11 @@
 """p* and the sweep over p for every evaluation resolution (02)."""
 
+import math
 from dataclasses import fields
+from typing import Literal
 
 import numpy as np
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 
 from mgkit.config import FinetunePConfig, NetworkConfig
 from mgkit.data.images import ImageList
@@ -12,6 +15,7 @@ from mgkit.engine.run import Run, latest_results, read_results, stage_folder
 from mgkit.features import Passes, frozen_backbone, whole_shapes
 from mgkit.finetune import finetune_p, set_p, sweep_p
 from mgkit.machine.distributed import barrier, from_main, is_main
+from mgkit.machine.records import check_values
 from mgkit.model import MultiGrain
 from mgkit.stages.inputs import in_classes_of, is_mini, training_data
 from mgkit.stages.results import PSearch
@@ -36,6 +40,11 @@ def run_finetune_p(config: FinetunePConfig) -> PSearch:
 
 def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
     """p* by SGD on training images and the sweep on validation images, at every size; writes results.json."""
+    if math.isinf(net.pool.p.item()):
+        raise ValueError(
+            f"p* cannot be learned from p = inf, with which {net.source} was trained, since max pooling has "
+            "no gradient in p: train with a finite p (03 to 06 pool with the maximum, without p*)"
+        )
     train_images, val_images = training_data(config)
     subset = in_classes_of(net, train_images.first_per_class(config.images_per_class))
     val_images = in_classes_of(net, val_images)
@@ -107,23 +116,58 @@ def p_star(config: NetworkConfig, net: MultiGrain, *, size: int, crop: str) -> f
     """p* of the experiment's 02 for a resolution, or for the nearest one of 02.
 
     On the embedded set a missing 02 is run first; on other data a message is printed and the network's p
-    returned.
+    returned, as it always is for max pooling.
     """
+    if math.isinf(net.pool.p.item()):
+        print(f"{net.source} was trained with p = inf (max pooling), which is its p at every size")
+        return math.inf
     earlier = FinetunePConfig(experiment=config.experiment, data=config.data, checkpoint=config.checkpoint)
-    results = from_main(lambda: latest_results(earlier))
-    if results is None and is_mini(config.data):
+    found = from_main(lambda: sound_exponents(earlier))
+    if found is None and is_mini(config.data):
         with holding(earlier):
-            results = from_main(lambda: latest_results(earlier))
-            if results is None:  # no other process has learned it meanwhile
+            found = from_main(lambda: sound_exponents(earlier))
+            if found is None:  # no other process has learned it meanwhile
                 print("p* has not been learned yet: running 02_finetune_p first")
                 search_p(earlier, net)
-                results = from_main(lambda: latest_results(earlier))
-    if results is None:
+                found = from_main(lambda: learned_exponents(earlier))
+    if found is None:
         p = net.pool.p.item()
         print(f"no p* in {stage_folder(earlier)}: pooling with the training exponent {p:g}")
         return p
-    sizes, crop_of_02 = results["sizes"], results["crop"]
+    sizes = found.sizes
     nearest = int(np.argmin(np.abs(np.array(sizes) - size)))
-    if sizes[nearest] != size or crop_of_02 != crop:
-        print(f"p* was learned at {crop_of_02} {sizes} px: taking that of {sizes[nearest]} px")
-    return results["p_star"][nearest]
+    if sizes[nearest] != size or found.crop != crop:
+        print(f"p* was learned at {found.crop} {sizes} px: taking that of {sizes[nearest]} px")
+    return found.p_star[nearest]
+
+
+class Learned(BaseModel):
+    """What later stages read of the results of 02."""
+
+    sizes: list[PositiveInt] = Field(min_length=1)
+    p_star: list[PositiveFloat]
+    crop: Literal["square", "rect"]
+
+    @model_validator(mode="after")
+    def one_of_each(self):
+        if len(self.sizes) != len(self.p_star):
+            raise ValueError(f"p_star has {len(self.p_star)} values for {len(self.sizes)} sizes")
+        return self
+
+
+def sound_exponents(config: FinetunePConfig) -> Learned | None:
+    """As `learned_exponents`; on the embedded set damaged results are said in a line, and count as none."""
+    try:
+        return learned_exponents(config)
+    except ValueError as error:
+        if not is_mini(config.data):
+            raise
+        print(error)
+        return None
+
+
+def learned_exponents(config: FinetunePConfig) -> Learned | None:
+    """The p* of the latest 02; None if it has not been run. Raises ValueError for damaged results."""
+    results = latest_results(config)
+    path = stage_folder(config) / "results.json"
+    return None if results is None else check_values(path, Learned, results)

@@ -173,11 +173,12 @@ def shares_of_runs(config: TrainConfig) -> Shares:
     for name in sorted(runs(config), key=lambda name: name == latest.name):  # train.1, train.2, …, train
         folder = latest.with_name(name)
         noted = shares_noted(json_lines(folder / "steps.jsonl"))
-        if noted:
-            found[read_config(folder)["lambda_"]] = noted
+        lambda_ = (read_config(folder) or {}).get("lambda_")
+        if noted and isinstance(lambda_, float):
+            found[lambda_] = noted
     return found
 
 
 def shares_noted(steps: list[dict]) -> list[tuple[int, float]]:
     """(step, share) of the lines of steps.jsonl that have a share."""
-    return [(line["step"], line[SHARE]) for line in steps if SHARE in line]
+    return [(line["step"], line[SHARE]) for line in steps if SHARE in line and "step" in line]

@@ -381,6 +381,20 @@ def test_a_killed_extraction_is_repeated(tmp_path, folder):
     assert {path.name for path in folder.iterdir()} == {"jpg", "mine.txt", "a.tar.gz.contents.sha256"}
 
 
+def test_a_bomb_is_not_unpacked(tmp_path, folder):
+    bombs = tmp_path / "bomb.zip", tmp_path / "bomb.tar.gz"
+    with zipfile.ZipFile(bombs[0], "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jpg", bytes(10**7))
+    with tarfile.open(bombs[1], "w:gz") as archive:
+        member = tarfile.TarInfo("a.jpg")
+        member.size = 10**7
+        archive.addfile(member, io.BytesIO(bytes(10**7)))
+    for bomb in bombs:
+        with one_line_error(ArchiveError, bomb, "100 times"):
+            extract(bomb, folder)
+        assert not [*folder.rglob("a.jpg")]
+
+
 def test_a_damaged_record_is_named(tmp_path, folder):
     archive = write_tar(tmp_path / "a.tar")
     record = extract(archive, folder)

@@ -202,8 +202,17 @@ def test_gradients_that_are_no_numbers_stop_the_training_and_name_the_step(mini_
 def test_weights_that_are_no_numbers_are_not_saved(mini_root):
     training = made(config_of(mini_root))
     training.net.classifier.bias.data[0] = math.inf
-    with one_line_error(NonFiniteError, "a weight after step 0"):
+    with one_line_error(NonFiniteError, "a weight after step 0", "classifier.bias"):
         training.save()
+
+
+def test_beta_and_running_statistics_that_are_no_numbers_are_not_saved(mini_root):
+    for name in ("beta", "features.bn1.running_var"):
+        training = made(config_of(mini_root))
+        broken = training.beta if name == "beta" else training.net.features.bn1.running_var
+        broken.data.fill_(math.nan)
+        with one_line_error(NonFiniteError, name):
+            training.save()
 
 
 def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_scales(mini_root):

@@ -264,3 +264,35 @@ def test_a_run_leaves_config_provenance_metrics_and_results(here):
     assert "not installed" not in [
         provenance["packages"][name] for name in ("torch", "timm", "scipy", "pillow")
     ]
+
+
+@pytest.mark.parametrize("name", ["2019", "007", "1e5", "True", "nan", "1_000", "a b"])
+def test_the_printed_command_gives_any_name_back(name):
+    config = make(TrainConfig, {"experiment": "t", "data": name})
+    words = shlex.split(papermill_command(config))
+    place = words.index("data")
+    value = words[place + 1] if words[place - 1] == "-r" else _resolve_type(words[place + 1])
+    assert make(TrainConfig, {"data": value}).data == name
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000, b"3"], ids=range(6))
+def test_damaged_results_are_named_with_what_to_do(here, content):
+    path = here / "outputs" / "t" / "finetune_p" / "results.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with one_line_error(ValueError, path, "damaged", "run 02_finetune_p again"):
+        read_results(make(FinetunePConfig, {"experiment": "t"}))
+
+
+@pytest.mark.parametrize("content", ["{", "\0", "[" * 5000, "x" * 2_000_000], ids=range(4))
+def test_a_run_whose_config_is_damaged_is_set_aside(here, content, capsys):
+    folder = Run(train_config()).folder
+    (folder / "config.yaml").write_text(content)
+    Run(train_config())
+    assert (folder.with_name("train.1") / "config.yaml").read_text() == content
+    assert f"{folder / 'config.yaml'} is" in capsys.readouterr().out
+
+
+def test_lines_of_metrics_that_are_no_objects_are_left_out(here):
+    (here / "m.jsonl").write_text('3\n[1]\nnull\n{"step": 1}\n' + "[" * 100_000 + "\n{")
+    assert json_lines(here / "m.jsonl") == [{"step": 1}]

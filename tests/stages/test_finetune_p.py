@@ -1,7 +1,15 @@
 """02: p* and the sweep at every size, and what they leave."""
 
+import json
+import math
+
+import pytest
+from support import one_line_error
+
 from mgkit.config import FinetunePConfig, make
-from mgkit.stages.finetune_p import search_p
+from mgkit.engine.run import stage_folder
+from mgkit.finetune import set_p
+from mgkit.stages.finetune_p import p_star, search_p
 
 
 def test_the_search_reads_every_header_once(tiny_net, uneven_images, headers, here, monkeypatch):
@@ -11,3 +19,43 @@ def test_the_search_reads_every_header_once(tiny_net, uneven_images, headers, he
     config = make(FinetunePConfig, {"experiment": "t", "sizes": [24, 32, 40], "ps": [1.0], "workers": 0})
     search_p(config, tiny_net)
     assert headers.call_count == 2 * len(uneven_images)  # of the training and of the validation images
+
+
+def test_max_pooling_has_no_p_to_learn_and_is_its_own(tiny_net, here, capsys):
+    config = make(FinetunePConfig, {"experiment": "t", "data": str(here)})
+    tiny_net.source = "max.pth"
+    with one_line_error(ValueError, "max.pth", "p = inf", "train with a finite p"):
+        search_p(config, set_p(tiny_net, math.inf))
+    assert not (here / "outputs").exists()
+    assert p_star(config, tiny_net, size=32, crop="rect") == math.inf
+    assert "max.pth was trained with p = inf" in capsys.readouterr().out
+
+
+SOUND = {"sizes": [32, 64], "p_star": [2.0, 3.0], "crop": "rect"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"sizes": None}, "sizes"),
+        ({"sizes": ["big", 64]}, "sizes.0"),
+        ({"sizes": []}, "sizes"),
+        ({"p_star": [2.0]}, "p_star"),
+        ({"p_star": [2.0, -1.0]}, "p_star.1"),
+        ({"p_star": [2.0, float("nan")]}, "p_star.1"),
+        ({"crop": "oval"}, "crop"),
+        ({"crop": None}, "crop"),
+    ],
+)
+def test_damaged_results_of_02_are_named_by_field(tiny_net, here, changed, field):
+    config = make(FinetunePConfig, {"experiment": "t", "data": str(here)})
+    path = stage_folder(config) / "results.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(SOUND))
+    assert p_star(config, tiny_net, size=60, crop="rect") == 3.0
+    path.write_text(json.dumps(SOUND | changed))
+    with one_line_error(ValueError, path, field):
+        p_star(config, tiny_net, size=60, crop="rect")
+    path.write_text(json.dumps({key: value for key, value in SOUND.items() if key != "sizes"}))
+    with one_line_error(ValueError, path, "sizes is missing"):
+        p_star(config, tiny_net, size=60, crop="rect")
