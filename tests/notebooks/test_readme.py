@@ -105,7 +105,7 @@ def of_python(command, tmp_path, *options):
     (tmp_path / "data").mkdir()
     return subprocess.run(
         [sys.executable, *shlex.split(command)[1:], *options], cwd=tmp_path, capture_output=True, text=True,
-        timeout=120,
+        timeout=300,
     )  # fmt: skip
 
 
