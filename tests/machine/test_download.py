@@ -47,7 +47,7 @@ def path(tmp_path):
 
 
 def get(server, path, **options):
-    return fetch(server.url(path.name), path, **{"timeout": 5.0, "waits": (0.0, 0.0, 0.0)} | options)
+    return fetch(server.url(path.name), path, **{"timeout": 60.0, "waits": (0.0, 0.0, 0.0)} | options)
 
 
 def left(path):
