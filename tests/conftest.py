@@ -5,6 +5,7 @@ import os
 # Before torch is imported, also for the processes that tests start: one thread each, which sleeps while it
 # waits. Two processes whose threads spin on the same cores slow each other down many times over.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+os.environ["no_proxy"] = "localhost,127.0.0.1"  # the servers of tests are asked directly
 
 import importlib.util
 import signal
@@ -15,6 +16,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from support import training_config
 from torch import nn
@@ -32,6 +34,10 @@ from mgkit.mini.make import MiniSizes, make_mini
 from mgkit.model import MultiGrain
 from mgkit.stages.evaluate_retrieval import evaluate_retrieval, retrieval_task
 from mgkit.stages.whiten import whitened_network
+
+# Beside other work, neither an example nor its making has a time limit.
+settings.register_profile("loaded", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("loaded")
 
 # Files that take minutes are started first: a file runs in one process (--dist loadfile).
 LONG_FILES = (

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import socket
 import struct
 import traceback
@@ -141,9 +142,7 @@ def in_processes(count: int, work, *arguments) -> list:
     """The results of `work(*arguments)` in `count` joined processes, by rank; an error fails the test."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mgkit.stages.train"])  # imported once, for all processes of all tests
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     results = context.SimpleQueue()
     processes = [
         context.Process(target=be_joined, args=(rank, count, port, results, work, arguments), daemon=True)
@@ -162,6 +161,18 @@ def in_processes(count: int, work, *arguments) -> list:
     for process in processes:
         process.join()
     return [found[rank] for rank in range(count)]
+
+
+def free_port() -> int:
+    """A free port below those that the system gives out, so that no other connection takes it meanwhile."""
+    while True:
+        with socket.socket() as free:
+            port = random.SystemRandom().randrange(15_000, 30_000)
+            try:
+                free.bind(("localhost", port))
+            except OSError:
+                continue
+            return port
 
 
 def be_joined(rank: int, count: int, port: int, results, work, arguments) -> None:
@@ -185,7 +196,7 @@ def alive_in_another_process(work):
     started, end = context.Event(), context.Event()
     process = context.Process(target=work, args=(started, end), daemon=True)
     process.start()
-    assert started.wait(30)
+    assert started.wait(120)
     yield
     end.set()
     process.join()

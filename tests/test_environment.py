@@ -46,7 +46,7 @@ def test_pip_finds_what_the_lines_name(pip_lines, tmp_path):
     (tmp_path / "requirements.txt").write_text("\n".join(pip_lines))
     offline = ["--dry-run", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
     pip = [sys.executable, "-m", "pip", "install", *offline, "-r", "requirements.txt"]
-    result = subprocess.run(pip, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(pip, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert "Would install mgkit-" in result.stdout and "does not provide the extra" not in result.stderr
 

@@ -1,6 +1,8 @@
 """The direction of imports: a file imports from folders to the left of its own, never to the right."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,23 @@ def test_a_file_imports_from_folders_to_the_left(file):
             assert own.removeprefix("mgkit.") not in FREE, f"{file} imports {module}"
             there = room(module)
             assert there == ours or floor(there) < floor(ours), f"{file} imports {module}"
+
+
+SLOW_IMPORTS = """
+import sys
+import mgkit.data.layouts
+import mgkit.engine.monitor
+from mgkit.config import TrainConfig, make
+
+make(TrainConfig, {"backbone": "senet154"})
+print(*{"timm", "scipy.io", "tensorboard"} & set(sys.modules))
+"""
+
+
+def test_slow_libraries_are_imported_with_their_first_use():
+    """Not for names of backbones, images in class folders, or logs."""
+    done = subprocess.run([sys.executable, "-c", SLOW_IMPORTS], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
 
 
 def test_no_folder_is_crowded():

@@ -69,7 +69,7 @@ from mgkit.engine.stopping import end_readers
 
 class Slow(list):
     def __getitem__(self, index):
-        time.sleep(60)
+        time.sleep(600)
 
 loader = DataLoader(Slow([0]), num_workers=1)
 batches = iter(loader)
@@ -82,4 +82,4 @@ print("no error")
 def test_readers_are_ended_without_an_error_about_it():
     begun = time.monotonic()
     ended = subprocess.run([sys.executable, "-c", READING], capture_output=True, text=True)
-    assert ended.stdout == "no error\n" and time.monotonic() - begun < 40
+    assert ended.stdout == "no error\n" and time.monotonic() - begun < 300

@@ -122,7 +122,7 @@ def get(server, monkeypatch):
         monkeypatch.setitem(BENCHMARKS, name, replace(BENCHMARKS[name], archives=archives))
         local = {file: (server.url(file),) for file in SERVED[name]}
         return fetch_benchmark(
-            name, root, **{"addresses": local, "timeout": 5.0, "waits": (0.0, 0.0)} | options
+            name, root, **{"addresses": local, "timeout": 60.0, "waits": (0.0, 0.0)} | options
         )
 
     return fetch

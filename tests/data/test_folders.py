@@ -18,6 +18,7 @@ from mgkit.data.folders import image_files, image_index, list_folder
 from mgkit.data.layouts import class_folders, labelled_images, plain_images
 
 SETTLED = 0.03  # seconds: more than a tick of the kernel's clock, by which folders are stamped
+WHOLE_SECONDS = 2.1  # instead, where the file system counts in seconds
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,8 @@ def project(tmp_path, monkeypatch):
         (tmp_path / "project" / name).mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "project")
     monkeypatch.setattr(module, "WORTH_KEEPING", 0)
-    monkeypatch.setattr(module, "SETTLED_NS", int(SETTLED * 1e9))
+    counts_in_seconds = all(path.stat().st_mtime_ns % 10**9 == 0 for path in (tmp_path / "project").iterdir())
+    monkeypatch.setattr(module, "SETTLED_NS", int((WHOLE_SECONDS if counts_in_seconds else SETTLED) * 1e9))
     return tmp_path / "project"
 
 
@@ -50,7 +52,7 @@ def scans(monkeypatch):
 
 
 def settle():
-    time.sleep(1.5 * SETTLED)
+    time.sleep(1.5e-9 * module.SETTLED_NS)
 
 
 @pytest.fixture

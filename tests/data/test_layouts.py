@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -159,11 +157,6 @@ def test_too_few_lines_are_counted_and_the_image_beyond_them_named(tmp_path, lin
     data = write_devkit(tmp_path, IDS, SMALL_TRUTH[:lines])
     with one_line_error(ValueError, data, f"{lines} lines", flat_name(4)):
         validation_labels([flat_name(4), flat_name(1)], tmp_path)
-
-
-def test_scipy_is_imported_only_for_the_devkit():
-    code = "import sys, mgkit.data.layouts; sys.exit('scipy.io' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 WNIDS = ("n01440764", "n01443537")

@@ -158,21 +158,23 @@ def test_skipping_every_image_is_an_error_that_names_one(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "alarm"), reason="needs an alarm")
-def test_a_loader_goes_on_after_sigterm_and_ends_in_the_end(uneven_images, monkeypatch):
-    monkeypatch.setattr(module, "SECONDS_TO_SAVE", 5)  # enough for 23 batches beside other work
+@pytest.mark.parametrize(("seconds", "ends"), [(600, False), (1, True)])
+def test_a_loader_goes_on_after_sigterm_and_ends_in_the_end(uneven_images, monkeypatch, seconds, ends):
+    monkeypatch.setattr(module, "SECONDS_TO_SAVE", seconds)
     dataset = ImageDataset(uneven_images, train_transform(16, "full"))
     loader = batch_loader(dataset, SeededBatches([[i] for i in range(24)]), workers=1)
     batches = iter(loader)
     next(batches)
     [worker] = loader._iterator._workers
     worker.terminate()
-    assert len(list(batches)) == 23 and worker.is_alive()
-    time.sleep(1)
-    assert worker.is_alive()
-    with suppress(RuntimeError):  # of torch's, which watches over loaders that are still needed
-        worker.join(10)
-    worker.join(10)
-    assert worker.exitcode == -signal.SIGALRM
+    if ends:
+        with suppress(RuntimeError):  # of torch's, which watches over loaders that are still needed
+            worker.join(60)
+        worker.join(60)
+        assert worker.exitcode == -signal.SIGALRM
+    else:
+        assert len(list(batches)) == 23 and worker.is_alive()
+        end_workers(loader)
 
 
 def test_the_processes_of_a_loader_can_be_ended_in_the_midst_of_its_work(uneven_images):

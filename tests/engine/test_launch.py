@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import in_processes, one_line_error
+from support import free_port, in_processes, one_line_error
 
 from mgkit.checkpoints import load_checkpoint
 from mgkit.config import TrainConfig, from_yaml, make
@@ -36,7 +35,7 @@ from mgkit.engine.run import read_metrics
 from mgkit.machine.progress import FOR_RELAY
 from mgkit.stages.train import run_training, train
 
-SECONDS_TO_END = 30  # until nothing is left of a run whose parent was killed
+SECONDS_TO_END = 120  # until nothing is left of a run whose parent was killed
 
 
 def config_of(**values):
@@ -278,13 +277,11 @@ def test_a_parent_that_is_told_to_stop_has_the_workers_save_and_says_so(started,
 
 def on_two_machines(config):
     """What train returns or raises on two machines with one process each, here two launchers on one."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        endpoint = f"localhost:{free.getsockname()[1]}"
+    endpoint = f"localhost:{free_port()}"
     machines = [replace(config, gpus=1, nnodes=2, node_rank=k, rdzv_endpoint=endpoint) for k in (0, 1)]
     with ThreadPoolExecutor() as threads:
         begun = [threads.submit(train, machine) for machine in machines]
-        return [each.exception(90) or each.result() for each in begun]
+        return [each.exception(300) or each.result() for each in begun]
 
 
 def test_two_machines_train_as_two_processes_of_one(undisturbed, tmp_path, monkeypatch, capfd):

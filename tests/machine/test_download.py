@@ -27,11 +27,11 @@ def sha256(content):
 
 def hanging(handler):
     handler.begin(200, len(handler.server.content))
-    handler.server.released.wait(10)
+    handler.server.released.wait(60)
 
 
 def silent(handler):
-    handler.server.released.wait(10)
+    handler.server.released.wait(60)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def path(tmp_path):
 
 
 def get(server, path, **options):
-    return fetch(server.url(path.name), path, **{"timeout": 5.0, "waits": (0.0, 0.0, 0.0)} | options)
+    return fetch(server.url(path.name), path, **{"timeout": 60.0, "waits": (0.0, 0.0, 0.0)} | options)
 
 
 def left(path):
@@ -300,7 +300,7 @@ def test_a_server_that_hangs_is_given_up(server, path, answer):
     start = time.perf_counter()
     with one_line_error(DownloadError, server.url(), "timed out", path):
         get(server, path, timeout=0.1, waits=(0.0,))
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 30
 
 
 def test_an_answer_that_is_not_http_is_an_error(server, path):

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,11 +21,12 @@ import papermill
 import psutil
 import pytest
 from notebook_support import NOTEBOOKS, PACKAGE, QUICK, cells_of
+from support import free_port
 
 ROOT = NOTEBOOKS.parent
 SCREENSHOTS = ROOT / "outputs" / "screenshots"
 TOKEN = "only-for-this-test"
-SECONDS_TO_START, SECONDS_TO_RUN, SECONDS_TO_ANSWER = 60, 120, 20
+SECONDS_TO_START, SECONDS_TO_RUN, SECONDS_TO_ANSWER = 180, 300, 60
 SHOW_EVERY_CELL = {"@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}}
 
 
@@ -79,12 +79,6 @@ def lab(project, tmp_path_factory):
             yield address
         finally:
             end(server)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
 
 
 def lab_command(project: Path, port: str) -> list[str]:

@@ -23,7 +23,7 @@ def in_fresh_kernel(source: str, *, path: Path, **environment: str) -> subproces
     """Run a source in a Python that finds only the standard library and what lies below `path`."""
     program = f"import sys; sys.path.insert(0, {str(path)!r})\n{source}\n"
     return subprocess.run(
-        [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, timeout=120, cwd=path,
+        [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, timeout=300, cwd=path,
         env=os.environ | environment,
     )  # fmt: skip
 

@@ -81,7 +81,7 @@ def started(project, mini_root):
 def test_a_training_whose_papermill_ends_leaves_no_process_and_goes_on(project, started, how, monkeypatch):
     snapshots = project / "outputs" / "t" / "train" / "snapshots"
     process = started
-    wait_until(lambda: list(snapshots.glob("step-*.pth")), seconds=120)
+    wait_until(lambda: list(snapshots.glob("step-*.pth")), seconds=300)
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= 4  # kernel, agent, two workers, their readers
     if how == "papermill is killed":
@@ -89,8 +89,8 @@ def test_a_training_whose_papermill_ends_leaves_no_process_and_goes_on(project, 
     else:
         for each in [process, *family]:
             each.send_signal(signal.SIGTERM)
-    wait_until(lambda: not any(each.is_running() for each in family), seconds=40)
-    assert process.wait(20) != 0
+    wait_until(lambda: not any(each.is_running() for each in family), seconds=120)
+    assert process.wait(60) != 0
     if how == "all are told to stop":
         # A process that reads images may be told before it listens; then the last snapshot is what is kept.
         assert "StoppedError: stopped as asked" in process.stderr.read()
