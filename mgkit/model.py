@@ -60,9 +60,10 @@ class MultiGrain(nn.Module):
         self.whitening: Whitening | None = None
         self.dropout = nn.Dropout(backbone.dropout)
         self.set_classifier(nn.Linear(backbone.width, num_classes))
+        self.classes: tuple[str, ...] = ()
         if backbone.classifier is not None and len(backbone.classifier[1]) == num_classes:
             self.copy_to_classifier(*backbone.classifier)
-        self.classes: tuple[str, ...] = ()
+            self.classes = backbone.classes
         self.source = ""
 
     def forward(self, images: Tensor | list[Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Browse a collection: nearest images, classes, and uploaded pictures as queries."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -7,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.models import ResNet50_Weights
 
+from mgkit.backbones.imagenet import imagenet_names
 from mgkit.data.decoding import load_image, without_warnings
 from mgkit.data.images import ImageList
 from mgkit.model import MultiGrain
@@ -142,17 +143,19 @@ def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -
 def class_names(data: str, net: MultiGrain) -> tuple[str, ...]:
     """Readable names of the network's classes; empty if unknown.
 
-    A thousand classes named by WordNet ids, or unnamed, are ImageNet's in torchvision's order.
+    A thousand unnamed classes are ImageNet's, in the order of published classifiers.
     data: as in a config; the embedded set has a list of names.
     """
-    ids = all(name[:1] == "n" and name[1:].isdigit() for name in net.classes)
-    if ids and net.classifier.out_features == 1000:
-        return tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
-    if net.classes and is_mini(data):
+    if not net.classes:
+        return tuple(imagenet_names().values()) if net.classifier.out_features == 1000 else ()
+    readable = {}
+    if is_mini(data):
         lines = (data_root(data) / "imagenet" / "classes.txt").read_text(encoding="utf-8").splitlines()
-        of_id = dict(line.split(" ", 1) for line in lines)
-        return tuple(of_id.get(name, name) for name in net.classes)
-    return net.classes
+        readable = dict(line.split(" ", 1) for line in lines)
+    wordnet = all(re.fullmatch(r"n\d{8}", name) for name in net.classes)
+    if wordnet and not readable.keys() >= set(net.classes):
+        readable = imagenet_names()
+    return tuple(readable.get(name, name) for name in net.classes)
 
 
 def likely_classes(net: MultiGrain, pooled: Tensor, names: Sequence[str], *, count: int = 5) -> Classes:

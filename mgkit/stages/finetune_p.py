@@ -89,12 +89,12 @@ def as_plain(value):
 def p_star(config: NetworkConfig, net: MultiGrain, *, size: int, crop: str) -> float:
     """p* of the experiment's 02 for a resolution, or for the nearest one of 02.
 
-    On the embedded set a missing 02 is run first; on other data a message is printed and the network's p
-    returned.
+    On the embedded set a missing 02 is run first; on other data, or for a published network, which has other
+    classes than that set, a message is printed and the network's p returned.
     """
     earlier = FinetunePConfig(experiment=config.experiment, data=config.data, checkpoint=config.checkpoint)
     results = read_results(earlier)
-    if results is None and is_mini(config.data):
+    if results is None and is_mini(config.data) and not config.pretrained_backbone:
         print("p* has not been learned yet: running 02_finetune_p first")
         search_p(earlier, net)
         results = read_results(earlier)

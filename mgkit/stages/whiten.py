@@ -86,7 +86,8 @@ def run_whitening(config: WhitenConfig) -> None:
     mean, projection = fit_pca_whitening(descriptors, shrinkage=config.shrinkage)
     after = whiten(net, mean, projection)
     if run:
-        kept = {key: checkpoint[key] for key in ("extra", "classes") if key in checkpoint}
+        kept = {key: checkpoint[key] for key in ("extra",) if key in checkpoint}
+        kept["classes"] = list(net.classes)
         path = run.folder / "checkpoint.pth"
         save_checkpoint(path, after, **kept, size=config.size, crop=config.crop, p=p, training_p=training_p)
     folding = check_folding(config, net, after)
