@@ -40,7 +40,7 @@ def append_one(pooled: Tensor) -> Tensor:
 class MultiGrain(nn.Module):
     """Network with one embedding for classes, instances and copies (figure 1).
 
-    backbone: from `build_backbone`; its published classifier is used if it has num_classes classes
+    backbone: from `build_backbone`; its published classifier and classes are used if they are num_classes
     p: exponent of GeM
     num_classes: number of classes K
     learn_p: whether p requires a gradient
@@ -173,10 +173,11 @@ def get_multigrain(
     p: exponent of GeM (3 in the paper)
     num_classes: number of classes
     learn_p: whether p requires a gradient
-    pretrained_backbone: load published ImageNet weights, and with num_classes=1000 their classifier
+    pretrained_backbone: load published ImageNet weights, and with num_classes=1000 their classifier, whose
+    classes are WordNet ids
 
-    Raises ValueError for an unknown backbone, p <= 0 or num_classes < 1; OSError if weights cannot be
-    fetched. Table E.1 has the backbones.
+    Raises ValueError for an unknown backbone, p <= 0, num_classes < 1 or a wrong file of weights; OSError if
+    weights cannot be fetched or are not installed. Table E.1 has the backbones.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")

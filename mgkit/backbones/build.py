@@ -171,6 +171,9 @@ def build_lite0(name: str, pretrained: bool) -> Backbone:
     net = timm_model("tf_efficientnet_lite0", False)
     if pretrained:
         net.load_state_dict(packaged_state(LITE0, net))
+    # Mean and std 0.5 by measurement: top-1 of 1,000 photographs of ImageNet, 224 px, square, is 86.2 %; with
+    # ImageNet's mean and std 76.5 % (-9.7 ± 2.3, paired), with 127/255 and 128/255, as in TensorFlow, 86.3 %.
+    # Undecided: bicubic instead of bilinear, +0.8 ± 1.0; without antialiasing, +0.7 ± 0.7, both +1.0 ± 1.1.
     half = (0.5, 0.5, 0.5)
     return replace(timm_backbone(name, net, pretrained), mean=half, std=half)
 

@@ -358,6 +358,9 @@ def test_names_of_classes(tiny_net, config, after_chain):
     assert "star" in class_names(config().data, after_chain.net)
     tiny_net.classes, tiny_net.classifier = (), torch.nn.Linear(8, 1000)
     assert class_names("mini", tiny_net)[:2] == ("tench", "goldfish")
+    tiny_net.classes = ("n02510455", "n01440764", "n15075141")  # some of ImageNet's, in another order
+    for data in ("elsewhere", config().data):
+        assert class_names(data, tiny_net) == ("giant panda", "tench", "toilet tissue")
 
 
 def test_classes_are_shown_for_pictures_like_the_known_ones_only(config, photos, mini_root):

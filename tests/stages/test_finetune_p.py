@@ -1,7 +1,7 @@
 """02: p* and the sweep at every size, and what they leave."""
 
-from mgkit.config import FinetunePConfig, make
-from mgkit.stages.finetune_p import search_p
+from mgkit.config import FinetunePConfig, WhitenConfig, make
+from mgkit.stages.finetune_p import p_star, search_p
 
 
 def test_the_search_reads_every_header_once(tiny_net, uneven_images, headers, here, monkeypatch):
@@ -11,3 +11,10 @@ def test_the_search_reads_every_header_once(tiny_net, uneven_images, headers, he
     config = make(FinetunePConfig, {"experiment": "t", "sizes": [24, 32, 40], "ps": [1.0], "workers": 0})
     search_p(config, tiny_net)
     assert headers.call_count == 2 * len(uneven_images)  # of the training and of the validation images
+
+
+def test_p_star_of_a_published_network_is_not_learned_on_the_embedded_set(tiny_net, mini_root, capsys, here):
+    """It has ImageNet's classes, which are not those of the set."""
+    values = {"experiment": "t", "data": str(mini_root), "backbone": "resnet18", "pretrained_backbone": True}
+    assert p_star(make(WhitenConfig, values), tiny_net, size=64, crop="rect") == 3.0
+    assert "no p* in" in capsys.readouterr().out
