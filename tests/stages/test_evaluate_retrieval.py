@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import one_line_error
+from benchmark_trees import holidays_tree, ukbench_files
+from support import one_line_error, write_tree
 
 from mgkit.config import RetrievalConfig, make
 from mgkit.engine.run import read_results
@@ -225,3 +226,16 @@ def test_on_data_of_one_s_own_a_missing_whitening_names_the_command(mini_root, t
     with one_line_error(FileNotFoundError, "papermill", "03_whiten.ipynb", mini_root / "imagenet"):
         retrieval_task(config)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_incomplete_groups_are_left_out_where_unreadable_images_are(tiny_net, here, monkeypatch):
+    monkeypatch.setattr("mgkit.stages.evaluate_retrieval.whitened_network", lambda config: (tiny_net, {}))
+    holidays_tree(here / "data/holidays", ["100000", "100001", "100101", "100200", "100201"])
+    write_tree(here / "data/ukbench", *ukbench_files([0, 1])[1:])
+    values = {"experiment": "t", "data": "data", "dims": 4, "indices": []}
+    with one_line_error(ValueError, "holidays", "group 1001 lacks its query", "on_unreadable=skip"):
+        retrieval_task(make(RetrievalConfig, values))
+    task = retrieval_task(make(RetrievalConfig, values | {"on_unreadable": "skip"}))
+    assert [(each.name, len(each.queries), len(each.images)) for each in task.sets] == [
+        ("holidays", 2, 4), ("ukbench", 4, 4),
+    ]  # fmt: skip
