@@ -1,6 +1,6 @@
 """p* and the sweep over p for every evaluation resolution (02)."""
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import numpy as np
 
@@ -9,9 +9,10 @@ from mgkit.data.images import ImageList
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, read_results, stage_folder
 from mgkit.features import Passes, frozen_backbone, whole_shapes
-from mgkit.finetune import finetune_p, set_p, sweep_p
+from mgkit.finetune import finetune_p, set_p, sweep_hits
 from mgkit.machine.distributed import barrier, is_main
 from mgkit.model import MultiGrain
+from mgkit.retrieval.protocols import Difference, accuracy_difference
 from mgkit.stages.inputs import in_classes_of, is_mini, training_data
 from mgkit.stages.results import PSearch
 from mgkit.stages.train import trained_network
@@ -39,18 +40,22 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
     paths = descents(config, net, subset, passes)
     p_star = [float(path[-1, 1]) for path in paths]
     ps = [*config.ps, training_p, *p_star]
-    accuracy = sweep_p(net, val_images, sizes=config.sizes, ps=ps, passes=passes)  # [S,P+1+S,2]
+    hits = sweep_hits(net, val_images, sizes=config.sizes, ps=ps, passes=passes)  # [S,P+1+S,2,N]
     passes.unreadable.report()
-    count = len(config.ps)
+    accuracy, count = np.nanmean(hits, axis=-1), len(config.ps)
+    gains = [
+        accuracy_difference(of_size[count, 0], of_size[count + 1 + s, 0]) for s, of_size in enumerate(hits)
+    ]
     found = PSearch(
         sizes=config.sizes, ps=config.ps, p_star=p_star, paths=paths, training_p=training_p, crop=config.crop,
         top1=accuracy[:, :count, 0], top5=accuracy[:, :count, 1],
         top1_at_training_p=accuracy[:, count, 0].tolist(),
         top1_at_p_star=accuracy[:, count + 1 :, 0].diagonal().tolist(),  # each size with its p*
+        gains=gains,
     )  # fmt: skip
     if run:
         results = {key: as_plain(value) for key, value in vars(found).items()}
-        run.results(results | {"val_images": len(val_images)})
+        run.results(results | {"gains": [asdict(gain) for gain in gains], "val_images": len(val_images)})
     barrier()
     return found
 
@@ -76,7 +81,8 @@ def read_search(config: FinetunePConfig) -> PSearch:
     results = read_results(config)
     values = {field.name: results[field.name] for field in fields(PSearch)}
     arrays = {key: np.array(values[key]) for key in ("top1", "top5")}
-    return PSearch(**values | arrays | {"paths": [np.array(path) for path in values["paths"]]})
+    arrays["paths"] = [np.array(path) for path in values["paths"]]
+    return PSearch(**values | arrays | {"gains": [Difference(**gain) for gain in values["gains"]]})
 
 
 def as_plain(value):
