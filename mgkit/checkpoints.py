@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mgkit.backbones.build import check_backbone
+from mgkit.backbones.imagenet import imagenet_names
 from mgkit.machine.download import fetch, is_web_page
 from mgkit.machine.files import atomic_write, project_root
 from mgkit.machine.records import check_values, shown
@@ -238,7 +239,8 @@ def load_network(checkpoint: str | Path, *, backbone: str | None = None) -> tupl
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     net.classes, net.source = tuple(content.get("classes", ())), str(path)
-    net.published = path.stem in RELEASED or content.get("published") is True
+    if not net.classes and path.stem in RELEASED and net.classifier.out_features == 1000:
+        net.classes = tuple(imagenet_names())  # the released files do not name them
     return net.eval(), content
 
 
@@ -292,8 +294,6 @@ def fetch_released(name: str, *, folder: str | Path | None = None) -> Path:
 def save_checkpoint(path: str | Path, net: MultiGrain, **content) -> None:
     """Save `model_state`, the backbone's name and `content` (tensors and plain values) atomically."""
     checkpoint = {"model_state": net.state_dict(), "backbone": net.name, **content}
-    if net.published:
-        checkpoint["published"] = True
     save_tensors(checkpoint, path)
 
 

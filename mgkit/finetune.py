@@ -162,45 +162,58 @@ def learned(p: nn.Parameter) -> Iterator[None]:
 
 def sweep_p(
     net: MultiGrain, images: ImageList, *, sizes: Sequence[int], ps: Sequence[float],
-    ks: Sequence[int] = (1, 5), shapes: Sequence[tuple[int, int]] | None = None,
-    passes: Passes | None = None, **changes,
+    ks: Sequence[int] = (1, 5), passes: Passes | None = None, **changes,
 ) -> np.ndarray:  # fmt: skip
     """Top-k accuracy in 0..1 for every size, p and k, [S,P,len(ks)], in one pass per size (figure 4).
 
-    images: labelled images
+    Parameters and errors as of `sweep_hits`, of which it is the mean over the readable images.
+    """
+    hits = sweep_hits(net, images, sizes=sizes, ps=ps, ks=ks, passes=passes, **changes)
+    return np.nanmean(hits, axis=-1)
+
+
+def sweep_hits(
+    net: MultiGrain, images: ImageList, *, sizes: Sequence[int], ps: Sequence[float],
+    ks: Sequence[int] = (1, 5), shapes: Sequence[tuple[int, int]] | None = None,
+    passes: Passes | None = None, **changes,
+) -> np.ndarray:  # fmt: skip
+    """Whether each image's class is among the first k, for every size and p: [S,P,len(ks),N] of 0 and 1.
+
+    images: labelled images [N]
     sizes: resolutions [S] (px)
     ps: pooling exponents [P]
     shapes: as for `features.feature_maps`; None reads them once for all sizes
     passes, changes: as for `features.embed`
 
-    Counts the images of all processes. Raises in all of them UnreadableImageError if no image is readable,
-    ValueError, naming an image, for class scores that are not finite.
+    NaN for an unreadable image. In all processes the same, and so are errors: UnreadableImageError if no
+    image is readable, ValueError, naming an image, for class scores that are not finite.
     """
     passes = replace(passes or Passes(), **changes)
     passes = replace(passes, backbone=passes.backbone or frozen_backbone(net, passes.precision))
     shapes = whole_shapes(images, passes.crop) if shapes is None else shapes
-    accuracy = np.zeros((len(sizes), len(ps), len(ks)))
+    hits = np.full((len(sizes), len(ps), len(ks), len(images)), np.nan)
 
-    def counted(size: int) -> tuple[Tensor, Tensor]:
-        """The number of right images [P,len(ks)], and of all images, in this process's share."""
-        right, seen = torch.zeros(len(ps), len(ks), dtype=torch.int64), torch.zeros((), dtype=torch.int64)
+    def own_hits(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Indices [b] and hits [P,len(ks),b] of each batch in this process's share."""
+        found = []
         for maps, labels, indices in feature_maps(net, images, size=size, passes=passes, shapes=shapes):
-            seen += len(labels)
             with torch.no_grad():
                 pooled = torch.stack([gem(maps, p) for p in ps])  # [P,b,C]
                 logits = net.head(pooled.flatten(0, 1))["classifier_output"]  # [Pb,K]
                 of_images = logits.view(len(ps), len(labels), -1).transpose(0, 1)  # [b,P,K]
                 check_finite(of_images, images, indices, what="class scores")
                 ranks = target_ranks(logits, labels.repeat(len(ps))).view(len(ps), -1)
-                right += torch.stack([(ranks < k).sum(1) for k in ks], dim=1).cpu()
-        return right, seen
+                within = torch.stack([ranks < k for k in ks], dim=1)  # [P,len(ks),b]
+            found.append((indices.cpu().numpy(), within.cpu().numpy()))
+        return found
 
     for s, size in enumerate(sizes):
-        right, seen = map(all_reduce, run_in_all(partial(counted, size)))
-        if not seen:
+        for of_process in all_gather_object(run_in_all(partial(own_hits, size))):
+            for indices, within in of_process:
+                hits[s][..., indices] = within
+        if np.isnan(hits[s]).all():
             raise passes.unreadable.none_readable()
-        accuracy[s] = (right.double() / seen).numpy()
-    return accuracy
+    return hits
 
 
 def set_p(net: MultiGrain, p: float) -> MultiGrain:

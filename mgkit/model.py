@@ -40,15 +40,15 @@ def append_one(pooled: Tensor) -> Tensor:
 class MultiGrain(nn.Module):
     """Network with one embedding for classes, instances and copies (figure 1).
 
-    backbone: from `build_backbone`; its published classifier is used if it has num_classes classes
+    backbone: from `build_backbone`; its published classifier and classes are used if they are num_classes
     p: exponent of GeM
     num_classes: number of classes K
     learn_p: whether p requires a gradient
 
     Inputs are images [B,3,H,W], or a list of [3,h,w] of different sizes, normalised with `mean` and `std`.
     Attributes: name (of the backbone), width (channels C before whitening), classes (names of the classes,
-    empty if unknown), published (whether the classifier is one published for ImageNet's 1000 classes), source
-    (file the network was loaded from, empty if none), source_sha256 (of that file, empty if unknown).
+    empty if unknown), source (file the network was loaded from, empty if none), source_sha256 (of that file,
+    empty if unknown).
     """
 
     def __init__(self, backbone: Backbone, *, p: float = 3.0, num_classes: int = 1000, learn_p: bool = False):
@@ -61,10 +61,10 @@ class MultiGrain(nn.Module):
         self.whitening: Whitening | None = None
         self.dropout = nn.Dropout(backbone.dropout)
         self.set_classifier(nn.Linear(backbone.width, num_classes))
-        self.published = backbone.classifier is not None and len(backbone.classifier[1]) == num_classes
-        if self.published:
-            self.copy_to_classifier(*backbone.classifier)
         self.classes: tuple[str, ...] = ()
+        if backbone.classifier is not None and len(backbone.classifier[1]) == num_classes:
+            self.copy_to_classifier(*backbone.classifier)
+            self.classes = backbone.classes
         self.source = self.source_sha256 = ""
 
     def forward(self, images: Tensor | list[Tensor]) -> dict[str, Tensor]:
@@ -177,10 +177,11 @@ def get_multigrain(
     p: exponent of GeM (3 in the paper)
     num_classes: number of classes
     learn_p: whether p requires a gradient
-    pretrained_backbone: load published ImageNet weights, and with num_classes=1000 their classifier
+    pretrained_backbone: load published ImageNet weights, and with num_classes=1000 their classifier, whose
+    classes are WordNet ids
 
-    Raises ValueError for an unknown backbone, p <= 0 or num_classes < 1; OSError if weights cannot be
-    fetched. Table E.1 has the backbones.
+    Raises ValueError for an unknown backbone, p <= 0, num_classes < 1 or a wrong file of weights; OSError if
+    weights cannot be fetched or are not installed. Table E.1 has the backbones.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")

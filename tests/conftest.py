@@ -69,6 +69,12 @@ def photos():
 
 
 @pytest.fixture(scope="session")
+def real():
+    """Photographs in the layouts of ImageNet, Holidays and UKBench."""
+    return folder_of("MGKIT_REAL")
+
+
+@pytest.fixture(scope="session")
 def pieces(reference):
     """The reference values of single pieces, as a dict of arrays."""
     with np.load(reference / "expected" / "pieces.npz") as arrays:

@@ -14,7 +14,16 @@ from torch.nn import functional as F
 from mgkit.data.decoding import UnreadableImageError, load_image
 from mgkit.data.loader import UnreadableImages
 from mgkit.features import Passes, classify, feature_maps, whole_shapes
-from mgkit.finetune import SMALLEST_P, descend_p, feature_windows, finetune_p, images_a_window, set_p, sweep_p
+from mgkit.finetune import (
+    SMALLEST_P,
+    descend_p,
+    feature_windows,
+    finetune_p,
+    images_a_window,
+    set_p,
+    sweep_hits,
+    sweep_p,
+)
 from mgkit.machine.device import frozen
 from mgkit.machine.distributed import rank, world_size
 from mgkit.metrics import topk_accuracy
@@ -248,6 +257,19 @@ def test_the_sweep_is_one_evaluation_a_p_and_size(tiny_net, uneven_images, crop,
             logits, labels = classify(own, uneven_images, size=size, crop=crop, batch_size=1, **FLOAT32)
             assert swept[s, j].tolist() == pytest.approx(topk_accuracy(logits, labels, (1, 2)))
     assert len(np.unique(swept)) > 1  # the accuracies differ, so the comparison shows something
+
+
+def test_hits_are_those_of_each_image_and_nan_for_an_unreadable_one(tiny_net, image_folders):
+    images = image_folders([(40, 30), (30, 40), (33, 33), (40, 30)])
+    logits, labels = classify(set_p(copy.deepcopy(tiny_net), 2.0), images, size=24, crop="rect", **FLOAT32)
+    expected = [topk_accuracy(logits[i : i + 1], labels[i : i + 1], (1, 2)) for i in range(12)]
+    with open(images.paths[7], "wb"):
+        pass
+    expected[7] = (math.nan, math.nan)
+    unreadable = UnreadableImages("skip")
+    hits = sweep_hits(tiny_net, images, sizes=[24], ps=[2.0], ks=(1, 2), unreadable=unreadable, **FLOAT32)
+    assert hits.shape == (1, 1, 2, 12)
+    np.testing.assert_array_equal(hits[0, 0].T, expected)
 
 
 def test_the_sweep_runs_the_backbone_once_an_image_and_size(tiny_net, uneven_images):

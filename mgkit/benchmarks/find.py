@@ -28,7 +28,9 @@ GROUPS = "groups.csv"
 GROUP_COLUMNS = ("image", "group")
 
 
-def find_sets(root: str | Path, *, names: Sequence[str] = (), distractors: str = "") -> list[RetrievalSet]:
+def find_sets(
+    root: str | Path, *, names: Sequence[str] = (), distractors: str = "", incomplete: str = "raise"
+) -> list[RetrievalSet]:
     """Return the retrieval sets of those names below root, or all that exist, or the user's own images.
 
     root: folder; each benchmark is in the folder of its name (`copydays_levels` in `copydays/`). Other images
@@ -36,6 +38,7 @@ def find_sets(root: str | Path, *, names: Sequence[str] = (), distractors: str =
     A csv of groups may be given instead.
     names: of `SET_NAMES`
     distractors: folder or list for Copydays; "" for `unlabelled/distractors` below root, if it exists
+    incomplete: `raise` an error for incomplete groups of Holidays and UKBench, or `skip` them, with a line
     Raises ValueError for an unknown name, FileNotFoundError for a missing set, and what readers raise.
     """
     unknown = [name for name in names if name not in SET_NAMES]
@@ -59,8 +62,8 @@ def find_sets(root: str | Path, *, names: Sequence[str] = (), distractors: str =
     if not wanted:
         return [folder_set(dataset_root(root))]
     readers = {
-        "holidays": lambda: [holidays(root / "holidays")],
-        "ukbench": lambda: [ukbench(root / "ukbench")],
+        "holidays": lambda: [holidays(root / "holidays", incomplete=incomplete)],
+        "ukbench": lambda: [ukbench(root / "ukbench", incomplete=incomplete)],
         "copydays": lambda: [copydays(root / "copydays", distractors=extra)],
         "copydays_levels": lambda: copydays_levels(root / "copydays", distractors=extra),
         "roxford5k": lambda: revisited(root / "roxford5k", "roxford5k"),

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from mgkit.benchmarks.published import INRIA, Archive, Benchmark, Companion, Images, abbreviated, images_to
-from mgkit.benchmarks.retrieval_set import RetrievalSet, files_of, numbers, unlabelled
+from mgkit.benchmarks.retrieval_set import RetrievalSet, complete_groups, files_of, numbers, unlabelled
 from mgkit.data.decoding import View
 from mgkit.machine.files import read_text
 
@@ -52,30 +52,34 @@ HOLIDAYS = Benchmark(
 )
 
 
-def holidays(root: str | Path) -> RetrievalSet:
+def holidays(root: str | Path, *, incomplete: str = "raise") -> RetrievalSet:
     """Read INRIA Holidays, `jpg/1NNNNN.jpg`: groups by number // 100, ..00 is the query of its group.
 
-    The database is all images. Images listed in `holidays-rotate.yaml` are turned upright, as in the paper.
-    Raises ValueError for a group without query or without positives.
+    incomplete: what to do with a group without query or without positives: `raise` ValueError, or `skip` its
+    images, with a line
+
+    The database is all other images. Images listed in `holidays-rotate.yaml` are turned upright, as in the
+    paper.
     """
     root = Path(root)
     folder = root / "jpg"
     paths = files_of(folder, "holidays")
-    number_of = numbers(paths, r"(\d{6})\.jpe?g", folder)
-    groups = defaultdict(list)
-    for index, number in enumerate(number_of):
-        groups[number // 100].append((number, index))
-    queries, positives = [], []
-    for group, members in sorted(groups.items()):
-        members.sort()
+    of_group = defaultdict(list)
+    for number, path in sorted(zip(numbers(paths, r"(\d{6})\.jpe?g", folder), paths, strict=True)):
+        of_group[number // 100].append((number, path))
+    faults = {}
+    for group, members in of_group.items():
         if members[0][0] % 100:
-            raise ValueError(f"holidays: group {group} of {folder} lacks its query {group}00.jpg")
-        if len(members) < 2:
-            raise ValueError(f"holidays: group {group} of {folder} has only its query")
-        queries.append(members[0][1])
-        positives.append(np.array([index for _, index in members[1:]]))
-    images = unlabelled(folder, paths, views=upright_views(root, number_of))
-    return RetrievalSet("holidays", images, np.array(queries), np.arange(len(paths)), tuple(positives))
+            faults[group] = f"group {group} lacks its query {group}00.jpg"
+        elif len(members) < 2:
+            faults[group] = f"group {group} has only its query"
+    groups = complete_groups(of_group, faults, where=f"holidays: {folder}", incomplete=incomplete)
+    number_of, kept = zip(*(member for members in groups.values() for member in members), strict=True)
+    ends = np.cumsum([len(members) for members in groups.values()])
+    queries = np.array([0, *ends[:-1]])
+    positives = tuple(np.arange(start + 1, end) for start, end in zip(queries, ends, strict=True))
+    images = unlabelled(folder, kept, views=upright_views(root, number_of))
+    return RetrievalSet("holidays", images, queries, np.arange(len(kept)), positives)
 
 
 def upright_views(root: Path, number_of: Sequence[int]) -> dict[int, View]:

@@ -133,6 +133,27 @@ def files_of(folder: Path, name: str) -> list[str]:
     return paths
 
 
+def complete_groups(
+    groups: Mapping[int, list], faults: Mapping[int, str], *, where: str, incomplete: str
+) -> dict[int, list]:
+    """Return the groups {number: images} without fault, by number.
+
+    faults: {number: what a group lacks}
+    where: what an error and the line about groups that are left out begin with
+    incomplete: `raise`, ValueError for the first incomplete group, or `skip`, leave them out with a line
+    Raises ValueError also if every group is incomplete.
+    """
+    first = next(iter(faults.values()), "")
+    if faults and incomplete == "raise":
+        raise ValueError(f"{where}: {first}; with on_unreadable=skip, incomplete groups are left out")
+    if len(faults) == len(groups):
+        raise ValueError(f"{where}: all {len(groups)} groups are incomplete: {first}")
+    if faults:
+        others = " and others" if len(faults) > 1 else ""
+        print(f"{where}: {len(faults)} of {len(groups)} groups are incomplete and left out: {first}{others}")
+    return {number: members for number, members in sorted(groups.items()) if number not in faults}
+
+
 def located(names: Iterable[str], of_stem: dict[str, int], folder: Path, listing: Path) -> list[int]:
     """Return the indices of named images; FileNotFoundError for missing ones, with the first."""
     names = list(names)

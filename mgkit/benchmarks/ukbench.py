@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mgkit.benchmarks.published import Archive, Benchmark, images_to, numbered
-from mgkit.benchmarks.retrieval_set import RetrievalSet, files_of, numbers, unlabelled
+from mgkit.benchmarks.retrieval_set import RetrievalSet, complete_groups, files_of, numbers, unlabelled
 
 UKBENCH_URL = "https://archive.org/download/ukbench/ukbench.zip"
 
@@ -19,21 +19,25 @@ UKBENCH = Benchmark(
 )
 
 
-def ukbench(root: str | Path) -> RetrievalSet:
+def ukbench(root: str | Path, *, incomplete: str = "raise") -> RetrievalSet:
     """Read UKBench, `full/ukbenchNNNNN.jpg`: four consecutive numbers are an object; all images are queries.
 
-    Raises ValueError for an object without four images.
+    incomplete: what to do with an object without four images: `raise` ValueError, or `skip` its images, with
+    a line
     """
     folder = Path(root) / "full"
     paths = files_of(folder, "ukbench")
     objects = defaultdict(list)
-    for index, number in enumerate(numbers(paths, r"ukbench(\d{5})\.jpe?g", folder)):
-        objects[number // 4].append(index)
-    for number, members in sorted(objects.items()):
-        if len(members) != 4:
-            first = f"ukbench{4 * number:05d}.jpg"
-            found = f"{len(members)} images of object {number} (from {first})"
-            raise ValueError(f"ukbench: {folder} has {found}, not 4")
-    positives = {i: np.array([j for j in members if j != i]) for members in objects.values() for i in members}
-    images, every = unlabelled(folder, paths), np.arange(len(paths))
-    return RetrievalSet("ukbench", images, every, every, tuple(positives[i] for i in every), "score")
+    for number, path in sorted(zip(numbers(paths, r"ukbench(\d{5})\.jpe?g", folder), paths, strict=True)):
+        objects[number // 4].append(path)
+    faults = {
+        number: f"object {number} (from ukbench{4 * number:05d}.jpg) has {len(members)} images, not 4"
+        for number, members in objects.items()
+        if len(members) != 4
+    }
+    whole = complete_groups(objects, faults, where=f"ukbench: {folder}", incomplete=incomplete)
+    images = unlabelled(folder, [path for members in whole.values() for path in members])
+    every = np.arange(len(images))
+    of_object = every.reshape(-1, 4)
+    positives = tuple(of_object[i // 4][of_object[i // 4] != i] for i in every)
+    return RetrievalSet("ukbench", images, every, every, positives, "score")

@@ -111,12 +111,13 @@ def claims(experiment: str, measured: dict[str, list[dict]], size: int) -> list[
     search = latest_results(FinetunePConfig(experiment=experiment))
     for s, pixels in enumerate(search["sizes"]):
         before, after = search["top1_at_training_p"][s], search["top1_at_p_star"][s]
+        gain = Difference(**search["gains"][s])
         if pixels > TrainConfig().size:
             text = (
                 f"p* = {search['p_star'][s]:.2f} outperforms p = {search['training_p']:g}: top-1, {pixels} px"
             )
             values = f"{100 * before:.1f} %", f"{100 * after:.1f} %"
-            found.append(Claim(text, *values, ahead([before], [after])))
+            found.append(Claim(text, *values, gain.better, shown_difference("top-1", gain)))
     rows = latest_results(RetrievalConfig(experiment=experiment))["rows"]
     for name in dict.fromkeys(row["set"] for row in rows):
         if set_name(name) not in SETS:  # a level of Copydays
@@ -148,5 +149,5 @@ def table(found: Sequence[Claim], seeds: int) -> str:
     return "\n".join([
         *lines,
         f"±: standard deviation over {seeds} seeds; lines without ± are from seed 0. Undecided: the values",
-        "of the seeds overlap, the 95 % interval of the difference contains 0, or, for p*, top-1 is equal.",
+        "of the seeds overlap, or the 95 % interval of the difference contains 0.",
     ])  # fmt: skip

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.models import ResNet50_Weights
 
+from mgkit.backbones.imagenet import imagenet_names
 from mgkit.data.decoding import UnreadableImageError, load_image, without_warnings
 from mgkit.data.images import ImageList
 from mgkit.features import maps_of, too_narrow
@@ -23,7 +23,6 @@ from mgkit.stages.inputs import data_root, is_mini
 from mgkit.stages.results import Retrieval
 from mgkit.transforms import eval_transform
 
-IMAGENET_NAMES = tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])  # in the order of WordNet ids
 MOST_PIXELS = 50_000_000  # of an upload: 200 MB decoded
 # The last of these that was measured is the network's own output.
 OWN_DESCRIPTORS = ("GeM, training p", "GeM, p*", "GeM, p*, whitened")
@@ -146,24 +145,19 @@ def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -
 def class_names(data: str, net: MultiGrain) -> tuple[str, ...]:
     """Readable names of the network's classes; empty if unknown.
 
-    Classes that are all among ImageNet's thousand WordNet ids have ImageNet's names, as have the unnamed ones
-    of a published classifier; others have their own.
+    Classes that are all among ImageNet's WordNet ids have ImageNet's names; others have their own.
 
     data: as in a config; the embedded set has a list of names.
     """
-    if not net.classes:
-        known = net.published and net.classifier.out_features == len(IMAGENET_NAMES)
-        return IMAGENET_NAMES if known else ()
-    of_id = {}
+    readable = {}
     if is_mini(data):
         lines = (data_root(data) / "imagenet" / "classes.txt").read_text(encoding="utf-8").splitlines()
-        of_id = dict(line.split(" ", 1) for line in lines)
-    elif all(re.fullmatch(r"n\d{8}", name) for name in net.classes):
-        from timm.data import ImageNetInfo  # takes seconds to import
-
-        of_id = dict(zip(ImageNetInfo("imagenet-1k").label_names(), IMAGENET_NAMES, strict=True))
-        of_id = of_id if of_id.keys() >= set(net.classes) else {}
-    return tuple(shown_name(of_id.get(name, name)) for name in net.classes)
+        readable = dict(line.split(" ", 1) for line in lines)
+    wordnet = all(re.fullmatch(r"n\d{8}", name) for name in net.classes)
+    if net.classes and wordnet and not readable.keys() >= set(net.classes):
+        readable = imagenet_names()
+        readable = readable if readable.keys() >= set(net.classes) else {}
+    return tuple(shown_name(readable.get(name, name)) for name in net.classes)
 
 
 def likely_classes(net: MultiGrain, pooled: Tensor, names: Sequence[str], *, count: int = 5) -> Classes:

@@ -197,8 +197,9 @@ class Repooling:
 
 def held_for(config: FinetunePConfig, net: MultiGrain) -> Repooling:
     """Repooling for 02, with the first retrieval set below `data`, at the largest size that fits."""
+    sets = find_sets(data_root(config.data), incomplete=config.on_unreadable)
     return Repooling(
-        net, in_classes_of(net, validation_data(config)), find_sets(data_root(config.data))[0],
+        net, in_classes_of(net, validation_data(config)), sets[0],
         size=size_to_hold(net, config.sizes), passes=Passes.of(config),
     )  # fmt: skip
 

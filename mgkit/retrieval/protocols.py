@@ -252,7 +252,7 @@ def precision_recall(
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference after - before of a measure, with its 95 % bootstrap confidence interval over queries."""
+    """Difference after - before of a measure, with its 95 % bootstrap interval over queries or images."""
 
     value: float
     low: float
@@ -277,6 +277,15 @@ def difference(before: RetrievalResult, after: RetrievalResult) -> Difference:
     else:
         low, high = bootstrap_mean(after.per_query - before.per_query)
     return Difference(after.value - before.value, low, high)
+
+
+def accuracy_difference(before: np.ndarray, after: np.ndarray) -> Difference:
+    """Compare the accuracy of two classifiers on the same images, by a paired bootstrap over the images.
+
+    before, after: 1 for an image that is right, 0 for another, NaN for one that was not read ([N])
+    """
+    changes = np.asarray(after, dtype=np.float64) - before
+    return Difference(float(np.nanmean(changes)), *bootstrap_mean(changes))
 
 
 def score_bias(

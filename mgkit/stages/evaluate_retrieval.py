@@ -82,7 +82,10 @@ def by_images(sets: list[RetrievalSet]) -> list[list[RetrievalSet]]:
 def retrieval_task(config: RetrievalConfig) -> RetrievalTask:
     """Load the network of 03, or the configured one, and find the sets below data."""
     net, checkpoint = whitened_network(config)
-    sets = find_sets(data_root(config.data), names=config.sets, distractors=given_distractors(config))
+    sets = find_sets(
+        data_root(config.data), names=config.sets, distractors=given_distractors(config),
+        incomplete=config.on_unreadable,
+    )  # fmt: skip
     p = net.pool.p.item() if config.p is None else config.p
     task = RetrievalTask(config, net, checkpoint.get("training_p", p), p, sets, Passes.of(config))
     check_before_work(task)

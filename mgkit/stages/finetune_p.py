@@ -1,7 +1,7 @@
 """p* and the sweep over p for every evaluation resolution (02)."""
 
 import math
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Literal
 
 import numpy as np
@@ -13,10 +13,11 @@ from mgkit.engine.holding import holding
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, latest_results, read_results, stage_folder
 from mgkit.features import Passes, frozen_backbone, whole_shapes
-from mgkit.finetune import finetune_p, set_p, sweep_p
+from mgkit.finetune import finetune_p, set_p, sweep_hits
 from mgkit.machine.distributed import barrier, from_main, is_main
 from mgkit.machine.records import check_values
 from mgkit.model import MultiGrain
+from mgkit.retrieval.protocols import Difference, accuracy_difference
 from mgkit.stages.inputs import in_classes_of, is_mini, training_data
 from mgkit.stages.results import PSearch
 from mgkit.stages.train import trained_network
@@ -53,18 +54,22 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
     training_p = net.pool.p.item()
     paths = descents(config, net, subset, passes)
     p_star = [float(path[-1, 1]) for path in paths]
-    accuracy = sweeps(config, net, val_images, [[*config.ps, training_p, p] for p in p_star], passes)
+    hits = sweeps(
+        config, net, val_images, [[*config.ps, training_p, p] for p in p_star], passes
+    )  # [S,P+2,2,N]
     passes.unreadable.report()
-    count = len(config.ps)
+    accuracy, count = np.nanmean(hits, axis=-1), len(config.ps)
+    gains = [accuracy_difference(of_size[count, 0], of_size[count + 1, 0]) for of_size in hits]
     found = PSearch(
         sizes=config.sizes, ps=config.ps, p_star=p_star, paths=paths, training_p=training_p, crop=config.crop,
         top1=accuracy[:, :count, 0], top5=accuracy[:, :count, 1],
         top1_at_training_p=accuracy[:, count, 0].tolist(),
         top1_at_p_star=accuracy[:, count + 1, 0].tolist(),
+        gains=gains,
     )  # fmt: skip
     if run:
         results = {key: as_plain(value) for key, value in vars(found).items()}
-        run.results(results | {"val_images": len(val_images)})
+        run.results(results | {"gains": [asdict(gain) for gain in gains], "val_images": len(val_images)})
     barrier()
     return found
 
@@ -88,13 +93,13 @@ def descents(config: FinetunePConfig, net: MultiGrain, images: ImageList, passes
 def sweeps(
     config: FinetunePConfig, net: MultiGrain, images: ImageList, ps: list[list[float]], passes: Passes
 ) -> np.ndarray:
-    """Top-1 and top-5 accuracy for each size with its exponents `ps`, [S,P,2]."""
+    """Top-1 and top-5 hits of each image, for each size with its exponents `ps`, [S,P,2,N]."""
     shapes = whole_shapes(images, config.crop)
-    accuracy = [
-        sweep_p(net, images, sizes=[size], ps=of_size, shapes=shapes, passes=passes)[0]  # [1,P,2] -> [P,2]
+    hits = [
+        sweep_hits(net, images, sizes=[size], ps=of_size, shapes=shapes, passes=passes)
         for size, of_size in zip(config.sizes, ps, strict=True)
-    ]
-    return np.stack(accuracy)
+    ]  # of [1,P,2,N]
+    return np.concatenate(hits)
 
 
 def read_search(config: FinetunePConfig) -> PSearch:
@@ -102,7 +107,8 @@ def read_search(config: FinetunePConfig) -> PSearch:
     results = read_results(config)
     values = {field.name: results[field.name] for field in fields(PSearch)}
     arrays = {key: np.array(values[key]) for key in ("top1", "top5")}
-    return PSearch(**values | arrays | {"paths": [np.array(path) for path in values["paths"]]})
+    arrays["paths"] = [np.array(path) for path in values["paths"]]
+    return PSearch(**values | arrays | {"gains": [Difference(**gain) for gain in values["gains"]]})
 
 
 def as_plain(value):
@@ -115,15 +121,15 @@ def as_plain(value):
 def p_star(config: NetworkConfig, net: MultiGrain, *, size: int, crop: str) -> float:
     """p* of the experiment's 02 for a resolution, or for the nearest one of 02.
 
-    On the embedded set a missing 02 is run first; on other data a message is printed and the network's p
-    returned, as it always is for max pooling.
+    On the embedded set a missing 02 is run first; on other data, or for a published network, which has other
+    classes than that set, a message is printed and the network's p returned, as it always is for max pooling.
     """
     if math.isinf(net.pool.p.item()):
         print(f"{net.source} was trained with p = inf (max pooling), which is its p at every size")
         return math.inf
     earlier = FinetunePConfig(experiment=config.experiment, data=config.data, checkpoint=config.checkpoint)
     found = from_main(lambda: sound_exponents(earlier))
-    if found is None and is_mini(config.data):
+    if found is None and is_mini(config.data) and not config.pretrained_backbone:
         with holding(earlier):
             found = from_main(lambda: sound_exponents(earlier))
             if found is None:  # no other process has learned it meanwhile

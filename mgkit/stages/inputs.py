@@ -70,7 +70,7 @@ def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
     """
     known = net.classifier.out_features
     if net.classes:
-        return relabelled(images, net.classes, f"them: the checkpoint knows {known} classes")
+        return relabelled(images, net.classes, f"them: the network knows {known} classes")
     if len(images.classes) > known:
         raise ValueError(f"the checkpoint knows {known} classes, {images.root} has {len(images.classes)}")
     if len(images.classes) < known:

@@ -33,6 +33,7 @@ class PSearch:
     paths: for each size, loss and p after every step, [steps,2]
     top1, top5: accuracy on the validation images, in 0..1, [S,P]
     top1_at_training_p, top1_at_p_star: the same with the training p, and with p*, [S]
+    gains: top-1 of p* minus that of the training p, on the same images [S]
     """
 
     sizes: list[int]
@@ -43,6 +44,7 @@ class PSearch:
     top5: np.ndarray
     top1_at_training_p: list[float]
     top1_at_p_star: list[float]
+    gains: list[Difference]
     training_p: float
     crop: str
 

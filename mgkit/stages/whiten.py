@@ -93,10 +93,10 @@ def run_whitening(config: WhitenConfig) -> None:
     mean, projection = fit_pca_whitening(descriptors, shrinkage=config.shrinkage)
     after = whiten(net, mean, projection)
     if run:
-        kept = {key: checkpoint[key] for key in ("extra", "classes") if key in checkpoint}
+        kept = {key: checkpoint[key] for key in ("extra",) if key in checkpoint}
         kept |= {"size": config.size, "crop": config.crop, "p": p, "training_p": training_p}
         with opened_folder(config) as folder:
-            save_checkpoint(folder / "checkpoint.pth", after, **kept)
+            save_checkpoint(folder / "checkpoint.pth", after, classes=list(net.classes), **kept)
     folding = check_folding(config, net, after)
     if run:
         variances = torch.linalg.eigvalsh(moments(descriptors)[1]).flip(0).clamp(min=0)

@@ -21,6 +21,7 @@ from mgkit.backbones.build import (
     check_backbone,
     load_cells,
 )
+from mgkit.backbones.imagenet import imagenet_names
 from mgkit.backbones.nasnet import pnasnet5_large
 from mgkit.checkpoints import load_network, save_checkpoint
 from mgkit.data.layouts import class_folders
@@ -33,8 +34,11 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(
-    ("name", "stride"), [("resnet8", 16), ("resnet18", 32), ("nasnetamobile", 32), ("timm/test_resnet", 32)]
-)
+    ("name", "stride"), [
+        ("resnet8", 16), ("resnet18", 32), ("nasnetamobile", 32), ("efficientnet_lite0", 32),
+        ("timm/test_resnet", 32),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("shape", [(64, 97), (65, 33), (128, 101)])
 def test_a_backbone_maps_images_of_any_shape_to_its_width_at_its_stride(name, stride, shape):
     backbone = build_backbone(name)
@@ -49,7 +53,7 @@ def test_a_backbone_maps_images_of_any_shape_to_its_width_at_its_stride(name, st
 
 
 def test_names_are_the_published_ones_and_resnet8():
-    assert sorted(backbone_names()) == sorted([*PUBLISHED, "resnet8"])
+    assert sorted(backbone_names()) == sorted([*PUBLISHED, "resnet8", "efficientnet_lite0"])
     assert all(check_backbone(name) == name for name in backbone_names())
 
 
@@ -73,14 +77,16 @@ def test_state_has_the_keys_and_shapes_of_the_released_file(reference, name, whi
     assert found == layout
 
 
-@pytest.mark.parametrize("name", ["resnet50", "senet154", "nasnetamobile", "pnasnet5large"])
+@pytest.mark.parametrize(
+    "name", ["resnet50", "senet154", "nasnetamobile", "pnasnet5large", "efficientnet_lite0"]
+)
 def test_input_is_normalised_as_the_original_was(name):
     with torch.device("meta"):
         backbone = build_backbone(name)
-    half = "nasnet" in name
+    half = "nasnet" in name or name == "efficientnet_lite0"
     assert backbone.mean == ((0.5, 0.5, 0.5) if half else IMAGENET_MEAN)
     assert backbone.std == ((0.5, 0.5, 0.5) if half else (0.229, 0.224, 0.225))
-    assert backbone.dropout == (0.5 if half else 0.2 if name == "senet154" else 0.0)
+    assert backbone.dropout == (0.5 if "nasnet" in name else 0.2 if name == "senet154" else 0.0)
 
 
 @pytest.mark.parametrize("name", ["resnet51", "", "ResNet50", "timm", "pnasnet"])
@@ -183,6 +189,7 @@ def test_a_resnet_comes_with_the_weights_and_the_classifier_of_torchvision(files
     net = get_multigrain("resnet18", p=1.0, pretrained_backbone=True).eval()
     with torch.no_grad():
         torch.testing.assert_close(net(images)["classifier_output"], original(images))
+    assert net.classes == tuple(imagenet_names())
     assert files["paths"] == [here / "data" / "pretrained" / Path(url).name]
 
 
@@ -191,7 +198,7 @@ def test_another_number_of_classes_gets_a_fresh_classifier(files, here):
     files[torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url] = original.state_dict()
     net = get_multigrain("resnet18", num_classes=3, pretrained_backbone=True)
     assert torch.equal(net.features.conv1.weight, original.conv1.weight)
-    assert net.classifier.weight.shape == (3, 512)
+    assert net.classifier.weight.shape == (3, 512) and net.classes == ()
 
 
 @pytest.mark.parametrize("background", [0, 1])
@@ -308,7 +315,7 @@ def test_the_weights_of_another_network_are_refused(files, here):
 # Whole images
 
 
-@pytest.mark.parametrize("name", ["resnet18", "nasnetamobile", "timm/test_resnet"])
+@pytest.mark.parametrize("name", ["resnet18", "nasnetamobile", "efficientnet_lite0", "timm/test_resnet"])
 def test_whole_images_in_batches_of_one_shape_are_what_they_are_alone(name, tmp_path):
     sizes = [(90, 61), (61, 90), (90, 61), (80, 80), (90, 61), (61, 90)]
     for seed, size in enumerate(sizes):

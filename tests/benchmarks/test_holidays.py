@@ -20,8 +20,33 @@ def test_holidays_down_to_the_last_group(tmp_path):
     [(["100000", "100001", "100101", "100102"], "1001"), (["100000", "100100", "100101"], "1000")],
 )
 def test_a_holidays_group_without_query_or_with_only_it_is_named(tmp_path, numbers, culprit):
-    with one_line_error(ValueError, f"group {culprit} ", tmp_path):
+    with one_line_error(ValueError, f"group {culprit} ", tmp_path, "on_unreadable=skip"):
         holidays(holidays_tree(tmp_path, numbers))
+
+
+@pytest.mark.parametrize(
+    ("lost", "culprit"),
+    [({"100000"}, "group 1000 lacks its query 100000.jpg"), ({"100101"}, "group 1001 has")],
+)
+def test_incomplete_groups_are_left_out_where_asked(tmp_path, capsys, lost, culprit):
+    root = holidays_tree(tmp_path, [number for number in HOLIDAYS if number not in lost])
+    upright(root, '{"100100.jpg": 180, "149900.jpg": 90}')
+    found = holidays(root, incomplete="skip")
+    [line] = capsys.readouterr().out.splitlines()
+    assert culprit in line and "1 of 3 groups" in line and str(root) in line
+    [group] = {number[:4] for number in lost}
+    left = [number for number in HOLIDAYS if not number.startswith(group)]
+    assert answers(found) == {
+        query: others for query, others in HOLIDAYS_ANSWERS.items() if not query.startswith(group)
+    }
+    assert ranked(found) == [f"{number}.jpg" for number in left]
+    turned = {file_name(found, i): view.turned for i, view in found.images.views.items()}
+    assert turned == {name: by for name, by in (("100100.jpg", 180), ("149900.jpg", 90)) if name[:6] in left}
+
+
+def test_holidays_without_a_whole_group_is_refused(tmp_path):
+    with one_line_error(ValueError, tmp_path, "all 2 groups are incomplete"):
+        holidays(holidays_tree(tmp_path, ["100000", "100101"]), incomplete="skip")
 
 
 def test_holidays_are_turned_as_the_list_says(tmp_path, capsys):

@@ -21,7 +21,7 @@ from mgkit.explore import plots
 from mgkit.explore.style import NotebookFigure
 from mgkit.explore.toy_svm import ToyRuns
 from mgkit.mini.make import CROPS, QUALITIES
-from mgkit.retrieval.protocols import retrieve
+from mgkit.retrieval.protocols import Difference, retrieve
 from mgkit.stages.results import Accuracy, PSearch, ResolutionCurves, Retrieval
 from mgkit.transforms import train_transform
 
@@ -45,6 +45,7 @@ def search(sizes=(64, 96), ps=(1.0, 3.0, 5.0)):
         crop="rect",
         top1_at_training_p=top1[:, 1].tolist(),
         top1_at_p_star=top1[:, 2].tolist(),
+        gains=[Difference(after - before, -1.0, 1.0) for before, after in top1[:, 1:3]],
     )
 
 

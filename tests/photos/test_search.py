@@ -12,13 +12,12 @@ import torch
 from PIL import Image
 from support import noise, one_line_error, write_empty, write_picture
 
-from mgkit.backbones.build import Backbone
 from mgkit.checkpoints import load_network, save_checkpoint
 from mgkit.config import PhotosConfig, make
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.engine import feature_store as store
 from mgkit.explore.browse import class_names
-from mgkit.model import MultiGrain, append_one, get_multigrain
+from mgkit.model import append_one, get_multigrain
 from mgkit.photos import search as module
 from mgkit.photos.duplicates import EDITS, recompressed
 from mgkit.photos.search import (
@@ -375,19 +374,18 @@ def test_imagenet_s_ids_have_its_names_in_any_order(tiny_net):
     assert class_names("elsewhere", tiny_net) == ("goldfish", "toilet tissue", "tench")
 
 
-def test_unnamed_classes_have_imagenet_s_names_if_the_classifier_was_published(tiny_net, tmp_path):
+def test_released_checkpoints_have_imagenet_s_classes_though_they_do_not_name_them(tmp_path):
     net = get_multigrain("resnet8", num_classes=1000)
-    assert class_names("elsewhere", net) == () and not net.published
-    net.published = True  # as a pretrained backbone's
-    assert class_names("elsewhere", net)[:2] == ("tench", "goldfish")
-    save_checkpoint(tmp_path / "whitened.pth", net)
-    assert class_names("elsewhere", load_network(tmp_path / "whitened.pth")[0])[0] == "tench"
-    net.published = False
-    for name, known in {"own.pth": False, "joint_3B_0.5.pth": True}.items():
+    assert class_names("elsewhere", net) == ()
+    for name, first in {"own.pth": (), "joint_3B_0.5.pth": ("tench", "goldfish")}.items():
         save_checkpoint(tmp_path / name, net)
-        assert load_network(tmp_path / name)[0].published == known
-    backbone = Backbone("tiny", tiny_net.features, 8, classifier=(torch.zeros(1000, 8), torch.zeros(1000)))
-    assert MultiGrain(backbone).published and not MultiGrain(backbone, num_classes=9).published
+        assert class_names("elsewhere", load_network(tmp_path / name)[0])[:2] == first
+
+
+def test_imagenet_s_classes_keep_their_names_on_the_embedded_set(tiny_net, config):
+    tiny_net.classes = ("n02510455", "n01440764", "n15075141")  # some of ImageNet's, in another order
+    for data in ("elsewhere", config().data):
+        assert class_names(data, tiny_net) == ("giant panda", "tench", "toilet tissue")
 
 
 def test_classes_are_shown_for_pictures_like_the_known_ones_only(config, photos, mini_root):

@@ -14,6 +14,7 @@ from mgkit.retrieval import protocols
 from mgkit.retrieval.protocols import (
     Difference,
     RetrievalResult,
+    accuracy_difference,
     difference,
     failures_first,
     measured_value,
@@ -366,6 +367,36 @@ def test_a_clear_gain_is_better(measure):
     gain = difference(before, after)
     assert gain.better is True and gain.low < gain.value <= gain.high
     assert difference(after, before).better is False
+
+
+def right(*runs):
+    """An array of 0 and 1 from (value, times) pairs."""
+    return np.repeat([value for value, _ in runs], [times for _, times in runs]).astype(float)
+
+
+@pytest.mark.parametrize(("gained", "lost", "better"), [(40, 10, True), (10, 40, False), (33, 30, None)])
+def test_accuracies_are_compared_on_the_same_images(gained, lost, better):
+    """Images that both classifiers get right, or both wrong, widen nothing."""
+    before = right((1, 700), (0, gained), (1, lost), (0, 300 - gained - lost))
+    after = right((1, 700), (1, gained), (0, lost), (0, 300 - gained - lost))
+    found = accuracy_difference(before, after)
+    assert found.value == pytest.approx((gained - lost) / 1000) and found.better is better
+    deviation = np.sqrt(gained + lost - (gained - lost) ** 2 / 1000) / 1000  # of a mean of -1, 0 and 1
+    for bound, sign in ((found.low, -1), (found.high, 1)):
+        assert bound == pytest.approx(found.value + sign * 1.96 * deviation, abs=0.35 * deviation)
+
+
+def test_a_few_images_more_decide_nothing():
+    before, equal, more = (right((1, 700 + gained), (0, 300 - gained)) for gained in (0, 0, 3))
+    assert accuracy_difference(before, equal) == Difference(0.0, 0.0, 0.0)
+    assert accuracy_difference(before, more).better is None
+
+
+def test_images_that_were_not_read_are_not_compared():
+    before, after = right((1, 5), (0, 5)), right((1, 8), (0, 2))
+    unread = np.full(7, np.nan)
+    found = accuracy_difference(np.append(before, unread), np.append(after, unread))
+    assert found == accuracy_difference(before, after) and found.value == pytest.approx(0.3)
 
 
 def test_results_of_two_sets_are_not_compared():

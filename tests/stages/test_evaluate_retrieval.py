@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import demanding, one_line_error, write_picture
+from benchmark_trees import holidays_tree, ukbench_files
+from support import demanding, one_line_error, write_picture, write_tree
 
 from mgkit.benchmarks.find import find_sets
 from mgkit.config import RetrievalConfig, make
@@ -245,3 +246,16 @@ def test_a_picture_too_narrow_at_one_scale_is_left_out_of_all_descriptors(here, 
     collection = set_collection(task, found, "tree")
     asked = {Path(tree.images.paths[i]).name for i in collection.queries}
     assert asked == {f"{seed}.png" for seed in (0, 1, 2, 3, 5)}
+
+
+def test_incomplete_groups_are_left_out_where_unreadable_images_are(tiny_net, here, monkeypatch):
+    monkeypatch.setattr("mgkit.stages.evaluate_retrieval.whitened_network", lambda config: (tiny_net, {}))
+    holidays_tree(here / "data/holidays", ["100000", "100001", "100101", "100200", "100201"])
+    write_tree(here / "data/ukbench", *ukbench_files([0, 1])[1:])
+    values = {"experiment": "t", "data": "data", "dims": 4, "indices": []}
+    with one_line_error(ValueError, "holidays", "group 1001 lacks its query", "on_unreadable=skip"):
+        retrieval_task(make(RetrievalConfig, values))
+    task = retrieval_task(make(RetrievalConfig, values | {"on_unreadable": "skip"}))
+    assert [(each.name, len(each.queries), len(each.images)) for each in task.sets] == [
+        ("holidays", 2, 4), ("ukbench", 4, 4),
+    ]  # fmt: skip

@@ -6,10 +6,10 @@ import math
 import pytest
 from support import one_line_error
 
-from mgkit.config import FinetunePConfig, make
+from mgkit.config import FinetunePConfig, WhitenConfig, make
 from mgkit.engine.run import stage_folder
 from mgkit.finetune import set_p
-from mgkit.stages.finetune_p import p_star, search_p
+from mgkit.stages.finetune_p import p_star, read_search, search_p
 
 
 def test_the_search_reads_every_header_once(tiny_net, uneven_images, headers, here, monkeypatch):
@@ -59,3 +59,23 @@ def test_damaged_results_of_02_are_named_by_field(tiny_net, here, changed, field
     path.write_text(json.dumps({key: value for key, value in SOUND.items() if key != "sizes"}))
     with one_line_error(ValueError, path, "sizes is missing"):
         p_star(config, tiny_net, size=60, crop="rect")
+
+
+def test_p_star_of_a_published_network_is_not_learned_on_the_embedded_set(tiny_net, mini_root, capsys, here):
+    """It has ImageNet's classes, which are not those of the set."""
+    values = {"experiment": "t", "data": str(mini_root), "backbone": "resnet18", "pretrained_backbone": True}
+    assert p_star(make(WhitenConfig, values), tiny_net, size=64, crop="rect") == 3.0
+    assert "no p* in" in capsys.readouterr().out
+
+
+def test_the_gain_of_p_star_has_an_interval_and_is_read_again(tiny_net, uneven_images, here, monkeypatch):
+    monkeypatch.setattr(
+        "mgkit.stages.finetune_p.training_data", lambda config: (uneven_images, uneven_images)
+    )
+    values = {"experiment": "t", "sizes": [24, 32], "ps": [1.0], "workers": 0, "lr": 20.0}
+    config = make(FinetunePConfig, values)
+    found = search_p(config, tiny_net)
+    assert read_search(config).gains == found.gains
+    for before, after, gain in zip(found.top1_at_training_p, found.top1_at_p_star, found.gains, strict=True):
+        assert gain.value == pytest.approx(after - before) and gain.low <= gain.value <= gain.high
+    assert any(gain.low < gain.high for gain in found.gains)
