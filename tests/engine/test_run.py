@@ -281,7 +281,7 @@ def test_damaged_results_are_named_with_what_to_do(here, content):
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     with one_line_error(ValueError, path, "damaged", "run 02_finetune_p again"):
-        read_results(make(FinetunePConfig, {"experiment": "t"}))
+        latest_results(make(FinetunePConfig, {"experiment": "t"}))
 
 
 @pytest.mark.parametrize("content", ["{", "\0", "[" * 5000, "x" * 2_000_000], ids=range(4))
