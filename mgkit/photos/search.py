@@ -252,7 +252,8 @@ def embed_here(task: PhotoTask) -> None:
 def search_photos(task: PhotoTask) -> FoundPhotos:
     """Whiten the features, then find neighbours, threshold, near-duplicates and classes.
 
-    Writes results.json, near_duplicates.csv and left_out.csv to outputs/<experiment>/search_photos/.
+    Writes results.json, near_duplicates.csv and left_out.csv to outputs/<experiment>/search_photos/. The
+    names in the csv files are printable and can be read back (`csv_name`).
     """
     config = task.config
     run = Run(config, checkpoint=task.net.source, images=task.folder.images)
