@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mgkit.data.images import ImageList, image_shapes
-from mgkit.data.loader import ImageDataset, SeededBatches, UnreadableImages, batch_loader
+from mgkit.data.loader import ImageDataset, SeededBatches, UnreadableImages, batch_loader, by_shape
 from mgkit.machine.device import autocast, frozen
 from mgkit.machine.distributed import all_reduce, is_initialized, is_main, rank, run_in_all, world_size
 from mgkit.machine.printable import shown_name
@@ -89,7 +90,7 @@ def feature_maps(
     if passes.description is not None and is_main():
         loader = progress(loader, passes.description or f"{passes.crop} {size} px", total=len(batches))
     passed = False
-    for batch in passes.unreadable.watch(loader):
+    for batch in chain.from_iterable(map(by_shape, passes.unreadable.watch(loader))):
         inputs = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last)
         # Not around the yield, where it would disable gradients for the caller too.
         with torch.no_grad(), autocast(device, passes.precision):

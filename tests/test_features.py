@@ -343,6 +343,13 @@ def test_an_unreadable_image_s_row_stays_nan(whitened_net):
         assert np.flatnonzero(~np.isfinite(found[:, 0])).tolist() == [3]
 
 
+def test_images_of_other_shapes_than_their_headers_say_are_embedded(tiny_net, banners):
+    """As of a file that is replaced while a pass runs."""
+    expected = embed(tiny_net, banners, **OPTIONS)
+    with patch("mgkit.features.image_shapes", return_value=[(40, 30)] * len(banners)):
+        np.testing.assert_allclose(embed(tiny_net, banners, **OPTIONS), expected, rtol=1e-5, atol=1e-6)
+
+
 # --- Pictures too narrow for the network
 
 

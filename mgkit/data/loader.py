@@ -97,6 +97,17 @@ def collate(samples: list) -> Batch:
     return Batch(images, label, instance, [s for s in samples if len(s) == 2])
 
 
+def by_shape(batch: Batch) -> Iterator[Batch]:
+    """Split a batch of unequal shapes into batches of one; the unreadable images stay with none of them."""
+    if isinstance(batch.image, Tensor):
+        yield batch
+        return
+    shapes = [image.shape for image in batch.image]
+    for shape in dict.fromkeys(shapes):
+        same = [i for i, of_image in enumerate(shapes) if of_image == shape]
+        yield Batch(torch.stack([batch.image[i] for i in same]), batch.label[same], batch.instance[same], [])
+
+
 class SeededBatches:
     """Batches of indices -> batches of (index, seed), a seed for every sample of the epoch.
 

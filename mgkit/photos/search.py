@@ -254,7 +254,8 @@ def search_photos(task: PhotoTask) -> FoundPhotos:
     """Whiten the features, then find neighbours, threshold, near-duplicates and classes.
 
     Writes results.json, near_duplicates.csv and left_out.csv to outputs/<experiment>/search_photos/, unless
-    another process has just written them; see `holding`, whose errors are raised.
+    another process has just written them; see `holding`, whose errors are raised. The names in the csv files
+    are printable and can be read back (`csv_name`).
     """
     config, net, images = task.config, task.net, task.folder.images
     with holding(config) as joined:
