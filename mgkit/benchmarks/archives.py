@@ -14,7 +14,7 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 
 from mgkit.machine.download import BLOCK, file_hash, is_hash
-from mgkit.machine.files import atomic_write
+from mgkit.machine.files import RefusedError, atomic_write, why_refused
 from mgkit.machine.progress import progress
 
 ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")  # the latter for empty archives
@@ -67,8 +67,8 @@ def extract(
     except OSError as error:
         if error.errno is None:
             raise  # raised here, with a complete message
-        reason = error.strerror or type(error).__name__
-        raise OSError(error.errno, f"{archive} cannot be extracted to {folder}: {reason}") from None
+        why = why_refused(error, folder / archive.name)
+        raise RefusedError(f"{archive} cannot be extracted to {folder}: {why}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):  # not empty
@@ -94,6 +94,7 @@ def recorded_hashes(record: Path) -> dict[str, str]:
     """Read {path: SHA-256} from a file in the format of sha256sum; ValueError for a damaged file."""
     hashes = {}
     for line in read_lines(record):
+        line = line.removesuffix("\r")
         if not line or line.startswith("#"):
             continue
         found, _, path = line.partition("  ")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
-from mgkit.machine.files import atomic_write, move_into_place
+from mgkit.machine.files import atomic_write, move_into_place, writing
 from mgkit.machine.progress import progress
 
 BLOCK = 1_000_000  # bytes: a block is one MB of the progress bar
@@ -78,12 +78,13 @@ def download(path: Path, url: str, expected: str | None, *, timeout: float, wait
     """Download to a free path and return the SHA-256. Raises as `fetch` does."""
     if not url.lower().startswith(("http://", "https://", "ftp://")):
         raise ValueError(f"cannot download {path}: {url!r} is not an http, https or ftp address")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Partial(path, url)
-    complete(partial, timeout=timeout, waits=waits)
-    found = check_content(partial, expected)
-    move_into_place(partial.data, path)
-    partial.discard()
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Partial(path, url)
+        complete(partial, timeout=timeout, waits=waits)
+        found = check_content(partial, expected)
+        move_into_place(partial.data, path)
+        partial.discard()
     return found
 
 
@@ -97,7 +98,7 @@ def recorded_hash(path: Path) -> str | None:
     where = record_of(path)
     if not where.exists():
         return None
-    words = where.read_text(encoding="utf-8", errors="replace").split()
+    words = where.read_text(encoding="utf-8-sig", errors="replace").split()
     if not words or not is_hash(words[0]):
         raise ValueError(f"{where} should hold a SHA-256 and a file name: remove it to write it again")
     return words[0]

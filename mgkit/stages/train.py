@@ -18,6 +18,7 @@ from mgkit.engine.run import json_lines, read_config, read_steps, runs, stage_fo
 from mgkit.engine.snapshots import is_finished, open_run
 from mgkit.machine.distributed import broadcast_object, is_main, main_first, run_in_all, world_size
 from mgkit.machine.files import find_path
+from mgkit.machine.progress import print_anything
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.stages.inputs import is_mini, network_left_by, training_data
 from mgkit.training import SHARE
@@ -59,6 +60,7 @@ def run_training(
 
     Raises NonFiniteError, SnapshotError, UnreadableImageError and ValueError.
     """
+    print_anything()
     check_batch_norm(config, world_size())
     images = training_data(config)
     classes = images[0].classes

@@ -54,7 +54,7 @@ def our_step(options: argparse.Namespace, precision: str, batch: Batch) -> Calla
     )
     torch.manual_seed(0)
     net = get_multigrain(options.backbone, num_classes=CLASSES)
-    training = Training(config, net, (nothing, nothing), None, None, lambda: False)
+    training = Training(config, net, (nothing, nothing), None, None, lambda _: False)
     training.train_mode()
 
     def step() -> None:

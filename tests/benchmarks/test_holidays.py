@@ -73,8 +73,12 @@ def test_without_the_list_a_line_says_so_but_not_for_the_embedded_set(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "content", ['{\n"100600.jpg": 90,\n"100700.jpg": 270,\n}', "100600.jpg: 90\n100700.JPEG: 270\n"]
-)
+    "content",
+    [
+        '{\n"100600.jpg": 90,\n"100700.jpg": 270,\n}', "100600.jpg: 90\n100700.JPEG: 270\n",
+        "\ufeff100600.jpg: 90\r\n100700.jpg: 270\r\n", "100600.jpg: 90\r100700.jpg: 270\r".encode("utf-16"),
+    ],
+)  # fmt: skip
 def test_rotations_are_read_by_number(tmp_path, content):
     assert read_rotations(written(tmp_path, content)) == {100600: 90, 100700: 270}
 

@@ -246,6 +246,26 @@ def test_names_with_spaces_quotes_and_emoji(tmp_path, name):
     assert load_image(plain_images(listing).paths[0]).size == (24, 16)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_list_from_another_system_may_hold_any_name(tmp_path, encoding):
+    listed = ["sep\u2028arator.png", "next\x85line.png", "form\x0cfeed.png", "é.png"]
+    write_tree(tmp_path, *listed)
+    listing = tmp_path / "list.txt"
+    for end in ("\r\n", "\r"):
+        listing.write_bytes(end.join([*listed, "", ""]).encode(encoding))
+        assert [Path(path).name for path in plain_images(listing).paths] == listed
+    listing.write_bytes("a.png\nTür.png\n".encode("latin-1"))
+    with one_line_error(ValueError, listing, "line 2", "UTF-8"):
+        plain_images(listing)
+
+
+def test_ground_truth_may_have_the_line_ends_of_another_system(tmp_path):
+    path = write_devkit(tmp_path, IDS, SMALL_TRUTH) / "ILSVRC2012_validation_ground_truth.txt"
+    right = ground_truth(tmp_path, IDS)
+    path.write_bytes(("\ufeff" + "\r\n".join(map(str, SMALL_TRUTH)) + "\r\n\r\n").encode())
+    assert ground_truth(tmp_path, IDS) == right
+
+
 def test_a_list_has_comments_blank_lines_and_paths_relative_to_itself(tmp_path, monkeypatch):
     write_tree(tmp_path, "photos/1.png", "lists/2.png")
     absolute = write_picture(tmp_path / "elsewhere" / "3.png")

@@ -30,7 +30,7 @@ def estimated(config):
     module.SECONDS = 0.05  # also in the processes of `in_processes`
     images = training_data(config)
     return measure(
-        Training(config, first_network(config, images[0].classes), images, None, None, lambda: False)
+        Training(config, first_network(config, images[0].classes), images, None, None, lambda _: False)
     )
 
 

@@ -368,6 +368,15 @@ def test_the_rows_are_on_the_disk_before_their_line_is_in_the_journal(keep, tmp_
     assert lines == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("found", "same"),
+    [(5_123_456_789, True), (5_000_000_000, True), (6_000_000_000, True), (5_123_456_788, False)],
+)
+def test_a_file_system_of_whole_or_even_seconds_keeps_arrays(found, same):
+    assert store.is_same_time(5_123_456_789, found) == same
+    assert not store.is_same_time(5_123_456_789, 8_000_000_000)
+
+
 @pytest.mark.parametrize("rest", [None, b"", b"short"])
 def test_a_journal_without_its_partial_file_is_not_believed(keep, expected, tmp_path, monkeypatch, rest):
     folder = cut_off(keep, tmp_path, monkeypatch)

@@ -42,7 +42,7 @@ def made(config, kind=Training):
     """A Training without a folder of its own."""
     images = training_data(config)
     net = first_network(config, images[0].classes)
-    return kind(config, net.double() if kind is InFloat64 else net, images, None, None, lambda: False)
+    return kind(config, net.double() if kind is InFloat64 else net, images, None, None, lambda _: False)
 
 
 def steps(config, count, kind=Training):
