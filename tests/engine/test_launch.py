@@ -194,7 +194,7 @@ def test_a_worker_that_fails_is_restarted_and_the_run_ends_the_same(undisturbed,
     config, weights = undisturbed
     failing("once")
     assert same_bits(load_checkpoint(train(config))["model_state"], weights)
-    assert [line["epoch"] for line in read_metrics(config_of())] == [1, 2]
+    assert [line["epoch"] for line in read_metrics(config)] == [1, 2]
     assert "resuming from" in capfd.readouterr().out
 
 
