@@ -296,6 +296,15 @@ def test_the_sweep_reads_the_headers_once_for_all_sizes(tiny_net, uneven_images,
     assert headers.call_count == 5 * len(uneven_images)
 
 
+def test_the_sweep_takes_shapes_that_were_read_before(tiny_net, uneven_images, headers):
+    shapes = whole_shapes(uneven_images, "rect")
+    one_by_one = [
+        sweep_p(tiny_net, uneven_images, sizes=[size], ps=PS, shapes=shapes)[0] for size in (24, 40)
+    ]
+    assert headers.call_count == len(uneven_images)
+    assert np.array_equal(one_by_one, sweep_p(tiny_net, uneven_images, sizes=[24, 40], ps=PS))
+
+
 def test_shapes_that_are_given_are_not_read_again_and_go_with_their_images(tiny_net, uneven_images, headers):
     shapes = whole_shapes(uneven_images, "rect")
     path, other = (

@@ -14,7 +14,7 @@ from mgkit.engine.dry_run import measure, report
 from mgkit.engine.holding import holding
 from mgkit.engine.launch import launch, processes_on_this_machine
 from mgkit.engine.loop import Training, check_batch_norm
-from mgkit.engine.run import json_lines, read_config, read_steps, runs, stage_folder
+from mgkit.engine.run import folders, json_lines, read_config, read_steps, stage_folder, unmoved
 from mgkit.engine.snapshots import is_finished, open_run
 from mgkit.machine.distributed import broadcast_object, is_main, main_first, run_in_all, world_size
 from mgkit.machine.files import find_path
@@ -170,15 +170,18 @@ def short_training(config: TrainConfig, lambda_: float) -> TrainConfig:
 
 def shares_of_runs(config: TrainConfig) -> Shares:
     """Shares noted by the runs of the config's experiment; of several with the same λ, by the latest."""
-    found: Shares = {}
-    latest = stage_folder(config)
-    for name in sorted(runs(config), key=lambda name: name == latest.name):  # train.1, train.2, …, train
-        folder = latest.with_name(name)
-        noted = shares_noted(json_lines(folder / "steps.jsonl"))
-        lambda_ = (read_config(folder) or {}).get("lambda_")
-        if noted and isinstance(lambda_, float):
-            found[lambda_] = noted
-    return found
+
+    def read() -> Shares:
+        latest, *aside = folders(config)
+        found: Shares = {}
+        for folder in (*aside, latest):
+            noted = shares_noted(json_lines(folder / "steps.jsonl"))
+            lambda_ = (read_config(folder) or {}).get("lambda_")
+            if noted and isinstance(lambda_, float):
+                found[lambda_] = noted
+        return found
+
+    return unmoved(config, read)
 
 
 def shares_noted(steps: list[dict]) -> list[tuple[int, float]]:

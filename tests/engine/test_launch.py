@@ -195,7 +195,7 @@ def test_a_worker_that_fails_is_restarted_and_the_run_ends_the_same(undisturbed,
     failing("once")
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")  # which has no β; nothing of it reaches the workers
     assert same_bits(load_checkpoint(train(config))["model_state"], weights)
-    assert [line["epoch"] for line in read_metrics(config_of())] == [1, 2]
+    assert [line["epoch"] for line in read_metrics(config)] == [1, 2]
     printed = capfd.readouterr().out
     assert "resuming from" in printed and ", β " in printed
 

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import time
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 from support import alive_in_another_process, left_lines, one_line_error, training_config
+from two_runs import side_by_side
 
 from mgkit.checkpoints import load_checkpoint
 from mgkit.engine import snapshots as module
 from mgkit.engine.launch import StoppedError
+from mgkit.engine.run import Run, opened_folder
 from mgkit.engine.snapshots import SnapshotError, Snapshots, is_finished, open_run
+from mgkit.machine.files import atomic_write
 from mgkit.stages.train import run_training, train, training_data
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -290,6 +294,24 @@ def test_a_kill_while_a_finished_run_is_replaced_leaves_one_that_can_go_on(confi
             run_training(config(epochs=1, resume=False))
         run_training(config(epochs=1))
         assert_same(left(), whole)
+
+
+def test_a_start_leaves_alone_what_a_notebook_is_saving(config, here):
+    images = training_data(config())
+    Run(config())
+
+    def save():
+        with opened_folder(config()) as folder, atomic_write(folder / "figure.png") as temporary:
+            temporary.write_text("half")
+            time.sleep(1)
+            temporary.write_text("whole")
+
+    def start():
+        with ExitStack() as stack:
+            open_run(config(seed=1), images, stack)
+
+    side_by_side(here, [(0, save), (0.2, start)])
+    assert (here / "outputs/t/train.1/figure.png").read_text() == "whole"
 
 
 def test_an_unfinished_run_of_other_parameters_is_set_aside_not_lost(config, here):

@@ -12,8 +12,11 @@ import pytest
 from PIL import Image
 from support import noise
 
+from mgkit.engine.run import Run
 from mgkit.photos import report as module
-from mgkit.photos.report import summary, write_report
+from mgkit.photos.report import save_report, summary
+
+pytestmark = pytest.mark.usefixtures("here")
 
 NAMES = [
     "plain.jpg", "a b.jpg", "it's \"quoted\".jpg", "<img src=x onerror=alert(1)>.jpg",
@@ -39,7 +42,9 @@ class Page(HTMLParser):
 
 
 def page_of(found, tmp_path):
-    path = write_report(tmp_path / "out" / "report.html", found)
+    Run(found.task.config)
+    path = save_report(found)
+    assert path == tmp_path / "outputs/mini/search_photos/report.html"
     return path, path.read_text(encoding="utf-8")
 
 
@@ -145,7 +150,6 @@ def test_a_report_that_fails_leaves_the_old_one_and_nothing_half_written(found, 
     path, before = page_of(result, tmp_path)
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
     with pytest.raises(OSError, match="no space"):
-        write_report(path, result)
-    assert path.read_text(encoding="utf-8") == before and [p.name for p in path.parent.iterdir()] == [
-        "report.html"
-    ]
+        save_report(result)
+    assert path.read_text(encoding="utf-8") == before
+    assert {p.name for p in path.parent.iterdir()} == {"config.yaml", "provenance.yaml", "report.html"}

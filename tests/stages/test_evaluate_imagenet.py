@@ -14,6 +14,7 @@ from mgkit.config import ClassifyConfig, FinetunePConfig, RetrievalConfig, White
 from mgkit.data.decoding import image_shape
 from mgkit.data.layouts import labelled_images
 from mgkit.engine.launch import WorkerError
+from mgkit.finetune import sweep_p
 from mgkit.stages.evaluate_imagenet import evaluate_classification
 from mgkit.stages.evaluate_retrieval import embed_sets, evaluate_retrieval, resolution_curves, retrieval_task
 from mgkit.stages.finetune_p import find_p
@@ -39,8 +40,12 @@ def test_what_is_there_is_not_run_again(after_chain, capsys):
 
 def test_classification_is_measured_for_every_crop_size_and_exponent(after_chain, mini_root):
     values = {"sizes": [32, 64], "data": str(mini_root), "experiment": "t", "workers": 0}
-    with patch("mgkit.data.images.image_shape", wraps=image_shape) as headers:
+    with (
+        patch("mgkit.data.images.image_shape", wraps=image_shape) as headers,
+        patch("mgkit.stages.evaluate_imagenet.sweep_p", wraps=sweep_p) as sweeps,
+    ):
         rows = evaluate_classification(make(ClassifyConfig, values))
+    assert [len(call.kwargs["ps"]) for call in sweeps.call_args_list] == [2] * 4  # the trained p, and p*
     assert headers.call_count == 36  # each once, for all sizes
     assert [(row.crop, row.size, row.exponent) for row in rows] == [
         (crop, size, exponent)

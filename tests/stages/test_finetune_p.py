@@ -2,14 +2,22 @@
 
 import json
 import math
+from unittest.mock import patch
 
 import pytest
 from support import one_line_error
 
 from mgkit.config import FinetunePConfig, WhitenConfig, make
 from mgkit.engine.run import stage_folder
-from mgkit.finetune import set_p
+from mgkit.finetune import set_p, sweep_hits, sweep_p
 from mgkit.stages.finetune_p import p_star, read_search, search_p
+
+
+@pytest.fixture
+def sweeps():
+    """What counts the sweeps over p."""
+    with patch("mgkit.stages.finetune_p.sweep_hits", wraps=sweep_hits) as made:
+        yield made
 
 
 def test_the_search_reads_every_header_once(tiny_net, uneven_images, headers, here, monkeypatch):
@@ -79,3 +87,21 @@ def test_the_gain_of_p_star_has_an_interval_and_is_read_again(tiny_net, uneven_i
     for before, after, gain in zip(found.top1_at_training_p, found.top1_at_p_star, found.gains, strict=True):
         assert gain.value == pytest.approx(after - before) and gain.low <= gain.value <= gain.high
     assert any(gain.low < gain.high for gain in found.gains)
+
+
+def test_each_size_is_swept_with_its_own_exponents(tiny_net, uneven_images, here, monkeypatch, sweeps):
+    monkeypatch.setattr(
+        "mgkit.stages.finetune_p.training_data", lambda config: (uneven_images, uneven_images)
+    )
+    values = {"experiment": "t", "sizes": [24, 40], "ps": [1.0, 5.0], "lr": 0.5, "precision": "float32"}
+    config = make(FinetunePConfig, values | {"workers": 0})
+    found = search_p(config, tiny_net)
+    swept = [call.kwargs["ps"] for call in sweeps.call_args_list]
+    assert swept == [[1.0, 5.0, 3.0, p] for p in found.p_star] and found.p_star[0] != found.p_star[1]
+    for s, size in enumerate(config.sizes):  # against a sweep of its own for each exponent
+        of_size = [*found.top1[s], found.top1_at_training_p[s], found.top1_at_p_star[s]]
+        for p, top1 in zip(swept[s], of_size, strict=True):
+            assert (
+                top1 == sweep_p(tiny_net, uneven_images, sizes=[size], ps=[p], precision="float32")[0, 0, 0]
+            )
+    assert read_search(config).top1_at_p_star == found.top1_at_p_star
