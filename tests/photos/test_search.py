@@ -21,6 +21,7 @@ from mgkit.model import append_one
 from mgkit.photos import search as module
 from mgkit.photos.duplicates import EDITS, recompressed
 from mgkit.photos.search import (
+    check_classes,
     choose_whitening,
     describe_with,
     embed_photos,
@@ -360,12 +361,16 @@ def test_names_of_classes(tiny_net, config, after_chain):
     assert class_names("mini", tiny_net)[:2] == ("tench", "goldfish")
 
 
-def test_classes_are_shown_for_pictures_like_the_known_ones_only(config, photos, mini_root):
-    known = searched(config(mini_root / "imagenet" / "train"))
+def test_classes_are_shown_for_pictures_like_the_known_ones_only(config, mini_root, monkeypatch):
+    """Whatever the network has learned: the known images themselves fit, single channels do not."""
+    known = searched(config(mini_root / "imagenet" / "val"))
     assert "the classes are shown" in known.fit and known.class_names
     assert sum(count for _, count, _ in known.by_class(classes=99, each=3)) == len(known.readable)
     assert all(0 < probability <= 1 for _, probability in known.classes(0))
-    strange = searched(config(photos))
+    names, said = check_classes(known.task, np.eye(known.task.net.width, dtype=np.float32))
+    assert names == () and said.startswith("0 % of the pictures") and "do not fit" in said
+    monkeypatch.setattr(module, "FITTING", 1.1)
+    strange = searched(config(mini_root / "imagenet" / "val"))
     assert "do not fit" in strange.fit and not strange.class_names
     assert strange.classes(0) == [] and strange.by_class(classes=3, each=3) == []
 
