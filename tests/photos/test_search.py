@@ -106,15 +106,16 @@ def test_copies_are_found_and_what_cannot_be_read_is_listed(album, config, after
 
 
 def test_nothing_is_written_beside_the_pictures_and_a_read_only_folder_will_do(album, config):
-    for folder in (album / "a", album / "b", album):
+    modes = {folder: folder.stat().st_mode for folder in (album, album / "a", album / "b")}
+    for folder in reversed(modes):
         folder.chmod(0o555)
     before = state(album)
     try:
         searched(config(album))
         assert state(album) == before
     finally:
-        for folder in (album, album / "a", album / "b"):
-            folder.chmod(0o755)
+        for folder, mode in modes.items():
+            folder.chmod(mode)
 
 
 def test_files_are_opened_for_reading_only(album, config, monkeypatch):
