@@ -6,6 +6,7 @@ import os
 import pickle
 import struct
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,8 +163,9 @@ def evil(path):
     }  # fmt: skip
 
 
-def test_code_is_named_and_not_run(tmp_path):
-    proof = tmp_path / "proof"
+def test_code_is_named_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    proof = Path("proof")
     for name, contents in evil(proof).items():
         for content in contents:
             path = written(tmp_path, content)
@@ -173,8 +175,9 @@ def test_code_is_named_and_not_run(tmp_path):
 
 
 @pytest.mark.parametrize("name", [f"{os.system.__module__}.system", "os.system", "eval", "exec"])
-def test_the_evil_pickles_would_have_run(tmp_path, name):
-    proof = tmp_path / "proof"
+def test_the_evil_pickles_would_have_run(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    proof = Path("proof")
     pickle.loads(evil(proof)[name][0])
     assert proof.exists()
 

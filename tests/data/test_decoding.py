@@ -1,6 +1,7 @@
 """Decoding one image: modes, rotation tags, views, errors that name the file."""
 
 import os
+import shlex
 import struct
 from dataclasses import replace
 
@@ -232,7 +233,8 @@ def test_a_file_of_another_format_is_refused_whatever_its_name(tmp_path, kind):
 
 
 def test_no_file_starts_another_program(tmp_path, monkeypatch):
-    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    started = shlex.quote(f"{tmp_path}/started")
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {started}\n", encoding="utf-8")
     (tmp_path / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # PIL looks for it again

@@ -72,11 +72,13 @@ def difference(ours, theirs):
     return max(np.abs(a - b).max() for a, b in zip(ours, theirs, strict=True))
 
 
+# In float32 without triplets: their probabilities multiply the rounding, and another may be drawn.
 @pytest.mark.parametrize(
-    ("kind", "count", "lr", "close"), [(InFloat64, 6, 0.02, 1e-9), (Training, 20, 0.0002, 1e-5)]
+    ("kind", "count", "values", "close"),
+    [(InFloat64, 6, {"lr": 0.02}, 1e-9), (Training, 10, {"lr": 0.0002, "lambda_": 1.0}, 1e-5)],
 )
-def test_one_two_and_three_processes_make_the_same_steps(mini_root, kind, count, lr, close):
-    config = config_of(mini_root, global_sampling=True, batch_norm="frozen", gradient_share_every=5, lr=lr)
+def test_one_two_and_three_processes_make_the_same_steps(mini_root, kind, count, values, close):
+    config = config_of(mini_root, global_sampling=True, batch_norm="frozen", gradient_share_every=5, **values)
     losses, weights = steps(config, count, kind)
     assert len(losses) == count
     for processes in (2, 3):
@@ -114,7 +116,7 @@ def test_synchronised_statistics_of_several_processes_need_gpus(monkeypatch):
 
 def emulated(config, count, processes):
     """`steps` with local negatives, plainly in one process: each share alone, gradients averaged."""
-    training = made(config)
+    training = made(config, InFloat64)
     net, beta = training.net, nn.Parameter(torch.tensor(config.beta))
     margin_loss = MarginLoss(margin=config.margin)
     margin_loss.beta = beta
@@ -128,7 +130,7 @@ def emulated(config, count, processes):
         samples, loss = len(batch.label), 0.0
         for part in range(processes):
             mine = share(samples, part, processes)
-            output = net(batch.image[mine].to(memory_format=torch.channels_last))
+            output = net(batch.image[mine].double().to(memory_format=torch.channels_last))
             generator = torch.Generator().manual_seed(seed_of(config.seed, step, part))
             e = output["normalized_embedding"]
             anchor, positive, negative = sample_triplets(e, batch.instance[mine], generator=generator)
@@ -151,18 +153,18 @@ def test_local_negatives_are_those_of_a_plain_emulation_on_one_process(mini_root
     config = config_of(
         mini_root, batch_norm="frozen", lr=0.0002, batch_size=13
     )  # shares of 6 and 7, or 4, 4 and 5
-    expected_losses, expected_weights = emulated(config, 20, processes)
-    for losses, weights in in_processes(processes, steps, config, 20):
-        assert losses == pytest.approx(expected_losses, abs=1e-5)
-        assert difference(weights, expected_weights) < 1e-5
+    expected_losses, expected_weights = emulated(config, 10, processes)
+    for losses, weights in in_processes(processes, steps, config, 10, InFloat64):
+        assert losses == pytest.approx(expected_losses, abs=1e-6)  # β is in float32
+        assert difference(weights, expected_weights) < 1e-6
 
 
 def test_accumulated_parts_are_as_many_processes(mini_root):
     values = {"batch_norm": "frozen", "lr": 0.0002}
-    one = steps(config_of(mini_root, accumulate=4, **values), 6)
-    [two, _] = in_processes(2, steps, config_of(mini_root, accumulate=2, **values), 6)
-    assert one[0] == pytest.approx(two[0], abs=1e-5)
-    assert difference(one[1], two[1]) < 1e-5
+    one = steps(config_of(mini_root, accumulate=4, **values), 6, InFloat64)
+    [two, _] = in_processes(2, steps, config_of(mini_root, accumulate=2, **values), 6, InFloat64)
+    assert one[0] == pytest.approx(two[0], abs=1e-6)  # β is in float32
+    assert difference(one[1], two[1]) < 1e-6
 
 
 def joint_gradients(config):
@@ -298,7 +300,7 @@ def test_a_compiled_network_makes_the_same_steps(mini_root, tmp_path, monkeypatc
         return Backbone("one", features, 8)
 
     monkeypatch.setattr("mgkit.model.build_backbone", one_convolution)
-    values = {"batch_norm": "frozen", "lr": 0.0002}
+    values = {"batch_norm": "frozen", "lr": 0.0002, "lambda_": 1.0}
     (losses, weights), (compiled_losses, compiled_weights) = (
         steps(config_of(mini_root, compile=compiled, **values), 3) for compiled in (False, True)
     )

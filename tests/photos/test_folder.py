@@ -326,12 +326,13 @@ def test_more_than_128_megapixels_are_refused_before_any_is_decoded(tmp_path):
 def test_nothing_is_written_and_a_read_only_folder_will_do(tmp_path):
     write_tree(tmp_path, "a/1.jpg", "a/2.png")
     before = {path: (path.stat().st_mtime_ns, path.stat().st_mode) for path in tmp_path.rglob("*")}
-    for folder in (tmp_path / "a", tmp_path):
+    modes = {folder: folder.stat().st_mode for folder in (tmp_path, tmp_path / "a")}
+    for folder in reversed(modes):
         folder.chmod(0o555)
     try:
         images = find_photos([tmp_path], side=32).images
         assert [images.load(i).mode for i in range(2)] == ["RGB", "RGB"]
     finally:
-        for folder in (tmp_path, tmp_path / "a"):
-            folder.chmod(0o755)
+        for folder, mode in modes.items():
+            folder.chmod(mode)
     assert {path: (path.stat().st_mtime_ns, path.stat().st_mode) for path in tmp_path.rglob("*")} == before
