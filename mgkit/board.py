@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from mgkit.machine.files import project_root
-from mgkit.machine.records import read_json, read_yaml
+from mgkit.machine.records import read_json, read_yaml, shown
 
 PAPER = Path(__file__).with_name("paper_results.yaml")
 IMAGENET_VALIDATION = 50_000  # images
@@ -146,6 +146,9 @@ def runs(outputs: Path, experiment: str, stage: str) -> Iterator[FoundRun]:
         try:
             provenance = read_yaml(origin) if origin.is_file() else {}
             results = read_json(folder / "results.json")
+            for path, values in ((origin, provenance), (folder / "results.json", results)):
+                if not isinstance(values, dict):
+                    raise ValueError(f"{path} is damaged, it holds {shown(values)}")
         except ValueError as error:
             print(f"{error}: the run is left out")
             continue

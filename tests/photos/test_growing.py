@@ -163,3 +163,17 @@ def test_a_list_with_parts_of_files_or_one_twice_is_refused(folder, embedded):
     for wrong in (images.subset([0, 1, 0]), replace(images, views={2: View(turned=90)})):
         with one_line_error(ValueError, "each file is taken once, and whole"):
             embedded(images=wrong)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", np.arange(3)])
+def test_damaged_fingerprints_are_not_taken(tiny_net, folder, embedded, opened, tmp_path, content):
+    embedded()
+    [fingerprints] = (tmp_path / "store").glob("*/images.npy")
+    if isinstance(content, bytes):
+        fingerprints.write_bytes(content)
+    else:
+        np.save(fingerprints, content)
+    write_uneven(folder / "zz.png", 50)
+    opened.clear()
+    embedded()
+    assert len(opened) == 13
