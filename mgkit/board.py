@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from mgkit.machine.files import project_root
-from mgkit.machine.records import read_json, read_yaml
+from mgkit.machine.records import read_json, read_yaml, shown
 
 PAPER = Path(__file__).with_name("paper_results.yaml")
 IMAGENET_VALIDATION = 50_000  # images
@@ -161,12 +161,20 @@ def read_run(folder: Path) -> FoundRun | None:
         try:
             identity, written = folder.stat().st_ino, results.stat().st_mtime
             found = FoundRun(
-                folder, read_json(results), read_yaml(origin) if origin.is_file() else {}, written
+                folder, read_record(results), read_record(origin) if origin.is_file() else {}, written
             )
             if folder.stat().st_ino == identity:
                 return found
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+
+def read_record(path: Path) -> dict:
+    """The values of a JSON or YAML file; ValueError, naming the file, for a damaged one."""
+    values = read_json(path) if path.suffix == ".json" else read_yaml(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is damaged, it holds {shown(values)}")
+    return values
 
 
 def table(entries: list[Entry]) -> str:

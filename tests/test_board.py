@@ -177,3 +177,13 @@ def test_a_real_run_leaves_what_the_board_shows(outputs, tmp_path, monkeypatch):
     )
     assert "-p experiment joint_3B_0.5 -p data data -p sizes '[500]'" in measured.command
     assert len(measured.checkpoint) == 64
+
+
+@pytest.mark.parametrize("name", ["results.json", "provenance.yaml"])
+@pytest.mark.parametrize("content", ["{", "3", "[" * 3000])
+def test_a_damaged_run_is_left_out_in_a_line(outputs, name, content, capsys):
+    leave(outputs, "joint_3B_0.5", "evaluate_imagenet", classification(0.5))
+    path = outputs / "joint_3B_0.5" / "evaluate_imagenet" / name
+    path.write_text(content)
+    assert not any(each.measured for each in board(outputs))
+    assert f"{path} is damaged" in capsys.readouterr().out

@@ -283,3 +283,34 @@ def test_every_number_has_two_ends(cls):
                 if typing.get_type_hints(cls)[field.name] not in (str, list[str]):
                     with one_line_error(ValueError, field.name):
                         make(cls, {field.name: given})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "..",
+        ".",
+        "../x",
+        "a/b",
+        "/etc",
+        "a\\b",
+        "C:x",
+        ".hidden",
+        "-x",
+        "a b",
+        "a\n",
+        "a.",
+        "CON",
+        "nul.txt",
+        "é/..",
+        "~",
+    ],
+)
+def test_nothing_leaves_outputs(name):
+    with one_line_error(ValueError, "experiment"):
+        make(TrainConfig, {"experiment": name})
+
+
+def test_words_of_other_scripts_may_be_experiments():
+    for name in ("größe-1", "実験_2", "a.b", "x", "con2", "7"):
+        assert make(TrainConfig, {"experiment": name}).experiment == name

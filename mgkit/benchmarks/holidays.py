@@ -7,12 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from mgkit.benchmarks.published import INRIA, Archive, Benchmark, Companion, Images, abbreviated, images_to
 from mgkit.benchmarks.retrieval_set import RetrievalSet, complete_groups, files_of, numbers, unlabelled
 from mgkit.data.decoding import View
-from mgkit.machine.files import read_text
+from mgkit.machine.records import read_yaml, shown
 
 UPRIGHT = "holidays-rotate.yaml"
 MULTIGRAIN = "https://raw.githubusercontent.com/facebookresearch/multigrain"
@@ -98,17 +97,15 @@ def upright_views(root: Path, number_of: Sequence[int]) -> dict[int, View]:
 
 def read_rotations(path: Path) -> dict[int, int]:
     """Read a YAML mapping `"100600.jpg": 90` as {image number: degrees clockwise}; ValueError for others."""
-    text = read_text(path)
-    try:
-        mapping = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
+    mapping = read_yaml(path)
     if not isinstance(mapping, dict):
         raise ValueError(f'{path} should map file names to degrees ("100600.jpg": 90)')
     rotations = {}
     for name, degrees in mapping.items():
         number = re.fullmatch(r"(\d{6})\.jpe?g", str(name), flags=re.IGNORECASE)
         if not number or type(degrees) is not int or degrees not in (90, 180, 270):
-            raise ValueError(f"{path}: {name!r}: {degrees!r} is not an image and 90, 180 or 270 degrees")
+            raise ValueError(
+                f"{path}: {shown(name)}: {shown(degrees)} is not an image and 90, 180 or 270 degrees"
+            )
         rotations[int(number[1])] = degrees
     return rotations

@@ -1,6 +1,7 @@
 """Values read back from files: JSON and YAML in one piece or refused, and checked by name."""
 
 import json
+import re
 import reprlib
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,7 @@ from mgkit.machine.files import read_text
 
 Kind = TypeVar("Kind")
 
+TYPES = ("int", "str", "float")
 MOST_BYTES = 2**20  # of a YAML file; ours have a few thousand
 
 SHORT = reprlib.Repr()
@@ -66,8 +68,9 @@ def first_problem(error: ValidationError) -> str:
     """The first of pydantic's findings, as `field: what is wanted, got value`."""
     first = error.errors(include_url=False)[0]
     message = first["msg"].removeprefix("Value error, ")
-    # The field, and the place in its list; not the names of the types that a union tried.
-    field = ".".join(str(part) for k, part in enumerate(first["loc"]) if k == 0 or isinstance(part, int))
+    # The field, and the place in it; not the names of the types that a union tried, such as list[str].
+    parts = map(str, first["loc"])
+    field = ".".join(part for part in parts if re.fullmatch(r"\w+", part) and part not in TYPES)
     if first["type"] == "missing":
         return f"{field} is missing"
     return f"{field}: {message}, got {shown(first['input'])}" if field else message

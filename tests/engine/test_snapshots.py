@@ -18,7 +18,7 @@ from mgkit.checkpoints import load_checkpoint
 from mgkit.engine import snapshots as module
 from mgkit.engine.launch import StoppedError
 from mgkit.engine.run import Run, opened_folder
-from mgkit.engine.snapshots import SnapshotError, Snapshots, is_finished, open_run
+from mgkit.engine.snapshots import SnapshotError, Snapshots, check_content, is_finished, open_run
 from mgkit.machine.files import atomic_write
 from mgkit.stages.train import run_training, train, training_data
 
@@ -405,3 +405,43 @@ def test_a_file_in_place_of_a_folder_is_a_line_that_says_what_to_do(config, plac
     Path(place).write_text("", encoding="utf-8")
     with one_line_error(SnapshotError, place, "run the same command again"):
         run_training(config())
+
+
+SOUND = {
+    "model_state": {"w": torch.ones(2)}, "extra": {"beta": torch.tensor(1.2)}, "config": {}, "processes": 1,
+    "position": {"step": 1, "epoch": 0, "batch": 1, "sums": {"loss": 1.0}, "line": {}}, "images_hash": "x",
+    "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"position": {"step": -1, "epoch": 0, "batch": 0, "sums": {}, "line": {}}}, "position.step"),
+        ({"position": {"step": 1}}, "position.epoch is missing"),
+        ({"position": None}, "position"),
+        ({"config": []}, "config"),
+        ({"processes": 0}, "processes"),
+        ({"processes": "2"}, "processes"),
+        ({"images_hash": None}, "images_hash"),
+        ({"extra": {}}, "extra.beta is missing"),
+        ({"extra": {"beta": torch.tensor(float("nan"))}}, "beta is not finite"),
+        ({"optimizer": None}, "optimizer"),
+        (
+            {
+                "optimizer": {
+                    "state": {0: {"momentum_buffer": torch.full([2], float("inf"))}},
+                    "param_groups": [],
+                }
+            },
+            "momentum_buffer",
+        ),
+    ],
+)
+def test_a_snapshot_that_cannot_be_resumed_from_is_set_aside(tmp_path, capsys, changed, field):
+    snapshots = Snapshots(tmp_path / "snapshots")
+    snapshots.save(1, SOUND)
+    broken = snapshots.save(2, SOUND | changed)
+    assert snapshots.newest(check=check_content)[0].name == "step-000000001.pth"
+    [line] = capsys.readouterr().out.splitlines()
+    assert str(broken) in line and field in line and "step-000000002.pth.damaged" in line

@@ -241,3 +241,11 @@ def test_progress_is_shown_on_request(tmp_path, capsys, monkeypatch):
     assert not capsys.readouterr().out
     make_mini(tmp_path / "set", sizes=TINY, workers=1, progress=True)
     assert "drawing the embedded dataset" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["", "{", "3", "[]"])
+def test_a_damaged_record_of_the_set_is_named(tmp_path, content):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "mini.json").write_text(content)
+    with pytest.raises(ValueError, match="mini.json is damaged"):
+        make_mini(tmp_path / "set", sizes=TINY, workers=1)

@@ -178,3 +178,17 @@ def test_a_picture_too_narrow_for_the_network_stays_left_out_as_the_folder_grows
         assert path == str(folder / "05a.png") and why.endswith("32 x 3 px at size 32 is too narrow for tiny")
     with one_line_error(UnreadableImageError, "05a.png", "too narrow"):
         embedded()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", np.arange(3)])
+def test_damaged_fingerprints_are_not_taken(tiny_net, folder, embedded, opened, tmp_path, content):
+    embedded()
+    [fingerprints] = (tmp_path / "store").glob("*/images.npy")
+    if isinstance(content, bytes):
+        fingerprints.write_bytes(content)
+    else:
+        np.save(fingerprints, content)
+    write_uneven(folder / "zz.png", 50)
+    opened.clear()
+    embedded()
+    assert len(opened) == 13
