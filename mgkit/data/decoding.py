@@ -107,7 +107,7 @@ def load_image(
         if shrink:
             image.draft(None, (least, least))
         transparent = transparent_colour(image)
-        image.load()  # which turns a TIFF
+        image = loaded(image)
         look = Look(shown_range(image), transparent)
         tag = rotation(image) if exif or image.format in ALWAYS_TURNED else 1
         if not shrink:
@@ -277,6 +277,22 @@ def to_rgb(image: Image.Image, look: Look) -> Image.Image:
     return TO_RGB[image.mode](image, look)
 
 
+def loaded(image: Image.Image) -> Image.Image:
+    """Load an image, of an animation the first frame on white; PIL turns a TIFF here.
+
+    The frame may be smaller than the image. PIL fills the rest with black or the palette's first colour.
+    """
+    if image.format == "WEBP" and image.is_animated and image.rawmode == "RGBX":
+        image.rawmode = image._mode = "RGBA"  # its alpha is 0 outside the frame
+    frame = image.tile[0][1] if image.format == "GIF" else None
+    image.load()
+    if frame in (None, (0, 0, *image.size)) or "transparency" in image.info:
+        return image
+    canvas = Image.new("RGB", image.size, "white")
+    canvas.paste(image.crop(frame), frame[:2])
+    return canvas
+
+
 def transparent_colour(image: Image.Image) -> int | tuple[int, ...] | None:
     """The one transparent grey level or RGB colour of an image that is not loaded, in its mode's values."""
     key = image.info.get("transparency")
@@ -285,7 +301,9 @@ def transparent_colour(image: Image.Image) -> int | tuple[int, ...] | None:
     stored = image.tile[0][3] if image.format == "PNG" else ""
     if stored == "RGB;16B":  # PIL drops the lower bytes
         return tuple(value >> 8 for value in key)
-    return key * {"1": 255, "L;2": 85, "L;4": 17}[stored] if stored in ("1", "L;2", "L;4") else key
+    if image.mode == "1":  # 1 or 255, by PIL's version
+        return 255 if key else 0
+    return key * {"L;2": 85, "L;4": 17}.get(stored, 1) if isinstance(key, int) else key
 
 
 def shown_range(image: Image.Image) -> tuple[float, float]:

@@ -188,11 +188,22 @@ def test_the_alpha_of_other_formats_and_of_animations(tmp_path, suffix):
     pixels = np.zeros((48, 64, 4), np.uint8)
     pixels[:, :32] = (200, 30, 60, 255)
     image = Image.fromarray(pixels)
-    options = {"webp": {"lossless": True}, "avif": {"quality": 100}}.get(suffix, {})
+    options = {"webp": {"lossless": True}, "avif": {"quality": 100, "subsampling": "4:4:4"}}.get(suffix, {})
     if suffix in ("webp", "gif", "png"):
-        options |= {"save_all": True, "append_images": [Image.new("RGBA", (64, 48), "blue")]}
+        options |= {"save_all": True, "append_images": [image.rotate(180)]}
     image.save(tmp_path / f"half.{suffix}", **options)
     compare(tmp_path / f"half.{suffix}", on_white(pixels[..., :3], pixels[..., 3] / 255), tolerance=4)
+
+
+def test_a_first_frame_smaller_than_the_image_lies_on_white(tmp_path):
+    pixels = np.zeros((24, 32, 3), np.uint8) + np.uint8([200, 30, 60])
+    Image.fromarray(pixels).save(tmp_path / "small.gif")
+    content = bytearray((tmp_path / "small.gif").read_bytes())
+    content[6:10] = struct.pack("<HH", 64, 48)
+    (tmp_path / "small.gif").write_bytes(content)
+    expected = np.full((48, 64, 3), 255.0)
+    expected[:24, :32] = pixels
+    compare(tmp_path / "small.gif", expected)
 
 
 def tiff(path, samples, extra, photometric):
