@@ -13,7 +13,13 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageCms, features
-from PIL.TiffImagePlugin import BITSPERSAMPLE, IMAGELENGTH, IMAGEWIDTH, PHOTOMETRIC_INTERPRETATION
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    IMAGELENGTH,
+    IMAGEWIDTH,
+    PHOTOMETRIC_INTERPRETATION,
+    SAMPLEFORMAT,
+)
 
 # PIL starts no other program for any of them. Their file names: `IMAGE_SUFFIXES` in folders.py.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")  # MPO is read as JPEG
@@ -108,7 +114,7 @@ def load_image(
             image.draft(None, (least, least))
         transparent = transparent_colour(image)
         image = loaded(image)
-        look = Look(shown_range(image), transparent)
+        look = Look(shown_range(image), transparent, unsigned(image))
         tag = rotation(image) if exif or image.format in ALWAYS_TURNED else 1
         if not shrink:
             return view.of(turned(to_rgb(image, look), tag))
@@ -216,10 +222,25 @@ class Look:
 
     limits: the values shown as black and as white, of a mode with more than 8 bits.
     transparent: the grey level or RGB colour that is transparent; None without one.
+    unsigned: see `unsigned`.
     """
 
     limits: tuple[float, float] = (0, 255)
     transparent: int | tuple[int, ...] | None = None
+    unsigned: bool = False
+
+
+def grey_levels(image: Image.Image, unsigned: bool) -> np.ndarray:
+    """The values of an image of more than 8 bits, [H,W]; PIL reads unsigned integers of 32 bits as signed."""
+    values = np.asarray(image)
+    return values.view(np.uint32) if unsigned else values
+
+
+def unsigned(image: Image.Image) -> bool:
+    """Whether an image holds unsigned integers of 32 bits, as a deep TIFF does unless it says otherwise."""
+    if image.mode != "I" or image.format != "TIFF":
+        return False
+    return (image.tag_v2.get(SAMPLEFORMAT, (1,))[0], image.tag_v2.get(BITSPERSAMPLE, (1,))[0]) == (1, 32)
 
 
 def converted(image: Image.Image, look: Look) -> Image.Image:
@@ -245,7 +266,7 @@ def from_palette(image: Image.Image, look: Look) -> Image.Image:
 
 def scaled(image: Image.Image, look: Look) -> Image.Image:
     """Grey levels of more than 8 bits: the limits become 0 and 255; what is not a number is black."""
-    values = np.asarray(image)  # [H,W]
+    values = grey_levels(image, look.unsigned)
     black, white = look.limits
     levels = (values.astype(np.float64) - black) * (255 / ((white - black) or 1))
     levels = np.rint(np.nan_to_num(levels, nan=0, posinf=255, neginf=0).clip(0, 255)).astype(np.uint8)
@@ -320,7 +341,7 @@ def shown_range(image: Image.Image) -> tuple[float, float]:
         black, white = 0, 2**16 - 1 if image.format == "PPM" else full_scale(white)
     elif image.mode in SIXTEEN_BITS:
         black, white = 0, stated_maximum(image) or full_scale(white)
-    elif image.mode == "F" and 0 <= black and white <= 1:
+    elif image.mode == "F" and black >= 0 and white <= 1:
         black, white = 0, 1
     min_is_white = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
     return (white, black) if min_is_white else (black, white)
@@ -345,7 +366,7 @@ def finite_range(image: Image.Image) -> tuple[float, float]:
     """The least and the largest finite value; 0 and 0 if there is none."""
     extremes = []
     for _, strip in strips(image):
-        values = np.asarray(strip)
+        values = grey_levels(strip, unsigned(image))
         values = values[np.isfinite(values)]
         extremes += [values.min(), values.max()] if len(values) else []
     return (float(min(extremes)), float(max(extremes))) if extremes else (0.0, 0.0)

@@ -20,7 +20,7 @@ from mgkit.machine.progress import progress
 READ = """.jpg .jpeg .jpe .jfif .pjpeg .pjp .mpo .png .apng .bmp .dib .gif .webp .avif .avifs .tif .tiff
     .ppm .pgm .pbm .pnm .pfm .jp2 .j2k .j2c .jpc .jpf .jpx"""
 # Pictures and films that are not read. The index counts them; files of other kinds belong to a layout.
-UNREAD = """.heic .heif .hif .heics .jxl .jxr .wdp .hdp .jls .svg .svgz .pdf .eps .ps .ai .psd .psb .xcf .kra .ico
+UNREAD = """.heic .heif .hif .jxl .jxr .wdp .hdp .jls .svg .svgz .pdf .eps .ps .ai .psd .psb .xcf .kra .ico
     .icns .cur .tga .pcx .sgi .dds .exr .hdr .wmf .emf .fits .fit .dcm .nii .djvu .cr2 .cr3 .crw .nef .nrw
     .arw .srf .sr2 .dng .raf .orf .rw2 .raw .pef .srw .x3f .3fr .iiq .erf .mrw .kdc .dcr .rwl .mp4 .m4v
     .mov .avi .mkv .webm .mpg .mpeg .mts .m2ts .wmv .flv .3gp .ogv"""

@@ -122,6 +122,11 @@ def test_an_image_of_one_value_is_read(tmp_path, value):
     assert len(np.unique(load_image(tmp_path / "flat.tif"))) == 1
 
 
+def test_a_tiff_of_unsigned_32_bits(tmp_path):
+    path = tiff(tmp_path / "deep.tif", (RAMP * (2**32 - 1)).astype("<u4")[..., None])
+    compare(path, grey(RAMP))
+
+
 def test_a_tiff_whose_least_value_is_white(tmp_path):
     for name, values in {"a": (RAMP * 65535).astype(np.uint16), "b": RAMP.astype(np.float32)}.items():
         Image.fromarray(values).save(tmp_path / f"{name}.tif")
@@ -206,21 +211,20 @@ def test_a_first_frame_smaller_than_the_image_lies_on_white(tmp_path):
     compare(tmp_path / "small.gif", expected)
 
 
-def tiff(path, samples, extra, photometric):
-    """An uncompressed TIFF of [H,W,C] uint8 samples; extra: values of the tag ExtraSamples."""
+def tiff(path, samples, extra=(), photometric=1):
+    """An uncompressed TIFF of [H,W,C] samples, without SampleFormat; extra: values of ExtraSamples."""
     height, width, channels = samples.shape
     tags = [
         (256, width),
         (257, height),
-        (258, *[8] * channels),
+        (258, *[8 * samples.itemsize] * channels),
         (259, 1),
         (262, photometric),
         (273, 8),
         (277, channels),
         (278, height),
-        (338, *extra),
-    ]
-    content, entries, at = samples.tobytes(), b"", 8 + samples.size
+    ] + ([(338, *extra)] if extra else [])
+    content, entries, at = samples.tobytes(), b"", 8 + samples.nbytes
     for tag, *values in tags:
         data = struct.pack(f"<{len(values)}H", *values) if tag != 273 else struct.pack("<I", 8)
         if len(data) > 4:
