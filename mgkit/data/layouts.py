@@ -110,6 +110,8 @@ def labelled_images(root: str | Path, *, val_fraction: float = 0.1) -> tuple[Ima
     """
     root = dataset_root(root)
     train_folder, val_folder = split_folder(root, "train"), split_folder(root, "val")
+    if val_folder is None and is_class(train_folder):  # a vehicle
+        train_folder = None
     if train_folder is None and val_folder is None:
         train, val = hold_out(class_folders(root, purpose="data"), val_fraction)
         return several_classes(train), val
@@ -123,6 +125,13 @@ def labelled_images(root: str | Path, *, val_fraction: float = 0.1) -> tuple[Ima
         say_once(f"data: {train_folder} and {val_folder} hold the same image, for example {shared}")
     val = relabelled(val, train.classes, f"those of {train_folder}")
     return several_classes(train), val
+
+
+def is_class(train: Path | None) -> bool:
+    """Whether `train/` is a class: it holds images, and several folders of other classes are beside it."""
+    if train is None or visible(train)[0]:
+        return False
+    return len(visible(train.parent)[0]) > 2
 
 
 def several_classes(images: ImageList) -> ImageList:

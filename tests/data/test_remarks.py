@@ -123,6 +123,12 @@ def test_a_folder_around_the_tree_is_passed_through_with_a_line(tmp_path, capsys
     assert f"holds nothing but {tmp_path / around}" in said(capsys)
 
 
+def test_train_may_be_a_vehicle(tmp_path):
+    write_empty(tmp_path, *classes("bus", "car", "train"))
+    train, _ = labelled_images(tmp_path)
+    assert train.classes == ("bus", "car", "train")
+
+
 def test_one_class_is_refused(tmp_path):
     write_empty(tmp_path / "a", *classes("cat"))
     write_empty(tmp_path / "b", *classes("train/cat", "val/cat"))
