@@ -28,7 +28,7 @@ COMPARED = 200  # validation images that are looked for among the training image
 def say_once(line: str) -> None:
     """Print a line once per run, in the main process only."""
     if is_main():
-        print(line)
+        print(os.fsencode(line).decode("utf-8", "backslashreplace"))  # file names may be any bytes
 
 
 def left_out(folder: Path, index: FolderIndex, purpose: str) -> Iterator[str]:

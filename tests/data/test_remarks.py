@@ -76,6 +76,16 @@ def test_folders_of_systems_are_no_classes(tmp_path, capsys):
     assert found.classes == ("cat", "dog") and len(found) == 6 and not said(capsys)
 
 
+def test_names_that_are_not_utf_8_are_said_too(tmp_path, capsys):
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        write_empty(root, *classes("cat", "dog"), "cat/1.heic")
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    class_folders(root)
+    assert said(capsys).encode().count(b"caf\\xe9") == 1
+
+
 # --- Splits and trees
 
 
