@@ -100,9 +100,6 @@ def folder_set(root: Path) -> RetrievalSet:
 def grouped_folder(root: str | Path) -> RetrievalSet:
     """Read images grouped by sub-folder (see `grouped`); other images are ignored, with a line."""
     images = class_folders(root, purpose="retrieval folder")
-    loose = len(list_folder(str(root)).images)
-    if loose:
-        print(f"{shown_name(root)}: {loose} images outside the sub-folders are ignored")
     return grouped(Path(root).name, images, images.labels)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,11 +17,19 @@ from mgkit.machine.files import atomic_write, project_root
 from mgkit.machine.progress import progress
 
 # Of the formats that `decoding.FORMATS` reads.
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-)
+READ = """.jpg .jpeg .jpe .jfif .pjpeg .pjp .mpo .png .apng .bmp .dib .gif .webp .avif .avifs .tif .tiff
+    .ppm .pgm .pbm .pnm .pfm .jp2 .j2k .j2c .jpc .jpf .jpx"""
+# Pictures and films that are not read. The index counts them; files of other kinds belong to a layout.
+UNREAD = """.heic .heif .hif .jxl .jxr .wdp .hdp .jls .svg .svgz .pdf .eps .ps .ai .psd .psb .xcf .kra .ico
+    .icns .cur .tga .pcx .sgi .dds .exr .hdr .wmf .emf .fits .fit .dcm .nii .djvu .cr2 .cr3 .crw .nef .nrw
+    .arw .srf .sr2 .dng .raf .orf .rw2 .raw .pef .srw .x3f .3fr .iiq .erf .mrw .kdc .dcr .rwl .mp4 .m4v
+    .mov .avi .mkv .webm .mpg .mpeg .mts .m2ts .wmv .flv .3gp .ogv"""
+IMAGE_SUFFIXES, UNREAD_SUFFIXES = frozenset(READ.split()), frozenset(UNREAD.split())
+# Folders that systems and archivers put beside the user's; counted as hidden.
+OF_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+NO_FILE = "a pipe, a socket or a device"
 
-FORMAT = 2  # of the file that keeps an index
+FORMAT = 3  # of the file that keeps an index
 WORTH_KEEPING = 10_000  # images and folders; fewer are found in 0.1 s, and within seconds on a slow disk
 SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system: two changes within it may get one stamp
 SECONDS_WITHOUT_BAR = 3.0
@@ -34,12 +43,14 @@ class FolderIndex:
     folders: root (`""`) and every folder below, as paths from root, sorted.
     stamps: [folders,2] int64, each folder's times of change (ns since 1970), see `stamp`.
     images: paths from root, sorted.
+    left_out: number of pictures and films that are not read, by suffix; of pipes and devices, by `NO_FILE`.
     """
 
     root: str
     folders: Sequence[str]
     stamps: np.ndarray
     images: Sequence[str]
+    left_out: Counter
 
     def paths(self) -> list[str]:
         """The images' absolute paths, sorted."""
@@ -70,6 +81,27 @@ def image_index(folder: str | Path) -> FolderIndex:
     return remembered(root) or scan(root)
 
 
+def of_other_kinds(kinds: Counter) -> str:
+    """`12 files of other kinds (.heic 7, .mov 5)`, with the five most frequent kinds."""
+    return (
+        f"{kinds.total():,} files of other kinds ({', '.join(f'{k} {n}' for k, n in kinds.most_common(5))})"
+    )
+
+
+def kind(name: str) -> str:
+    """The suffix of a file's name in lower case, or `no suffix`."""
+    return os.path.splitext(name)[1].lower() or "no suffix"
+
+
+def kinds_below(folder: str | Path) -> Counter:
+    """Number of the files below a folder that are no images, by kind."""
+    found = Counter()
+    for _, _, listing in walk(os.path.realpath(folder)):
+        found.update(map(kind, listing.others))
+        found.update([NO_FILE] * len(listing.special))
+    return found
+
+
 # --- Scanning
 
 
@@ -93,7 +125,7 @@ def list_folder(folder: str) -> Listing:
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            if name.startswith("."):
+            if name.startswith(".") or name in OF_SYSTEMS:
                 continue
             if is_folder(entry):
                 folders.append(name)
@@ -151,16 +183,19 @@ def walk(
 def scan(root: str) -> FolderIndex:
     """Index a folder; keep the index if it is large and no folder changed during the last seconds."""
     began = time.time_ns()
-    stamps, images, dangling = {}, [], False
+    stamps, images, left_out, dangling = {}, [], Counter(), False
     for folder, status, listing in progress(
         walk(root), "looking for images", unit="folders", delay=SECONDS_WITHOUT_BAR
     ):
         stamps[folder] = stamp(status)
         prefix = os.path.join(folder, "")
         images += [prefix + name for name in sorted(listing.images)]
+        left_out.update(suffix for suffix in map(kind, listing.others) if suffix in UNREAD_SUFFIXES)
+        left_out.update([NO_FILE] * len(listing.special))
         dangling |= listing.dangling
     folders = sorted(stamps)
-    index = FolderIndex(root, folders, np.array([stamps[f] for f in folders], dtype=np.int64), sorted(images))
+    times = np.array([stamps[folder] for folder in folders], dtype=np.int64)  # [folders,2]
+    index = FolderIndex(root, folders, times, sorted(images), left_out)
     settled = index.stamps.max() < began - SETTLED_NS
     # The target of a dangling link may appear (a disk is mounted) without a change of any stamp here.
     if len(images) + len(folders) >= WORTH_KEEPING and settled and not dangling:
@@ -184,7 +219,7 @@ def place(root: str) -> Path:
 
 def key(root: str) -> bytes:
     """What must agree for a kept index to be used."""
-    return joined([str(FORMAT), root, *sorted(IMAGE_SUFFIXES)])
+    return joined([str(FORMAT), root, *sorted(IMAGE_SUFFIXES), "", *sorted(UNREAD_SUFFIXES)])
 
 
 def joined(names: Sequence[str]) -> bytes:
@@ -200,13 +235,15 @@ def separate(names: np.ndarray) -> list[str]:
 def remember(index: FolderIndex) -> None:
     """Keep an index unless that is impossible (no space, no permission) or would change the folder itself."""
     names = {"key": key(index.root), "folders": joined(index.folders), "images": joined(index.images)}
+    names["left_out"] = joined(list(index.left_out))
+    counts = np.array(list(index.left_out.values()), dtype=np.int64)
     arrays = {name: np.frombuffer(content, dtype=np.uint8) for name, content in names.items()}
     with suppress(OSError):
         path = place(index.root)
         if path.resolve().is_relative_to(index.root):
             return
         with atomic_write(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, stamps=index.stamps, **arrays)
+            np.savez(file, stamps=index.stamps, counts=counts, **arrays)
 
 
 def remembered(root: str) -> FolderIndex | None:
@@ -218,7 +255,8 @@ def remembered(root: str) -> FolderIndex | None:
             folders, stamps = separate(kept["folders"]), kept["stamps"]
             if not np.array_equal(stamps, [stamp(os.stat(os.path.join(root, f))) for f in folders]):
                 return None
-            return FolderIndex(root, folders, stamps, separate(kept["images"]))
+            left_out = Counter(dict(zip(separate(kept["left_out"]), kept["counts"].tolist(), strict=True)))
+            return FolderIndex(root, folders, stamps, separate(kept["images"]), left_out)
     except Exception:  # no file, or a folder is gone; a damaged archive may raise anything
         return None
 

@@ -22,7 +22,8 @@ class ImageList:
     root: the folder they come from, or the text file that lists them.
     paths: N absolute paths.
     labels: [N] int64, index into `classes`; -1 for all if unlabelled.
-    exif: whether the rotation tag is applied (own photos) or not (benchmark sets); a TIFF's always is.
+    exif: whether the rotation tag is applied (own photos) or not (benchmark sets).
+        That of a TIFF or AVIF is always.
     views: {index: view} of the images that are turned or cropped; a file may be listed whole and cropped.
     """
 

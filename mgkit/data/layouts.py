@@ -12,8 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from mgkit.data.folders import FolderIndex, check_folder, image_files, image_index
+from mgkit.data.folders import (
+    FolderIndex,
+    check_folder,
+    image_index,
+    kinds_below,
+    list_folder,
+    of_other_kinds,
+)
 from mgkit.data.images import UNLABELLED, ImageList, place_in_class
+from mgkit.data.remarks import left_out, remarks, say_once, shared_files
 from mgkit.machine.files import read_lines
 from mgkit.machine.printable import shown_name
 
@@ -35,9 +43,12 @@ def by_sub_folder(folder: Path, index: FolderIndex, purpose: str) -> ImageList:
     runs = [index.below(name) for name in classes]
     counts = [run.stop - run.start for run in runs]
     if 0 in counts:
-        raise ValueError(
-            f"{purpose}: the class folder {shown_name(folder / classes[counts.index(0)])} holds no images"
-        )
+        empty = folder / classes[counts.index(0)]
+        kinds = kinds_below(empty)
+        instead = f", but {of_other_kinds(kinds)}" if kinds else ""
+        raise ValueError(f"{purpose}: the class folder {shown_name(empty)} holds no images{instead}")
+    for line in remarks(folder, index, purpose):
+        say_once(line)
     everything = index.paths()
     paths = tuple(chain.from_iterable(everything[run] for run in runs))
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
@@ -53,10 +64,22 @@ def plain_images(source: str | Path, *, purpose: str = "images") -> ImageList:
     Raises FileNotFoundError for a missing source or listed file, ValueError for a source without images.
     """
     source = Path(source)
-    paths = read_list(source, purpose) if source.is_file() else image_files(check_folder(source, purpose))
+    paths = read_list(source, purpose) if source.is_file() else folder_images(source, purpose)
     if not paths:
         raise ValueError(f"{purpose}: {source} holds no images")
     return ImageList(source, tuple(paths), np.full(len(paths), UNLABELLED, dtype=np.int64), exif=True)
+
+
+def folder_images(folder: Path, purpose: str) -> list[str]:
+    """The absolute paths of the images below a folder; a line counts pictures of kinds that are not read."""
+    index = image_index(check_folder(folder, purpose))
+    if index.images:
+        for line in left_out(folder, index, purpose):
+            say_once(line)
+        return index.paths()
+    kinds = kinds_below(folder)
+    instead = f", but {of_other_kinds(kinds)}" if kinds else ""
+    raise ValueError(f"{purpose}: {folder} holds no images{instead}")
 
 
 def read_list(listing: Path, purpose: str) -> list[str]:
@@ -80,22 +103,46 @@ def read_list(listing: Path, purpose: str) -> list[str]:
 def labelled_images(root: str | Path, *, val_fraction: float = 0.1) -> tuple[ImageList, ImageList]:
     """Training and validation images of a tree in ImageNet's layout, or of class folders.
 
-    root: the tree, or a folder that holds it as `imagenet/`. The splits are `train/` and `val/` if present;
+    root: see `dataset_root`. The splits are `train/` and `val/` (see `split_folder`) if present;
         `val/` may be flat, as in the original ImageNet, beside the devkit. Otherwise sub-folders are classes.
     val_fraction: the share of each class that is then held out for validation, by a hash of the file's path.
 
-    Raises ValueError for one split without the other, and for validation classes missing in training.
+    Raises ValueError for one split without the other, for a single class, and for validation classes missing
+    in training.
     """
     root = dataset_root(root)
     train_folder, val_folder = split_folder(root, "train"), split_folder(root, "val")
+    if val_folder is None and is_class(train_folder):  # a vehicle
+        train_folder = None
     if train_folder is None and val_folder is None:
-        return hold_out(class_folders(root, purpose="data"), val_fraction)
+        train, val = hold_out(class_folders(root, purpose="data"), val_fraction)
+        return several_classes(train), val
     if train_folder is None or val_folder is None:
         lacking = "train" if train_folder is None else "val"
-        raise ValueError(f"data: {root} has no {' or '.join(SPLIT_FOLDERS[lacking])} beside the other split")
+        others = ", ".join(SPLIT_FOLDERS[lacking][1:])
+        raise ValueError(f"data: {root} has no {lacking} (or {others}) beside the other split")
     train = class_folders(train_folder, purpose="training images")
     val = val_images(val_folder, root)
-    return train, relabelled(val, train.classes, f"those of {train_folder}")
+    if shared := shared_files(train, val):
+        say_once(f"data: {train_folder} and {val_folder} hold the same image, for example {shared}")
+    val = relabelled(val, train.classes, f"those of {train_folder}")
+    return several_classes(train), val
+
+
+def is_class(train: Path | None) -> bool:
+    """Whether `train/` is a class: it holds images, and several folders of other classes are beside it."""
+    if train is None or visible(train)[0]:
+        return False
+    return len(visible(train.parent)[0]) > 2
+
+
+def several_classes(images: ImageList) -> ImageList:
+    """The same images; ValueError for a single class."""
+    if len(images.classes) == 1:
+        raise ValueError(
+            f"data: {images.root} holds one class only ({images.classes[0]}); expected one folder per class"
+        )
+    return images
 
 
 def validation_images(root: str | Path, *, val_fraction: float = 0.1) -> ImageList:
@@ -112,9 +159,26 @@ def validation_images(root: str | Path, *, val_fraction: float = 0.1) -> ImageLi
 
 
 def dataset_root(root: str | Path) -> Path:
-    """`root/imagenet` if it exists, else root; errors as `check_folder`."""
-    root = check_folder(root, "data")
-    return root / "imagenet" if (root / "imagenet").is_dir() else root
+    """`root/imagenet` if it exists, else root; if root holds nothing but one folder around a tree, that tree.
+
+    A line says so. Errors as `check_folder`.
+    """
+    root = inner = check_folder(root, "data")
+    for _ in range(MOST_AROUND + 1):
+        if (inner / "imagenet").is_dir():
+            return inner / "imagenet"
+        folders, images = visible(inner)
+        if (
+            len(folders) != 1
+            or images
+            or any(folders[0].lower() in names for names in SPLIT_FOLDERS.values())
+        ):
+            break
+        inner /= folders[0]
+    if inner == root or len(folders) < 2:
+        return root
+    say_once(f"data: {root} holds nothing but {inner}, which is taken as the data")
+    return inner
 
 
 def val_images(folder: Path, root: Path) -> ImageList:
@@ -166,15 +230,46 @@ def hold_out(images: ImageList, fraction: float) -> tuple[ImageList, ImageList]:
     return images.subset(np.flatnonzero(~val)), images.subset(np.flatnonzero(val))
 
 
-SPLIT_FOLDERS = {"train": ("train", "ILSVRC2012_img_train"), "val": ("val", "ILSVRC2012_img_val")}
+# In lower case; compared without regard to case.
+SPLIT_FOLDERS = {
+    "train": ("train", "training", "ilsvrc2012_img_train"),
+    "val": ("val", "valid", "validation", "ilsvrc2012_img_val"),
+}
+TEST_FOLDERS = ("test", "testing")  # taken as val if there is no other
+MOST_AROUND = 3  # folders around a tree, one in another
 META = Path("ILSVRC2012_devkit_t12/data/meta.mat")
 GROUND_TRUTH = Path("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt")
 VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
 
 
 def split_folder(root: Path, split: str) -> Path | None:
-    """`root/train` or `root/ILSVRC2012_img_train` (likewise val), whichever exists."""
-    return next((root / name for name in SPLIT_FOLDERS[split] if (root / name).is_dir()), None)
+    """The folder of a split below root, in any spelling of SPLIT_FOLDERS; None if there is none.
+
+    A `test/` of class folders beside `train/` is taken as val if there is no val, with a line.
+
+    Raises ValueError for several spellings side by side.
+    """
+    if (found := spelled(root, SPLIT_FOLDERS[split])) or split == "train":
+        return found
+    test = spelled(root, TEST_FOLDERS) if spelled(root, SPLIT_FOLDERS["train"]) else None
+    if test is None or not visible(test)[0]:
+        return None
+    say_once(f"data: {root} has no val, so {test} is taken for validation")
+    return test
+
+
+def spelled(root: Path, names: Sequence[str]) -> Path | None:
+    """The only folder below root with one of the names, in any case; ValueError for several."""
+    found = [name for name in visible(root)[0] if name.lower() in names]
+    if len(found) > 1:
+        raise ValueError(f"data: {root} holds {' and '.join(found)}: expected one of them")
+    return root / found[0] if found else None
+
+
+def visible(folder: Path) -> tuple[list[str], list[str]]:
+    """The names of the folders and of the images directly in a folder, sorted."""
+    listing = list_folder(str(folder))
+    return sorted(listing.folders), sorted(listing.images)
 
 
 def validation_number(name: str) -> int | None:

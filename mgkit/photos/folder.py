@@ -11,14 +11,13 @@ import numpy as np
 from PIL import Image
 
 from mgkit.data.decoding import WHOLE, image_shape, load_image, without_warnings
-from mgkit.data.folders import check_folder, walk
+from mgkit.data.folders import NO_FILE, check_folder, kind, of_other_kinds, walk
 from mgkit.data.images import UNLABELLED, ImageList
 from mgkit.machine.printable import shown_name
 from mgkit.machine.progress import progress
 from mgkit.transforms import fitted_shape
 
 MOST_PIXELS = 128_000_000  # 512 MB decoded, unless it is a JPEG
-NO_FILE = "a pipe, a socket or a device, not a file"
 SECONDS_WITHOUT_BAR = 3.0
 
 
@@ -64,8 +63,7 @@ class PhotoFolder:
             first, why = next(iter(self.left_out.items()))
             parts.append(f"{len(self.left_out)} left out, the first {shown_name(first)}: {why}")
         if self.others:
-            kinds = ", ".join(f"{shown_name(kind)} {n}" for kind, n in self.others.most_common(5))
-            parts.append(f"{self.others.total()} files of other kinds ({kinds})")
+            parts.append(of_other_kinds(Counter({shown_name(kind): n for kind, n in self.others.items()})))
         return "; ".join(parts)
 
 
@@ -88,7 +86,7 @@ def find_photos(folders: Sequence[str | Path], *, side: int, exif: str = "auto")
                 below(root, left_out), "looking for pictures", unit="folders", delay=SECONDS_WITHOUT_BAR
             ):
                 paths += [os.path.join(path, name) for name in images]
-                others.update(os.path.splitext(name)[1].lower() or "no suffix" for name in rest)
+                others.update(map(kind, rest))
         if len(paths) == found:
             raise ValueError(f"photos: {no_pictures(root, left_out, others)}")
     once = without_other_names(sorted(set(paths)), left_out)
@@ -105,7 +103,7 @@ def below(root: str, left_out: dict[str, str]) -> Iterator[tuple[str, list[str],
 
     for folder, _, listing in walk(root, on_error=leave_out):
         path = os.path.join(root, folder)
-        left_out.update({os.path.join(path, name): NO_FILE for name in listing.special})
+        left_out.update({os.path.join(path, name): f"{NO_FILE}, not a file" for name in listing.special})
         yield path, listing.images, listing.others
 
 

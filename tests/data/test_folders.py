@@ -374,7 +374,7 @@ def test_a_pipe_a_socket_and_a_device_are_no_images(special):
 
 
 def test_another_format_or_other_suffixes_are_scanned_anew(tree, monkeypatch, scans):
-    for name, value in [("FORMAT", 3), ("IMAGE_SUFFIXES", frozenset({".jpg"}))]:
+    for name, value in [("FORMAT", 4), ("IMAGE_SUFFIXES", frozenset({".jpg"}))]:
         image_files(tree)
         scans.clear()
         monkeypatch.setattr(module, name, value)
