@@ -21,9 +21,9 @@ from mgkit.data.folders import (
     of_other_kinds,
 )
 from mgkit.data.images import UNLABELLED, ImageList, place_in_class
-from mgkit.data.remarks import left_out, remarks, say_once, shared_files
+from mgkit.data.remarks import left_out, remarks, shared_files
 from mgkit.machine.files import read_lines
-from mgkit.machine.printable import shown_name
+from mgkit.machine.printable import say_once, shown_name
 
 
 def class_folders(folder: str | Path, *, purpose: str = "images") -> ImageList:

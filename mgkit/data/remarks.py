@@ -3,26 +3,16 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 from mgkit.data.folders import FolderIndex, of_other_kinds
 from mgkit.data.images import ImageList, evenly
-from mgkit.machine.distributed import is_main
-from mgkit.machine.printable import shown_name
 
 PICTURES = {"images", "image", "imgs", "img", "jpegimages", "pictures"}  # folders of other tasks' layouts
 TARGETS = {
     "annotations", "annotation", "labels", "label", "masks", "mask", "segmentation", "segmentationclass",
 }  # fmt: skip
 COMPARED = 200  # validation images that are looked for among the training images
-
-
-@cache
-def say_once(line: str) -> None:
-    """Print a line once per run, in the main process only."""
-    if is_main():
-        print(shown_name(line))
 
 
 def left_out(folder: Path, index: FolderIndex, purpose: str) -> Iterator[str]:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from mgkit.machine.printable import say_once
+
 # What file systems without fsync answer, as CIFS, FUSE and VirtualBox mounts do for folders.
 CANNOT_SYNC = (
     errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOTTY, errno.EISDIR,
@@ -235,7 +237,7 @@ def exclusive(path: Path, *, purpose: str, patience: float = -1) -> Iterator[Non
         except (OSError, NotImplementedError) as error:
             if isinstance(error, OSError) and error.errno not in CANNOT_LOCK:
                 raise
-            print(f"{path.parent} has no locks: start no run on another machine that writes there, too")
+            say_once(f"{path.parent} has no locks: start no run on another machine that writes there, too")
             lock = acquired(FileLock(lock_here(path)), purpose, patience)
     try:
         yield

@@ -1,6 +1,7 @@
 """Texts from outside, such as names of files and classes, made printable on one line."""
 
 import os
+from functools import cache
 
 SHOWN_AS_THEY_ARE = "\u200d"  # joins emoji; not printable by itself
 FORMULA = "=+-@"  # a spreadsheet takes a cell that starts with one of these for a formula
@@ -45,3 +46,9 @@ def file_stem(name: str, length: int = 60) -> str:
     """A name as a part of a file name that any system takes: letters, digits, `-`, `_` and dots within."""
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in shown_name(name))
     return kept[:length].strip(".") or "_"
+
+
+@cache
+def say_once(line: str) -> None:
+    """Print a line once per process; those that are not the main one print nothing."""
+    print(shown_name(line))

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, features
 from support import WHITE, noise, one_line_error, rotated_file
 
-from mgkit.data import decoding
+from mgkit.data import decoding, pixels
 from mgkit.data.decoding import WHOLE, UnreadableImageError, image_shape, load_image
 
 RAMP = np.linspace(0, 1, 64)[None].repeat(48, 0)  # [48,64]
@@ -33,8 +33,8 @@ def compare(path, expected, tolerance=1):
     height, width = expected.shape[0] // factor, expected.shape[1] // factor
     small = expected.reshape(height, factor, width, factor, 3).mean((1, 3))
     with pytest.MonkeyPatch.context() as patch:
-        for pixels in (decoding.STRIP_PIXELS, 600):
-            patch.setattr(decoding, "STRIP_PIXELS", pixels)
+        for held in (pixels.STRIP_PIXELS, 600):
+            patch.setattr(pixels, "STRIP_PIXELS", held)
             least = min(height, width)
             assert np.abs(np.asarray(load_image(path, least=least)) - small).max() <= tolerance + 0.51
 
@@ -250,18 +250,18 @@ def test_modes_in_memory(mode):
     colours = Image.fromarray(np.stack([RAMP, RAMP[:, ::-1], RAMP / 2], -1).__mul__(255).astype(np.uint8))
     if mode == "LAB":
         image = Image.frombytes("LAB", (64, 48), b"\xff\0\0" * (64 * 48))
-        shown = decoding.to_rgb(image, decoding.Look())
+        shown = pixels.to_rgb(image, pixels.Look())
         assert np.abs(np.asarray(shown).astype(int) - 255).max() <= 3
         return
     if mode.startswith("I"):
         kind = ">u2" if mode == "I;16B" else "<u2"
         image = Image.frombytes(mode, (64, 48), (RAMP * 65535).astype(kind).tobytes())
-        look = decoding.Look(decoding.shown_range(image))
-        assert np.abs(np.asarray(decoding.to_rgb(image, look)) - grey(RAMP)).max() <= 1
+        look = pixels.Look(pixels.shown_range(image))
+        assert np.abs(np.asarray(pixels.to_rgb(image, look)) - grey(RAMP)).max() <= 1
         return
     source = {"La": "LA", "RGBa": "RGBA", "PA": "P"}.get(mode)
     image = (colours.convert(source) if source else colours).convert(mode)
-    shown = decoding.to_rgb(image, decoding.Look())
+    shown = pixels.to_rgb(image, pixels.Look())
     expected = np.asarray(colours.convert("L" if mode == "La" else "RGB").convert("RGB")).astype(int)
     assert np.abs(np.asarray(shown) - expected).max() <= (60 if mode == "PA" else 6)
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from support import one_line_error, write_empty, write_picture, write_tree
 
-from mgkit.data import folders, remarks
+from mgkit.data import folders
 from mgkit.data.folders import image_index
 from mgkit.data.layouts import class_folders, labelled_images, plain_images, validation_images
 from mgkit.photos.folder import find_photos
@@ -44,12 +44,6 @@ def test_pictures_that_are_not_read_are_counted_in_one_line_said_once(phone, cap
     assert not said(capsys)
     words = find_photos([phone], side=16).describe()
     assert "5 files of other kinds (.heic 2, " in words
-
-
-def test_other_processes_say_nothing(phone, capsys, monkeypatch):
-    monkeypatch.setattr(remarks, "is_main", lambda: False)
-    class_folders(phone)
-    assert not said(capsys)
 
 
 def test_a_kept_index_remembers_what_was_left_out(phone, monkeypatch, tmp_path):

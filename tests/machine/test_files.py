@@ -63,8 +63,13 @@ def test_a_text_file_is_written_whole_or_not_at_all(tmp_path):
     write_text(path, "é✓\n")
     assert path.read_bytes() == "é✓\n".encode()
     with pytest.raises(UnicodeEncodeError):
-        write_text(path, "\udcff")  # a part of a file's name that is no text
+        write_text(path, "\ud800")  # no text, and no part of a file's name
     assert path.read_text(encoding="utf-8") == "é✓\n" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_s_name_that_is_no_text_is_written_as_its_bytes(tmp_path):
+    write_text(tmp_path / "names", "caf\udce9\n")
+    assert (tmp_path / "names").read_bytes() == b"caf\xe9\n"
 
 
 def test_a_write_that_ends_well_replaces_the_file(tmp_path):
