@@ -50,6 +50,7 @@ class Content(BaseModel, strict=True):
     backbone: str = Field("", max_length=200)
     classes: list[str] | tuple[str, ...] = ()
     training_p: float = Field(1.0, gt=0)  # may be infinite
+    classifies: bool = True
 
 
 def load_checkpoint(path: str | Path) -> dict:
@@ -239,6 +240,7 @@ def load_network(checkpoint: str | Path, *, backbone: str | None = None) -> tupl
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     net.classes, net.source = tuple(content.get("classes", ())), str(path)
+    net.classifies = content.get("classifies", True)
     if not net.classes and path.stem in RELEASED and net.classifier.out_features == 1000:
         net.classes = tuple(imagenet_names())  # the released files do not name them
     return net.eval(), content
@@ -293,7 +295,8 @@ def fetch_released(name: str, *, folder: str | Path | None = None) -> Path:
 
 def save_checkpoint(path: str | Path, net: MultiGrain, **content) -> None:
     """Save `model_state`, the backbone's name and `content` (tensors and plain values) atomically."""
-    checkpoint = {"model_state": net.state_dict(), "backbone": net.name, **content}
+    checkpoint = {"model_state": net.state_dict(), "backbone": net.name, "classifies": net.classifies}
+    checkpoint |= content
     save_tensors(checkpoint, path)
 
 

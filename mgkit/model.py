@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mgkit.backbones.build import Backbone, build_backbone
+from mgkit.machine.printable import say_once
 from mgkit.pooling import GeM, check_exponent, l2_normalize
 
 
@@ -47,8 +48,8 @@ class MultiGrain(nn.Module):
 
     Inputs are images [B,3,H,W], or a list of [3,h,w] of different sizes, normalised with `mean` and `std`.
     Attributes: name (of the backbone), width (channels C before whitening), classes (names of the classes,
-    empty if unknown), source (file the network was loaded from, empty if none), source_sha256 (of that file,
-    empty if unknown).
+    empty if unknown), classifies (False if the classifier is random beside published weights), source (file
+    the network was loaded from, empty if none), source_sha256 (of that file, empty if unknown).
     """
 
     def __init__(self, backbone: Backbone, *, p: float = 3.0, num_classes: int = 1000, learn_p: bool = False):
@@ -65,6 +66,7 @@ class MultiGrain(nn.Module):
         if backbone.classifier is not None and len(backbone.classifier[1]) == num_classes:
             self.copy_to_classifier(*backbone.classifier)
             self.classes = backbone.classes
+        self.classifies = True
         self.source = self.source_sha256 = ""
 
     def forward(self, images: Tensor | list[Tensor]) -> dict[str, Tensor]:
@@ -178,7 +180,7 @@ def get_multigrain(
     num_classes: number of classes
     learn_p: whether p requires a gradient
     pretrained_backbone: load published ImageNet weights, and with num_classes=1000 their classifier, whose
-    classes are WordNet ids
+    classes are WordNet ids; a line says where they have none that fits behind GeM
 
     Raises ValueError for an unknown backbone, p <= 0, num_classes < 1 or a wrong file of weights; OSError if
     weights cannot be fetched or are not installed. Table E.1 has the backbones.
@@ -187,4 +189,8 @@ def get_multigrain(
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     check_exponent(p)  # before weights are fetched
     network = build_backbone(backbone, pretrained_backbone)
-    return MultiGrain(network, p=p, num_classes=num_classes, learn_p=learn_p)
+    net = MultiGrain(network, p=p, num_classes=num_classes, learn_p=learn_p)
+    if pretrained_backbone and network.classifier is None:
+        net.classifies = False
+        say_once(f"{backbone}: its published weights have no classifier that fits behind GeM pooling")
+    return net

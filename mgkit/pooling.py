@@ -11,6 +11,9 @@ FLOOR = 1e-6  # lower clamp on activations, so that x^p has a gradient in p at x
 def gem(x: Tensor, p: float | Tensor) -> Tensor:
     """Apply generalised-mean pooling, `(mean over h,w of max(x, 1e-6)^p)^(1/p)` (section 3.1).
 
+    A channel with negative activations, which the paper's networks do not have, is pooled above its least
+    one, `gem(x - min) + min`: for p = 1 that is the mean of any map, for p = inf its maximum.
+
     x: feature maps ([B,C,h,w])
     p: exponent > 0 (number or scalar tensor, differentiable); 1 is average pooling, inf is max pooling
 
@@ -19,15 +22,21 @@ def gem(x: Tensor, p: float | Tensor) -> Tensor:
     value = check_exponent(p)
     if isinstance(p, Tensor) and not p.requires_grad:
         p = value  # torch has faster kernels for powers with a number, in particular 2 and 3
-    x = x.clamp(min=FLOOR)
     if x.dtype in (torch.bfloat16, torch.float16):
         x = x.float()  # powers in half precision underflow
+    least = least_negative(x)
+    x = (x - least).clamp(min=FLOOR)
     if math.isinf(value):
-        return x.amax(dim=(-2, -1))
+        return x.amax(dim=(-2, -1)) + least.flatten(1)
     # GeM is homogeneous: scaling by the maximum keeps x^p from overflowing.
     top = x.detach().amax(dim=(-2, -1), keepdim=True)
     pooled = (x / top).pow(p).mean(dim=(-2, -1)).pow(1.0 / p)
-    return pooled * top.flatten(1)
+    return pooled * top.flatten(1) + least.flatten(1)
+
+
+def least_negative(x: Tensor) -> Tensor:
+    """The least activation of each channel if it is negative, else 0: [B,C,h,w] -> [B,C,1,1], no gradient."""
+    return x.detach().amin(dim=(-2, -1), keepdim=True).clamp(max=0)
 
 
 def check_exponent(p: float | Tensor) -> float:

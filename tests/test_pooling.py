@@ -52,6 +52,37 @@ def test_gem_rises_with_p_between_mean_and_maximum(p, more, seed):
     assert (higher <= x.amax(dim=(2, 3)) * (1 + 1e-5)).all()
 
 
+def signed(seed, shape=(2, 3, 4, 5)):
+    """Feature maps as after a norm or SiLU, the first channel without negative values."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.cat([x[:, :1].abs(), x[:, 1:]], dim=1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(p=st.floats(0.3, 30), more=st.floats(1.01, 3), seed=st.integers(0, 1000))
+def test_signed_maps_are_pooled_between_mean_and_maximum(p, more, seed):
+    x = signed(seed)
+    least = np.minimum(x.numpy().min((2, 3)), 0)
+    expected = gem_by_loops(x - torch.from_numpy(least)[..., None, None], p) + least
+    np.testing.assert_allclose(gem(x, p), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(gem(x, 1.0), x.mean((2, 3)), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(gem(x, math.inf), x.amax((2, 3)), rtol=1e-12)
+    assert (gem(x, p) <= gem(x, p * more) + 1e-9).all() and (gem(x, p) <= x.amax((2, 3)) + 1e-9).all()
+
+
+def test_maps_without_negative_values_are_pooled_as_by_the_formula_alone_to_the_bit():
+    for p in (0.5, 1.0, 2.5, 3.0, 8.0):
+        x = maps(3, (4, 8, 7, 9))
+        held = x.clamp(min=FLOOR)
+        top = held.amax((2, 3), keepdim=True)
+        assert torch.equal(gem(x, p), (held / top).pow(p).mean((2, 3)).pow(1 / p) * top.flatten(1))
+
+
+def test_p_has_the_gradient_of_autograd_on_signed_maps():
+    x, p = signed(5), torch.tensor(2.5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda p: gem(x, p), (p,))
+
+
 @pytest.mark.parametrize("p", ["1.0", "2.0", "3.0", "4.5"])
 def test_gem_and_its_gradients_match_the_reference(pieces, relative, p):
     x = torch.from_numpy(pieces["gem__input"]).requires_grad_()

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 from mgkit.backbones.imagenet import imagenet_names
+from mgkit.machine.printable import say_once
+from mgkit.pooling import gem
 
 # Imported where used: timm (takes seconds), the NASNets and published weights.
 
@@ -184,9 +186,11 @@ def timm_backbone(name: str, net: nn.Module, pretrained: bool) -> Backbone:
     features = TimmFeatures(name, net)
     net.eval()
     with torch.no_grad():
-        maps = features(torch.zeros(1, *config["input_size"]))
+        maps = features(noise(net))
     if not isinstance(maps, Tensor) or maps.ndim != 4:
         raise ValueError(f"backbone {name!r} gives tokens, not maps [B,C,h,w]: choose a convolutional one")
+    if pretrained and (maps < 0).any():
+        say_once(f"{name}: its feature maps have negative values; GeM pools a channel above its least value")
     classifier = timm_classifier(net, features) if pretrained else None
     net.reset_classifier(0, "")
     net.train()
@@ -214,17 +218,24 @@ class TimmFeatures(nn.Module):
 
 @torch.no_grad()
 def timm_classifier(net: nn.Module, features: TimmFeatures) -> tuple[Tensor, Tensor] | None:
-    """Return the classifier if the model's head is average pooling and this classifier alone, else None."""
+    """Return the classifier if behind GeM with p = 1 it gives the model's own logits, else None.
+
+    It does not where the model's head does more than average, such as a norm or a hidden layer.
+    """
     linear = net.get_classifier()
     if not isinstance(linear, nn.Linear) or linear.out_features != 1000:
         return None
-    images = torch.randn(1, *net.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0))
-    pooled = features(images).mean(dim=(-2, -1))  # [1,C]
+    images = noise(net)
+    pooled = gem(features(images), 1.0)  # [1,C]
     if pooled.shape[1] != linear.in_features:
         return None
-    return (
-        copied_weights(linear) if torch.allclose(linear(pooled), net(images), rtol=1e-3, atol=1e-4) else None
-    )
+    ours, theirs = linear(pooled), net(images)
+    return copied_weights(linear) if (ours - theirs).norm() <= 1e-4 * theirs.norm() else None
+
+
+def noise(net: nn.Module) -> Tensor:
+    """One random image of a timm model's native size, [1,3,H,W]."""
+    return torch.randn(1, *net.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0))
 
 
 def timm_model(model: str, pretrained: bool) -> nn.Module:

@@ -161,7 +161,12 @@ def class_names(data: str, net: MultiGrain) -> tuple[str, ...]:
 
 
 def likely_classes(net: MultiGrain, pooled: Tensor, names: Sequence[str], *, count: int = 5) -> Classes:
-    """The network's most probable classes of one image, from its pooled features [C]; numbered if unnamed."""
+    """The network's most probable classes of one image, from its pooled features [C]; numbered if unnamed.
+
+    Empty for a network without a classifier.
+    """
+    if not net.classifies:
+        return []
     probabilities = class_probabilities(net, pooled[None])[0]
     best = probabilities.topk(min(count, len(probabilities)))
     return [

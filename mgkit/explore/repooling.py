@@ -16,7 +16,7 @@ from mgkit.data.images import ImageList, evenly
 from mgkit.features import Passes, feature_maps
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
-from mgkit.pooling import FLOOR, gem, l2_normalize
+from mgkit.pooling import FLOOR, gem, l2_normalize, least_negative
 from mgkit.retrieval.protocols import (
     failures_first,
     measured_value,
@@ -234,9 +234,11 @@ def shown_exponent(p: float) -> str:
 def position_shares(x: Tensor, p: float) -> Tensor:
     """Share of each position in its channel's p-th power mean, x^p / Σ x^p: [C,h,w] -> [C,h,w].
 
+    As `gem`, above the least activation if that is negative.
+
     Sums to 1 over h,w; for p=inf all at the maximum, in equal parts if that is repeated.
     """
-    x = x.clamp(min=FLOOR)
+    x = (x - least_negative(x)).clamp(min=FLOOR)
     powers = (x / x.amax(dim=(-2, -1), keepdim=True)) ** p  # in 0..1; for p=inf 1 at the maximum, else 0
     return powers / powers.sum(dim=(-2, -1), keepdim=True)
 

@@ -438,6 +438,8 @@ def check_classes(task: PhotoTask, rows: np.ndarray) -> tuple[tuple[str, ...], s
     the names are returned unchecked.
     """
     names, count = class_names(task.config.data, task.net), task.net.classifier.out_features
+    if not task.net.classifies:
+        return (), f"{task.net.name} has no classifier that fits behind GeM pooling: no classes are shown"
     if not names:
         return (), f"the checkpoint does not name its {count} classes: none are shown"
     known = known_embeddings(task)

@@ -66,9 +66,14 @@ def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
     Classes are matched by name. A checkpoint without class names (the released files) is taken to have the
     sorted classes of the data as its first ones; if it has more, a message is printed.
 
-    Raises ValueError for a class that the network lacks.
+    Raises ValueError for a class that the network lacks, and for a network without a classifier.
     """
     known = net.classifier.out_features
+    if not net.classifies:
+        raise ValueError(
+            f"{net.name}: its published weights have no classifier that fits behind GeM pooling; train one "
+            "by 01 with pretrained_backbone, or choose another backbone"
+        )
     if net.classes:
         return relabelled(images, net.classes, f"them: the network knows {known} classes")
     if len(images.classes) > known:

@@ -24,8 +24,12 @@ from mgkit.backbones.build import (
 from mgkit.backbones.imagenet import imagenet_names
 from mgkit.backbones.nasnet import pnasnet5_large
 from mgkit.checkpoints import load_network, save_checkpoint
+from mgkit.data.images import ImageList
 from mgkit.data.layouts import class_folders
+from mgkit.explore.browse import likely_classes
 from mgkit.features import embed
+from mgkit.machine.printable import say_once
+from mgkit.stages.inputs import in_classes_of
 from mgkit.whitening import whiten
 
 PUBLISHED = [
@@ -258,22 +262,30 @@ def random_weight(key, shape, generator):
     return torch.randn(shape, generator=generator) / fan_in**0.5
 
 
-@pytest.mark.parametrize(
-    ("model", "reads_pooled_features"),
-    [("test_resnet", True), ("test_convnext", False), ("test_efficientnet", True)],
-)
-def test_a_timm_model_brings_its_classifier_where_that_reads_the_pooled_features(
-    pretrained_timm, model, reads_pooled_features
-):
+@pytest.mark.parametrize("model", ["test_resnet", "test_coatnet", "test_nfnet", "test_efficientnet_ln"])
+def test_a_timm_model_has_its_own_logits_behind_gem(pretrained_timm, model):
+    """With p = 1, and the last three with feature maps of which half is negative."""
     original = pretrained_timm(model, pretrained=True).eval()
-    backbone = build_backbone(f"timm/{model}", True)
-    images = torch.rand(1, 3, 160, 160)
-    assert (backbone.classifier is not None) == reads_pooled_features
-    if reads_pooled_features:
-        weight, bias = backbone.classifier
-        with torch.no_grad():
-            pooled = backbone.features.eval()(images).mean(dim=(2, 3))
-            torch.testing.assert_close(pooled @ weight.T + bias, original(images))
+    net = get_multigrain(f"timm/{model}", p=1.0, pretrained_backbone=True).eval()
+    images = torch.randn(2, *original.pretrained_cfg["input_size"])
+    with torch.no_grad():
+        torch.testing.assert_close(net(images)["classifier_output"], original(images), rtol=1e-4, atol=1e-5)
+    assert net.classifies and len(net.classes) == 1000
+
+
+@pytest.mark.parametrize("model", ["test_convnext", "test_mambaout", "mobilenetv4_conv_small"])
+def test_a_classifier_that_does_not_fit_behind_gem_is_said_to_be_missing(
+    pretrained_timm, model, tmp_path, capsys
+):
+    """A norm or a hidden layer stands before it."""
+    say_once.cache_clear()
+    net = get_multigrain(f"timm/{model}", p=1.0, pretrained_backbone=True)
+    assert f"timm/{model}: its published weights have no classifier" in capsys.readouterr().out
+    assert not net.classifies and net.classes == () and likely_classes(net, torch.zeros(net.width), ()) == []
+    save_checkpoint(tmp_path / "net.pth", net)
+    for one in (net, load_network(tmp_path / "net.pth")[0]):
+        with one_line_error(ValueError, f"timm/{model}", "no classifier that fits behind GeM", "01"):
+            in_classes_of(one, ImageList(tmp_path, (), np.zeros(0, dtype=np.int64), ("cat",)))
 
 
 def test_resnet8_has_no_published_weights(files):
