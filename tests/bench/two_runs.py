@@ -42,7 +42,8 @@ from mgkit.config import (
     make,
 )
 from mgkit.data.layouts import labelled_images
-from mgkit.engine.run import json_lines, read_config, read_metrics, results_in, save_figure
+from mgkit.engine.run import json_lines, read_config, read_metrics, save_figure
+from mgkit.machine.records import read_json
 from mgkit.mini.make import MiniSizes, make_mini
 from mgkit.model import get_multigrain
 from mgkit.photos.report import save_report
@@ -100,20 +101,20 @@ def losses(folder: Path) -> list:
 
 
 def retrieval_rows(folder: Path) -> list:
-    results = results_in(folder)
+    results = read_json(folder / "results.json")
     found = [[row["set"], row["descriptor"], row["value"]] for row in results["rows"]]
     return [results["size"], found, results["figure_4"]["values"]]
 
 
 def photos(folder: Path) -> list:
-    results = results_in(folder)
+    results = read_json(folder / "results.json")
     assert f"{results['size']} px, p = " in (folder / "report.html").read_text(encoding="utf-8")
     return [results[key] for key in ("size", "threshold", "groups", "pairs")]
 
 
 def values_of(*keys: str) -> Callable[[Path], list]:
     """What reads these values of results.json."""
-    return lambda folder: [results_in(folder)[key] for key in keys]
+    return lambda folder: [read_json(folder / "results.json")[key] for key in keys]
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ STAGES = {
         ),
         Stage(
             ClassifyConfig, {"sizes": [32]}, {"sizes": [48, 32]}, see_classes,
-            lambda folder: results_in(folder)["rows"],
+            lambda folder: read_json(folder / "results.json")["rows"],
         ),
         Stage(
             RetrievalConfig,

@@ -97,8 +97,9 @@ def test_a_training_whose_papermill_ends_leaves_no_process_and_goes_on(project, 
     reached = max(snapshots.glob("step-*.pth"))
     monkeypatch.chdir(project)
     config = replace(from_yaml(TrainConfig, snapshots.parent / "config.yaml"), gpus=1, workers=0)
+    answers = iter([False, False, True])
     with pytest.raises(StoppedError):
-        run_training(config, asked_to_stop=lambda step: step == 2)
+        run_training(config, asked_to_stop=lambda _: next(answers))
     assert max(snapshots.glob("step-*.pth")) > reached
     provenance = sorted(path.name for path in snapshots.parent.glob("provenance*.yaml"))
     assert provenance == ["provenance.1.yaml", "provenance.yaml"]  # the same run, started twice
