@@ -149,12 +149,14 @@ def class_names(data: str, net: MultiGrain) -> tuple[str, ...]:
 
     data: as in a config; the embedded set has a list of names.
     """
+    if not net.classes:
+        return ()
     readable = {}
     if is_mini(data):
         lines = (data_root(data) / "imagenet" / "classes.txt").read_text(encoding="utf-8").splitlines()
         readable = dict(line.split(" ", 1) for line in lines)
     wordnet = all(re.fullmatch(r"n\d{8}", name) for name in net.classes)
-    if net.classes and wordnet and not readable.keys() >= set(net.classes):
+    if wordnet and not readable.keys() >= set(net.classes):
         readable = imagenet_names()
         readable = readable if readable.keys() >= set(net.classes) else {}
     return tuple(shown_name(readable.get(name, name)) for name in net.classes)
