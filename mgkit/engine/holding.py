@@ -89,7 +89,7 @@ def wait(config: StageConfig, stack: ExitStack) -> bool:
         if holder != seen:
             seen, since = holder, time.monotonic()
             if holder and not holder.finished:
-                print(f"{folder}: waiting for {holder.described(config)}", flush=True)
+                print(f"{folder}: waiting, as {holder.described(config)}", flush=True)
         if time.monotonic() - since > SECONDS_TO_STOP and (holder is None or holder.differs(config)):
             who = holder.described(config) if holder else "another process runs it"
             raise TimeoutError(f"{folder}: {who}: wait, or choose another experiment")

@@ -109,7 +109,8 @@ def test_one_that_waits_for_the_same_config_says_so_and_joins(here):
         here, [(0, partial(hold, config, BRIEFLY)), (0.1, partial(join, config))]
     )
     waiting, taking = printed.splitlines()
-    assert joined and str(here / "outputs/t/train") in waiting and "process" in waiting and "same" in waiting
+    assert joined and str(here / "outputs/t/train") in waiting and "same" in waiting
+    assert "waiting, as process" in waiting
     assert "taking the results of process" in taking
 
 
