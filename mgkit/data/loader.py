@@ -14,7 +14,7 @@ from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
 from mgkit.machine.distributed import all_gather_object, is_initialized, is_main
 from mgkit.machine.printable import shown_name
-from mgkit.machine.shared_memory import shared_memory_named
+from mgkit.machine.shared_memory import limits_named, shared_memory_named
 
 SECONDS_FOR_A_BATCH = 900  # then a worker counts as hung: an error, after which a training restarts
 SECONDS_TO_SAVE = 30  # that a worker goes on after SIGTERM
@@ -135,10 +135,10 @@ class SeededBatches:
 
 
 class SharedLoader(DataLoader):
-    """A DataLoader whose errors about shared memory are a RefusedError that says what to do."""
+    """A DataLoader whose errors about shared memory and limits are a RefusedError that says what to do."""
 
     def __iter__(self) -> Iterator[Batch]:
-        with shared_memory_named():
+        with limits_named(), shared_memory_named():
             yield from super().__iter__()
 
 

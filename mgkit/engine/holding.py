@@ -12,7 +12,7 @@ import yaml
 from pydantic.dataclasses import dataclass
 
 from mgkit.config import StageConfig, TrainConfig, different
-from mgkit.engine.run import read_results, stage_folder
+from mgkit.engine.run import keep_to_run, leave_run, read_results, stage_folder
 from mgkit.machine.distributed import broadcast_object, is_main, run_in_all
 from mgkit.machine.files import exclusive, write_text
 from mgkit.machine.records import read_yaml
@@ -65,6 +65,8 @@ def holding(config: StageConfig) -> Iterator[bool]:
 def take(config: StageConfig, stack: ExitStack) -> bool:
     """Hold the lock until `stack` is closed; see `holding`."""
     last = read_holder(config) if wait(config, stack) else None
+    leave_run(config)
+    stack.callback(keep_to_run, config)
     joined = last is not None and last.finished and not last.differs(config)
     joined = joined and read_results(config) is not None
     if joined:
@@ -87,7 +89,7 @@ def wait(config: StageConfig, stack: ExitStack) -> bool:
         if holder != seen:
             seen, since = holder, time.monotonic()
             if holder and not holder.finished:
-                print(f"{folder}: waiting for {holder.described(config)}", flush=True)
+                print(f"{folder}: waiting, as {holder.described(config)}", flush=True)
         if time.monotonic() - since > SECONDS_TO_STOP and (holder is None or holder.differs(config)):
             who = holder.described(config) if holder else "another process runs it"
             raise TimeoutError(f"{folder}: {who}: wait, or choose another experiment")

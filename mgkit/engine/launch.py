@@ -19,6 +19,7 @@ from mgkit.config import AnyConfig, StageConfig, TrainConfig, to_yaml
 from mgkit.machine.distributed import is_initialized
 from mgkit.machine.files import write_text
 from mgkit.machine.progress import FOR_RELAY, print_anything, show_relayed
+from mgkit.machine.shared_memory import limits_named
 
 # Environment variables of the workers
 FOLDER = "MGKIT_LAUNCH_FOLDER"  # where they write how the run ended
@@ -68,12 +69,13 @@ def launch(config: StageConfig) -> None:
     with tempfile.TemporaryDirectory(prefix="mgkit-", ignore_cleanup_errors=True) as folder:
         config_file = Path(folder) / "config.yaml"
         write_text(config_file, to_yaml(config))
-        process = subprocess.Popen(
-            torchrun_command(config, config_file, processes),
-            env=worker_environment(folder, processes),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
-            start_new_session=True,  # a notebook's interrupt reaches this process alone; see `stop`
-        )  # fmt: skip
+        with limits_named():
+            process = subprocess.Popen(
+                torchrun_command(config, config_file, processes),
+                env=worker_environment(folder, processes),
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
+                start_new_session=True,  # a notebook's interrupt reaches this process alone; see `stop`
+            )  # fmt: skip
         (Path(folder) / AGENT).write_text(str(process.pid), encoding="utf-8")
         try:
             with sigterm_passed_on(process) as asked_to_stop:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Found = TypeVar("Found")
+KEPT: dict[tuple[str, str], int] = {}  # the inodes of the folders that this process keeps to
 MOST_RENAMED = 10  # times in a row that a folder is renamed while it is read; some file systems change inodes
 
 # Results first: a run killed while it removes the files of an earlier one must not look finished.
@@ -63,18 +64,44 @@ def folders(config: StageConfig) -> list[Path]:
 
 
 def run_folder(config: StageConfig) -> Path | None:
-    """The folder of the latest run with this config, under its present name; None if there is none."""
+    """The folder of the latest run with this config, under its present name; None if there is none.
+
+    In a process that has run or joined the stage with this config, the folder of that run, see `keep_to_run`.
+    """
 
     def agrees(folder: Path) -> bool:
         written = read_config(folder)
         return written is not None and not different(written, dataclasses.asdict(config))
 
+    present = identities(config)
+    kept = KEPT.get(key_of(config))
+    own = next((folder for folder in folders(config) if present.get(folder.name, 0) == kept), None)
+    if own is not None and agrees(own):
+        return own
     latest, *aside = folders(config)
     if agrees(latest):
         return latest
     return max(
-        filter(agrees, aside), key=lambda folder: (folder / "config.yaml").stat().st_mtime_ns, default=None
+        filter(agrees, reversed(aside)),  # the highest number first: time stamps may be equal
+        key=lambda folder: (folder / "config.yaml").stat().st_mtime_ns,
+        default=None,
     )
+
+
+def keep_to_run(config: StageConfig) -> None:
+    """Have this process read and draw the present run, also when a newer one has the same config."""
+    folder = run_folder(config)
+    if folder is not None:
+        KEPT[key_of(config)] = folder.stat().st_ino
+
+
+def leave_run(config: StageConfig) -> None:
+    """End `keep_to_run`."""
+    KEPT.pop(key_of(config), None)
+
+
+def key_of(config: StageConfig) -> tuple[str, str]:
+    return str(stage_folder(config).absolute()), to_yaml(config)
 
 
 def existing_folder(config: StageConfig) -> Path:

@@ -28,6 +28,9 @@ REMEDIES = {  # of what a restart does not change: cause and remedy, for a folde
     errno.EACCES: "there is no permission to write in {}: change that, or work in another folder",
     errno.EPERM: "writing in {} is not permitted: change that, or work in another folder",
     errno.EFBIG: "{} does not take files that large: work on another disk",
+    errno.EIO: "the disk that holds {} fails: check it, or work on another disk",
+    errno.ESTALE: "the connection to {} is lost: mount it again",
+    errno.ENAMETOOLONG: "{} takes no name that long: choose a shorter one",
 }
 PROBE = 64 * 1024  # bytes that `check_writable` writes
 MARKS = (  # byte order marks; that of UTF-32 starts like that of UTF-16

@@ -1,4 +1,4 @@
-"""Shared memory, through which the workers of a loader pass batches: checked before, and named in errors."""
+"""Limits of shared memory, through which a loader's workers pass batches, and of open files and processes."""
 
 import errno
 import os
@@ -11,6 +11,7 @@ from mgkit.machine.files import RefusedError
 
 FOLDER = Path("/dev/shm")  # of Linux; other systems have no limit to check
 SAID_BY_TORCH = ("shared memory", "(shm)", "torch_shm_manager", "Bus error")
+FILES_SAID_BY_TORCH = ("Too many open files", "items of ancdata")
 REFUSALS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSYS, errno.ENOENT)
 REMEDY = "choose workers=0, or enlarge it (docker run --shm-size=8g, or --ipc=host)"
 
@@ -57,6 +58,22 @@ def shared_memory_named() -> Iterator[None]:
             raise
         fault = fault_of_folder() or f"{FOLDER} is too small for the images that workers pass through it"
         raise RefusedError(f"{fault}: {REMEDY}") from None
+
+
+@contextmanager
+def limits_named() -> Iterator[None]:
+    """Turn the errors of too many open files or processes in the block into a RefusedError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        number = getattr(error, "errno", None)
+        if number in (errno.EMFILE, errno.ENFILE) or any(word in str(error) for word in FILES_SAID_BY_TORCH):
+            remedy = "no more files can be opened: raise the limit (ulimit -n 4096)"
+        elif number == errno.EAGAIN and isinstance(error, BlockingIOError):  # of fork
+            remedy = "no more processes can be started: raise the limit (ulimit -u) or choose fewer workers"
+        else:
+            raise
+        raise RefusedError(f"{remedy} ({error.args[-1]})") from None
 
 
 def is_about_shared_memory(error: Exception) -> bool:

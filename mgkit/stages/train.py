@@ -40,10 +40,10 @@ def train(config: TrainConfig) -> Path | None:
         return None
     checkpoint = stage_folder(config) / "checkpoint.pth"
     with holding(config) as joined:
-        if is_finished(replace(config, resume=config.resume or joined), images):
-            print(f"{checkpoint}: training is finished, nothing to do (resume=False trains anew)")
-        else:
+        if not is_finished(replace(config, resume=config.resume or joined), images):
             launch(config)
+        elif not joined:  # or `holding` has said so
+            print(f"{checkpoint}: training is finished, nothing to do (resume=False trains anew)")
     return checkpoint
 
 

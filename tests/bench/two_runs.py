@@ -280,7 +280,7 @@ def race(
         mine = held[json.dumps(parameters(stage, asdict(config)))]
         assert seen == mine, f"{config}: saw {seen}, its folder holds {mine}\n{printed}"
     printed = "".join(text for _, text in answers)
-    words = {"taking the results": "joined", "waiting for process": "waited", "kept in": "set aside"}
+    words = {"taking the results": "joined", "waiting, as process": "waited", "kept in": "set aside"}
     return ", ".join(word for text, word in words.items() if text in printed) or "one after the other"
 
 

@@ -109,7 +109,8 @@ def test_one_that_waits_for_the_same_config_says_so_and_joins(here):
         here, [(0, partial(hold, config, BRIEFLY)), (0.1, partial(join, config))]
     )
     waiting, taking = printed.splitlines()
-    assert joined and str(here / "outputs/t/train") in waiting and "process" in waiting and "same" in waiting
+    assert joined and str(here / "outputs/t/train") in waiting and "same" in waiting
+    assert "waiting, as process" in waiting
     assert "taking the results of process" in taking
 
 
@@ -205,6 +206,31 @@ def test_of_two_with_the_same_config_the_latest_is_meant(here):
     folders = {path.name for path in (here / "outputs/t").glob("train*")}
     assert folders == {"train", "train.1", "train.2", "train.3"}
     assert [read_results(train_config(seed=seed))["number"] for seed in (1, 2)] == [2, 3]
+
+
+def test_a_process_keeps_to_its_run_when_another_starts_one_with_the_same_config(here):
+    config = train_config(seed=1)
+    for number in (1, 2):  # the second as by resume=False
+        with holding(config):
+            Run(config, keep=True).results({"number": number})
+        assert read_results(config)["number"] == number
+    Run(config, keep=True)  # of another process, and unfinished
+    assert read_results(config)["number"] == 2
+    add_results(config, {"added": 2})
+    save_figure(Name(2), config, "figure.png")
+    assert {path.parent.name for path in (here / "outputs/t").glob("train*/figure.png")} == {"train.3"}
+    assert json.loads((here / "outputs/t/train.3/results.json").read_text())["added"] == 2
+    with holding(config):
+        pass
+    assert read_results(config) is None  # one that runs anew leaves it
+
+
+def test_of_two_set_aside_within_one_tick_of_the_clock_the_latest_is_meant(here):
+    for number, seed in enumerate((1, 1, 2)):
+        run = Run(train_config(seed=seed), keep=True)
+        run.results({"number": number})
+        os.utime(run.folder / "config.yaml", (0, 0))
+    assert read_results(train_config(seed=1))["number"] == 1
 
 
 def test_nothing_is_written_where_there_is_no_run_of_the_config(here):

@@ -19,7 +19,7 @@ from mgkit.config import ClassifyConfig, FinetunePConfig, PhotosConfig, Retrieva
 from mgkit.engine.run import read_results
 from mgkit.features import embed
 from mgkit.machine import shared_memory
-from mgkit.machine.files import RefusedError
+from mgkit.machine.files import RefusedError, write_text
 from mgkit.model import get_multigrain
 from mgkit.photos.search import embed_photos, photo_task, search_photos
 from mgkit.stages.evaluate_imagenet import evaluate_classification
@@ -281,6 +281,37 @@ def test_shared_memory_that_fails_later_is_named(shm, error):
         shared_memory.shared_memory_named(),
     ):
         raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+        (OSError(errno.ENFILE, "File table overflow"), "ulimit -n"),
+        (RuntimeError("received 0 items of ancdata"), "ulimit -n"),
+        (RuntimeError("unable to open shared memory object: Too many open files (24)"), "ulimit -n"),
+        (OSError(errno.EAGAIN, "Resource temporarily unavailable"), "ulimit -u"),
+    ],
+)
+def test_limits_of_open_files_and_processes_are_named(error, remedy):
+    with one_line_error(RefusedError, remedy), shared_memory.limits_named():
+        raise error
+
+
+def test_other_errors_are_not_about_limits():
+    with pytest.raises(FileNotFoundError), shared_memory.limits_named():
+        Path("nothing").read_text()
+
+
+@pytest.mark.parametrize(("number", "cause"), [(errno.EIO, "check it"), (errno.ESTALE, "mount it again")])
+def test_a_disk_that_fails_is_not_passed_over(here, monkeypatch, number, cause):
+    def failing(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with one_line_error(RefusedError, "a.txt", cause):
+        write_text(here / "a.txt", "text")
+    assert not [*here.iterdir()]
 
 
 @pytest.mark.parametrize(
