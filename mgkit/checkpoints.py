@@ -21,7 +21,7 @@ from mgkit.backbones.imagenet import imagenet_names
 from mgkit.config import LARGEST_P, SMALLEST_P
 from mgkit.machine.download import fetch, is_web_page
 from mgkit.machine.files import atomic_write, project_root
-from mgkit.machine.printable import shortened
+from mgkit.machine.printable import shortened, shown_name
 from mgkit.machine.records import check_values, shown
 from mgkit.machine.saving import save_tensors
 from mgkit.model import MultiGrain, get_multigrain
@@ -68,11 +68,7 @@ def load_checkpoint(path: str | Path) -> dict:
     and plain values are unpickled; code is refused. Raises FileNotFoundError, or ValueError that names the
     file.
     """
-    path = Path(path)
-    if os.path.isdir(path):  # Path's raise for a name that is too long
-        raise FileNotFoundError(f"{path} is a folder: a .pth or .safetensors file is expected")
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"the checkpoint {path} does not exist")
+    path = existing_file(Path(path))
     checkpoint = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     check_layout(path, checkpoint)
     checkpoint["model_state"] = without_wrappers(path, checkpoint["model_state"])
@@ -278,7 +274,16 @@ def released_name(path: Path) -> str:
 def checkpoint_file(path: Path) -> Path:
     """Return the file of a path; a released checkpoint is downloaded if missing."""
     name = released_name(path)
-    return fetch_released(name) if name else path
+    return fetch_released(name) if name else existing_file(path)
+
+
+def existing_file(path: Path) -> Path:
+    """Return the path; raise FileNotFoundError unless it is a file."""
+    if os.path.isdir(path):  # Path's methods raise for a name that is too long
+        raise FileNotFoundError(f"{shown_name(path)} is a folder: a .pth or .safetensors file is expected")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"the checkpoint {shown_name(path)} does not exist")
+    return path
 
 
 def agreed_backbone(path: Path, recorded: str | None, given: str | None) -> str:

@@ -3,6 +3,7 @@
 import math
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from support import one_line_error
@@ -17,6 +18,7 @@ from mgkit.config import (
     WhitenConfig,
     make,
 )
+from mgkit.machine.printable import shown_name
 from mgkit.mini.make import MiniSizes, make_mini
 from mgkit.photos.search import photo_task, search_photos
 from mgkit.stages.evaluate_imagenet import run_classification
@@ -132,3 +134,17 @@ def test_training_with_max_pooling_leaves_a_checkpoint_that_loads(project, root)
 def test_an_end_at_which_nothing_can_run_is_named_in_one_line(project, root, cls, values, named):
     with one_line_error(ValueError, named):
         RUN[cls](config_of(cls, root, **values))
+
+
+@pytest.mark.parametrize("named", ["nothing.pth", "a\nb.pth", "x" * 300, "."])
+def test_initial_weights_that_are_no_file_are_named_before_an_earlier_run_is_moved(project, root, named):
+    before = sorted(Path("outputs/t").iterdir())
+    with one_line_error(FileNotFoundError, shown_name(named)):
+        run_training(config_of(TrainConfig, root, init_from=named))
+    assert sorted(Path("outputs/t").iterdir()) == before
+
+
+@pytest.mark.parametrize("data", ["a\nb", "\udc80"])
+def test_a_folder_is_named_in_one_printable_line(project, root, data):
+    with one_line_error(FileNotFoundError, "data", shown_name(data)):
+        run_training(config_of(TrainConfig, root, data=data))
