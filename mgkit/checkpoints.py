@@ -1,6 +1,8 @@
 """Checkpoints in the format of the released files: safe loading, atomic saving."""
 
 import json
+import math
+import os
 import re
 import tarfile
 import warnings
@@ -16,8 +18,10 @@ from torch import Tensor
 
 from mgkit.backbones.build import check_backbone
 from mgkit.backbones.imagenet import imagenet_names
+from mgkit.config import LARGEST_P, SMALLEST_P
 from mgkit.machine.download import fetch, is_web_page
 from mgkit.machine.files import atomic_write, project_root
+from mgkit.machine.printable import shortened, shown_name
 from mgkit.machine.records import check_values, shown
 from mgkit.machine.saving import save_tensors
 from mgkit.model import MultiGrain, get_multigrain
@@ -34,7 +38,9 @@ RELEASED = {  # name: (folder on the server, backbone)
     "pnasnet5large-finetune500": ("finetuned_models", "pnasnet5large"),  # 500 px
 }
 
-WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and DistributedDataParallel, and of torch.compile
+CLASSIFIER = "classifier.weight"
+# What torch.compile, FSDP and checkpointed activations put into the keys, of the network or a part of it.
+WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 DTYPES = frozenset(
     {
         torch.float16, torch.bfloat16, torch.float32, torch.float64,
@@ -62,11 +68,7 @@ def load_checkpoint(path: str | Path) -> dict:
     and plain values are unpickled; code is refused. Raises FileNotFoundError, or ValueError that names the
     file.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise FileNotFoundError(f"{path} is a folder: a .pth or .safetensors file is expected")
-    if not path.is_file():
-        raise FileNotFoundError(f"the checkpoint {path} does not exist")
+    path = existing_file(Path(path))
     checkpoint = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     check_layout(path, checkpoint)
     checkpoint["model_state"] = without_wrappers(path, checkpoint["model_state"])
@@ -145,22 +147,31 @@ def check_layout(path: Path, checkpoint: object) -> None:
     """Raise ValueError unless the checkpoint is a dict with a `model_state` of named tensors."""
     state = checkpoint.get("model_state") if isinstance(checkpoint, dict) else None
     if not isinstance(state, Mapping):
-        found = f"the keys {', '.join(map(str, checkpoint))}" if isinstance(checkpoint, dict) else "no dict"
-        raise ValueError(f"{path} holds no model_state but {found[:200]}: it is not a MultiGrain checkpoint")
+        found = f"the keys {shown([*checkpoint])}" if isinstance(checkpoint, dict) else "no dict"
+        raise ValueError(f"{path} holds no model_state but {found}: it is not a MultiGrain checkpoint")
     for key, value in state.items():
         if not (isinstance(key, str) and isinstance(value, Tensor)):
-            wrong = f"{str(key)[:80]!r} is a {type(value).__name__}"
+            wrong = f"{shown(key)} is a {type(value).__name__}"
             raise ValueError(f"{path}: model_state must hold named tensors, but {wrong}")
 
 
 def without_wrappers(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state without the prefixes of modules that wrapped the network; prints a line if it has any."""
-    state, found = dict(state), ""
-    while prefix := next((p for p in WRAPPERS if state and all(key.startswith(p) for key in state)), ""):
-        state, found = {key.removeprefix(prefix): value for key, value in state.items()}, found + prefix
-    if found:
-        print(f"{path}: its keys start with {found!r}, as of a wrapped network: the prefix is taken off")
-    return state
+    """The state without what wrapping the network put into its keys; prints a line if there was any.
+
+    A prefix of all keys, such as `module.` of DistributedDataParallel, is found by that of the classifier.
+    """
+    plain = {WRAPPERS.sub("", key): value for key, value in state.items()}
+    if any(key.startswith("module.") for key in plain):
+        plain.pop("n_averaged", None)  # of torch's AveragedModel
+    prefix = next((key.removesuffix(CLASSIFIER) for key in plain if key.endswith("." + CLASSIFIER)), "")
+    if CLASSIFIER not in plain and all(key.startswith(prefix) for key in plain):
+        plain = {key.removeprefix(prefix): value for key, value in plain.items()}
+    if plain.keys() == state.keys() or len(plain) < len(state.keys() - {"n_averaged"}):
+        return dict(state)  # nothing to take off, or two keys would become one
+    key = next(key for key in state if key.endswith(CLASSIFIER))
+    before = shortened(key.removesuffix(CLASSIFIER), 80) or "parts"
+    print(f"{path}: its keys are those of a wrapped network ({before}): they are taken without the wrappers")
+    return plain
 
 
 def check_values_of(path: Path, checkpoint: dict) -> None:
@@ -168,7 +179,7 @@ def check_values_of(path: Path, checkpoint: dict) -> None:
     state = checkpoint["model_state"]
     for key, value in state.items():
         if wrong := wrong_tensor(key, value):
-            raise ValueError(f"{path}: {key[:80]} in model_state {wrong}")
+            raise ValueError(f"{path}: {shortened(key, 80)} in model_state {wrong}")
     fields = check_values(path, Content, checkpoint)
     checkpoint |= {name: getattr(fields, name) for name in fields.model_fields_set}
     known = state["classifier.weight"].shape[:1] if "classifier.weight" in state else ()
@@ -189,10 +200,18 @@ def wrong_tensor(key: str, value: Tensor) -> str:
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         return f"is declared as {tuple(value.shape)}, larger than what is stored"
     if key == "pool.p":  # the one weight that may be infinite
-        return (
-            "" if value.numel() == 1 and value > 0 else f"must be one number > 0, got {shown(value.tolist())}"
-        )
+        return wrong_exponent(value)
+    if key.endswith("running_var") and (value < 0).any():
+        return "is negative, which no variance is: the file is damaged"
     return "" if value.float().isfinite().all() else "is not finite: the training that left it diverged"
+
+
+def wrong_exponent(p: Tensor) -> str:
+    """What is wrong with a p, as the end of a sentence; empty for one that a training may have."""
+    rounded = 1e-2  # a p of the ends of the range, as half precision holds it
+    if p.numel() == 1 and (SMALLEST_P * (1 - rounded) <= p <= LARGEST_P * (1 + rounded) or p == math.inf):
+        return ""
+    return f"must be one number from {SMALLEST_P} to {LARGEST_P:g}, or inf, got {shown(p.tolist())}"
 
 
 def read_safetensors(path: Path) -> dict:
@@ -249,13 +268,22 @@ def load_network(checkpoint: str | Path, *, backbone: str | None = None) -> tupl
 def released_name(path: Path) -> str:
     """Return the name of the released checkpoint that a path names; empty for a path that exists."""
     name = str(path).removesuffix(".pth")
-    return name if name in RELEASED and not path.exists() else ""
+    return name if name in RELEASED and not os.path.exists(path) else ""
 
 
 def checkpoint_file(path: Path) -> Path:
     """Return the file of a path; a released checkpoint is downloaded if missing."""
     name = released_name(path)
-    return fetch_released(name) if name else path
+    return fetch_released(name) if name else existing_file(path)
+
+
+def existing_file(path: Path) -> Path:
+    """Return the path; raise FileNotFoundError unless it is a file."""
+    if os.path.isdir(path):  # Path's methods raise for a name that is too long
+        raise FileNotFoundError(f"{shown_name(path)} is a folder: a .pth or .safetensors file is expected")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"the checkpoint {shown_name(path)} does not exist")
+    return path
 
 
 def agreed_backbone(path: Path, recorded: str | None, given: str | None) -> str:

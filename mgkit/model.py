@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mgkit.backbones.build import Backbone, build_backbone
-from mgkit.machine.printable import say_once
+from mgkit.machine.printable import say_once, shortened
 from mgkit.pooling import GeM, check_exponent, l2_normalize
 
 
@@ -141,9 +141,9 @@ def check_state(net: MultiGrain, state: Mapping[str, Tensor]) -> None:
     missing = sorted(expected.keys() - state.keys())
     extra = sorted(state.keys() - expected.keys())
     if missing or extra:
-        found = f"lacks {len(missing)} keys ({missing[0]}…)" if missing else ""
+        found = f"lacks {len(missing)} keys ({shortened(missing[0], 80)}…)" if missing else ""
         found += " and " if missing and extra else ""
-        found += f"has {len(extra)} keys too many ({extra[0]}…)" if extra else ""
+        found += f"has {len(extra)} keys too many ({shortened(extra[0], 80)}…)" if extra else ""
         raise ValueError(f"the state is not that of a {net.name}: it {found}")
     classes = state["classifier.weight"].shape[0]
     if classes != net.classifier.out_features:

@@ -122,10 +122,13 @@ ODD_TENSORS = {
     "huge": lambda w: (WEIGHT, torch.zeros(1).expand(10**9, w.shape[1]), "larger than what is stored"),
     "scalar bias": lambda w: ("classifier.bias", torch.tensor(1.0), "classifier.bias"),
     "no classes": lambda w: (WEIGHT, w[:0], "0 classes"),
-    "p of zero": lambda w: ("pool.p", torch.tensor(0.0), "must be one number > 0, got 0.0"),
+    "p of zero": lambda w: ("pool.p", torch.tensor(0.0), "from 0.01 to 1000, or inf, got 0.0"),
     "negative p": lambda w: ("pool.p", torch.tensor(-math.inf), "-inf"),
     "p of nan": lambda w: ("pool.p", torch.tensor(math.nan), "nan"),
+    "a p of nothing": lambda w: ("pool.p", torch.tensor(1e-30), "from 0.01"),
+    "a p too large": lambda w: ("pool.p", torch.tensor(5000.0), "5000.0"),
     "two p": lambda w: ("pool.p", torch.ones(2), "[1.0, 1.0]"),
+    "negative variance": lambda w: ("features.bn1.running_var", torch.full([64], -1.0), "negative"),
     "running statistics": lambda w: ("features.bn1.running_var", torch.full([64], math.inf), "not finite"),
 }
 
@@ -148,7 +151,52 @@ def test_weights_of_other_precisions_become_float32(net, tmp_path, dtype):
     torch.testing.assert_close(loaded[WEIGHT], net.state_dict()[WEIGHT], rtol=0.01, atol=0.01)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("part", ["_orig_mod.", "_fsdp_wrapped_module."])
+def test_a_wrapped_part_and_an_average_of_weights_are_read(net, tmp_path, part):
+    own = net.state_dict()
+    for name, state in {
+        "part": {key.replace("features.", f"features.{part}"): value for key, value in own.items()},
+        "averaged": {"n_averaged": torch.tensor(3)} | {f"module.{key}": own[key] for key in own},
+    }.items():
+        torch.save({"model_state": state, "backbone": net.name}, tmp_path / f"{name}.pth")
+        assert same_bits(load_network(tmp_path / f"{name}.pth")[0].state_dict(), own)
+
+
+@pytest.mark.parametrize("p", [0.01, 1000.0, math.inf])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_p_of_the_ends_of_the_range_is_read_back_in_any_precision(net, tmp_path, p, dtype):
+    state = net.state_dict() | {"pool.p": torch.tensor(p, dtype=dtype)}
+    torch.save({"model_state": state, "backbone": net.name}, tmp_path / "ends.pth")
+    assert load_network(tmp_path / "ends.pth")[0].pool.p.item() == pytest.approx(p, rel=1e-2)
+
+
+@pytest.mark.parametrize("key", ["a\nb", "\udc80", "x" * 10_000])
+def test_odd_keys_are_named_in_one_short_printable_line(net, tmp_path, key):
+    path = tmp_path / "odd.pth"
+    for content in ({"model_state": net.state_dict() | {key: torch.ones(1)}, "backbone": net.name}, {key: 1}):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=r"odd\.pth") as error:
+            load_network(path)
+        assert str(error.value).isprintable() and len(str(error.value)) < 1000
+
+
+def test_a_checkpoint_whose_name_is_too_long_does_not_exist():
+    with one_line_error(FileNotFoundError, "does not exist"):
+        load_network("x" * 300 + ".pth")
+
+
+def test_classes_of_one_name_are_refused_where_images_have_that_name(net, tmp_path):
+    write_tree(tmp_path / "data", *(f"{name}/{k}.png" for name in "ab" for k in range(2)))
+    torch.save(
+        {"model_state": net.state_dict(), "backbone": net.name, "classes": ["a", "a", "b"]},
+        tmp_path / "twice.pth",
+    )
+    loaded, _ = load_network(tmp_path / "twice.pth")
+    with one_line_error(ValueError, tmp_path / "twice.pth", "classes has 'a' twice"):
+        in_classes_of(loaded, class_folders(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model.", "ema_model."])
 def test_the_prefix_of_a_wrapped_network_is_taken_off_and_said(net, tmp_path, prefix, capsys):
     state = {prefix + key: value for key, value in net.state_dict().items()}
     torch.save({"model_state": state, "backbone": net.name}, tmp_path / "wrapped.pth")

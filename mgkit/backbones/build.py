@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 from mgkit.backbones.imagenet import imagenet_names
-from mgkit.machine.printable import say_once
+from mgkit.machine.printable import say_once, shortened
+from mgkit.machine.records import shown
 from mgkit.pooling import gem
 
 # Imported where used: timm (takes seconds), the NASNets and published weights.
@@ -63,7 +64,9 @@ def check_backbone(name: str) -> str:
         return check_timm(name)
     if name not in BUILDERS:
         known = ", ".join(BUILDERS)
-        raise ValueError(f"backbone {name!r} is unknown; one of {known}, or {TIMM}<name> for a model of timm")
+        raise ValueError(
+            f"backbone {shown(name)} is unknown; one of {known}, or {TIMM}<name> for a model of timm"
+        )
     return name
 
 
@@ -77,8 +80,8 @@ def check_timm(name: str) -> str:
     except RuntimeError:
         family = model.split("_")[0].split(".")[0]
         raise ValueError(
-            f"backbone {name!r} is unknown: timm {timm.__version__} has no {model!r} "
-            f"(see timm.list_models('*{family}*'))"
+            f"backbone {shown(name)} is unknown: timm {timm.__version__} has no {shown(model)} "
+            f"(see timm.list_models('*{shortened(family)}*'))"
         ) from None
     return name
 

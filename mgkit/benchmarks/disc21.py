@@ -15,6 +15,7 @@ from mgkit.benchmarks.retrieval_set import (
     read_rows,
     unlabelled,
 )
+from mgkit.machine.records import shown
 
 PAIR_COLUMNS = ("query_id", "reference_id")
 NAME_FORMATS = {  # folder: (format of the names, number of images)
@@ -86,7 +87,9 @@ def read_pairs(path: Path) -> dict[str, set[str]]:
     pairs = {}
     for number, row in rows[1:] if at else rows:
         if len(row) <= max(query, reference) or not row[query]:
-            raise ValueError(f"{path}, line {number}: {','.join(row)!r} should be {','.join(PAIR_COLUMNS)}")
+            raise ValueError(
+                f"{path}, line {number}: {shown(','.join(row))} should be {','.join(PAIR_COLUMNS)}"
+            )
         pairs.setdefault(row[query], set()).update({row[reference]} - {""})
     if not pairs:
         raise ValueError(f"{path} lists no pairs")

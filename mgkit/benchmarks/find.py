@@ -18,6 +18,7 @@ from mgkit.data.layouts import META, class_folders, dataset_root, plain_images, 
 from mgkit.machine.download import file_hash
 from mgkit.machine.printable import shown_name
 from mgkit.machine.progress import progress
+from mgkit.machine.records import shown
 
 BENCHMARKS = {
     "holidays": HOLIDAYS, "ukbench": UKBENCH, "copydays": COPYDAYS,
@@ -195,8 +196,8 @@ def read_groups(path: Path) -> dict[str, str]:
     rows = read_rows(path)
     at = columns(rows[0][1], GROUP_COLUMNS)
     if at is None:
-        wanted, got = ",".join(GROUP_COLUMNS), ",".join(rows[0][1])
-        raise ValueError(f"{path}: the first line should name the columns {wanted}, got {got!r}")
+        wanted, got = ",".join(GROUP_COLUMNS), shown(",".join(rows[0][1]))
+        raise ValueError(f"{path}: the first line should name the columns {wanted}, got {got}")
     folder, groups = os.path.realpath(path.parent), {}
     for number, row in rows[1:]:
         name, group = (row[k] if k < len(row) else "" for k in at)

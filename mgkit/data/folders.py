@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mgkit.machine.files import atomic_write, project_root
+from mgkit.machine.printable import shown_name
 from mgkit.machine.progress import progress
 
 # Of the formats that `decoding.FORMATS` reads.
@@ -264,12 +265,13 @@ def remembered(root: str) -> FolderIndex | None:
 def check_folder(folder: str | Path, purpose: str) -> Path:
     """The folder as a path; an OSError that names it and its purpose if it is none or cannot be read."""
     folder = Path(folder)
+    shown = shown_name(folder)
     try:
         exists = folder.exists()
     except OSError as error:  # a folder around it may not be entered
-        raise type(error)(f"{purpose}: the folder {folder} cannot be read ({error.strerror})") from None
+        raise type(error)(f"{purpose}: the folder {shown} cannot be read ({error.strerror})") from None
     if not exists:
-        raise FileNotFoundError(f"{purpose}: the folder {folder} does not exist")
+        raise FileNotFoundError(f"{purpose}: the folder {shown} does not exist")
     if not folder.is_dir():
-        raise NotADirectoryError(f"{purpose}: {folder} is not a folder")
+        raise NotADirectoryError(f"{purpose}: {shown} is not a folder")
     return folder

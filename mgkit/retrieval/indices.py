@@ -61,6 +61,8 @@ def build_index(factory: str, database: np.ndarray, *, seed: int = 0) -> AnnInde
 
 def check_factory(factory: str, dim: int) -> None:
     """Raise ValueError, naming the factory string, unless faiss can build the index for `dim` dimensions."""
+    if not factory.isascii():
+        raise ValueError(f"index {shown(factory)}: a factory string of faiss has no such characters")
     for pattern, most in {**MOST, r"(?<=PCA)[RWL]*\d+": dim}.items():
         for found in re.findall(pattern, factory):
             digits = found.lstrip("RWL")

@@ -5,9 +5,9 @@ from dataclasses import asdict, fields
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, Field, PositiveInt, model_validator
 
-from mgkit.config import FinetunePConfig, NetworkConfig
+from mgkit.config import Exponent, FinetunePConfig, NetworkConfig
 from mgkit.data.images import ImageList
 from mgkit.engine.holding import holding
 from mgkit.engine.launch import on_all_devices
@@ -151,7 +151,7 @@ class Learned(BaseModel):
     """What later stages read of the results of 02."""
 
     sizes: list[PositiveInt] = Field(min_length=1)
-    p_star: list[PositiveFloat]
+    p_star: list[Exponent]  # a p that ran away is refused
     crop: Literal["square", "rect"]
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """The inputs of a stage: data, and the network of an earlier stage."""
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from mgkit.machine.device import pick_device, place
 from mgkit.machine.distributed import all_gather_object, from_main, main_first
 from mgkit.machine.download import file_hash
 from mgkit.machine.files import find_path, project_root, writing
+from mgkit.machine.records import shown
 from mgkit.mini.make import make_mini
 from mgkit.model import MultiGrain, get_multigrain
 
@@ -75,6 +77,11 @@ def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
             "by 01 with pretrained_backbone, or choose another backbone"
         )
     if net.classes:
+        names = Counter(net.classes)
+        if twice := [name for name in images.classes if names[name] > 1]:
+            raise ValueError(
+                f"{net.source}: classes has {shown(twice[0])} twice: each class needs its own name"
+            )
         return relabelled(images, net.classes, f"them: the network knows {known} classes")
     if len(images.classes) > known:
         raise ValueError(f"the checkpoint knows {known} classes, {images.root} has {len(images.classes)}")

@@ -362,3 +362,10 @@ def test_groups_are_sorted_by_path(tmp_path):
         (tmp_path / name).touch()
     path = written(tmp_path, "group,note,image\nx,1,b.jpg\n,2,a.jpg\n")
     assert list(read_groups(path).items()) == [(str(tmp_path / "a.jpg"), ""), (str(tmp_path / "b.jpg"), "x")]
+
+
+def test_a_long_first_line_of_a_csv_is_cut_in_the_message(tmp_path):
+    (tmp_path / "groups.csv").write_text("a," * 10**5)
+    with pytest.raises(ValueError, match="the first line should name the columns image,group") as error:
+        read_groups(tmp_path / "groups.csv")
+    assert len(str(error.value)) < 1000

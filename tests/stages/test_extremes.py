@@ -3,6 +3,7 @@
 import math
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from support import one_line_error
@@ -17,6 +18,7 @@ from mgkit.config import (
     WhitenConfig,
     make,
 )
+from mgkit.machine.printable import shown_name
 from mgkit.mini.make import MiniSizes, make_mini
 from mgkit.photos.search import photo_task, search_photos
 from mgkit.stages.evaluate_imagenet import run_classification
@@ -123,6 +125,9 @@ def test_training_with_max_pooling_leaves_a_checkpoint_that_loads(project, root)
         (RetrievalConfig, {"indices": ["IVF1000000000,Flat"]}, "indices"),
         (RetrievalConfig, {"indices": ["IVF99999999999999999999,Flat"]}, "indices"),
         (RetrievalConfig, {"indices": ["HNSW0"]}, "indices"),
+        (RetrievalConfig, {"indices": ["\udc80"]}, "indices"),
+        (PhotosConfig, {"index": "IVF\u0664,Flat"}, "index"),
+        (PhotosConfig, {"index": "\udc80"}, "index"),
         (RetrievalConfig, {"indices": ["PQ64x24"]}, "indices"),
         (RetrievalConfig, {"indices": ["PCAR1000,Flat"]}, "indices"),
         (PhotosConfig, {"index": "HNSW1000000"}, "index"),
@@ -132,3 +137,17 @@ def test_training_with_max_pooling_leaves_a_checkpoint_that_loads(project, root)
 def test_an_end_at_which_nothing_can_run_is_named_in_one_line(project, root, cls, values, named):
     with one_line_error(ValueError, named):
         RUN[cls](config_of(cls, root, **values))
+
+
+@pytest.mark.parametrize("named", ["nothing.pth", "a\nb.pth", "x" * 300, "."])
+def test_initial_weights_that_are_no_file_are_named_before_an_earlier_run_is_moved(project, root, named):
+    before = sorted(Path("outputs/t").iterdir())
+    with one_line_error(FileNotFoundError, shown_name(named)):
+        run_training(config_of(TrainConfig, root, init_from=named))
+    assert sorted(Path("outputs/t").iterdir()) == before
+
+
+@pytest.mark.parametrize("data", ["a\nb", "\udc80"])
+def test_a_folder_is_named_in_one_printable_line(project, root, data):
+    with one_line_error(FileNotFoundError, "data", shown_name(data)):
+        run_training(config_of(TrainConfig, root, data=data))

@@ -50,6 +50,7 @@ SOUND = {"sizes": [32, 64], "p_star": [2.0, 3.0], "crop": "rect"}
         ({"sizes": []}, "sizes"),
         ({"p_star": [2.0]}, "p_star"),
         ({"p_star": [2.0, -1.0]}, "p_star.1"),
+        ({"p_star": [2.0, 5000.0]}, "p_star.1"),
         ({"p_star": [2.0, float("nan")]}, "p_star.1"),
         ({"crop": "oval"}, "crop"),
         ({"crop": None}, "crop"),
