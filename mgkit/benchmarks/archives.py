@@ -60,6 +60,8 @@ def extract(
     temporary = folder / f".{archive.name}.partial"
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
+        for record in folder.glob(f".{record_of(archive, folder).name}.*.partial"):
+            record.unlink()
         temporary.mkdir(parents=True)
         hashes = unpack(archive, temporary, rename or str)
         check_free(archive, folder, hashes)

@@ -264,7 +264,7 @@ def random_weight(key, shape, generator):
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_coatnet", "test_nfnet", "test_efficientnet_ln"])
 def test_a_timm_model_has_its_own_logits_behind_gem(pretrained_timm, model):
-    """With p = 1, and the last three with feature maps of which half is negative."""
+    """With p = 1, and all but the first with feature maps of which half is negative."""
     original = pretrained_timm(model, pretrained=True).eval()
     net = get_multigrain(f"timm/{model}", p=1.0, pretrained_backbone=True).eval()
     images = torch.randn(2, *original.pretrained_cfg["input_size"])
