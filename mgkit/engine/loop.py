@@ -398,9 +398,13 @@ def training_loader(
     transform = train_transform(
         config.size, config.augmentation, crop_scale=config.crop_scale, mean=net.mean, std=net.std
     )
+    return batch_loader(ImageDataset(images, transform), batches, workers=config.workers, device=device)
+
+
+def check_readers(config: TrainConfig) -> None:
+    """Raise RefusedError where the batches of the loading processes do not fit into shared memory."""
     samples = -(-config.batch_size // world_size())  # of the largest share
     check_shared_memory(workers=config.workers, batch=samples * 3 * config.size**2 * 4)  # float32
-    return batch_loader(ImageDataset(images, transform), batches, workers=config.workers, device=device)
 
 
 def check_batch(config: TrainConfig) -> None:

@@ -13,7 +13,7 @@ from mgkit.data.loader import end_workers
 from mgkit.engine.dry_run import measure, report
 from mgkit.engine.holding import holding
 from mgkit.engine.launch import launch, processes_on_this_machine
-from mgkit.engine.loop import Training, check_batch_norm
+from mgkit.engine.loop import Training, check_batch_norm, check_readers
 from mgkit.engine.run import folders, json_lines, read_config, read_steps, stage_folder, unmoved
 from mgkit.engine.snapshots import is_finished, open_run
 from mgkit.machine.distributed import broadcast_object, is_main, main_first, run_in_all, world_size
@@ -62,6 +62,7 @@ def run_training(
     """
     print_anything()
     check_batch_norm(config, world_size())
+    check_readers(config)
     images = training_data(config)
     classes = images[0].classes
     with ExitStack() as stack:
