@@ -18,6 +18,7 @@ from mgkit.backbones.build import check_backbone
 from mgkit.backbones.imagenet import imagenet_names
 from mgkit.machine.download import fetch, is_web_page
 from mgkit.machine.files import atomic_write, project_root
+from mgkit.machine.printable import printable_errors, say_once
 from mgkit.machine.records import check_values, shown
 from mgkit.machine.saving import save_tensors
 from mgkit.model import MultiGrain, get_multigrain
@@ -53,6 +54,7 @@ class Content(BaseModel, strict=True):
     classifies: bool = True
 
 
+@printable_errors()
 def load_checkpoint(path: str | Path) -> dict:
     """Load a file of `torch.save` (also of the format before 1.6) or a `.safetensors` file, onto the CPU.
 
@@ -159,7 +161,7 @@ def without_wrappers(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tenso
     while prefix := next((p for p in WRAPPERS if state and all(key.startswith(p) for key in state)), ""):
         state, found = {key.removeprefix(prefix): value for key, value in state.items()}, found + prefix
     if found:
-        print(f"{path}: its keys start with {found!r}, as of a wrapped network: the prefix is taken off")
+        say_once(f"{path}: its keys start with {found!r}, as of a wrapped network: the prefix is taken off")
     return state
 
 
@@ -215,6 +217,7 @@ def plain_value(text: str) -> object:
         return text
 
 
+@printable_errors()
 def load_network(checkpoint: str | Path, *, backbone: str | None = None) -> tuple[MultiGrain, dict]:
     """Load a network in eval mode; return it with the content of its checkpoint.
 

@@ -23,9 +23,10 @@ from mgkit.data.folders import (
 from mgkit.data.images import UNLABELLED, ImageList, place_in_class
 from mgkit.data.remarks import left_out, remarks, shared_files
 from mgkit.machine.files import read_lines
-from mgkit.machine.printable import say_once, shown_name
+from mgkit.machine.printable import printable_errors, say_once, shown_name
 
 
+@printable_errors()
 def class_folders(folder: str | Path, *, purpose: str = "images") -> ImageList:
     """One class per sub-folder, sorted by name; images anywhere below it.
 
@@ -57,6 +58,7 @@ def by_sub_folder(folder: Path, index: FolderIndex, purpose: str) -> ImageList:
     return ImageList(folder, paths, labels, classes, exif=not wordnet)
 
 
+@printable_errors()
 def plain_images(source: str | Path, *, purpose: str = "images") -> ImageList:
     """Unlabelled images: everything below a folder, or the files listed in a text file, one path per line.
 
@@ -100,6 +102,7 @@ def read_list(listing: Path, purpose: str) -> list[str]:
     return paths
 
 
+@printable_errors()
 def labelled_images(root: str | Path, *, val_fraction: float = 0.1) -> tuple[ImageList, ImageList]:
     """Training and validation images of a tree in ImageNet's layout, or of class folders.
 
@@ -145,6 +148,7 @@ def several_classes(images: ImageList) -> ImageList:
     return images
 
 
+@printable_errors()
 def validation_images(root: str | Path, *, val_fraction: float = 0.1) -> ImageList:
     """The validation images of `labelled_images`; beside ImageNet's devkit, `val/` needs no `train/`.
 

@@ -362,3 +362,10 @@ def test_groups_are_sorted_by_path(tmp_path):
         (tmp_path / name).touch()
     path = written(tmp_path, "group,note,image\nx,1,b.jpg\n,2,a.jpg\n")
     assert list(read_groups(path).items()) == [(str(tmp_path / "a.jpg"), ""), (str(tmp_path / "b.jpg"), "x")]
+
+
+@pytest.mark.parametrize("folder", ["__MACOSX", "@eaDir", ".thumbnails"])
+def test_a_plain_folder_may_hold_folders_of_systems(tmp_path, folder):
+    write_empty(tmp_path, "1.jpg", "2.jpg", f"{folder}/3.jpg")
+    (found,) = find_sets(tmp_path)
+    assert len(found.images) == 2 and found.measure == "none"

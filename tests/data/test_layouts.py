@@ -500,3 +500,20 @@ def test_an_empty_list_is_named(tmp_path):
 def test_an_image_in_place_of_a_list_is_named(tmp_path):
     with one_line_error(ValueError, tmp_path / "1.png"):
         plain_images(write_picture(tmp_path / "1.png"))
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\u2028b", os.fsdecode(b"caf\xe9"), "\u202egpj", "\x1b[31m"])
+def test_any_name_of_the_data_s_own_folder_is_printable_in_errors(tmp_path, name):
+    root = tmp_path / name
+    write_empty(root, "one/c/1.jpg", "one/c/2.jpg", "val only/val/c/1.jpg", "kinds/1.txt")
+    write_empty(
+        root, "mixed/train/a/1.jpg", "mixed/train/b/1.jpg", "mixed/val/a/1.jpg", f"mixed/val/{name}.jpg"
+    )
+    (root / "list").write_text("gone.jpg")
+    assert len(plain_images(root / "one")) == 2
+    for reader in (labelled_images, validation_images, plain_images, class_folders):
+        for below in ("one", "val only", "kinds", "mixed", "gone", "list"):
+            try:
+                reader(root / below)
+            except (ValueError, OSError) as error:
+                assert str(error).isprintable(), str(error)
