@@ -110,8 +110,9 @@ def feature_maps(
 def maps_of(backbone: nn.Module, inputs: Tensor) -> Tensor | None:
     """Feature maps of a batch, [b,3,H,W] -> [b,C,h,w]; None if the images are too narrow for the backbone.
 
-    They are if a blank image of their shape does not pass, but one of their longer side that is almost square
-    does. Otherwise the backbone's error is raised, and maps that are empty or not finite are returned.
+    They are if a blank image of their shape does not pass, but one of their longer side that is square, or
+    almost, does. Otherwise maps that are empty or not finite are returned, and the backbone's error is raised;
+    ValueError for a size that is too small for it.
     """
     maps = error = None
     try:
@@ -140,11 +141,15 @@ def is_narrow(backbone: nn.Module, inputs: Tensor) -> bool:
         except (RuntimeError, ValueError):
             return False
 
+    def passes_almost_square(long: int) -> bool:  # some backbones take images of one square size only
+        return passes(*((long, long - 1) if height > width else (long - 1, long)))
+
     height, width = inputs.shape[2:]
-    long = max(
-        height, width
-    )  # the other side is one less: some backbones take images of one square size only
-    return not passes(height, width) and passes(*((long, long - 1) if height > width else (long - 1, long)))
+    long = max(height, width)
+    if passes(height, width):
+        return False
+    # A backbone that halves the sides may take 32 x 32 and 64 x 63, but not 32 x 31.
+    return passes_almost_square(long) or (passes(long, long) and passes_almost_square(2 * long))
 
 
 def too_narrow(net: MultiGrain, inputs: Tensor, size: int) -> str:
