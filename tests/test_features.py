@@ -422,3 +422,5 @@ def test_a_picture_is_too_narrow_for_a_backbone_that_takes_only_the_square_of_it
         for shape in ((8, 7), (7, 8), (1, 8)):
             assert features.maps_of(halving, torch.zeros(1, 3, *shape)) is None
         assert features.maps_of(halving, torch.zeros(1, 3, 8, 8)).shape == (1, 3, 1, 1)
+        with one_line_error(ValueError, "size: 7 px (size × scale) is too small for the network"):
+            features.maps_of(halving, torch.zeros(1, 3, 5, 7))
