@@ -111,7 +111,7 @@ def maps_of(backbone: nn.Module, inputs: Tensor) -> Tensor | None:
     """Feature maps of a batch, [b,3,H,W] -> [b,C,h,w]; None if the images are too narrow for the backbone.
 
     They are if a blank image of their shape does not pass, but one of their longer side that is square, or
-    almost, does. Otherwise maps that are empty or not finite are returned, and the backbone's error is raised.
+    almost, does. Otherwise empty maps and those that are not finite are returned, and its error is raised.
 
     Raises ValueError for a size at which no image passes, though larger ones do.
     """
