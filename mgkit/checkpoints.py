@@ -21,7 +21,7 @@ from mgkit.backbones.imagenet import imagenet_names
 from mgkit.config import LARGEST_P, SMALLEST_P
 from mgkit.machine.download import fetch, is_web_page
 from mgkit.machine.files import atomic_write, project_root
-from mgkit.machine.printable import shortened, shown_name
+from mgkit.machine.printable import printable_errors, say_once, shortened, shown_name
 from mgkit.machine.records import check_values, shown
 from mgkit.machine.saving import save_tensors
 from mgkit.model import MultiGrain, get_multigrain
@@ -59,6 +59,7 @@ class Content(BaseModel, strict=True):
     classifies: bool = True
 
 
+@printable_errors()
 def load_checkpoint(path: str | Path) -> dict:
     """Load a file of `torch.save` (also of the format before 1.6) or a `.safetensors` file, onto the CPU.
 
@@ -170,7 +171,9 @@ def without_wrappers(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tenso
         return dict(state)  # nothing to take off, or two keys would become one
     key = next(key for key in state if key.endswith(CLASSIFIER))
     before = shortened(key.removesuffix(CLASSIFIER), 80) or "parts"
-    print(f"{path}: its keys are those of a wrapped network ({before}): they are taken without the wrappers")
+    say_once(
+        f"{path}: its keys are those of a wrapped network ({before}): they are taken without the wrappers"
+    )
     return plain
 
 
@@ -234,6 +237,7 @@ def plain_value(text: str) -> object:
         return text
 
 
+@printable_errors()
 def load_network(checkpoint: str | Path, *, backbone: str | None = None) -> tuple[MultiGrain, dict]:
     """Load a network in eval mode; return it with the content of its checkpoint.
 

@@ -110,8 +110,10 @@ def feature_maps(
 def maps_of(backbone: nn.Module, inputs: Tensor) -> Tensor | None:
     """Feature maps of a batch, [b,3,H,W] -> [b,C,h,w]; None if the images are too narrow for the backbone.
 
-    They are if a blank image of their shape does not pass, but one of their longer side that is almost square
-    does. Otherwise the backbone's error is raised, and maps that are empty or not finite are returned.
+    They are if a blank image of their shape does not pass, but one of their longer side that is square, or
+    almost, does. Otherwise empty maps and those that are not finite are returned, and its error is raised.
+
+    Raises ValueError for a size at which no image passes, though larger ones do.
     """
     maps = error = None
     try:
@@ -121,6 +123,14 @@ def maps_of(backbone: nn.Module, inputs: Tensor) -> Tensor | None:
     square = inputs.shape[2] == inputs.shape[3]
     if not square and not is_sound(maps) and is_narrow(backbone, inputs):
         return None
+    long = max(inputs.shape[2:])
+    if (
+        error
+        and not passes(backbone, inputs, long, long)
+        and passes(backbone, inputs, long + 128, long + 127)
+    ):
+        reason = " ".join(str(error).split())
+        raise ValueError(f"size: {long} px (size × scale) is too small for the network: {reason}") from None
     if error:
         raise error
     return maps
@@ -131,20 +141,28 @@ def is_sound(maps: Tensor | None) -> bool:
     return maps is not None and maps.numel() > 0 and bool(maps.isfinite().all())
 
 
+def passes(backbone: nn.Module, inputs: Tensor, height: int, width: int) -> bool:
+    """Whether a blank image of that shape passes, on the device of the inputs."""
+    try:
+        return is_sound(backbone(inputs.new_zeros(1, 3, height, width)))
+    except (RuntimeError, ValueError):
+        return False
+
+
 def is_narrow(backbone: nn.Module, inputs: Tensor) -> bool:
     """Whether images [b,3,H,W] do not pass for their shape alone."""
 
-    def passes(height: int, width: int) -> bool:
-        try:
-            return is_sound(backbone(inputs.new_zeros(1, 3, height, width)))
-        except (RuntimeError, ValueError):
-            return False
+    def passes_almost_square(long: int) -> bool:  # some backbones take images of one square size only
+        return passes(backbone, inputs, *((long, long - 1) if height > width else (long - 1, long)))
 
     height, width = inputs.shape[2:]
-    long = max(
-        height, width
-    )  # the other side is one less: some backbones take images of one square size only
-    return not passes(height, width) and passes(*((long, long - 1) if height > width else (long - 1, long)))
+    long = max(height, width)
+    if passes(backbone, inputs, height, width):
+        return False
+    # A backbone that halves the sides may take 32 x 32 and 64 x 63, but not 32 x 31.
+    return passes_almost_square(long) or (
+        passes(backbone, inputs, long, long) and passes_almost_square(2 * long)
+    )
 
 
 def too_narrow(net: MultiGrain, inputs: Tensor, size: int) -> str:

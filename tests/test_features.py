@@ -10,6 +10,7 @@ import pytest
 import torch
 from support import demanding, in_processes, one_line_error, write_picture
 
+from mgkit import features
 from mgkit import features as descriptors
 from mgkit.config import ClassifyConfig, FinetunePConfig, make
 from mgkit.data.decoding import UnreadableImageError, load_image
@@ -413,3 +414,13 @@ def skipped_by_all(net, images):
 def test_processes_skip_narrow_pictures_alike(tiny_net, banners):
     for rows, reasons in in_processes(2, skipped_by_all, demanding(tiny_net, "error"), banners):
         assert np.isnan(rows[:, 0]).tolist() == NARROW and len(reasons) == 2
+
+
+def test_a_picture_is_too_narrow_for_a_backbone_that_takes_only_the_square_of_its_side():
+    halving = torch.nn.Sequential(*(torch.nn.Conv2d(3, 3, 2, stride=2) for _ in range(3))).eval()
+    with torch.no_grad():
+        for shape in ((8, 7), (7, 8), (1, 8)):
+            assert features.maps_of(halving, torch.zeros(1, 3, *shape)) is None
+        assert features.maps_of(halving, torch.zeros(1, 3, 8, 8)).shape == (1, 3, 1, 1)
+        with one_line_error(ValueError, "size: 7 px (size × scale) is too small for the network"):
+            features.maps_of(halving, torch.zeros(1, 3, 5, 7))

@@ -15,6 +15,7 @@ from mgkit.benchmarks.retrieval_set import (
     read_rows,
     unlabelled,
 )
+from mgkit.machine.printable import say_once
 from mgkit.machine.records import shown
 
 PAIR_COLUMNS = ("query_id", "reference_id")
@@ -53,7 +54,7 @@ def disc21(root: str | Path) -> RetrievalSet:
     listed = sorted(located(pairs, of_query, root / "queries", csv_path))
     if not all(pairs.values()):
         if len(listed) < len(queries):
-            print(f"disc21: {csv_path} lists {len(listed)} of {len(queries)} queries, others are not used")
+            say_once(f"disc21: {csv_path} lists {len(listed)} of {len(queries)} queries, others are not used")
         queries = [queries[i] for i in listed]
     sizes = np.cumsum([len(references), len(queries), len(train)])
     database, query_indices, background = np.split(np.arange(sizes[-1]), sizes[:-1])

@@ -14,9 +14,17 @@ from mgkit.benchmarks.revisited import ROXFORD5K, RPARIS6K, revisited
 from mgkit.benchmarks.ukbench import UKBENCH, ukbench
 from mgkit.data.folders import check_folder, image_files, list_folder
 from mgkit.data.images import ImageList
-from mgkit.data.layouts import META, class_folders, dataset_root, plain_images, split_folder, val_images
+from mgkit.data.layouts import (
+    META,
+    class_folders,
+    dataset_root,
+    plain_images,
+    split_folder,
+    val_images,
+    visible,
+)
 from mgkit.machine.download import file_hash
-from mgkit.machine.printable import shown_name
+from mgkit.machine.printable import printable_errors, say_once, shown_name
 from mgkit.machine.progress import progress
 from mgkit.machine.records import shown
 
@@ -29,6 +37,7 @@ GROUPS = "groups.csv"
 GROUP_COLUMNS = ("image", "group")
 
 
+@printable_errors()
 def find_sets(
     root: str | Path, *, names: Sequence[str] = (), distractors: str = "", incomplete: str = "raise"
 ) -> list[RetrievalSet]:
@@ -90,7 +99,7 @@ def is_there(root: Path, name: str) -> bool:
 def folder_set(root: Path) -> RetrievalSet:
     """Read a folder's validation images, or all without val/, grouped by class if classes are known."""
     folder = split_folder(root, "val") or root
-    if any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()):
+    if visible(folder)[0]:
         return grouped_folder(folder)
     if folder != root and (root / META).is_file():  # the original ImageNet, in one folder
         images = val_images(folder, root)
@@ -113,7 +122,7 @@ def csv_set(listing: Path) -> RetrievalSet:
     names, groups = np.unique(list(group_of.values()), return_inverse=True)  # "" is the first
     ignored = len(set(images_around(listing, group_of)) - set(group_of))
     if ignored:
-        print(f"{listing} does not list {ignored} images in its folders: they are ignored")
+        say_once(f"{listing} does not list {ignored} images in its folders: they are ignored")
     name = listing.resolve().parent.name if listing.name == GROUPS else listing.stem
     return grouped(name, unlabelled(listing, group_of, exif=True), groups - (names[0] == ""))
 

@@ -11,6 +11,7 @@ import numpy as np
 from mgkit.benchmarks.published import INRIA, Archive, Benchmark, Companion, Images, abbreviated, images_to
 from mgkit.benchmarks.retrieval_set import RetrievalSet, complete_groups, files_of, numbers, unlabelled
 from mgkit.data.decoding import View
+from mgkit.machine.printable import say_once
 from mgkit.machine.records import read_yaml, shown
 
 UPRIGHT = "holidays-rotate.yaml"
@@ -86,7 +87,7 @@ def upright_views(root: Path, number_of: Sequence[int]) -> dict[int, View]:
     path = root / UPRIGHT
     if not path.is_file():
         if not (root.parent / "mini.json").is_file():  # the embedded set is upright
-            print(
+            say_once(
                 f"holidays: no {UPRIGHT} in {root}: images are not turned upright as in the paper; "
                 "`python -m mgkit.benchmarks fetch holidays` downloads it"
             )

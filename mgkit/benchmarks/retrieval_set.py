@@ -15,6 +15,7 @@ from mgkit.data.decoding import View
 from mgkit.data.folders import check_folder, image_files
 from mgkit.data.images import UNLABELLED, ImageList
 from mgkit.machine.files import read_text, split_lines
+from mgkit.machine.printable import say_once
 
 
 def no_images() -> np.ndarray:
@@ -150,7 +151,9 @@ def complete_groups(
         raise ValueError(f"{where}: all {len(groups)} groups are incomplete: {first}")
     if faults:
         others = " and others" if len(faults) > 1 else ""
-        print(f"{where}: {len(faults)} of {len(groups)} groups are incomplete and left out: {first}{others}")
+        say_once(
+            f"{where}: {len(faults)} of {len(groups)} groups are incomplete and left out: {first}{others}"
+        )
     return {number: members for number, members in sorted(groups.items()) if number not in faults}
 
 

@@ -23,9 +23,10 @@ from mgkit.data.folders import (
 from mgkit.data.images import UNLABELLED, ImageList, place_in_class
 from mgkit.data.remarks import left_out, remarks, shared_files
 from mgkit.machine.files import read_lines
-from mgkit.machine.printable import say_once, shown_name
+from mgkit.machine.printable import printable_errors, say_once, shown_name
 
 
+@printable_errors()
 def class_folders(folder: str | Path, *, purpose: str = "images") -> ImageList:
     """One class per sub-folder, sorted by name; images anywhere below it.
 
@@ -57,6 +58,7 @@ def by_sub_folder(folder: Path, index: FolderIndex, purpose: str) -> ImageList:
     return ImageList(folder, paths, labels, classes, exif=not wordnet)
 
 
+@printable_errors()
 def plain_images(source: str | Path, *, purpose: str = "images") -> ImageList:
     """Unlabelled images: everything below a folder, or the files listed in a text file, one path per line.
 
@@ -100,6 +102,7 @@ def read_list(listing: Path, purpose: str) -> list[str]:
     return paths
 
 
+@printable_errors()
 def labelled_images(root: str | Path, *, val_fraction: float = 0.1) -> tuple[ImageList, ImageList]:
     """Training and validation images of a tree in ImageNet's layout, or of class folders.
 
@@ -126,6 +129,12 @@ def labelled_images(root: str | Path, *, val_fraction: float = 0.1) -> tuple[Ima
     if shared := shared_files(train, val):
         say_once(f"data: {train_folder} and {val_folder} hold the same image, for example {shared}")
     val = relabelled(val, train.classes, f"those of {train_folder}")
+    absent = sorted(set(range(len(train.classes))) - set(val.labels.tolist()))
+    if absent:
+        first = train.classes[absent[0]]
+        say_once(
+            f"data: {val_folder} has no images of {len(absent)} of {len(train.classes)} classes ({first})"
+        )
     return several_classes(train), val
 
 
@@ -145,6 +154,7 @@ def several_classes(images: ImageList) -> ImageList:
     return images
 
 
+@printable_errors()
 def validation_images(root: str | Path, *, val_fraction: float = 0.1) -> ImageList:
     """The validation images of `labelled_images`; beside ImageNet's devkit, `val/` needs no `train/`.
 
@@ -236,6 +246,14 @@ SPLIT_FOLDERS = {
     "val": ("val", "valid", "validation", "ilsvrc2012_img_val"),
 }
 TEST_FOLDERS = ("test", "testing")  # taken as val if there is no other
+BESIDE_A_SPLIT = {
+    "set",
+    "image",
+    "images",
+    "img",
+    "imgs",
+    "data",
+}  # `train_images`, `Training Set`, `testset`
 MOST_AROUND = 3  # folders around a tree, one in another
 META = Path("ILSVRC2012_devkit_t12/data/meta.mat")
 GROUND_TRUTH = Path("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt")
@@ -259,11 +277,22 @@ def split_folder(root: Path, split: str) -> Path | None:
 
 
 def spelled(root: Path, names: Sequence[str]) -> Path | None:
-    """The only folder below root with one of the names, in any case; ValueError for several."""
-    found = [name for name in visible(root)[0] if name.lower() in names]
+    """The only folder below root with one of the names, in any case; ValueError for several.
+
+    Words of BESIDE_A_SPLIT may stand beside the name if no folder is called by the name alone.
+    """
+    folders = visible(root)[0]
+    found = [name for name in folders if name.lower() in names]
+    found = found or [name for name in folders if without_words(name) in names]
     if len(found) > 1:
         raise ValueError(f"data: {root} holds {' and '.join(found)}: expected one of them")
     return root / found[0] if found else None
+
+
+def without_words(name: str) -> str:
+    """A folder's name in lower case, without the words of BESIDE_A_SPLIT and what joins them."""
+    words = re.split(r"[\W_]+", name.lower())
+    return "".join(word for word in words if word not in BESIDE_A_SPLIT).removesuffix("set")
 
 
 def visible(folder: Path) -> tuple[list[str], list[str]]:

@@ -103,6 +103,8 @@ def loaded(image: Image.Image) -> Image.Image:
         image.rawmode = image._mode = "RGBA"  # its alpha is 0 outside the frame
     frame = image.tile[0][1] if image.format == "GIF" else None
     image.load()
+    if image.mode == "P" and image.palette is None:
+        raise ValueError("it has no palette")
     if frame in (None, (0, 0, *image.size)) or "transparency" in image.info:
         return image
     canvas = Image.new("RGB", image.size, "white")

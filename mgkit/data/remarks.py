@@ -1,6 +1,7 @@
 """What was left out of a data set, and what looks like something else than it is taken for, in lines."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ PICTURES = {"images", "image", "imgs", "img", "jpegimages", "pictures"}  # folde
 TARGETS = {
     "annotations", "annotation", "labels", "label", "masks", "mask", "segmentation", "segmentationclass",
 }  # fmt: skip
+SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
+MOST_SPLITS = 4  # folders of a tree that is taken for splits
 COMPARED = 200  # validation images that are looked for among the training images
 
 
@@ -42,6 +45,9 @@ def remarks(folder: Path, index: FolderIndex, purpose: str) -> Iterator[str]:
     if len(classes) > 1 and len(same) > 1 and all(inside[name] == same for name in classes):
         alike = ", ".join(same[:3])
         yield f"{purpose}: all class folders of {folder} hold the same folders ({alike}): are those classes?"
+    splits = [name for name in classes if SPLIT_WORDS & set(re.split(r"[\W_]+", name.lower()))]
+    if len(splits) > 1 and len(classes) <= MOST_SPLITS:
+        yield f"{purpose}: {', '.join(splits)} of {folder} are called like splits, but are taken as classes"
     if PICTURES & set(lower) and TARGETS & set(lower):
         yield f"{purpose}: {folder} looks like images with annotations, but its folders are taken as classes"
 

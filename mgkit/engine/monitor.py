@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,11 @@ from torch import Tensor
 from mgkit.engine.run import json_lines
 from mgkit.machine.distributed import all_reduce
 from mgkit.machine.files import write_text
+from mgkit.machine.printable import say_once
 from mgkit.training import STATISTICS
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 Batch = TypeVar("Batch")
 
@@ -27,8 +31,6 @@ class Monitor:
     """
 
     def __init__(self, folder: Path, *, step: int = 0, epoch: int = 0):
-        from torch.utils.tensorboard import SummaryWriter  # takes a tenth of a second to import
-
         self.steps, self.epochs = folder / "steps.jsonl", folder / "metrics.jsonl"
         curves = folder / "tensorboard"
         if step == 0:
@@ -37,8 +39,7 @@ class Monitor:
         else:
             keep_up_to(self.steps, "step", step)
             keep_up_to(self.epochs, "epoch", epoch)
-        # TensorBoard ignores the points of earlier files from purge_step on.
-        self.curves = SummaryWriter(curves, purge_step=step + 1 if step else None)
+        self.curves = curves_writer(curves, step)
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """Append {"step": step, **values} to steps.jsonl, and a point to each curve train/<name>.
@@ -58,13 +59,29 @@ class Monitor:
 
     def draw(self, group: str, step: int, values: Mapping[str, float]) -> None:
         """Add a point at `step` to each curve <group>/<name>, and flush it to disk."""
+        if not self.curves:
+            return
         for name, value in values.items():
             self.curves.add_scalar(f"{group}/{name}", value, step)
         self.curves.flush()
 
     def close(self) -> None:
         """Close TensorBoard's file."""
-        self.curves.close()
+        if self.curves:
+            self.curves.close()
+
+
+def curves_writer(folder: Path, step: int) -> "SummaryWriter | None":
+    """TensorBoard's writer, after `step` steps; None, with a line, below a folder whose name is not UTF-8."""
+    from torch.utils.tensorboard import SummaryWriter  # takes a tenth of a second to import
+
+    try:
+        str(folder.absolute()).encode("utf-8")
+    except UnicodeEncodeError:
+        say_once(f"{folder}: its name is not UTF-8, as TensorBoard needs it: there are no curves of this run")
+        return None
+    # TensorBoard ignores the points of earlier files from purge_step on.
+    return SummaryWriter(folder, purge_step=step + 1 if step else None)
 
 
 def append_line(path: Path, values: dict) -> None:

@@ -1,6 +1,8 @@
 """Texts from outside, such as names of files and classes, made printable on one line."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 SHOWN_AS_THEY_ARE = "\u200d"  # joins emoji; not printable by itself
@@ -52,3 +54,15 @@ def file_stem(name: str, length: int = 60) -> str:
 def say_once(line: str) -> None:
     """Print a line once per process; those that are not the main one print nothing."""
     print(shown_name(line))
+
+
+@contextmanager
+def printable_errors() -> Iterator[None]:
+    """Make the message of a ValueError or OSError of the block, or function, printable on one line."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        shown = shown_name(str(error))
+        if shown != str(error):
+            error.args = (shown,)
+        raise

@@ -13,7 +13,7 @@ from PIL import Image
 from mgkit.data.decoding import WHOLE, image_shape, load_image, without_warnings
 from mgkit.data.folders import NO_FILE, check_folder, kind, of_other_kinds, walk
 from mgkit.data.images import UNLABELLED, ImageList
-from mgkit.machine.printable import shown_name
+from mgkit.machine.printable import printable_errors, shown_name
 from mgkit.machine.progress import progress
 from mgkit.transforms import fitted_shape
 
@@ -67,6 +67,7 @@ class PhotoFolder:
         return "; ".join(parts)
 
 
+@printable_errors()
 def find_photos(folders: Sequence[str | Path], *, side: int, exif: str = "auto") -> PhotoFolder:
     """The pictures below the folders, sorted, without hidden ones; no file is opened.
 

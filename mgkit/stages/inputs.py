@@ -15,6 +15,7 @@ from mgkit.machine.device import pick_device, place
 from mgkit.machine.distributed import all_gather_object, from_main, main_first
 from mgkit.machine.download import file_hash
 from mgkit.machine.files import find_path, project_root, writing
+from mgkit.machine.printable import say_once
 from mgkit.machine.records import shown
 from mgkit.mini.make import make_mini
 from mgkit.model import MultiGrain, get_multigrain
@@ -86,7 +87,7 @@ def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
     if len(images.classes) > known:
         raise ValueError(f"the checkpoint knows {known} classes, {images.root} has {len(images.classes)}")
     if len(images.classes) < known:
-        print(
+        say_once(
             f"the checkpoint does not name its {known} classes: the {len(images.classes)} of {images.root} "
             "are taken for its first ones; if they are not, accuracies mean little"
         )

@@ -18,6 +18,7 @@ from mgkit.engine.run import folders, json_lines, read_config, read_steps, stage
 from mgkit.engine.snapshots import is_finished, open_run
 from mgkit.machine.distributed import broadcast_object, is_main, main_first, run_in_all, world_size
 from mgkit.machine.files import find_path
+from mgkit.machine.printable import say_once
 from mgkit.machine.progress import print_anything
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.stages.inputs import is_mini, network_left_by, training_data
@@ -126,7 +127,7 @@ def first_network(config: TrainConfig, classes: tuple[str, ...], *, goes_on: boo
     if source.classes == classes or (not source.classes and same_count):
         net.copy_to_classifier(source.classifier.weight, source.classifier.bias)
     else:
-        print(f"{path} has other classes: its classifier is not used")
+        say_once(f"{path} has other classes: its classifier is not used")
     return net
 
 

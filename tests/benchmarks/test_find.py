@@ -369,3 +369,10 @@ def test_a_long_first_line_of_a_csv_is_cut_in_the_message(tmp_path):
     with pytest.raises(ValueError, match="the first line should name the columns image,group") as error:
         read_groups(tmp_path / "groups.csv")
     assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("folder", ["__MACOSX", "@eaDir", ".thumbnails"])
+def test_a_plain_folder_may_hold_folders_of_systems(tmp_path, folder):
+    write_empty(tmp_path, "1.jpg", "2.jpg", f"{folder}/3.jpg")
+    (found,) = find_sets(tmp_path)
+    assert len(found.images) == 2 and found.measure == "none"

@@ -500,3 +500,54 @@ def test_an_empty_list_is_named(tmp_path):
 def test_an_image_in_place_of_a_list_is_named(tmp_path):
     with one_line_error(ValueError, tmp_path / "1.png"):
         plain_images(write_picture(tmp_path / "1.png"))
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\u2028b", os.fsdecode(b"caf\xe9"), "\u202egpj", "\x1b[31m"])
+def test_any_name_of_the_data_s_own_folder_is_printable_in_errors(tmp_path, name):
+    root = tmp_path / name
+    write_empty(root, "one/c/1.jpg", "one/c/2.jpg", "val only/val/c/1.jpg", "kinds/1.txt")
+    write_empty(
+        root, "mixed/train/a/1.jpg", "mixed/train/b/1.jpg", "mixed/val/a/1.jpg", f"mixed/val/{name}.jpg"
+    )
+    (root / "list").write_text("gone.jpg")
+    assert len(plain_images(root / "one")) == 2
+    for reader in (labelled_images, validation_images, plain_images, class_folders):
+        for below in ("one", "val only", "kinds", "mixed", "gone", "list"):
+            try:
+                reader(root / below)
+            except (ValueError, OSError) as error:
+                assert str(error).isprintable(), str(error)
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("training_set", "test_set"),
+        ("Train Images", "val-images"),
+        ("trainset", "testset"),
+        ("train ", "val "),
+    ],
+)
+def test_words_may_stand_beside_the_name_of_a_split(tmp_path, train, val):
+    write_empty(tmp_path, *(f"{split}/{name}/1.jpg" for split in (train, val) for name in "ab"))
+    found = labelled_images(tmp_path)
+    assert [images.root.name for images in found] == [train, val] and found[0].classes == ("a", "b")
+
+
+def test_the_name_of_a_split_alone_goes_before_one_with_words(tmp_path):
+    write_empty(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/b/1.jpg", "val_images/1.jpg")
+    assert [images.root.name for images in labelled_images(tmp_path)] == ["train", "val"]
+
+
+def test_a_line_counts_the_classes_without_validation_images(tmp_path, capsys):
+    write_empty(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "val/b/2.jpg")
+    assert labelled_images(tmp_path)[1].classes == ("a", "b")
+    assert "val has no images of 1 of 2 classes (a)" in capsys.readouterr().out
+
+
+def test_classes_that_are_called_like_splits_are_said(tmp_path, capsys):
+    write_empty(
+        tmp_path, *(f"seg_{split}/seg_{split}/a/{k}.jpg" for split in ("train", "test") for k in (1, 2))
+    )
+    assert labelled_images(tmp_path)[0].classes == ("seg_test", "seg_train")
+    assert "seg_test, seg_train" in capsys.readouterr().out

@@ -307,3 +307,15 @@ def test_a_pillow_without_avif_says_so(tmp_path, monkeypatch):
 def test_white_is_where_nothing_is(tmp_path):
     Image.new("LA", (64, 48), (0, 0)).save(tmp_path / "none.png")
     assert load_image(tmp_path / "none.png").getpixel((0, 0)) == WHITE
+
+
+@pytest.mark.parametrize("least", [None, 8])
+def test_a_palette_image_without_its_palette_is_unreadable(tmp_path, least):
+    path = tmp_path / "1.png"
+    Image.new("P", (20, 10)).save(path)
+    content = path.read_bytes()
+    start = content.index(b"PLTE") - 4
+    length = struct.unpack(">I", content[start : start + 4])[0] + 12
+    path.write_bytes(content[:start] + content[start + length :])
+    with one_line_error(UnreadableImageError, path, "it has no palette"):
+        load_image(path, least=least)

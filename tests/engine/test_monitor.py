@@ -247,3 +247,13 @@ def test_the_peak_of_a_gpu_s_memory_is_that_since_the_last_take():
     del held
     pace.take(1)
     assert pace.take(1)["gpu_memory_gib"] < 0.25
+
+
+def test_a_run_below_a_folder_that_is_not_utf_8_has_no_curves_and_says_so(tmp_path, capsys):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    logs = Monitor(folder)
+    logs.step(1, {"loss": 1.0})
+    logs.close()
+    assert list(json_lines(folder / "steps.jsonl")) == [{"step": 1, "loss": 1.0}]
+    assert r"caf\xe9/tensorboard: its name is not UTF-8" in capsys.readouterr().out

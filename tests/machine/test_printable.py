@@ -3,10 +3,11 @@
 import csv
 import io
 import os
+import re
 
 import pytest
 
-from mgkit.machine.printable import csv_name, file_stem, shortened, shown_name
+from mgkit.machine.printable import csv_name, file_stem, printable_errors, shortened, shown_name
 
 ODD = {
     "a b.jpg": "a b.jpg",
@@ -52,3 +53,12 @@ def test_a_stem_is_a_file_name_anywhere(name, tmp_path):
     assert stem.strip("._") != ".." and not set(stem) & set('/\\:*?"<>|\n\0') and len(stem) <= 60
     (tmp_path / f"{stem}.png").touch()
     assert [path.name for path in tmp_path.iterdir()] == [f"{stem}.png"]
+
+
+@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, UnicodeError])
+def test_an_error_becomes_one_printable_line_of_its_kind(kind):
+    with pytest.raises(kind) as caught, printable_errors():
+        raise kind(os.fsdecode(b"a\nb\xff"))
+    assert str(caught.value) == r"a\nb\xff"
+    with pytest.raises(FileNotFoundError, match=re.escape(r"a\nb\udcff")), printable_errors():
+        os.stat(os.fsdecode(b"a\nb\xff"))
