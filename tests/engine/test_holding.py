@@ -69,11 +69,16 @@ def race(here, number, seeds, **options):
 
 @pytest.mark.parametrize("number", range(20))
 def test_whatever_lies_in_a_folder_is_of_its_config(here, number):
-    answers, folders = race(here, number, [1, 2, 1] if number % 4 == 0 else [1, 2])
+    """What is read later may also be missing, while a third run repeats the first."""
+    thrice = number % 4 == 0
+    answers, folders = race(here, number, [1, 2, 1] if thrice else [1, 2])
     assert [len(seen_of(folder)) for folder in folders] == [1] * len(folders)
     assert len(folders) >= 2
     for seed, ((results, metrics, later, _), _) in zip([1, 2, 1], answers, strict=False):
-        assert results["seed"] == later["seed"] == seed and metrics == [{"seed": seed}]
+        assert results["seed"] == seed
+        repeated = thrice and seed == 1
+        assert later["seed"] == seed if later else repeated
+        assert metrics == [{"seed": seed}] if metrics else repeated
 
 
 @pytest.mark.parametrize("number", range(20, 26))
