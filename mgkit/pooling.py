@@ -24,14 +24,16 @@ def gem(x: Tensor, p: float | Tensor) -> Tensor:
         p = value  # torch has faster kernels for powers with a number, in particular 2 and 3
     if x.dtype in (torch.bfloat16, torch.float16):
         x = x.float()  # powers in half precision underflow
-    least = least_negative(x)
-    x = (x - least).clamp(min=FLOOR)
+    if x.detach().amin() < 0:
+        least = least_negative(x)
+        return gem(x - least, p) + least.flatten(1)
+    x = x.clamp(min=FLOOR)
     if math.isinf(value):
-        return x.amax(dim=(-2, -1)) + least.flatten(1)
+        return x.amax(dim=(-2, -1))
     # GeM is homogeneous: scaling by the maximum keeps x^p from overflowing.
     top = x.detach().amax(dim=(-2, -1), keepdim=True)
     pooled = (x / top).pow(p).mean(dim=(-2, -1)).pow(1.0 / p)
-    return pooled * top.flatten(1) + least.flatten(1)
+    return pooled * top.flatten(1)
 
 
 def least_negative(x: Tensor) -> Tensor:
