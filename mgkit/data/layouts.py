@@ -267,21 +267,22 @@ def split_folder(root: Path, split: str) -> Path | None:
 
     Raises ValueError for several spellings side by side.
     """
-    if (found := spelled(root, SPLIT_FOLDERS[split])) or split == "train":
+    folders = visible(root)[0]
+    if (found := spelled(root, folders, SPLIT_FOLDERS[split])) or split == "train":
         return found
-    test = spelled(root, TEST_FOLDERS) if spelled(root, SPLIT_FOLDERS["train"]) else None
+    has_train = spelled(root, folders, SPLIT_FOLDERS["train"])
+    test = spelled(root, folders, TEST_FOLDERS) if has_train else None
     if test is None or not visible(test)[0]:
         return None
     say_once(f"data: {root} has no val, so {test} is taken for validation")
     return test
 
 
-def spelled(root: Path, names: Sequence[str]) -> Path | None:
-    """The only folder below root with one of the names, in any case; ValueError for several.
+def spelled(root: Path, folders: Sequence[str], names: Sequence[str]) -> Path | None:
+    """The only one of root's folders with one of the names, in any case; ValueError for several.
 
     Words of BESIDE_A_SPLIT may stand beside the name if no folder is called by the name alone.
     """
-    folders = visible(root)[0]
     found = [name for name in folders if name.lower() in names]
     found = found or [name for name in folders if without_words(name) in names]
     if len(found) > 1:
