@@ -75,10 +75,10 @@ def run_folder(config: StageConfig) -> Path | None:
 
     present = identities(config)
     kept = KEPT.get(key_of(config))
-    own = next((folder for folder in folders(config) if present.get(folder.name, 0) == kept), None)
+    latest, *aside = every = folders(config)
+    own = next((folder for folder in every if present.get(folder.name, 0) == kept), None)
     if own is not None and agrees(own):
         return own
-    latest, *aside = folders(config)
     if agrees(latest):
         return latest
     return max(
