@@ -167,7 +167,7 @@ def measured_sets(task: RetrievalTask) -> list[Retrieval]:
         readable = task.readable(sets[0])  # the same for all kinds, which are compared
         of_images = [
             Retrieval(kind.name, kind.p, one, result, kind.over)
-            for kind in descriptor_kinds(task, sets[0])
+            for kind in descriptor_kinds(task, sets[0], readable)
             for one, result in measured(sets, kind, readable)
         ]
         found += [with_gain(r, of_images) for one in sets for r in of_images if r.result.name == one.name]
@@ -197,8 +197,13 @@ def own_exponents(task: RetrievalTask) -> list[float]:
     return list(dict.fromkeys([task.training_p, task.p]))
 
 
-def descriptor_kinds(task: RetrievalTask, one: RetrievalSet) -> Iterator[DescriptorKind]:
-    """All kinds of descriptor of a set's images: pooled, whitened, reduced, normalised, multi-scale."""
+def descriptor_kinds(
+    task: RetrievalTask, one: RetrievalSet, readable: np.ndarray
+) -> Iterator[DescriptorKind]:
+    """All kinds of descriptor of a set's images: pooled, whitened, reduced, normalised, multi-scale.
+
+    readable: see `RetrievalTask.readable` ([N])
+    """
     config, net, p = task.config, task.net, task.p
     features = task.features(one.images, size=config.size, ps=own_exponents(task), name=one.name)
     name, rows = "GeM, training p", plain(features[0])
@@ -213,7 +218,7 @@ def descriptor_kinds(task: RetrievalTask, one: RetrievalSet) -> Iterator[Descrip
     if net.whitening is not None and config.dims is not None:
         over, name, rows = name, f"{name}, {config.dims} d", whitened(net, features[-1], dims=config.dims)
         yield DescriptorKind(name, p, rows, over)
-    if task.readable(one)[one.background].any():
+    if readable[one.background].any():
         yield DescriptorKind(f"{name}, scores normalised", p, rows, over=name, normalise=True)
     if config.scales != [1.0]:
         rows = multi_scale([task.descriptors(one, size=size) for size in scaled_sizes(config)])
