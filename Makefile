@@ -43,5 +43,5 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $(READY)
 
-clean:  ## remove the environment and the generated dataset and indices; outputs/ stays
-	rm -rf $(VENV) data/mini data/.index
+clean:  ## remove the environment and the generated images and indices; outputs/ stays
+	rm -rf $(VENV) data/mini data/photographs data/.index

@@ -9,11 +9,8 @@ Each image is a pure function of the seed and its names: neither the order of dr
 processes, nor the sizes of other sets change a byte (with the same NumPy and Pillow).
 """
 
-import json
 import multiprocessing
 import os
-import shutil
-import uuid
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,10 +19,11 @@ from typing import NamedTuple
 from PIL import Image
 
 from mgkit.machine.progress import progress as watched
-from mgkit.machine.records import read_json
+from mgkit.mini.once import made_once
 from mgkit.mini.pictures import GREY, cropped, draw_picture, generator_of, strong_edit
 from mgkit.mini.shapes import CLASS_NAMES
 
+RECORD = "mini.json"  # the file that says which dataset a folder holds
 VERSION = 2  # increase when any image changes: older sets are then refused
 CHUNK = 24  # images per task of a process
 CROPS = (10, 15, 20, 30, 40, 50, 60, 70, 80)  # per cent of the area removed
@@ -152,22 +150,6 @@ def _check(sizes, seed, workers):
             raise ValueError(f"{name} must be an integer from {least} to {most}, got {value!r}")
 
 
-def _complete(root, record):
-    """Return whether root holds the dataset of that record; raise if it holds something else."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    if not (root / "mini.json").is_file():
-        raise FileExistsError(f"{root} exists without a mini.json: choose another folder")
-    found = read_json(root / "mini.json")
-    if not isinstance(found, dict):
-        raise ValueError(f"{root / 'mini.json'} is damaged: delete the folder")
-    different = [key for key in record if found.get(key) != record[key]]
-    if different:
-        values = "; ".join(f"{key} {found.get(key)!r} instead of {record[key]!r}" for key in different)
-        raise ValueError(f"{root} holds another dataset ({values}): delete the folder or choose another")
-    return True
-
-
 def make_mini(root, *, seed=0, sizes=None, workers=None, progress=False) -> Path:
     """Create the dataset under `root` and return its path; do nothing if it exists.
 
@@ -180,29 +162,19 @@ def make_mini(root, *, seed=0, sizes=None, workers=None, progress=False) -> Path
     Raises ValueError for invalid sizes, seed or workers, or if `root` holds a dataset of another seed, sizes
     or version; FileExistsError if it holds something else.
     """
-    root, sizes = Path(root).absolute(), MiniSizes() if sizes is None else sizes
+    sizes = MiniSizes() if sizes is None else sizes
     workers = (os.cpu_count() or 1) if workers is None else workers
     _check(sizes, seed, workers)
     jobs = plan(sizes)
-    record = {"version": VERSION, "seed": seed, "sizes": asdict(sizes)}
-    if _complete(root, record):
-        return root
-    partial = root.with_name(f"{root.name}.partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    try:
-        partial.mkdir(parents=True)
-        done = _written(partial, seed, jobs, workers)
+
+    def write(folder):
+        done = _written(folder, seed, jobs, workers)
         if progress:
             chunks = -(-len(jobs) // CHUNK)
             done = watched(done, "drawing the embedded dataset", total=chunks, unit="chunk")
         total = sum(done)
         names = "".join(f"n{1000001 + c:08d} {name}\n" for c, name in enumerate(CLASS_NAMES))
-        (partial / "imagenet/classes.txt").write_text(names, encoding="utf-8")
-        (partial / "mini.json").write_text(json.dumps(record | {"files": total}, indent=1) + "\n", "utf-8")
-        try:
-            os.rename(partial, root)
-        except OSError:
-            if not _complete(root, record):  # else another process created the same dataset
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return root
+        (folder / "imagenet/classes.txt").write_text(names, encoding="utf-8")
+        return {"files": total}
+
+    return made_once(root, RECORD, {"version": VERSION, "seed": seed, "sizes": asdict(sizes)}, write)
