@@ -10,13 +10,14 @@ from PIL import Image
 from torch import Tensor
 
 from mgkit.backbones.imagenet import imagenet_names
+from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.data.decoding import UnreadableImageError, load_image, without_warnings
-from mgkit.data.images import ImageList
+from mgkit.data.images import ImageList, evenly
 from mgkit.features import maps_of, too_narrow
 from mgkit.machine.printable import shown_name
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem
-from mgkit.retrieval.protocols import rows_of, shown_query
+from mgkit.retrieval.protocols import rows_of, shown_query, with_places
 from mgkit.retrieval.search import top_k
 from mgkit.stages.evaluate_retrieval import RetrievalTask
 from mgkit.stages.inputs import data_root, is_mini
@@ -50,10 +51,10 @@ class Collection:
     """N images with descriptors [N,D], to search among.
 
     descriptors: NaN in the rows of unreadable images, which are left out.
-    queries: indices of the query images, in the order to show; None: all.
+    queries: indices of the query images, in the order to show; None: all. With `truth`, the worst first.
     database: indices of the images to search; None: all.
     truth: (query i, image j) -> whether j is a positive of i, None if it counts as neither.
-    titles: {query: title}.
+    titles: {query: title}; with `truth`, of the queries that have answers.
     classes: image index -> its likely classes.
 
     Raises ValueError for another number of descriptors, indices out of range, or no readable image.
@@ -86,6 +87,15 @@ class Collection:
         right = [self.truth(query, j) if self.truth else None for j, _ in others]
         classes = self.classes(query) if self.classes else []
         return Answers([j for j, _ in others], [score for _, score in others], right, classes)
+
+    def examples(self, count: int) -> dict[int, str]:
+        """{query: title} of at most `count` queries: with `truth`, from the worst to the best."""
+        if self.truth is None:
+            queries = self.queries[evenly(len(self.queries), count)].tolist()
+            return {i: f"query {self.titles.get(i, '')}".strip() for i in queries}
+        judged = [i for i in self.queries.tolist() if i in self.titles]
+        chosen = [judged[i] for i in evenly(len(judged), count)]
+        return dict(zip(chosen, with_places(self.titles[i] for i in chosen), strict=True))
 
     def similar(self, descriptor: np.ndarray, k: int) -> tuple[list[int], list[float]]:
         """(image indices, scores) of the k images most similar to a descriptor [D]."""
@@ -129,8 +139,24 @@ def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -
         return Collection(each.images, descriptors, database=each.database, classes=classes)
     result, asked = measured[-1].result, measured[-1].retrieval_set.queries
     asked = np.flatnonzero(task.readable(each))[asked]  # indices of those read -> of all
-    order = np.argsort(result.per_query, kind="stable")
-    titles = {int(asked[q]): shown_query(each.measure, result.per_query[q]) for q in order}
+    return judged_collection(each, descriptors, result.per_query, asked=asked, classes=classes)
+
+
+def judged_collection(
+    each: RetrievalSet, descriptors: np.ndarray, per_query: np.ndarray,
+    *, asked: np.ndarray | None = None, classes: Callable[[int], Classes] | None = None,
+) -> Collection:  # fmt: skip
+    """A retrieval set with ground truth, queries in order of their measure, worst first.
+
+    descriptors: of all images [N,D].
+    per_query: measure of each query that was read [Q]; NaN without answers.
+    asked: image indices of these queries; None: all of the set.
+    classes: image index -> its likely classes.
+    """
+    asked = each.queries if asked is None else asked
+    order = np.argsort(per_query, kind="stable")
+    answered = order[np.isfinite(per_query[order])]
+    titles = {int(asked[q]): shown_query(each.measure, per_query[q]) for q in answered}
     number = {int(image): q for q, image in enumerate(each.queries)}
 
     def truth(i: int, j: int) -> bool | None:

@@ -33,7 +33,7 @@ from mgkit.explore.style import (
     style,
 )
 from mgkit.machine.printable import shortened
-from mgkit.retrieval.protocols import failures_first, shown
+from mgkit.retrieval.protocols import examples, shown
 
 if TYPE_CHECKING:  # for annotations: do not load the stages
     from mgkit.benchmarks.retrieval_set import RetrievalSet
@@ -397,37 +397,25 @@ def resolution_figure(curves: ResolutionCurves) -> Figure:
     return figure
 
 
-def retrieval_grid(retrieval: Retrieval, *, queries: int = 6, k: int = 6) -> Figure:
-    """Queries, failures first, and their k nearest images with cosine similarity.
+def retrieval_grid(retrieval: Retrieval, *, queries: int = 3, k: int = 6) -> Figure:
+    """Queries from the worst to the best, and their k nearest images with cosine similarity.
 
     Right answers have ✓ and a solid frame, wrong ones ✗ and a dashed frame, junk – and a dotted frame.
     """
     each, result = retrieval.retrieval_set, retrieval.result
-    if result.measure == "none":
-        chosen = np.arange(min(queries, len(result.shown)))
-    else:
-        chosen = failures_first(result.per_query[result.shown], queries)
+    chosen = examples(result.per_query[result.shown], result.measure, queries)
     k = min(k, result.neighbours.shape[1])
     figure, axes = axes_grid(len(chosen), k + 1, width=1.15, height=1.3)
-    for row, s in zip(axes, chosen, strict=True):
+    for row, (s, title) in zip(axes, chosen.items(), strict=True):
         q = result.shown[s]
         found = [
             (image, score, each.right(q, image))
             for image, score in zip(result.neighbours[s].tolist(), result.scores[s], strict=True)
         ]
-        title = query_title(result.measure, result.per_query[q])
         show_found(row, each.images, each.queries[q], found, judged=each.measure != "none", title=title)
-    value = "" if result.measure == "none" else f"{result.measure} "
-    value += shown(result) + (", worst queries" if value else "")
+    value = shown(result) if result.measure == "none" else f"{result.measure} {shown(result)}"
     figure.suptitle(f"{shortened(result.name, TITLE)}, {retrieval.descriptor}: {value}", fontsize=10)
     return figure
-
-
-def query_title(measure: str, value: float) -> str:
-    """Title of a query: its average precision, or its score of 4."""
-    if measure == "none":
-        return "query"
-    return f"query, score {value:.0f} of 4" if measure == "score" else f"query, AP {100 * value:.0f} %"
 
 
 def class_grid(images: ImageList, *, classes: int = 6, per_class: int = 8) -> Figure:

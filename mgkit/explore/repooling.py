@@ -18,6 +18,7 @@ from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
 from mgkit.pooling import FLOOR, gem, l2_normalize, least_negative
 from mgkit.retrieval.protocols import (
+    examples,
     failures_first,
     measured_value,
     nearest,
@@ -146,11 +147,19 @@ class SetMaps:
         pairs = zip(found.tolist(), scores.tolist(), strict=True)
         return [(image, score, self.set.right(q, image)) for image, score in pairs]
 
+    def per_query(self, p: float) -> np.ndarray:
+        """The measure of each query with exponent p, [Q]; NaN without ground truth."""
+        return retrieve(self.set, self.descriptors(p)).per_query
+
+    def examples(self, p: float, count: int = 3) -> dict[int, str]:
+        """{query: its measure with exponent p} of `count` queries, from the worst to the best."""
+        return examples(self.per_query(p), self.set.measure, count)
+
     def titles(self, p: float, count: int = 50) -> dict[int, str]:
         """{query: its measure with exponent p} of `count` queries, failures first."""
         if self.set.measure == "none":
             return dict.fromkeys(range(min(count, len(self.set.queries))), "")
-        per_query = retrieve(self.set, self.descriptors(p)).per_query
+        per_query = self.per_query(p)
         return {int(q): shown_query(self.set.measure, per_query[q]) for q in failures_first(per_query, count)}
 
 

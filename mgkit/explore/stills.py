@@ -10,7 +10,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mgkit.data.images import evenly
 from mgkit.explore.browse import Classes, Collection
 from mgkit.explore.repooling import Repooling, SetMaps, match
 from mgkit.explore.style import (
@@ -56,13 +55,15 @@ def repooled(repooling: Repooling, *, ps: Sequence[float] = (), k: int = 7) -> F
 
 
 def query_answers(collection: Collection, *, queries: int = 3, k: int = 6) -> Figure:
-    """The first queries of a collection, one per row, with class probabilities and nearest images."""
-    chosen = collection.queries[:queries].tolist()
+    """Queries of a collection, one per row, with class probabilities and nearest images.
+
+    With ground truth, they are in order, from the worst to the best.
+    """
+    chosen = collection.examples(queries)
     figure, axes = axes_grid(len(chosen), k + 2, width=1.2, height=1.4)
-    for (classes, *row), query in zip(axes, chosen, strict=True):
+    for (classes, *row), (query, title) in zip(axes, chosen.items(), strict=True):
         answers = collection.answers(query, k)
         found = zip(answers.neighbours, answers.scores, answers.right, strict=True)
-        title = f"query {collection.titles.get(query, '')}".strip()
         show_found(row, collection.images, query, found, judged=collection.truth is not None, title=title)
         class_bars(classes, answers.classes)
     return figure
@@ -92,21 +93,21 @@ def heat_overlay(picture: Image.Image, heat: np.ndarray) -> np.ndarray:
     return 0.4 * grey + 0.6 * colormaps[HEAT](np.asarray(smooth).clip(0, 1))[..., :3]
 
 
-def matching_regions(held: SetMaps, *, ps: Sequence[float] = (1.0, 3.0, 10.0), pairs: int = 2) -> Figure:
+def matching_regions(held: SetMaps, *, ps: Sequence[float] = (1.0, 3.0, 10.0), pairs: int = 3) -> Figure:
     """Queries, their first neighbours and the matching regions for several exponents (`repooling.Match`).
 
-    The first query is the worst, the last one the best of those in `held.titles`.
+    The queries are in order, from the worst to the best.
     """
     own = held.maps.net.pool.p.item()
-    descriptors, titles = held.descriptors(own), held.titles(own)
-    chosen = [list(titles)[i] for i in evenly(len(titles), pairs)]
+    descriptors, chosen = held.descriptors(own), held.examples(own, pairs)
     figure, axes = axes_grid(len(chosen), 2 * (1 + len(ps)), width=1.25, height=1.5)
-    for row, q in zip(axes, chosen, strict=True):
+    for row, (q, query) in zip(axes, chosen.items(), strict=True):
         found = held.neighbours(q, descriptors, 1)
         pair = (int(held.set.queries[q]), found[0][0])
         halves = row[: 1 + len(ps)], row[1 + len(ps) :]
         judged = held.set.measure != "none"
-        show_found([halves[0][0], halves[1][0]], held.set.images, pair[0], found, judged=judged)
+        both = [halves[0][0], halves[1][0]]
+        show_found(both, held.set.images, pair[0], found, judged=judged, title=query)
         for j, p in enumerate(ps, 1):
             matched = match(*(held.maps.map(index) for index in pair), p)
             for half, index, heat in zip(halves, pair, (matched.first, matched.second), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:  # annotations only
     from mgkit.benchmarks.retrieval_set import RetrievalSet
 
 MOST_PREDICTIONS = 500_000  # pairs pooled for micro-AP, as in DISC21's own evaluation
-SHOWN = 6  # queries whose neighbours are kept for display
+SHOWN = 7  # queries whose neighbours are kept for display; odd, for the median is one of them
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class RetrievalResult:
     curve: what the curve below is of
     recall, precision: its points ([T])
     predictions: pooled over queries
-    shown: positions of queries to display, failures first ([S])
+    shown: positions of queries to display, from the worst to the best ([S])
     neighbours, scores: image indices found for these, without the query, and their similarities ([S,k])
     """
 
@@ -107,7 +108,7 @@ def retrieve(
     value, interval = measure_set(dataset.measure, per_query, predictions)
     others = further_measures(dataset, ranks, predictions)
     curve, (recall, precision) = precision_recall(ranks, predictions)
-    shown = failures_first(per_query, show)
+    shown = worst_to_best(per_query, show)
     neighbours, scores = nearest(dataset, descriptors, dataset.queries[shown], k)
     return RetrievalResult(
         dataset.name, dataset.measure, value, interval, per_query, others,
@@ -339,7 +340,36 @@ def failures_first(per_query: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([worst, rest[spread]])
 
 
+def worst_to_best(per_query: np.ndarray, count: int) -> np.ndarray:
+    """Return the positions of at most `count` queries, ascending and evenly spaced in rank; no NaN.
+
+    The first is the worst query, the last one the best; for an odd count, the one between is the median.
+    """
+    order = np.argsort(per_query, kind="stable")[: np.isfinite(per_query).sum()]
+    return order[evenly(len(order), count)]
+
+
 # --- Formatting
+
+
+def examples(per_query: np.ndarray, measure: str, count: int) -> dict[int, str]:
+    """Return {position: title} of `worst_to_best`, or of evenly spaced queries for the measure `none`."""
+    if measure == "none":
+        return dict.fromkeys(evenly(len(per_query), count).tolist(), "query")
+    chosen = worst_to_best(per_query, count).tolist()
+    titles = (shown_query(measure, per_query[q]) for q in chosen)
+    return dict(zip(chosen, with_places(titles), strict=True))
+
+
+def with_places(titles: Iterable[str]) -> list[str]:
+    """Return the titles of queries, from the worst to the best, with the words worst, middle and best."""
+    titles = list(titles)
+    places = ["query"] * len(titles)
+    if len(places) % 2:
+        places[len(places) // 2] = "middle"
+    if places:
+        places[-1], places[0] = "best", "worst"  # of a single one, the worst
+    return [f"{place}: {title}" for place, title in zip(places, titles, strict=True)]
 
 
 def shown_difference(measure: str, gain: Difference) -> str:
@@ -362,8 +392,8 @@ def shown_value(measure: str, value: float) -> str:
 
 
 def shown_query(measure: str, value: float) -> str:
-    """Format the average precision or score of one query."""
-    return f"{'score' if measure == 'score' else 'AP'} {shown_value(measure, value)}"
+    """Format the average precision or score of one query, for the title of a picture."""
+    return f"score {value:.0f} of 4" if measure == "score" else f"AP {100 * value:.0f} %"
 
 
 def shown_interval(measure: str, low: float, high: float) -> str:

@@ -10,7 +10,14 @@ from PIL import Image
 from support import noise, one_line_error, with_malformed_tag
 
 from mgkit.data.decoding import UnreadableImageError
-from mgkit.explore.browse import Collection, describe_with, likely_classes, read_picture, set_collection
+from mgkit.explore.browse import (
+    Collection,
+    describe_with,
+    judged_collection,
+    likely_classes,
+    read_picture,
+    set_collection,
+)
 from mgkit.features import classify, embed, pooled
 from mgkit.model import append_one
 from mgkit.retrieval.search import top_k
@@ -89,6 +96,9 @@ def test_a_set_of_05_failures_first(retrieved, chain, monkeypatch):
         assert sorted(collection.queries) == sorted(each.queries)
         values = own.result.per_query[[list(each.queries).index(i) for i in collection.queries]]
         assert (np.diff(values[np.isfinite(values)]) >= 0).all()
+        examples = list(collection.examples(3))
+        assert examples[0] == collection.queries[0] and examples[-1] in collection.titles
+        assert list(collection.examples(3).values())[0].startswith("worst: ")
         first = int(collection.queries[0])
         q = list(each.queries).index(first)
         answers = collection.answers(first, 3)
@@ -98,6 +108,18 @@ def test_a_set_of_05_failures_first(retrieved, chain, monkeypatch):
         assert len(answers.classes) == 5 and 0 < sum(share for _, share in answers.classes) <= 1
     with one_line_error(ValueError, "nowhere", task.sets[0].name):
         set_collection(task, found, "nowhere")
+
+
+def test_examples_go_from_the_worst_to_the_best_query_with_answers(searched_set, uneven_images):
+    values = np.random.default_rng(0).permutation(len(searched_set.queries)) / 10
+    values[0] = np.nan
+    collection = judged_collection(searched_set, unit_rows(len(searched_set.images)), values)
+    ranked = [int(searched_set.queries[q]) for q in np.argsort(values)[: len(values) - 1]]
+    middle = ranked[(len(ranked) - 1) // 2]
+    assert list(collection.examples(3)) == [ranked[0], middle, ranked[-1]]
+    assert collection.examples(1) == {ranked[0]: f"worst: {collection.titles[ranked[0]]}"}
+    unjudged = Collection(uneven_images, unit_rows(24), queries=[4, 5, 7], titles={5: "(group 1)"})
+    assert unjudged.examples(3) == {4: "query", 5: "query (group 1)", 7: "query"}
 
 
 # --- Classes and descriptors

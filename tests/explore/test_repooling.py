@@ -130,8 +130,11 @@ def test_titles_have_the_failures_first(tiny_net, searched_set):
     held = SetMaps(tiny_net, searched_set, size=32, description=None)
     values = [float(title.split()[1]) for title in held.titles(3.0).values()]
     assert len(values) == 6 and values == sorted(values)
+    values, worst_to_best = held.per_query(3.0), list(held.examples(3.0, 3))
+    assert values[worst_to_best[0]] == values.min() and values[worst_to_best[-1]] == values.max()
     unjudged = SetMaps(tiny_net, replace(searched_set, measure="none", junk=()), size=32, description=None)
     assert list(unjudged.titles(3.0)) == [0, 1, 2, 3, 4, 5]
+    assert unjudged.examples(3.0, 3) == {0: "query", 2: "query", 5: "query"}
     assert all(right is None for _, _, right in unjudged.neighbours(0, unjudged.descriptors(3.0), 3))
 
 

@@ -44,11 +44,17 @@ def test_repooled_without_ground_truth(tiny_net, uneven_images, searched_set):
 def test_query_answers(uneven_images, classes):
     rows = np.eye(24, dtype=np.float32) + 0.1
     collection = Collection(
-        uneven_images, rows, queries=[3, 9], truth=lambda i, j: j == 0, titles={3: "AP 5 %"}, classes=classes
+        uneven_images,
+        rows,
+        queries=[3, 9],
+        truth=lambda i, j: j == 0,
+        titles={3: "AP 5 %", 9: "AP 50 %"},
+        classes=classes,
     )
     figure = saved(stills.query_answers, collection, queries=3, k=4)
     assert len(figure.axes) == 2 * 6
-    assert titles(figure.axes)[0] == "query AP 5 %" and titles(figure.axes)[1].startswith("✓")
+    assert titles(figure.axes)[0] == "worst: AP 5 %" and titles(figure.axes)[1].startswith("✓")
+    assert "best: AP 50 %" in titles(figure.axes)
     bars = figure.axes[0]
     assert bars.axison == (classes is not None)
     if classes:
@@ -75,7 +81,8 @@ def test_matching_regions(tiny_net, searched_set):
     held = SetMaps(tiny_net, searched_set, size=32, description=None)
     figure = saved(stills.matching_regions, held, ps=(1.0, math.inf))
     *panels, bar = figure.axes
-    assert len(panels) == 2 * 6 and bar.get_ylabel() == "share of the similarity"
+    assert len(panels) == 3 * 6 and bar.get_ylabel() == "share of the similarity"
+    assert [title.split(":")[0] for title in titles(panels)[::6]] == ["worst", "middle", "best"]
     assert titles(panels)[1].startswith("p = 1, cosine 0.") and titles(panels)[3][0] in "✓✗–"
 
 

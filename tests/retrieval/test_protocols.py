@@ -16,6 +16,7 @@ from mgkit.retrieval.protocols import (
     RetrievalResult,
     accuracy_difference,
     difference,
+    examples,
     failures_first,
     measured_value,
     retrieve,
@@ -23,6 +24,7 @@ from mgkit.retrieval.protocols import (
     shown,
     shown_difference,
     shown_interval,
+    worst_to_best,
 )
 
 
@@ -329,6 +331,34 @@ def test_failures_come_first_then_a_spread_over_the_rest():
 def test_no_query_is_shown_twice_nor_more_than_there_are(count):
     chosen = failures_first(np.array([0.2, 0.1, 0.3]), count)
     assert len(set(chosen.tolist())) == len(chosen) == min(count, 3)
+
+
+def slow_worst_to_best(per_query, count):
+    """`worst_to_best` by a sorted list: the positions at evenly spaced ranks, rounded down."""
+    ranked = sorted((value, q) for q, value in enumerate(per_query.tolist()) if value == value)
+    count = min(count, len(ranked))
+    if count < 2:
+        return [q for _, q in ranked[:count]]
+    return [ranked[k * (len(ranked) - 1) // (count - 1)][1] for k in range(count)]
+
+
+@pytest.mark.parametrize("queries", [1, 2, 3, 4, 9, 40])
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_queries_from_the_worst_to_the_best(queries, count):
+    random = np.random.default_rng(queries)
+    per_query = random.permutation(np.arange(queries) // 3 / queries)  # with ties
+    per_query[random.integers(queries)] = np.nan if queries > 3 else 0.5
+    assert worst_to_best(per_query, count).tolist() == slow_worst_to_best(per_query, count)
+
+
+def test_examples_say_which_is_the_worst_the_middle_and_the_best():
+    per_query = np.array([0.5, 1.0, 0.25, np.nan, 0.75, 0.0])
+    assert examples(per_query, "mAP", 3) == {5: "worst: AP 0 %", 0: "middle: AP 50 %", 1: "best: AP 100 %"}
+    assert examples(4 * per_query, "score", 2) == {5: "worst: score 0 of 4", 1: "best: score 4 of 4"}
+    assert list(examples(per_query, "mAP", 4).values())[1:3] == ["query: AP 25 %", "query: AP 50 %"]
+    assert examples(per_query[:1], "mAP", 3) == {0: "worst: AP 50 %"}
+    assert examples(per_query[3:4], "mAP", 3) == {}
+    assert examples(np.full(9, np.nan), "none", 3) == {0: "query", 4: "query", 8: "query"}
 
 
 def test_without_ground_truth_neighbours_are_found_and_nothing_is_measured():
