@@ -130,11 +130,7 @@ def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -
     [pooled] = task.features(each.images, size=task.config.size, ps=[task.p], name=name)
     descriptors = task.descriptors(each, size=task.config.size)
 
-    names = class_names(task.config.data, task.net)
-
-    def classes(i: int) -> Classes:
-        return likely_classes(task.net, torch.from_numpy(np.array(pooled[i])), names)
-
+    classes = classes_by(task.net, pooled, class_names(task.config.data, task.net))
     if each.measure == "none":
         return Collection(each.images, descriptors, database=each.database, classes=classes)
     result, asked = measured[-1].result, measured[-1].retrieval_set.queries
@@ -166,6 +162,11 @@ def judged_collection(
         each.images, descriptors, queries=asked[order], database=each.database, truth=truth, titles=titles,
         classes=classes,
     )  # fmt: skip
+
+
+def classes_by(net: MultiGrain, pooled: np.ndarray, names: Sequence[str]) -> Callable[[int], Classes]:
+    """A function: image index -> its likely classes, from the pooled features of all images [N,C]."""
+    return lambda i: likely_classes(net, torch.from_numpy(np.array(pooled[i])), names)
 
 
 def class_names(data: str, net: MultiGrain) -> tuple[str, ...]:
