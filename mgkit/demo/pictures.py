@@ -14,7 +14,7 @@ PLOTS = {
     "05_evaluate_retrieval": ("retrieval", "precision_recall", "figure_4"),
 }
 REMOVED = "(a picture of photographs, which is not part of the reference)"
-SAVED = re.compile(r"""save_figure\(.*, config, "(\w+)\.png"\)""")
+SAVED = re.compile(r"""save_figure\(.*?, config, "(\w+)\.png"\)""")
 
 
 def without_photographs(notebook: nbformat.NotebookNode, plots: tuple[str, ...]) -> nbformat.NotebookNode:

@@ -73,7 +73,7 @@ def run_steps(wanted: Mapping[str, dict], results: Path) -> Results:
 def run(data: str, experiment: str, *, write_reference: bool) -> None:
     """Find the sets, run the notebooks, print the table and the comparison.
 
-    Raises ValueError and FileNotFoundError for a folder without the sets, NotebookFailedError.
+    Raises ValueError and OSError for a folder without the sets, NotebookFailedError.
     """
     start = time.perf_counter()
     sets = find_real_sets(data)
@@ -108,7 +108,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         run(arguments.data, arguments.experiment, write_reference=arguments.write_reference)
-    except (ValueError, FileNotFoundError, NotebookFailedError) as error:
+    except (ValueError, OSError, NotebookFailedError) as error:
         sys.exit(str(error))
 
 

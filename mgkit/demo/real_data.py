@@ -56,13 +56,14 @@ class RealSets:
 def find_real_sets(folder: str) -> RealSets:
     """Find the sets in a folder and in those directly below it; of several of a kind, the first by name.
 
-    Of several trees of ImageNet's classes, the one with most classes is used. Raises FileNotFoundError for a
-    missing folder, ValueError if it has none of the sets.
+    Of several trees of ImageNet's classes, the one with most classes is used. Folders that cannot be read are
+    passed over. Raises OSError for a missing folder, ValueError if it has none of the sets.
     """
     if not folder:
         raise ValueError(HOW)
     root = check_folder(find_path(folder), "DATA")
     around = [root, *(root / name for name in visible(root)[0])]
+    around = [each for each in around if os.access(each, os.R_OK | os.X_OK)]
     links, classes = {}, 0
     for tree in around:
         splits = class_splits(tree)
