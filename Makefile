@@ -7,10 +7,16 @@ JOBS ?= 3  # of tests: one more than the usual two cores, for tests often wait
 # Threads that wait should sleep, not spin: beside other work on the same cores, spinning costs a multiple of the time.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test bench kill races lint format lab clean
+# Without DATA nothing is installed: the line says what to give.
+HOW_REAL = make real DATA=/folder: a folder with images of ImageNet's classes, Holidays or UKBench (data/README.md)
+
+.PHONY: demo real test bench kill races lint format lab clean
 
 demo: $(READY)  ## the notebooks 00-06 on the embedded dataset, the claims table, the comparison with outputs/reference/
 	$(BIN)/python -m mgkit.demo
+
+real: $(if $(DATA),$(READY))  ## 02-05 on a real network and the photographs in DATA, compared with outputs/reference/real
+	@$(if $(DATA),$(BIN)/python -m mgkit.demo.real --data "$(DATA)" $(REAL),echo "$(HOW_REAL)" >&2; exit 2)
 
 test: $(READY)  ## the whole test suite, in JOBS processes
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder

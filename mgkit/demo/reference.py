@@ -8,7 +8,8 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ FIGURES = (
 )  # fmt: skip
 OVERVIEW = ("finetune_p/p_slider", "finetune_p/p_star")  # the picture of the README
 OVERVIEW_WIDTH = 1000  # px
+REAL = "real"  # folder of the run of `make real` in outputs/reference/
 LARGE_PNG, JPEG_QUALITY = 120_000, 85  # bytes from which on a figure is stored as JPEG; its quality
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MACHINE_PATH = re.compile(  # an absolute path; in JSON, a line break before it is two characters
@@ -123,14 +125,17 @@ def read_metrics(path: Path) -> dict[str, Measure]:
         raise ValueError(f"{path} is damaged ({error}): `git checkout` it") from None
 
 
-def report(compared: Sequence[Comparison]) -> str:
-    """One line if all measures are within their tolerances; else a table of those that are not."""
+def report(compared: Sequence[Comparison], *, where: str = "outputs/reference") -> str:
+    """One line if all measures are within their tolerances; else a table of those that are not.
+
+    where: folder of the reference, as it is named in the text
+    """
     outside = [each for each in compared if not each.within]
     if not outside:
-        return f"All {len(compared)} measures are within their tolerances of outputs/reference/metrics.json."
+        return f"All {len(compared)} measures are within their tolerances of {where}/metrics.json."
     width, count = max(len(each.name) for each in outside), f"{len(outside)} of {len(compared)} measures"
     lines = [
-        f"{count} differ from outputs/reference/metrics.json by more than their tolerances:",
+        f"{count} differ from {where}/metrics.json by more than their tolerances:",
         f"{'':{width}}  {'reference':>9}  {'now':>9}  tolerance",
     ]
     for each in outside:
@@ -143,13 +148,16 @@ def shown(measure: Measure | None) -> str:
     return f"{'-':>9}" if measure is None else f"{measure.value:9.3f}"
 
 
-def compare_with_reference(now: Mapping[str, Measure]) -> str:
-    """The report on the comparison with the committed run; one line if that is missing or damaged."""
-    path = folder() / "metrics.json"
+def compare_with_reference(now: Mapping[str, Measure], *, below: str = "") -> str:
+    """The report on the comparison with the committed run; one line if that is missing or damaged.
+
+    below: folder of the run below outputs/reference; empty for that of `make demo`
+    """
+    path, where = folder() / below / "metrics.json", "/".join(filter(None, ["outputs/reference", below]))
     try:
-        return report(compare(read_metrics(path), now))
+        return report(compare(read_metrics(path), now), where=where)
     except FileNotFoundError:
-        return f"{path} is missing: nothing to compare with; `git checkout outputs/reference` restores it"
+        return f"{path} is missing: nothing to compare with; `git checkout {where}` restores it"
     except ValueError as error:
         return str(error)
 
@@ -160,27 +168,35 @@ def compare_with_reference(now: Mapping[str, Measure]) -> str:
 def write_reference(experiment: str, now: Mapping[str, Measure]) -> Path:
     """Replace outputs/reference/ by a run: metrics.json, claims.txt, figures, notebooks; returns its path.
 
-    Raises ValueError if a notebook contains a path of the machine, FileNotFoundError if a figure is missing;
-    the earlier reference is then kept.
+    The run of `make real` in it stays. Raises ValueError if a notebook contains a path of the machine,
+    FileNotFoundError if a figure is missing; the earlier reference is then kept.
     """
-    target = folder()
+    with replaced(folder(), keep=(REAL,)) as written:
+        write_files(experiment, now, written)
+    return folder()
+
+
+@contextmanager
+def replaced(target: Path, *, keep: Sequence[str] = ()) -> Iterator[Path]:
+    """Yield an empty folder that replaces `target` after the block; an error keeps what was there.
+
+    keep: names in target that stay
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".reference.") as temporary:
         written = Path(temporary) / "reference"
-        write_files(experiment, now, written)
+        written.mkdir()
+        yield written
+        for name in keep:
+            if (target / name).exists():
+                (target / name).rename(written / name)
         shutil.rmtree(target, ignore_errors=True)
         written.rename(target)
-    return target
 
 
 def write_files(experiment: str, now: Mapping[str, Measure], target: Path) -> None:
     """Write the files of the reference to a new folder."""
-    made = provenance()
-    content = {
-        "made": {key: made[key] for key in ("revision", "packages", "python", "machine")},
-        "measures": {name: asdict(measure) for name, measure in now.items()},
-    }
-    write_text(target / "metrics.json", json.dumps(content, indent=1) + "\n")
+    write_metrics(target / "metrics.json", now)
     write_text(
         target / "claims.txt", (experiment_folder(experiment) / "claims" / "claims.txt").read_text("utf-8")
     )
@@ -192,6 +208,16 @@ def write_files(experiment: str, now: Mapping[str, Measure], target: Path) -> No
     save_small(overview, target / "overview")
     for path in sorted((experiment_folder(experiment) / "notebooks").glob("*.ipynb")):
         write_text(target / "notebooks" / path.name, without_machine(nbformat.read(path, as_version=4)))
+
+
+def write_metrics(path: Path, now: Mapping[str, Measure]) -> None:
+    """Write the measures with the versions and machine that they were made with."""
+    made = provenance()
+    content = {
+        "made": {key: made[key] for key in ("revision", "packages", "python", "machine")},
+        "measures": {name: asdict(measure) for name, measure in now.items()},
+    }
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def figure_path(experiment: str, name: str) -> Path:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # for annotations: do not load the stages
     from mgkit.stages.results import Accuracy, PSearch, ResolutionCurves, Retrieval
 
 TINT = "#DCEBF5"
+SHADE = 0.12  # opacity of intervals around several curves, which overlap
 BEYOND = 1.2  # max pooling is drawn at this factor times the largest exponent
 
 
@@ -188,7 +189,10 @@ def right_legend(axes: Axes) -> None:
 
 
 def p_search(found: PSearch) -> Figure:
-    """Accuracy against p for each resolution with p*, and p* against resolution (figure 4)."""
+    """Accuracy against p for each resolution with p*, and p* against resolution (figure 4).
+
+    Shaded: the 95 % confidence intervals of the accuracies.
+    """
     figure, [[left, right]] = axes_grid(1, 2, width=4.5, height=3.4)
     largest = max(p for p in [*found.ps, *found.p_star, found.training_p] if math.isfinite(p))
     ps = [min(p, BEYOND * largest) for p in found.ps]
@@ -196,6 +200,8 @@ def p_search(found: PSearch) -> Figure:
         colour, marker = COLOURS[s % len(COLOURS)], cycled(MARKERS, s)
         curve = 100 * found.top1[s]
         left.plot(ps, curve, color=colour, marker=marker, markersize=4, label=f"{size} px")
+        low, high = 100 * found.intervals[s].T  # [P,2] -> [2,P]
+        left.fill_between(ps, low, high, color=colour, alpha=SHADE, linewidth=0)
         star = {"marker": "*", "markersize": 15, "markeredgecolor": "black"}
         left.plot(found.p_star[s], 100 * found.top1_at_p_star[s], color=colour, **star)
     left.plot([], [], "*", markersize=12, color="white", markeredgecolor="black", label="p* by SGD")
@@ -273,17 +279,20 @@ def spectrum(variances: np.ndarray, shrinkage: float) -> Figure:
 
 
 def accuracy_by_size(rows: Sequence[Accuracy]) -> Figure:
-    """Top-1 against evaluation size, one line per crop and exponent."""
+    """Top-1 against evaluation size, one line per crop and exponent; shaded: 95 % confidence intervals."""
     figure, axes = axes_grid(1, 1, width=5.6, height=3.4)
     lines = list(dict.fromkeys((row.crop, row.exponent) for row in rows))
     for k, (crop, exponent) in enumerate(lines):
         of_line = [row for row in rows if (row.crop, row.exponent) == (crop, exponent)]
         label = f"{crop}, {'training p' if exponent == 'trained' else exponent}"
+        sizes = [row.size for row in of_line]
         axes[0, 0].plot(
-            [row.size for row in of_line], [100 * row.top1 for row in of_line],
+            sizes, [100 * row.top1 for row in of_line],
             color=COLOURS[k], marker=MARKERS[k], linestyle="-" if exponent == "trained" else "--",
             label=label, **line_sizes(k, len(lines)),
         )  # fmt: skip
+        low, high = 100 * np.transpose([row.interval for row in of_line])  # [S,2] -> [2,S]
+        axes[0, 0].fill_between(sizes, low, high, color=COLOURS[k], alpha=SHADE, linewidth=0)
     style(axes[0, 0], "Top-1 against resolution", "evaluation size (px)", "validation top-1 (%)")
     size_ticks(axes[0, 0], [row.size for row in rows])
     axes[0, 0].legend(fontsize=8, frameon=False)

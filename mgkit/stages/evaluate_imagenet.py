@@ -2,13 +2,16 @@
 
 from dataclasses import asdict
 
+import numpy as np
+
 from mgkit.config import ClassifyConfig
 from mgkit.engine.holding import holding
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, read_results
 from mgkit.features import Passes, frozen_backbone, whole_shapes
-from mgkit.finetune import sweep_p
+from mgkit.finetune import sweep_hits
 from mgkit.machine.distributed import is_main
+from mgkit.metrics import bootstrap_mean
 from mgkit.stages.finetune_p import p_star
 from mgkit.stages.inputs import in_classes_of, validation_data
 from mgkit.stages.results import Accuracy
@@ -39,7 +42,7 @@ def run_classification(config: ClassifyConfig) -> None:
         shapes = whole_shapes(images, crop)
         for size, p_of_size in zip(config.sizes, best, strict=True):
             exponents = {"trained": training_p, "p*": p_of_size}
-            [accuracy] = sweep_p(
+            [hits] = sweep_hits(
                 net,
                 images,
                 sizes=[size],
@@ -47,9 +50,10 @@ def run_classification(config: ClassifyConfig) -> None:
                 shapes=shapes,
                 passes=passes,
                 crop=crop,
-            )  # [1,2,2] -> [2,2]
-            for (exponent, p), measured in zip(exponents.items(), accuracy, strict=True):
-                rows.append(Accuracy(crop, size, exponent, p, *map(float, measured)))
+            )  # [1,2,2,N] -> [2,2,N]
+            for (exponent, p), of_images in zip(exponents.items(), hits, strict=True):
+                top1, top5 = np.nanmean(of_images, axis=-1).tolist()
+                rows.append(Accuracy(crop, size, exponent, p, top1, top5, bootstrap_mean(of_images[0])))
     passes.unreadable.report()
     if run:
         run.results({"images": len(images), "rows": [asdict(row) for row in rows]})

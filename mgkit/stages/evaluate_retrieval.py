@@ -125,19 +125,22 @@ def run_embedding(config: RetrievalConfig) -> None:
 
 
 def embed_here(task: RetrievalTask) -> None:
-    """All passes whose features `evaluate_retrieval`, `resolution_curves` and `index_table` need."""
+    """All passes whose features `evaluate_retrieval`, `resolution_curves` and `index_table` need.
+
+    Those of figure 4 come first: they have the most exponents, and often the others among them.
+    """
     config = task.config
-    for sets in by_images(task.sets):
-        images, name = sets[0].images, sets[0].name
-        task.features(images, size=config.size, ps=own_exponents(task), name=name)
-        for size in scaled_sizes(config):
-            task.features(images, size=size, ps=[task.p], name=name)
     classes, sets = curve_images(task)
     ps = list(curve_exponents(task).values())
     every = ([classes] if classes else []) + [of_images[0].images for of_images in by_images(sets)]
     for size in config.resolutions:
         for images in every:
             task.features(images, size=size, ps=ps, name="figure 4")
+    for sets in by_images(task.sets):
+        images, name = sets[0].images, sets[0].name
+        task.features(images, size=config.size, ps=own_exponents(task), name=name)
+        for size in scaled_sizes(config):
+            task.features(images, size=size, ps=[task.p], name=name)
 
 
 def evaluate_retrieval(task: RetrievalTask) -> list[Retrieval]:

@@ -16,6 +16,7 @@ from mgkit.features import Passes, frozen_backbone, whole_shapes
 from mgkit.finetune import finetune_p, set_p, sweep_hits
 from mgkit.machine.distributed import barrier, from_main, is_main
 from mgkit.machine.records import check_values
+from mgkit.metrics import bootstrap_mean
 from mgkit.model import MultiGrain
 from mgkit.retrieval.protocols import Difference, accuracy_difference
 from mgkit.stages.inputs import in_classes_of, is_mini, training_data
@@ -63,6 +64,7 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
     found = PSearch(
         sizes=config.sizes, ps=config.ps, p_star=p_star, paths=paths, training_p=training_p, crop=config.crop,
         top1=accuracy[:, :count, 0], top5=accuracy[:, :count, 1],
+        intervals=np.array([[bootstrap_mean(of_p[0]) for of_p in of_size[:count]] for of_size in hits]),
         top1_at_training_p=accuracy[:, count, 0].tolist(),
         top1_at_p_star=accuracy[:, count + 1, 0].tolist(),
         gains=gains,
@@ -106,7 +108,7 @@ def read_search(config: FinetunePConfig) -> PSearch:
     """The findings of `search_p`, read from results.json."""
     results = read_results(config)
     values = {field.name: results[field.name] for field in fields(PSearch)}
-    arrays = {key: np.array(values[key]) for key in ("top1", "top5")}
+    arrays = {key: np.array(values[key]) for key in ("top1", "top5", "intervals")}
     arrays["paths"] = [np.array(path) for path in values["paths"]]
     return PSearch(**values | arrays | {"gains": [Difference(**gain) for gain in values["gains"]]})
 

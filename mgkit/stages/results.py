@@ -13,6 +13,7 @@ class Accuracy:
     """Top-1 and top-5 accuracy in 0..1 for one crop, size (px) and pooling exponent p.
 
     exponent: `trained` or `p*`
+    interval: 95 % confidence interval of top1, by bootstrap over the images
     """
 
     crop: str
@@ -21,6 +22,7 @@ class Accuracy:
     p: float
     top1: float
     top5: float
+    interval: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class PSearch:
     p_star: p* found by SGD [S]
     paths: for each size, loss and p after every step, [steps,2]
     top1, top5: accuracy on the validation images, in 0..1, [S,P]
+    intervals: 95 % confidence intervals of top1, by bootstrap over the images, [S,P,2]
     top1_at_training_p, top1_at_p_star: the same with the training p, and with p*, [S]
     gains: top-1 of p* minus that of the training p, on the same images [S]
     """
@@ -42,6 +45,7 @@ class PSearch:
     paths: list[np.ndarray]
     top1: np.ndarray
     top5: np.ndarray
+    intervals: np.ndarray
     top1_at_training_p: list[float]
     top1_at_p_star: list[float]
     gains: list[Difference]

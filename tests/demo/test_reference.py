@@ -224,3 +224,13 @@ def test_the_committed_files_are_small_and_of_no_machine():
             text = path.read_text(encoding="utf-8")
             assert not reference.MACHINE_PATH.search(text), path
             assert reference.WIDGET not in text and '"papermill": {' not in text, path
+
+
+def test_the_reference_of_the_real_run_stays(finished, elsewhere, monkeypatch):
+    monkeypatch.setattr("mgkit.demo.reference.experiment_folder", lambda experiment: finished)
+    (elsewhere / reference.REAL).mkdir(parents=True)
+    (elsewhere / reference.REAL / "metrics.json").write_text("{}")
+    (elsewhere / "stale.txt").touch()
+    reference.write_reference("e", BEFORE)
+    assert (elsewhere / reference.REAL / "metrics.json").read_text() == "{}"
+    assert not (elsewhere / "stale.txt").exists()

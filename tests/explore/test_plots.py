@@ -41,6 +41,7 @@ def search(sizes=(64, 96), ps=(1.0, 3.0, 5.0)):
         paths=[rng.uniform(1, 4, (10 + s, 2)) for s in range(len(sizes))],
         top1=top1,
         top5=top1,
+        intervals=np.stack([0.9 * top1, 0.9 * top1 + 0.1], axis=-1),
         training_p=3.0,
         crop="rect",
         top1_at_training_p=top1[:, 1].tolist(),
@@ -172,7 +173,7 @@ LONG = [f"holidays_of_my_family_in_2019_and_2020_at_the_sea_{k}" for k in range(
 
 def size_figures(sizes):
     """The axes of every figure with sizes at x."""
-    rows = [Accuracy("rect", size, "p*", 3.0, 0.5, 0.9) for size in sizes]
+    rows = [Accuracy("rect", size, "p*", 3.0, 0.5, 0.9, (0.4, 0.6)) for size in sizes]
     values = {name: np.ones((len(sizes), 1)) for name in LONG}
     curves = ResolutionCurves(sizes, {"p = 3": 3.0}, values, dict.fromkeys(values, "mAP"))
     return [
@@ -222,7 +223,11 @@ def test_equal_lines_lie_on_wider_ones(found):
     curves = ResolutionCurves(
         [64, 96], dict.fromkeys(kinds, 3.0), {"top-1": np.ones((2, 9))}, {"top-1": "top-1"}
     )
-    rows = [Accuracy(crop, 64, p, 3.0, 0.5, 0.9) for crop in ("square", "rect") for p in ("trained", "p*")]
+    rows = [
+        Accuracy(crop, 64, p, 3.0, 0.5, 0.9, (0.4, 0.6))
+        for crop in ("square", "rect")
+        for p in ("trained", "p*")
+    ]
     for figure in (
         saved(plots.precision_recall, alike),
         saved(plots.resolution_figure, curves),
@@ -264,7 +269,7 @@ def test_spectrum(shrinkage):
 
 def test_accuracy_by_size():
     rows = [
-        Accuracy(crop, size, exponent, 3.0, 0.5, 0.9)
+        Accuracy(crop, size, exponent, 3.0, 0.5, 0.9, (0.4, 0.6))
         for crop in ("square", "rect")
         for size in (64, 96)
         for exponent in ("trained", "p*")
@@ -272,6 +277,9 @@ def test_accuracy_by_size():
     figure = saved(plots.accuracy_by_size, rows)
     assert_labelled(figure)
     assert len(figure.axes[0].lines) == 4
+    for band in figure.axes[0].collections:
+        heights = band.get_paths()[0].vertices[:, 1]
+        assert heights.min() == pytest.approx(40) and heights.max() == pytest.approx(60)  # per cent
 
 
 KINDS = ("GeM, training p", "GeM, p*", "GeM, p*, whitened")

@@ -14,7 +14,7 @@ from mgkit.config import ClassifyConfig, FinetunePConfig, RetrievalConfig, White
 from mgkit.data.decoding import image_shape
 from mgkit.data.layouts import labelled_images
 from mgkit.engine.launch import WorkerError
-from mgkit.finetune import sweep_p
+from mgkit.finetune import sweep_hits
 from mgkit.stages.evaluate_imagenet import evaluate_classification
 from mgkit.stages.evaluate_retrieval import embed_sets, evaluate_retrieval, resolution_curves, retrieval_task
 from mgkit.stages.finetune_p import find_p
@@ -42,7 +42,7 @@ def test_classification_is_measured_for_every_crop_size_and_exponent(after_chain
     values = {"sizes": [32, 64], "data": str(mini_root), "experiment": "t", "workers": 0}
     with (
         patch("mgkit.data.images.image_shape", wraps=image_shape) as headers,
-        patch("mgkit.stages.evaluate_imagenet.sweep_p", wraps=sweep_p) as sweeps,
+        patch("mgkit.stages.evaluate_imagenet.sweep_hits", wraps=sweep_hits) as sweeps,
     ):
         rows = evaluate_classification(make(ClassifyConfig, values))
     assert [len(call.kwargs["ps"]) for call in sweeps.call_args_list] == [2] * 4  # the trained p, and p*
@@ -54,6 +54,7 @@ def test_classification_is_measured_for_every_crop_size_and_exponent(after_chain
         for exponent in ("trained", "p*")
     ]
     assert all(0 <= row.top1 <= row.top5 <= 1 for row in rows)
+    assert all(row.interval[0] <= row.top1 <= row.interval[1] for row in rows)
     written = json.loads((after_chain.folder / "outputs/t/evaluate_imagenet/results.json").read_text())
     assert written["images"] == 36 and len(written["rows"]) == 8
 

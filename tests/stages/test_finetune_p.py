@@ -4,6 +4,7 @@ import json
 import math
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 from support import one_line_error
 
@@ -106,3 +107,5 @@ def test_each_size_is_swept_with_its_own_exponents(tiny_net, uneven_images, here
                 top1 == sweep_p(tiny_net, uneven_images, sizes=[size], ps=[p], precision="float32")[0, 0, 0]
             )
     assert read_search(config).top1_at_p_star == found.top1_at_p_star
+    low, high = np.moveaxis(read_search(config).intervals, -1, 0)  # [S,P,2] -> two of [S,P]
+    assert (low <= found.top1).all() and (found.top1 <= high).all() and (low < high).any()

@@ -1,0 +1,35 @@
+"""A notebook is executed with its output shown as it comes; an error is one line."""
+
+import nbformat
+import pytest
+from support import one_line_error
+
+from mgkit.demo.execute import NotebookFailedError, execute
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with a notebook of one parameter that fails for a negative one."""
+    for name in ("notebooks", "mgkit"):
+        (tmp_path / name).mkdir()
+    cells = [
+        nbformat.v4.new_code_cell("number: int = 1", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("print('number', number)\nassert number > 0, 'number: above 0 is wanted'"),
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "notebooks" / "n.ipynb")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_output_is_shown_and_the_copy_kept(project, capsys):
+    copy = execute("n", project / "outputs", {"number": 3})
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:2] == ["--- n", "number 3"] and printed[-1].startswith("n: ")
+    assert copy == project / "outputs" / "n.ipynb" and "number 3" in copy.read_text()
+
+
+def test_an_error_of_a_cell_is_one_line_with_the_copy(project, capsys):
+    with one_line_error(NotebookFailedError, "n: AssertionError: number: above 0 is wanted", "n.ipynb"):
+        execute("n", project / "outputs", {"number": -1})
+    assert "number -1" in capsys.readouterr().out
