@@ -1,5 +1,7 @@
 """`python -m mgkit.demo`: run all notebooks, check the claims, compare with outputs/reference.
 
+00 and 06 run EfficientNet-Lite0 on photographs, the others a small network on the embedded dataset.
+
 The table says of each claim whether it holds, does not hold, or is undecided. Joint training (λ=0.5, N=3)
 and cross-entropy alone (λ=1, N=1) have equal budgets and several seeds.
 """
@@ -26,6 +28,7 @@ NOTEBOOKS = (
     "05_evaluate_retrieval",
     "06_search_your_photos",
 )
+OWN_PARAMETERS = {"06_search_your_photos": {"photos": ["data/photographs"]}}  # which 00 writes
 
 
 def run_notebooks(experiment: str, data: str) -> Path:
@@ -37,7 +40,8 @@ def run_notebooks(experiment: str, data: str) -> Path:
         start = time.perf_counter()
         papermill.execute_notebook(
             root / "notebooks" / f"{name}.ipynb", folder / f"{name}.ipynb",
-            parameters={"experiment": experiment, "data": data}, cwd=root / "notebooks", progress_bar=False,
+            parameters={"experiment": experiment, "data": data} | OWN_PARAMETERS.get(name, {}),
+            cwd=root / "notebooks", progress_bar=False,
         )  # fmt: skip
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     return folder

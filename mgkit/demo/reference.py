@@ -22,21 +22,18 @@ from mgkit.engine.run import experiment_folder, latest_results
 from mgkit.machine.files import project_root, write_text
 
 # Tolerances, in the unit of each measure: shares, except UKBench's score (of 4), p* and the number of groups.
-TRAINED = {
-    "top-1": 0.15, "holidays": 0.15, "ukbench": 0.3, "copydays": 0.25,
-    "p*": 1.0, "groups": 40, "copies found": 0.3,
-}  # fmt: skip
+TRAINED = {"top-1": 0.15, "holidays": 0.15, "ukbench": 0.3, "copydays": 0.25, "p*": 1.0}
 UNTRAINED = {"top-1": 0.03, "holidays": 0.03, "ukbench": 0.1, "copydays": 0.03}  # differ by precision only
+PUBLISHED = {"groups": 2, "copies found": 0.1}  # of a published network on photographs: likewise
 EXACT = 0.0
 
 FIGURES = (
-    "train/curves", "train/figure_5", "finetune_p/p_star", "finetune_p/p_slider", "whiten/spectrum",
+    "start_here/photographs", "train/curves", "train/figure_5", "finetune_p/p_star", "finetune_p/p_slider",
+    "whiten/spectrum",
     "evaluate_imagenet/accuracy", "evaluate_retrieval/retrieval", "evaluate_retrieval/figure_4",
     "evaluate_retrieval/neighbours_holidays", "evaluate_retrieval/matching_regions",
     "search_photos/near_duplicates",
 )  # fmt: skip
-OVERVIEW = ("finetune_p/p_slider", "finetune_p/p_star")  # the picture of the README
-OVERVIEW_WIDTH = 1000  # px
 REAL = "real"  # folder of the run of `make real` in outputs/reference/
 LARGE_PNG, JPEG_QUALITY = 120_000, 85  # bytes from which on a figure is stored as JPEG; its quality
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -94,9 +91,9 @@ def measures(experiment: str, measured: Mapping[str, Sequence[Mapping[str, float
     found["validation images"] = Measure(whitening["val_images"], EXACT)
     photos = latest_results(PhotosConfig(experiment=experiment))
     found |= {f"06: {name}": Measure(photos[name], EXACT) for name in ("pictures", "readable", "left_out")}
-    found["06: groups of near-duplicates"] = Measure(photos["groups"], TRAINED["groups"])
+    found["06: groups of near-duplicates"] = Measure(photos["groups"], PUBLISHED["groups"])
     for change, share in photos["copies_found"].items():
-        found[f"06: copies found, {change}"] = Measure(share, TRAINED["copies found"])
+        found[f"06: copies found, {change}"] = Measure(share, PUBLISHED["copies found"])
     return found
 
 
@@ -204,8 +201,6 @@ def write_files(experiment: str, now: Mapping[str, Measure], target: Path) -> No
         save_small(
             Image.open(figure_path(experiment, name), formats=["PNG"]), target / "figures" / Path(name).name
         )
-    overview = stacked([Image.open(figure_path(experiment, name), formats=["PNG"]) for name in OVERVIEW])
-    save_small(overview, target / "overview")
     for path in sorted((experiment_folder(experiment) / "notebooks").glob("*.ipynb")):
         write_text(target / "notebooks" / path.name, without_machine(nbformat.read(path, as_version=4)))
 
@@ -253,18 +248,3 @@ def save_small(picture: Image.Image, path: Path) -> Path:
     png.unlink()
     picture.save(jpg, quality=JPEG_QUALITY, optimize=True)
     return jpg
-
-
-def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
-    """The pictures below each other, resized to one width."""
-    heights = [round(picture.height * OVERVIEW_WIDTH / picture.width) for picture in pictures]
-    same = [
-        picture.convert("RGB").resize((OVERVIEW_WIDTH, height), Image.Resampling.LANCZOS)
-        for picture, height in zip(pictures, heights, strict=True)
-    ]
-    column = Image.new("RGB", (OVERVIEW_WIDTH, sum(picture.height for picture in same)), "white")
-    y = 0
-    for picture in same:
-        column.paste(picture, (0, y))
-        y += picture.height
-    return column

@@ -94,7 +94,7 @@ def after_all(tmp_path_factory, mini_root):
 def test_the_notebooks_run_in_order(after_all):
     project, text = after_all
     outputs = project / "outputs" / "t"
-    assert sorted(path.name for path in outputs.glob("[!.]*")) == sorted([*STAGES, "features"])
+    assert sorted(path.name for path in outputs.glob("[!.]*")) == sorted([*STAGES, "features", "start_here"])
     for stage in STAGES:
         assert json.loads((outputs / stage / "results.json").read_text())["seconds"] > 0
         assert list((outputs / stage).glob("*.png"))
@@ -109,7 +109,17 @@ def test_the_notebooks_run_in_order(after_all):
     whitened = json.loads((outputs / "whiten" / "results.json").read_text())
     # Unlabelled images fit it, labelled ones check it.
     assert (whitened["images"], whitened["val_images"]) == (40, 36)
-    assert left_in(project) == ["mgkit", "notebooks", "outputs"]
+    assert left_in(project) == ["data", "mgkit", "notebooks", "outputs"]
+
+
+def test_00_searches_among_photographs(after_all):
+    project, text = after_all
+    assert "81 queries, 90 database images" in text["00_start_here"]
+    assert "not shown" not in text["00_start_here"].replace("not shown: p* of a real network", "")
+    value = re.search(r"p = 3: mAP ([\d.]+) %", text["00_start_here"])
+    assert float(value[1]) > 95 and re.search("^coffee +espresso", text["00_start_here"], re.MULTILINE)
+    assert (project / "data" / "photographs" / "groups.csv").is_file()
+    assert (project / "outputs" / "t" / "start_here" / "photographs.png").is_file()
 
 
 def test_from_its_own_folder_a_notebook_finds_what_the_others_left(after_all, mini_root):
@@ -119,7 +129,7 @@ def test_from_its_own_folder_a_notebook_finds_what_the_others_left(after_all, mi
     measured.unlink()
     assert " first" not in runner(project, mini_root)(name, cwd="notebooks", **QUICK[name])
     assert json.loads(measured.read_text())["rows"] == before["rows"]
-    assert left_in(project) == ["mgkit", "notebooks", "outputs"]
+    assert left_in(project) == ["data", "mgkit", "notebooks", "outputs"]
     assert not (project / "notebooks" / "outputs").exists()
 
 
