@@ -7,10 +7,18 @@ JOBS ?= 3  # of tests: one more than the usual two cores, for tests often wait
 # Threads that wait should sleep, not spin: beside other work on the same cores, spinning costs a multiple of the time.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test bench kill races lint format lab clean
+.PHONY: demo photos test bench kill races lint format lab clean
 
 demo: $(READY)  ## the notebooks 00-06 on the embedded dataset, the claims table, the comparison with outputs/reference/
 	$(BIN)/python -m mgkit.demo
+
+ifeq ($(strip $(PHOTOS)),)
+photos:
+	$(error photos: where are your pictures? make photos PHOTOS=~/Pictures, or PHOTOS="~/Pictures; /mnt/phone")
+else
+photos: $(READY)  ## 06 on the pictures in PHOTOS, as in PHOTOS=~/Pictures or PHOTOS="~/Pictures; /mnt/phone"
+	@$(BIN)/python -m mgkit.photos "$$PHOTOS"
+endif
 
 test: $(READY)  ## the whole test suite, in JOBS processes
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
