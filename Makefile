@@ -10,13 +10,21 @@ export OMP_WAIT_POLICY ?= passive
 # Without DATA nothing is installed: the line says what to give.
 HOW_REAL = make real DATA=/folder: a folder with images of ImageNet's classes, Holidays or UKBench (data/README.md)
 
-.PHONY: demo real test bench kill races lint format lab clean
+.PHONY: demo photos real test bench kill races lint format lab clean
 
 demo: $(READY)  ## the notebooks 00-06 on the embedded dataset, the claims table, the comparison with outputs/reference/
 	$(BIN)/python -m mgkit.demo
 
 real: $(if $(DATA),$(READY))  ## 02-05 on a real network and the photographs in DATA, compared with outputs/reference/real
 	@$(if $(DATA),$(BIN)/python -m mgkit.demo.real --data "$(DATA)" $(REAL),echo "$(HOW_REAL)" >&2; exit 2)
+
+ifeq ($(strip $(PHOTOS)),)
+photos:
+	$(error photos: where are your pictures? make photos PHOTOS=~/Pictures, or PHOTOS="~/Pictures; /mnt/phone")
+else
+photos: $(READY)  ## 06 on the pictures in PHOTOS, as in PHOTOS=~/Pictures or PHOTOS="~/Pictures; /mnt/phone"
+	@$(BIN)/python -m mgkit.photos "$$PHOTOS"
+endif
 
 test: $(READY)  ## the whole test suite, in JOBS processes
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder

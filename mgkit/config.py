@@ -24,6 +24,9 @@ MOST_SEED = 2**32 - 1
 MOST_PROCESSES = 64  # on a machine
 LONGEST_NAME, LONGEST_TEXT = 200, 4096  # bytes
 SMALLEST_P, LARGEST_P = 0.01, 1000.0  # beyond, powers in float32 lose their precision
+# Of 06 on photographs: EfficientNet-Lite0, and p* as 02 finds it for that network at this size.
+PHOTO_BACKBONE, PHOTO_SIZE, PHOTO_P = "efficientnet_lite0", 320, 1.74
+SMALL_SIZE = 96  # px, of 06 with the network of an experiment
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows
 
 
@@ -280,7 +283,11 @@ class RetrievalConfig(NetworkConfig):
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
 class PhotosConfig(NetworkConfig):
-    """A search through a person's own pictures."""
+    """A search through a person's own pictures.
+
+    With `photos`, and no network or data of one's own, the network is EfficientNet-Lite0 with its published
+    weights; the fields that choose it are filled in.
+    """
 
     stage: ClassVar[str] = "search_photos"
     notebook: ClassVar[str] = "06_search_your_photos"
@@ -288,8 +295,8 @@ class PhotosConfig(NetworkConfig):
     photos: Texts = dataclasses.field(  # folders, as text separated by ;, since names may contain commas
         default_factory=list, metadata={"separator": ";"}
     )  # empty: scenes, copies and distractors of the embedded set, or data
-    size: Pixels = 96
-    p: Exponent | None = None  # None: the network's own
+    size: Pixels | None = None  # None: 320 with published weights, 96 with a checkpoint
+    p: Exponent | None = None  # None: the network's own; p* for the default network
     whitening: Literal["auto", "photos", "network", "none"] = "auto"
     threshold: Annotated[float, Field(gt=0, le=1)] | None = None  # cosine; None: calibrated
     false_rate: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
@@ -297,6 +304,19 @@ class PhotosConfig(NetworkConfig):
     queries: whole(0, 1000) = 12  # shown in the report
     k: whole(1, 1000) = 8
     on_unreadable: Literal["raise", "skip"] = "skip"
+
+    def __post_init__(self):
+        super().__post_init__()
+        filled = {}
+        if self.photos and self.data == "mini" and not (self.checkpoint or self.backbone):
+            filled = {"backbone": PHOTO_BACKBONE, "pretrained_backbone": True}
+            if self.p is None:
+                filled["p"] = PHOTO_P
+        if self.size is None:
+            published = self.pretrained_backbone or filled
+            filled["size"] = PHOTO_SIZE if published else SMALL_SIZE
+        for name, value in filled.items():
+            object.__setattr__(self, name, value)  # the dataclass is frozen
 
 
 def make(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:

@@ -9,7 +9,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +90,12 @@ class PhotoTask:
     net: MultiGrain
     p: float
     passes: Passes
+
+    def describe(self) -> str:
+        """One line: the network, its resolution and pooling exponent."""
+        net, published = self.net, self.config.pretrained_backbone
+        source = "its published ImageNet weights" if published else shown_name(net.source)
+        return f"network: {net.name} with {source}, {self.config.size} px, p = {self.p:.2f}"
 
     def photo_features(self) -> np.ndarray:
         """Pooled features of the pictures [N,C]; only new pictures are embedded."""
@@ -437,17 +443,17 @@ def check_classes(task: PhotoTask, rows: np.ndarray) -> tuple[tuple[str, ...], s
     pictures are as near to a validation image of `data` as those are to each other. Without validation images
     the names are returned unchecked.
     """
-    names, count = class_names(task.config.data, task.net), task.net.classifier.out_features
+    data = data_of_classes(task.config)
+    names, count = class_names(data, task.net), task.net.classifier.out_features
     if not task.net.classifies:
         return (), f"{task.net.name} has no classifier that fits behind GeM pooling: no classes are shown"
     if not names:
         return (), f"the checkpoint does not name its {count} classes: none are shown"
-    known = known_embeddings(task)
+    known = known_embeddings(task, data)
     if len(known) < 2:
-        return (
-            names,
-            f"whether the {len(names)} classes fit is not known: data has no validation images of them",
-        )
+        lacking = "data has no validation images of them" if data else "there are no images of them here"
+        of_imagenet = "" if data else " of ImageNet"
+        return names, f"whether the {len(names)} classes{of_imagenet} fit is not known: {lacking}"
     near = top_k(known, known, k=2)
     border = float(np.quantile(neighbours_without_self(*near)[0], FARTHEST))
     share = float((top_k(plain(rows), known, k=1)[0] >= border).mean())
@@ -460,10 +466,15 @@ def check_classes(task: PhotoTask, rows: np.ndarray) -> tuple[tuple[str, ...], s
     return (names if share >= FITTING else ()), sentence
 
 
-def known_embeddings(task: PhotoTask) -> np.ndarray:
+def data_of_classes(config: PhotosConfig) -> str:
+    """`data`; empty where it is the embedded set, none of whose classes a published network knows."""
+    return "" if config.pretrained_backbone and is_mini(config.data) else config.data
+
+
+def known_embeddings(task: PhotoTask, data: str) -> np.ndarray:
     """L2-normalised embeddings [n,C] of at most 500 validation images; none if `data` has other classes."""
     try:
-        images = validation_data(task.config)
+        images = validation_data(replace(task.config, data=data))
     except (OSError, ValueError):
         images = None
     if images is None or not set(images.classes) <= set(task.net.classes):
