@@ -22,7 +22,6 @@ from mgkit.features import (
     whole_shapes,
 )
 from mgkit.machine.distributed import all_gather_object, all_reduce, is_initialized, run_in_all, world_size
-from mgkit.machine.progress import progress
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
 from mgkit.pooling import gem
@@ -53,12 +52,12 @@ def finetune_p(
         raise ValueError("p* cannot be learned from p = inf, which has no gradient: start from a finite p")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
     features = feature_windows(
-        net, images.subset(order), size=size, step_size=step_size, passes=passes,
+        net, images.subset(order), size=size, step_size=step_size,
+        passes=replace(passes, description=f"p* at {passes.crop} {size} px"),
         shapes=[shapes[i] for i in order] if shapes else None,
     )  # fmt: skip
     steps = math.ceil(len(images) / step_size)
-    bar = progress(features, f"p* at {passes.crop} {size} px", total=steps, unit="step")
-    return descend_p(net, bar, steps=steps, lr=lr, momentum=momentum)
+    return descend_p(net, features, steps=steps, lr=lr, momentum=momentum)
 
 
 def feature_windows(
@@ -72,7 +71,6 @@ def feature_windows(
     ValueError, naming an image, for maps that are not finite.
     """
     window = step_size * max(1, images_a_window(net.width, size, passes.batch_size) // step_size)
-    passes = replace(passes, description=None)
     batches = feature_maps(net, images, size=size, passes=passes, window=window, shapes=shapes)
     windows = by_window(batches, window, len(images))
 
