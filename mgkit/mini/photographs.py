@@ -20,6 +20,7 @@ VERSION = 1  # increase when any image changes: older sets are then refused
 SIDE = 320  # the longest side of a file (px)
 QUALITY = 90  # of the JPEG files
 STRANGERS = "strangers"  # their folder
+LANCZOS = Image.Resampling.LANCZOS
 
 
 class Photograph(NamedTuple):
@@ -82,25 +83,24 @@ def _centre(image: Image.Image, share: float) -> Image.Image:
 
 
 def _bordered(image: Image.Image) -> Image.Image:
-    """Return the image on a white page of twice its sides, as in a screenshot."""
+    """Return the image at half its sides, on a white page, as in a screenshot."""
     width, height = image.size
-    page = Image.new("RGB", (2 * width, 2 * height), "white")
-    page.paste(image, (width // 2, height // 2))
+    page = Image.new("RGB", image.size, "white")
+    page.paste(image.resize((width // 2, height // 2), LANCZOS), (width // 4, height // 4))
     return page
 
 
 Edit = Callable[[Image.Image], Image.Image]
+# With the original eight versions: 06 finds its threshold by the eight nearest images.
 EDITS: dict[str, Edit] = {
-    "small": lambda image: image.resize((image.width // 3, image.height // 3), Image.Resampling.LANCZOS),
+    "small": lambda image: image.resize((image.width // 3, image.height // 3), LANCZOS),
     "cropped": lambda image: _centre(image, 0.8),
-    "detail": lambda image: _centre(image, 0.4),
     "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.6),
     "grey": lambda image: image.convert("L"),
     "mirrored": ImageOps.mirror,
     "turned": lambda image: image.transpose(Image.Transpose.ROTATE_90),
     "bordered": _bordered,
 }
-LOW_QUALITY = 10  # of the copy `recompressed`
 
 
 def packaged(photograph: Photograph) -> Path:
@@ -119,27 +119,27 @@ def packaged(photograph: Photograph) -> Path:
     return found
 
 
-def _opened(photograph: Photograph) -> Image.Image:
-    """Return a photograph in RGB."""
-    with Image.open(packaged(photograph), formats=["JPEG", "PNG"]) as file:
-        return file.convert("RGB")
-
-
-def _versions(name: str) -> Iterator[tuple[str, Image.Image, int]]:
-    """Yield each image of a group: its name, the image before it is made smaller, and its JPEG quality."""
+def _versions(name: str) -> Iterator[tuple[str, Image.Image]]:
+    """Yield each image of a group, with its name."""
     original = _opened(GROUPS[name])
-    yield "original", original, QUALITY
+    yield "original", original
     if name in SECOND_VIEWS:
-        yield "second view", _opened(SECOND_VIEWS[name]), QUALITY
-    yield "recompressed", original, LOW_QUALITY
+        yield "second view", _opened(SECOND_VIEWS[name])
     for edit, change in EDITS.items():
-        yield edit, change(original), QUALITY
+        yield edit, change(original)
 
 
-def _save(image: Image.Image, path: Path, quality: int) -> None:
+def _opened(photograph: Photograph) -> Image.Image:
+    """Return a photograph in RGB, at most SIDE pixels wide and high."""
+    with Image.open(packaged(photograph), formats=["JPEG", "PNG"]) as file:
+        image = file.convert("RGB")
+    image.thumbnail((SIDE, SIDE), LANCZOS)
+    return image
+
+
+def _save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    image.save(path, "JPEG", quality=quality)
+    image.save(path, "JPEG", quality=QUALITY)
 
 
 def _rows(path: Path, rows: list[tuple[str, ...]]) -> None:
@@ -151,13 +151,13 @@ def _write(folder: Path) -> dict:
     """Write all images and lists to a folder; return the number of images."""
     groups, sources = [("image", "group")], [("photograph", "package", "source", "licence")]
     for name in GROUPS:
-        for version, image, quality in _versions(name):
+        for version, image in _versions(name):
             path = f"{name}/{version}.jpg"
-            _save(image.copy(), folder / path, quality)
+            _save(image, folder / path)
             groups.append((path, name))
     for name, photograph in ALONE.items():
         path = f"{STRANGERS}/{name}.jpg"
-        _save(_opened(photograph), folder / path, QUALITY)
+        _save(_opened(photograph), folder / path)
         groups.append((path, ""))  # searched, but not a query
     for name, photograph in {**GROUPS, **ALONE}.items():
         sources.append((name, photograph.package, photograph.source, photograph.licence))

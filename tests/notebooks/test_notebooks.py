@@ -114,7 +114,7 @@ def test_the_notebooks_run_in_order(after_all):
 
 def test_00_searches_among_photographs(after_all):
     project, text = after_all
-    assert "81 queries, 90 database images" in text["00_start_here"]
+    assert "65 queries, 74 database images" in text["00_start_here"]
     assert "not shown" not in text["00_start_here"].replace("not shown: p* of a real network", "")
     value = re.search(r"p = 3: mAP ([\d.]+) %", text["00_start_here"])
     assert float(value[1]) > 95 and re.search("^coffee +espresso", text["00_start_here"], re.MULTILINE)
