@@ -28,7 +28,7 @@ def execute(name: str, folder: Path, parameters: dict) -> Path:
     try:
         papermill.execute_notebook(
             root / "notebooks" / f"{name}.ipynb", copy, parameters=parameters, cwd=root / "notebooks",
-            progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr,
+            progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr, coalesce_streams=True,
         )  # fmt: skip
     except PapermillExecutionError as error:
         raise NotebookFailedError(

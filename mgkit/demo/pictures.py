@@ -1,7 +1,7 @@
 """Executed notebooks without any picture that shows a photograph: only named plots stay.
 
 The photographs of `make real` may be measured, but not shown. A figure stays if its cell saves it by a name
-of PLOTS, and shows no other picture. Pictures in HTML, widgets and attachments are removed."""
+of PLOTS, and shows no other picture. HTML, widgets and attachments are removed; their text stays."""
 
 import re
 
@@ -44,8 +44,8 @@ def shown_data(data: dict, *, pictures: bool) -> dict:
     if pictures and any(map(is_picture, data)):
         return {kind: content for kind, content in data.items() if is_picture(kind) or kind == "text/plain"}
     text = "".join(data.get("text/plain", ""))
-    is_text = set(data) == {"text/plain"} and "data:image" not in text
-    return {"text/plain": text if is_text else REMOVED}
+    lost = any(map(is_picture, data)) or any(trace in str(data) for trace in ("data:image", "<img", "<svg"))
+    return {"text/plain": REMOVED if lost or not text else text}
 
 
 def is_picture(kind: str) -> bool:

@@ -14,7 +14,10 @@ def project(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
     cells = [
         nbformat.v4.new_code_cell("number: int = 1", metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell("print('number', number)\nassert number > 0, 'number: above 0 is wanted'"),
+        nbformat.v4.new_code_cell(
+            "import time\nfor k in range(3):\n    print('number', number, flush=True)\n    time.sleep(0.3)\n"
+            "assert number > 0, 'number: above 0 is wanted'"
+        ),
     ]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "notebooks" / "n.ipynb")
@@ -25,8 +28,10 @@ def project(tmp_path, monkeypatch):
 def test_the_output_is_shown_and_the_copy_kept(project, capsys):
     copy = execute("n", project / "outputs", {"number": 3})
     printed = capsys.readouterr().out.splitlines()
-    assert printed[:2] == ["--- n", "number 3"] and printed[-1].startswith("n: ")
-    assert copy == project / "outputs" / "n.ipynb" and "number 3" in copy.read_text()
+    assert printed[:4] == ["--- n", *["number 3"] * 3] and printed[-1].startswith("n: ")
+    assert copy == project / "outputs" / "n.ipynb"
+    *_, loop = nbformat.read(copy, as_version=4).cells
+    assert [output.text for output in loop.outputs] == ["number 3\n" * 3]  # one block, without gaps
 
 
 def test_an_error_of_a_cell_is_one_line_with_the_copy(project, capsys):

@@ -50,7 +50,6 @@ def test_no_picture_stays_in_a_cell_that_shows_several():
     "data",
     [
         {"text/html": f"<img src='data:image/png;base64,{PICTURE}'>", "text/plain": "<HTML>"},
-        {"application/vnd.jupyter.widget-view+json": {"model_id": "a"}, "text/plain": "VBox()"},
         {"text/markdown": "![](data:image/png;base64,aaaa)"},
         {"text/plain": f"HTML(value='<img src=\"data:image/png;base64,{PICTURE}\">')"},
         {"application/json": {"picture": PICTURE}},
@@ -62,6 +61,15 @@ def test_pictures_in_other_outputs_are_removed(data):
         assert left(cell(source, data)) == [{"text/plain": REMOVED}]
     plot = {"image/png": PICTURE}
     assert left(cell(named, plot, data)) == [plot, {"text/plain": REMOVED}]
+
+
+def test_of_html_and_widgets_the_text_stays():
+    shown = {"text/html": "<b>def</b> fold", "text/plain": "def fold"}
+    live = {"application/vnd.jupyter.widget-view+json": {"model_id": "a"}, "text/plain": "A slider"}
+    assert left(cell("show_source(fold)", shown, live)) == [
+        {"text/plain": "def fold"},
+        {"text/plain": "A slider"},
+    ]
 
 
 def test_text_stays_and_attachments_and_widgets_go():
