@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from mgkit.demo.reference import EXACT, Measure
 from mgkit.retrieval.protocols import Difference, shown_difference, shown_interval, shown_value
 
-TOLERANCES = {"p*": 0.1, "top-1": 0.01, "mAP": 0.01, "score": 0.03}  # p*, shares, shares, of 4
+TOLERANCES = {"p*": 0.1, "top-1": 0.015, "mAP": 0.015, "score": 0.03}  # p*, shares, shares, of 4
 DIGITS = 5  # of the numbers in curves.json
 WORDS = {True: "better", False: "worse", None: "undecided"}
 
@@ -97,11 +97,16 @@ def real_table(results: Results, description: Mapping[str, dict]) -> str:
 
 
 def data_lines(description: Mapping[str, dict]) -> list[str]:
-    lines = ["EfficientNet-Lite0, trained on ImageNet with p = 1, without further training"]
+    """The images of each folder, with the names of the sets that are linked to it."""
+    names: dict[str, list[str]] = {}
     for name, values in description.items():
+        names.setdefault(values["sha256"], []).append(name)
+    lines = ["EfficientNet-Lite0, trained on ImageNet with p = 1, without further training"]
+    for of_folder in names.values():
+        values = description[of_folder[0]]
         side = values["longest_side"]
-        sides = f"{side['least']} to {side['most']} px, median {side['median']}"
-        lines.append(f"  {name:17} {values['images']:6} images, longest side {sides}")
+        sides = f"longest side {side['least']} to {side['most']} px, median {side['median']} px"
+        lines.append(f"  {', '.join(of_folder)}: {values['images']} images, {sides}")
     return lines
 
 

@@ -83,9 +83,14 @@ def test_the_table_has_every_measurement():
     ]  # fmt: skip
     assert values("ukbench: GeM, training p") == ["1.00", "3.91 of 4", "3.88 … 3.94"]
     assert values("ukbench: training p = 1") == ["3.90 of 4", "3.80 of 4"]
-    assert any("525 images, longest side 75 to 448 px, median 448" in line for line in lines)
+    assert "  holidays: 525 images, longest side 75 to 448 px, median 448 px" in lines
     assert any("it keeps the predicted class of 100.00 % of 1000 images" in line for line in lines)
     assert all(line == line.rstrip() for line in lines)
+
+
+def test_one_folder_for_two_sets_is_one_line():
+    both = {f"imagenet/{split}": DESCRIPTION["imagenet/val"] for split in ("train", "val")}
+    assert "imagenet/train, imagenet/val: 1000 images" in real_table({}, both)
 
 
 def test_columns_are_aligned():
