@@ -28,7 +28,7 @@ TICK_INCHES = 0.42  # least distance between tick labels
 class NotebookFigure(Figure):
     """A figure shown inline as a 64-colour PNG or a JPEG, whichever is smaller."""
 
-    INLINE_DPI, PNG_COLOURS, JPEG_QUALITY = 72, 64, 50
+    INLINE_DPI, JPEG_QUALITY = 72, 50
 
     def draw(self, renderer) -> None:
         """Draw printable text without mathtext: names may hold anything. Log axes need it for ticks."""
@@ -55,11 +55,15 @@ class NotebookFigure(Figure):
         drawn = io.BytesIO()
         self.savefig(drawn, format="png", dpi=self.INLINE_DPI, bbox_inches="tight")
         picture = Image.open(drawn, formats=["PNG"]).convert("RGB")
-        # An octree keeps the colours of thin curves; the default, median cut, mixes them.
-        few = picture.quantize(self.PNG_COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-        palette = encoded(few, "png", optimize=True)
+        palette = encoded(few_colours(picture), "png", optimize=True)
         photo = encoded(picture, "jpeg", quality=self.JPEG_QUALITY, optimize=True)
         return {"image/png": palette} if len(palette) <= len(photo) else {"image/jpeg": photo}
+
+
+def few_colours(picture: Image.Image, count: int = 64) -> Image.Image:
+    """The picture with a palette of `count` colours, for a small PNG of curves."""
+    # An octree keeps the colours of thin curves; the default, median cut, mixes them.
+    return picture.convert("RGB").quantize(count, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
 
 
 def encoded(picture: Image.Image, kind: str, **options) -> bytes:
