@@ -21,7 +21,7 @@ Around it, each folder importing only from those above it (the method comes afte
 
     machine      device, processes, progress bars, files, downloads
     data         decoding, folder layouts, lists of images, loaders
-    mini         generates the embedded dataset
+    mini         generates the embedded dataset, and a set of photographs that come with packages
     backbones    backbone networks by name
     benchmarks   the published retrieval sets: layouts, ground truth, download, checks
     retrieval    exact and approximate search; evaluation protocols
