@@ -12,7 +12,7 @@ from real_support import DESCRIPTION, RESULTS
 
 from mgkit.demo import real_reference, reference
 from mgkit.demo.pictures import PLOTS, pictures_of, shows_plot
-from mgkit.demo.real_data import read_description
+from mgkit.demo.real_data import describe_sets, find_real_sets, other_sets, read_description
 from mgkit.demo.real_results import real_measures
 from mgkit.demo.reference import Measure, read_metrics
 
@@ -108,7 +108,7 @@ def test_a_missing_figure_keeps_the_earlier_reference(finished):
 
 
 def images_in(notebook):
-    """The pictures of a notebook with their cells. A grid of photographs would be a JPEG, which is smaller."""
+    """The pictures of a notebook with their cells. A grid of photographs would be a JPEG."""
     for cell in notebook.cells:
         for output in pictures_of(cell):
             [(kind, content)] = [pair for pair in output["data"].items() if pair[0] != "text/plain"]
@@ -165,3 +165,8 @@ def test_the_committed_numbers_are_those_of_the_curves():
         assert measures[f"p* at {size} px"].value == pytest.approx(p, rel=1e-3)
     low, high = np.moveaxis(np.array(searched["intervals"]), -1, 0)
     assert (low <= searched["top1"]).all() and (high >= searched["top1"]).all()
+
+
+def test_the_committed_data_are_found_again(real):
+    described = describe_sets(find_real_sets(str(real)))
+    assert other_sets(read_description(COMMITTED / "data.json"), described) == []
