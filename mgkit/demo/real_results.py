@@ -3,7 +3,7 @@
 The network is frozen, so only rounding depends on the machine, in bf16 or float32: it changes the predicted
 class of single images in 1,000, and p* in its second digit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from mgkit.demo.reference import EXACT, Measure
 from mgkit.retrieval.protocols import Difference, shown_difference, shown_interval, shown_value
@@ -154,18 +154,18 @@ def whitening_lines(whitening: dict) -> list[str]:
 
 def retrieval_lines(rows: Sequence[dict]) -> list[str]:
     """05: the measure of each set with each descriptor, and its gain over the one before."""
-    lines = [("05", "p", "value", "95 % interval", "difference (95 %)", "", "")]
+    lines = [("05", "p", "value", "95 % interval", "difference (95 %)", "")]
     for row in rows:
         measure = row["measure"]
         if measure not in TOLERANCES:
             continue
-        gained = ("", "", "")
+        gained = ("", "")
         if "gain" in row:
             gain = Difference(**row["gain"])
-            gained = (shown_difference(measure, gain), WORDS[gain.better], f"than {row['over']}")
+            gained = (shown_difference(measure, gain), f"{WORDS[gain.better]}, over {row['over']}")
         value, interval = shown_value(measure, row["value"]), shown_interval(measure, *row["interval"])
         lines.append((f"{row['set']}: {row['descriptor']}", f"{row['p']:.2f}", value, interval, *gained))
-    return aligned(lines)
+    return aligned(lines, left=(0, 5))
 
 
 def figure_4_lines(retrieval: dict) -> list[str]:
@@ -181,11 +181,13 @@ def figure_4_lines(retrieval: dict) -> list[str]:
     return aligned(lines)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of equal length as lines: the first column to the left, the others to the right."""
+def aligned(rows: Sequence[Sequence[str]], *, left: Container[int] = (0,)) -> list[str]:
+    """Rows of equal length as lines; left: columns that are aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([f"{first:{widths[0]}}", *cells]).rstrip())
-    return lines
+    sides = ["<" if k in left else ">" for k in range(len(widths))]
+    return [
+        "  ".join(
+            f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]

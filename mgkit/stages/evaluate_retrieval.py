@@ -132,10 +132,11 @@ def embed_here(task: RetrievalTask) -> None:
     config = task.config
     classes, sets = curve_images(task)
     ps = list(curve_exponents(task).values())
-    every = ([classes] if classes else []) + [of_images[0].images for of_images in by_images(sets)]
+    every = {"classes": classes} if classes else {}
+    every |= {of_images[0].name: of_images[0].images for of_images in by_images(sets)}
     for size in config.resolutions:
-        for images in every:
-            task.features(images, size=size, ps=ps, name="figure 4")
+        for name, images in every.items():
+            task.features(images, size=size, ps=ps, name=f"figure 4, {name}")
     for sets in by_images(task.sets):
         images, name = sets[0].images, sets[0].name
         task.features(images, size=config.size, ps=own_exponents(task), name=name)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -97,3 +98,21 @@ def test_missing_data_end_with_one_line(project, options, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         real.main()
     assert "\n" not in ended.value.code and "DATA" in ended.value.code
+
+
+def test_make_real_without_data_is_one_line_and_installs_nothing(tmp_path):
+    if not shutil.which("make"):
+        pytest.skip("make is not installed")
+    shutil.copy(RECIPES.parents[1] / "Makefile", tmp_path)
+    done = subprocess.run(["make", "-s", "real"], cwd=tmp_path, capture_output=True, text=True)
+    said, *of_make = done.stderr.splitlines()
+    assert said.startswith("make real DATA=/folder") and all(line.startswith("make:") for line in of_make)
+    assert done.returncode and [path.name for path in tmp_path.iterdir()] == ["Makefile"]
+
+
+def test_make_real_passes_a_folder_with_a_space():
+    if not shutil.which("make"):
+        pytest.skip("make is not installed")
+    command = ["make", "-n", "real", "DATA=/my photos", "READY=", "REAL=--write-reference"]
+    done = subprocess.run(command, cwd=RECIPES.parents[1], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1].endswith('-m mgkit.demo.real --data "/my photos" --write-reference')

@@ -79,7 +79,7 @@ def test_the_table_has_every_measurement():
     assert values("320 px") == ["1.74", "2", "86.0 %", "88.0 %", "+2.0 (+1.0 … +3.0)", "better"]
     assert values("square, training p") == ["86.1 (84.1 … 88.1)"]
     assert values("holidays: GeM, p*") == [
-        "1.74", "75.0 %", "71.0 … 79.0", "+2.0 (+1.0 … +3.0)", "better", "than GeM, training p",
+        "1.74", "75.0 %", "71.0 … 79.0", "+2.0 (+1.0 … +3.0)", "better, over GeM, training p",
     ]  # fmt: skip
     assert values("ukbench: GeM, training p") == ["1.00", "3.91 of 4", "3.88 … 3.94"]
     assert values("ukbench: training p = 1") == ["3.90 of 4", "3.80 of 4"]
@@ -94,4 +94,6 @@ def test_one_folder_for_two_sets_is_one_line():
 
 
 def test_columns_are_aligned():
-    assert aligned([("a", "1", "22"), ("long", "333", "4")]) == ["a       1  22", "long  333   4"]
+    rows = [("a", "1", "22"), ("long", "333", "4")]
+    assert aligned(rows) == ["a       1  22", "long  333   4"]
+    assert aligned(rows, left=(0, 2)) == ["a       1  22", "long  333  4"]

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from support import demanding, one_line_error, write_picture, write_tree
 
 from mgkit.benchmarks.find import find_sets
 from mgkit.config import RetrievalConfig, make
+from mgkit.engine.feature_store import stored_features
 from mgkit.engine.run import latest_results
 from mgkit.explore.browse import set_collection
 from mgkit.explore.tables import table
@@ -22,6 +24,7 @@ from mgkit.stages.evaluate_retrieval import (
     RetrievalTask,
     best_exponents,
     best_of_each_set,
+    embed_here,
     evaluate_retrieval,
     index_table,
     resolution_curves,
@@ -96,6 +99,16 @@ def test_a_second_evaluation_reads_the_features_from_disk(after_chain, retrieved
     monkeypatch.setattr("mgkit.features.image_shapes", lambda images: pytest.fail("an image was opened"))
     again = evaluate_retrieval(retrieved[0])
     assert [r.result.value for r in again] == [r.result.value for r in retrieved[1]]
+
+
+def test_sizes_of_figure_4_need_no_pass_of_their_own(after_chain, mini_root):
+    """Its passes come first, with all exponents that the descriptors of these sizes have."""
+    values = {"experiment": "t", "data": str(mini_root), "workers": 0, "sets": ["ukbench"], "size": 96}
+    config = make(RetrievalConfig, values | {"scales": [1.0], "resolutions": [96], "indices": []})
+    with patch("mgkit.stages.evaluate_retrieval.stored_features", wraps=stored_features) as stored:
+        embed_here(retrieval_task(config))
+    classes, figure, *others = (set(call.kwargs["ps"]) for call in stored.call_args_list)
+    assert others and classes == figure and all(ps <= figure for ps in others)
 
 
 def test_figure_4_from_one_pass_a_resolution(after_chain, retrieved):
