@@ -91,7 +91,7 @@ def _bordered(image: Image.Image) -> Image.Image:
 
 
 Edit = Callable[[Image.Image], Image.Image]
-# With the original eight versions: 06 finds its threshold by the eight nearest images.
+# With the original eight versions: 06 looks at the eight nearest images of each.
 EDITS: dict[str, Edit] = {
     "small": lambda image: image.resize((image.width // 3, image.height // 3), LANCZOS),
     "cropped": lambda image: _centre(image, 0.8),
