@@ -1,1 +1,1 @@
-"""`make demo` and `make real`: run the notebooks, check the claims of the method, compare with reference runs."""
+"""`make demo` and `make real`: run the notebooks, check the claims, compare with the reference runs."""
