@@ -47,7 +47,7 @@ def test_all_sets_are_found_by_their_layout(everything):
         "ukbench": "objects",
     }  # fmt: skip
     assert sets.classes == 3
-    assert sets.describe() == f"used of {everything}: sample/val, scenes, objects; missing: nothing"
+    assert sets.describe() == f"found in {everything}: sample/val, scenes, objects; missing: nothing"
 
 
 @pytest.mark.parametrize(
@@ -179,3 +179,11 @@ def test_a_damaged_description_is_named(tmp_path, content):
     path.write_text(content)
     with one_line_error(ValueError, path, "damaged"):
         read_description(path)
+
+
+def test_a_file_among_the_links_is_not_removed(everything, tmp_path):
+    data = linked(everything, tmp_path / "outputs" / "real")
+    write_picture(data / "imagenet" / "own.jpg")
+    with pytest.raises(OSError, match=r"own\.jpg"):
+        linked(everything, tmp_path / "outputs" / "real")
+    assert (data / "imagenet" / "own.jpg").is_file()
