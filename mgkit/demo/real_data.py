@@ -125,7 +125,8 @@ def describe_sets(sets: RealSets) -> dict[str, dict]:
         if folder not in seen:
             paths = image_files(folder)
             some = [paths[i] for i in evenly(len(paths), MOST_HEADERS)]
-            longest = sorted(max(image_shape(path, False, WHOLE)) for path in some)
+            sides = sorted(max(image_shape(path, False, WHOLE)) for path in some)
+            longest = [side for side in sides if side > 1] or [0]  # 1: unreadable
             seen[folder] = {
                 "folder": str(folder.relative_to(sets.root)),
                 "images": len(paths),

@@ -125,6 +125,9 @@ def test_the_description_has_counts_sides_and_one_hash_wherever_the_data_lie(eve
     assert found["imagenet/train"] == found["imagenet/val"]
     assert found["holidays"]["images"] == 5 and found["ukbench"]["images"] == 8
     assert found["holidays"]["longest_side"] == {"least": 24, "median": 24, "most": 90}
+    (everything / "scenes" / "jpg" / "100103.jpg").write_text("no picture")
+    found = describe_sets(find_real_sets(str(everything)))
+    assert found["holidays"]["longest_side"]["least"] == 24
     moved = everything.rename(tmp_path / "elsewhere")
     assert describe_sets(find_real_sets(str(moved))) == found
 
