@@ -1,1 +1,1 @@
-"""`make demo`: run the notebooks, check the claims of the method, compare with the reference run."""
+"""`make demo` and `make real`: run the notebooks, check the claims, compare with the reference runs."""

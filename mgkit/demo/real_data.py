@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +49,7 @@ class RealSets:
         used = ", ".join(dict.fromkeys(str(folder.relative_to(self.root)) for folder in self.links.values()))
         needed = [name for name in SETS if name != "unlabelled images" or not self.has("classes")]
         missing = [name for name in needed if not self.has(name)]
-        return f"used of {self.root}: {used}; missing: {', '.join(missing) or 'nothing'}"
+        return f"found in {self.root}: {used}; missing: {', '.join(missing) or 'nothing'}"
 
 
 def find_real_sets(folder: str) -> RealSets:
@@ -126,7 +125,8 @@ def describe_sets(sets: RealSets) -> dict[str, dict]:
         if folder not in seen:
             paths = image_files(folder)
             some = [paths[i] for i in evenly(len(paths), MOST_HEADERS)]
-            longest = sorted(max(image_shape(path, False, WHOLE)) for path in some)
+            sides = sorted(max(image_shape(path, False, WHOLE)) for path in some)
+            longest = [side for side in sides if side > 1] or [0]  # 1: unreadable
             seen[folder] = {
                 "folder": str(folder.relative_to(sets.root)),
                 "images": len(paths),
@@ -161,12 +161,13 @@ def link_sets(sets: RealSets, description: dict[str, dict], results: Path) -> No
         kept = free_name(results)
         results.rename(kept)
         print(f"{results} has results of other data: they are kept in {kept}")
+    write_text(written, json.dumps({"sets": description}, indent=1) + "\n")
     data = results / LINKED
-    shutil.rmtree(data, ignore_errors=True)  # of links; what they lead to stays
+    for path in sorted(data.rglob("*"), reverse=True):  # the folders of earlier links; none holds a file
+        path.unlink() if path.is_symlink() else path.rmdir()
     for name, folder in sets.links.items():
         (data / name).parent.mkdir(parents=True, exist_ok=True)
         (data / name).symlink_to(folder.resolve(), target_is_directory=True)
-    write_text(written, json.dumps({"sets": description}, indent=1) + "\n")
 
 
 def read_description(path: Path) -> dict[str, dict]:

@@ -47,7 +47,7 @@ def test_all_sets_are_found_by_their_layout(everything):
         "ukbench": "objects",
     }  # fmt: skip
     assert sets.classes == 3
-    assert sets.describe() == f"used of {everything}: sample/val, scenes, objects; missing: nothing"
+    assert sets.describe() == f"found in {everything}: sample/val, scenes, objects; missing: nothing"
 
 
 @pytest.mark.parametrize(
@@ -125,6 +125,9 @@ def test_the_description_has_counts_sides_and_one_hash_wherever_the_data_lie(eve
     assert found["imagenet/train"] == found["imagenet/val"]
     assert found["holidays"]["images"] == 5 and found["ukbench"]["images"] == 8
     assert found["holidays"]["longest_side"] == {"least": 24, "median": 24, "most": 90}
+    (everything / "scenes" / "jpg" / "100103.jpg").write_text("no picture")
+    found = describe_sets(find_real_sets(str(everything)))
+    assert found["holidays"]["longest_side"]["least"] == 24
     moved = everything.rename(tmp_path / "elsewhere")
     assert describe_sets(find_real_sets(str(moved))) == found
 
@@ -179,3 +182,11 @@ def test_a_damaged_description_is_named(tmp_path, content):
     path.write_text(content)
     with one_line_error(ValueError, path, "damaged"):
         read_description(path)
+
+
+def test_a_file_among_the_links_is_not_removed(everything, tmp_path):
+    data = linked(everything, tmp_path / "outputs" / "real")
+    write_picture(data / "imagenet" / "own.jpg")
+    with pytest.raises(OSError, match=r"own\.jpg"):
+        linked(everything, tmp_path / "outputs" / "real")
+    assert (data / "imagenet" / "own.jpg").is_file()
