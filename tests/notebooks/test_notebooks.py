@@ -1,9 +1,9 @@
 """The notebooks: clean in git, parameters equal to their configs, and run in order from any folder."""
 
 import ast
-import dataclasses
 import json
 import re
+from dataclasses import MISSING, fields
 
 import nbformat
 import papermill
@@ -50,7 +50,10 @@ def test_the_parameters_are_those_of_the_config_with_its_defaults(name):
     statements = ast.parse(parameters_cell(name).source).body
     assert all(isinstance(statement, ast.AnnAssign) for statement in statements)
     found = {statement.target.id: ast.literal_eval(statement.value) for statement in statements}
-    assert found == dataclasses.asdict(CONFIGS[name]())
+    assert found == {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(CONFIGS[name])
+    }
 
 
 @every_notebook
