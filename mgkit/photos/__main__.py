@@ -36,7 +36,9 @@ def search(folders: str, experiment: str) -> None:
 def main() -> None:
     print_anything()
     parser = argparse.ArgumentParser(prog="python -m mgkit.photos", description="Search in your pictures.")
-    parser.add_argument("folders", nargs="+", help="folders of pictures; in one text, separated by semicolons")
+    parser.add_argument(
+        "folders", nargs="+", help="folders of pictures; in one text, separated by semicolons"
+    )
     parser.add_argument("--experiment", default="photos", help="results go to outputs/<experiment>/")
     arguments = parser.parse_args()
     try:

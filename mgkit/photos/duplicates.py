@@ -76,7 +76,7 @@ class EditedPhotos(PhotoList):
         path, name = self.paths[index], self.edits[index % len(self.edits)]
         picture = load_photo(path, least=2 * self.side, exif=self.exif)
         with decoding(lambda error: f"{shown_name(path)} cannot be edited ({name}: {in_words(error)})"):
-            return self.fitted(index, EDITS[name](picture))
+            return EDITS[name](picture).resize(self.fitted_size(index), Image.Resampling.BILINEAR)
 
 
 def edited_copies(photos: PhotoList) -> EditedPhotos:

@@ -1,5 +1,6 @@
 """Find the pictures in a user's folders and decode them in bounded memory; nothing is written there."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,9 @@ from mgkit.transforms import fitted_shape
 
 MOST_PIXELS = 128_000_000  # 512 MB decoded, unless it is a JPEG
 SECONDS_WITHOUT_BAR = 3.0
+# Of the decoded picture relative to the resized one, at least. A photo of 12 megapixels is then decoded at 1/8
+# for 320 px. Similarity of its embedding to that from all pixels: at least 0.997 (0.9996 for 1/4).
+OVERSAMPLING = 1.5
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,18 @@ class PhotoList(ImageList):
 
         Raises UnreadableImageError.
         """
-        picture = load_photo(self.paths[index], least=least or 2 * self.side, exif=self.exif)
-        return picture if least else self.fitted(index, picture)
+        path = self.paths[index]
+        if least:
+            return load_photo(path, least=least, exif=self.exif)
+        size = self.fitted_size(index)
+        picture = load_photo(path, least=math.ceil(OVERSAMPLING * min(size)), exif=self.exif)
+        return picture.resize(size, Image.Resampling.BILINEAR)
 
-    def fitted(self, index: int, picture: Image.Image) -> Image.Image:
-        """Resize a picture of image `index` to the shape that `feature_maps` expects for its file."""
+    def fitted_size(self, index: int) -> tuple[int, int]:
+        """(width, height) that `feature_maps` expects for the file of image `index`."""
         with without_warnings():
             width, height = image_shape(self.paths[index], self.exif, WHOLE)
-        height, width = fitted_shape(width, height, self.side, longest=True)
-        return picture.resize((width, height), Image.Resampling.BILINEAR)
+        return fitted_shape(width, height, self.side, longest=True)[::-1]
 
 
 @dataclass(frozen=True)
