@@ -1,10 +1,9 @@
 """Near-duplicates: groups of images above a similarity threshold, which is calibrated on each collection.
 
-Most images have no duplicate, so the lower half of the nearest-neighbour similarities is that of unrelated
-images ("strangers"). A Gumbel distribution, that of the largest of many values, is fitted to it; the
-threshold is the similarity that the nearest stranger of a given share of the images exceeds. Duplicates lie
-above the median and change the fit little. If about half of the images have one, the threshold is too strict;
-if most have one, the second nearest neighbour is used instead.
+The threshold is the similarity that most edited copies of the collection's own images have to their
+originals. It is raised where unrelated images ("strangers") would exceed it too often. How often they do is
+extrapolated from farther neighbours, since the nearest may be duplicates or other views of the same object,
+in some collections of most images: the number of strangers above a similarity is taken to fall exponentially.
 """
 
 import math
@@ -21,10 +20,9 @@ from mgkit.data.decoding import decoding, in_words
 from mgkit.machine.printable import shown_name
 from mgkit.photos.folder import PhotoList, load_photo
 
-FEWEST = 20  # images needed to fit quantiles
-QUANTILES = 0.1, 0.5  # of the nearest-neighbour similarities, which the Gumbel distribution is fitted to
-KEPT_COPIES = 0.9  # share of edited copies above the threshold where strangers are too few for a fit
-ORDINALS = ("", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")  # nearest neighbours
+FEWEST = 20  # images needed to extrapolate strangers
+NEAREST, FARTHEST = 8, 32  # rank of the farthest neighbour that they are extrapolated from
+KEPT_COPIES = 0.95  # share of edited copies above the threshold, unless strangers are as similar
 MOST = 0.999  # largest threshold: identical pictures have 1 up to rounding
 
 
@@ -122,77 +120,79 @@ class Threshold:
 def calibrated(
     copies: np.ndarray, scores: np.ndarray, *, false_rate: float = 0.02, given: float | None = None
 ) -> Threshold:
-    """The threshold that the nearest stranger of a share `false_rate` of the images exceeds.
+    """The threshold that 95 % of the edited copies reach, or a higher one if strangers exceed it too often.
 
     copies: similarities of the edited copies of n images to their originals ([n,E], E = len(EDITS)).
     scores: similarities to the nearest neighbours, descending; -inf if missed by an index ([N,k]).
+    false_rate: share of the images of which a stranger may exceed the threshold.
     given: a threshold to evaluate instead.
 
-    If fewer than 20 images, or less than half, have neighbours: the threshold that 90 % of the copies reach.
-    Raises ValueError if that is needed and there are no copies.
+    Strangers are unknown if fewer than 20 images, or less than half, have 8 neighbours. Raises ValueError if
+    there are neither copies nor strangers.
     """
-    rank, nearest = strangers(scores, false_rate)
-    known = are_enough(len(nearest), len(scores))
+    nearest = scores[:, 0][np.isfinite(scores[:, 0])] if scores.shape[1] else np.empty(0, np.float32)
+    strangers = Strangers.beyond(scores)
+    reached = min(float(np.quantile(copies, 1 - KEPT_COPIES)), MOST) if copies.size else -math.inf
+    exceeded = min(strangers.threshold(false_rate), MOST) if strangers else -math.inf
     if given is not None:
         value, how = given, "as given"
-    elif known and rank is None:
-        value, known = MOST, False
-        how = "most pictures have near-duplicates, so strangers are unknown and only identical ones count"
-    elif known:
-        value = stranger_quantile(nearest, 1 - false_rate)
-        which = f" (the {ORDINALS[rank]} nearest neighbour: most have near-duplicates)" if rank else ""
-        how = f"the nearest stranger{which} of {100 * false_rate:g} % of the images exceeds it"
-    elif copies.size:
-        value = min(float(np.quantile(copies, 1 - KEPT_COPIES)), MOST)
-        what = "images" if len(scores) < FEWEST else "neighbours found by the index"
-        how = f"too few {what} to estimate strangers; {100 * KEPT_COPIES:.0f} % of the edited copies reach it"
-    else:
+    elif not copies.size and strangers is None:
         raise ValueError(f"a threshold needs edited copies, or {FEWEST} images with neighbours")
-    false_images = len(nearest) * stranger_rate(nearest, value) if known else math.nan
+    elif exceeded > reached:
+        value = exceeded
+        how = f"a picture that is no copy exceeds it for {100 * false_rate:g} % of the images"
+        if value == MOST:
+            how = "pictures that are no copies are as similar as copies, so only identical ones count"
+    else:
+        value, how = reached, f"{100 * KEPT_COPIES:g} % of the edited copies reach it"
+    false_images = len(nearest) * strangers.rate(value) if strangers else math.nan
     found = dict(zip(EDITS, (copies >= value).mean(0).tolist(), strict=True)) if copies.size else {}
     return Threshold(value, false_images, found, copies, nearest, how)
 
 
-def strangers(scores: np.ndarray, false_rate: float) -> tuple[int | None, np.ndarray]:
-    """(rank, similarities [m]) of the nearest neighbour, of scores [N,k], that is a stranger for most images.
+@dataclass(frozen=True)
+class Strangers:
+    """How similar strangers are: of image i, count·exp((last[i] - s) / scale) exceed a similarity s.
 
-    The rank is the first r > 0 for which most similarities of rank r - 1 exceed the threshold fitted to
-    rank r (1 if every picture is there twice), else 0; None if no neighbour is a stranger. m counts the
-    images whose neighbour of that rank was found; ranks with too few are skipped.
+    last: similarity of the farthest neighbour looked at ([n]).
+    count: its rank.
+    scale: similarity in which the number of strangers falls by a factor of e.
     """
-    found = [np.isfinite(column) for column in scores.T[: len(ORDINALS)]]  # by rank, [N]
-    nearest = [scores[there, rank] for rank, there in enumerate(found)]
-    ranks = [rank for rank, values in enumerate(nearest) if are_enough(len(values), len(scores))]
-    if not ranks:
-        return None, nearest[0] if nearest else np.empty(0, np.float32)
-    reach = {rank: stranger_quantile(nearest[rank], 1 - false_rate) for rank in ranks}
-    rank = next((rank for rank in ranks[1:] if np.median(scores[found[rank], rank - 1]) > reach[rank]), 0)
-    return (rank if reach[rank] <= MOST else None), nearest[rank]
 
+    last: np.ndarray
+    count: int
+    scale: float
 
-def are_enough(found: int, images: int) -> bool:
-    """Whether enough images have a neighbour to estimate the distribution of strangers."""
-    return found >= max(FEWEST, images / 2)
+    @classmethod
+    def beyond(cls, scores: np.ndarray) -> "Strangers | None":
+        """Those of scores [N,k]; the nearest quarter of the neighbours may be no strangers. None: unknown.
 
+        At most the nearer half of the collection, and at most 32 neighbours, are looked at.
+        """
+        enough = np.isfinite(scores).sum(0) >= max(FEWEST, len(scores) / 2)  # by rank
+        count = min(FARTHEST, int(enough.sum()), len(scores) // 2)
+        if count < NEAREST:
+            return None
+        last = scores[:, count - 1]
+        known = np.isfinite(last)
+        # The r-th and the next largest exponential values differ by scale / r in the mean (Rényi 1953).
+        ranks = np.arange(1, count)
+        gaps = ranks * -np.diff(scores[known, :count], axis=1)  # [n,count-1]
+        scale = float(np.median(gaps[:, count // 4 :].mean(1)))
+        return cls(last[known], count, max(scale, 1e-6))  # not 0 where all are equal
 
-def gumbel(nearest: np.ndarray) -> tuple[float, float]:
-    """Location and scale of the Gumbel distribution that fits the QUANTILES of the similarities [N]."""
-    low, high = np.quantile(nearest, QUANTILES)
-    low_y, high_y = (-math.log(-math.log(q)) for q in QUANTILES)
-    scale = max((high - low) / (high_y - low_y), 1e-6)  # not 0 where all are equal
-    return float(high - scale * high_y), float(scale)
+    def threshold(self, share: float) -> float:
+        """The similarity that a stranger exceeds for a share of the images (0..1)."""
+        low, high = float(self.last.min()), float(self.last.max()) + 100 * self.scale
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.rate(middle) > share else (low, middle)
+        return high
 
-
-def stranger_quantile(nearest: np.ndarray, share: float) -> float:
-    """The similarity below which the nearest stranger lies for a share (0..1) of the images."""
-    location, scale = gumbel(nearest)
-    return location - scale * math.log(-math.log(share))
-
-
-def stranger_rate(nearest: np.ndarray, value: float) -> float:
-    """The share (0..1) of the images whose nearest stranger lies above a similarity."""
-    location, scale = gumbel(nearest)
-    return -math.expm1(-math.exp(min((location - value) / scale, 700.0)))
+    def rate(self, similarity: float) -> float:
+        """The share (0..1) of the images of which a stranger exceeds a similarity."""
+        expected = self.count * np.exp(np.minimum((self.last - similarity) / self.scale, 100))
+        return float(-np.expm1(-expected).mean())
 
 
 # --- Groups

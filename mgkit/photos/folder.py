@@ -20,8 +20,8 @@ from mgkit.transforms import fitted_shape
 
 MOST_PIXELS = 128_000_000  # 512 MB decoded, unless it is a JPEG
 SECONDS_WITHOUT_BAR = 3.0
-# Of the decoded picture relative to the resized one, at least. A photo of 12 megapixels is then decoded at 1/8
-# for 320 px. Similarity of its embedding to that from all pixels: at least 0.997 (0.9996 for 1/4).
+# Of the decoded picture relative to the resized one, at least. For 320 px, a JPEG of 12 megapixels is decoded
+# at 1/8; its embedding has a similarity of at least 0.997 to that from all pixels (at 1/4: 0.9996).
 OVERSAMPLING = 1.5
 
 

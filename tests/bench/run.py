@@ -20,6 +20,7 @@ import bench_growth
 import bench_loader
 import bench_losses
 import bench_passes
+import bench_photos
 import bench_search
 import bench_start
 import bench_step
@@ -36,6 +37,7 @@ SUBJECTS = {
     "step": bench_step.rows,
     "losses": bench_losses.rows,
     "passes": bench_passes.rows,
+    "photos": bench_photos.rows,
     "whitening": bench_whitening.rows,
     "loader": bench_loader.rows,
     "start": bench_start.rows,
