@@ -314,3 +314,26 @@ def test_nothing_leaves_outputs(name):
 def test_words_of_other_scripts_may_be_experiments():
     for name in ("größe-1", "実験_2", "a.b", "x", "con2", "7"):
         assert make(TrainConfig, {"experiment": name}).experiment == name
+
+
+LITE0 = ("efficientnet_lite0", True, 320, 1.74)
+
+
+@pytest.mark.parametrize(
+    ("values", "chosen"),
+    [
+        ({}, ("", False, 96, None)),
+        ({"photos": "~/a b; c"}, LITE0),
+        ({"photos": ["a"], "experiment": "pets"}, LITE0),
+        ({"photos": ["a"], "size": 224, "p": 3.0}, (*LITE0[:2], 224, 3.0)),
+        ({"photos": ["a"], "data": "~/pets"}, ("", False, 96, None)),
+        ({"photos": ["a"], "checkpoint": "x.pth"}, ("", False, 96, None)),
+        ({"photos": ["a"], "checkpoint": "x.pth", "size": 500}, ("", False, 500, None)),
+        ({"photos": ["a"], "backbone": "resnet18"}, ("resnet18", False, 96, None)),
+        ({"backbone": "resnet18", "pretrained_backbone": True}, ("resnet18", True, 320, None)),
+    ],
+)
+def test_photos_have_a_published_network_unless_another_is_chosen(values, chosen):
+    config = make(PhotosConfig, values)
+    assert (config.backbone, config.pretrained_backbone, config.size, config.p) == chosen
+    assert make(PhotosConfig, yaml.safe_load(to_yaml(config))) == config

@@ -191,7 +191,7 @@ class Strangers:
 
     def rate(self, similarity: float) -> float:
         """The share (0..1) of the images of which a stranger exceeds a similarity."""
-        expected = self.count * np.exp(np.minimum((self.last - similarity) / self.scale, 100))
+        expected = self.count * np.exp(np.minimum((self.last - similarity) / self.scale, 50))
         return float(-np.expm1(-expected).mean())
 
 

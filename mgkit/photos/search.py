@@ -66,9 +66,9 @@ MINI_FOLDERS = (
 )
 IMAGES_PER_DIMENSION = 10  # needed to learn a whitening without shrinkage
 FEWEST_TO_WHITEN = 100  # pictures
-# Towards equal variances, with fewer pictures per dimension. Lite0, 320 px, 100, 300 and 800 pictures: all views
-# of an object are among 8 neighbours of 100.0, 99.6 and 99.0 % of them; with 0.5 of 85.6, 95.4 and 98.2 %,
-# without a whitening of 100.0, 99.2 and 98.5 %.
+# Towards equal variances, with fewer pictures per dimension. Lite0, 320 px, 100, 300 and 800 pictures: all
+# views of an object are among 8 neighbours of 100.0, 99.6 and 99.0 % of them; with 0.5 of 85.6, 95.4 and
+# 98.2 %, without a whitening of 100.0, 99.2 and 98.5 %.
 SHRINKAGE = 0.9
 SAMPLED = 200  # pictures whose edited copies calibrate the threshold
 NEIGHBOURS = 32  # per picture, searched for near-duplicates

