@@ -175,6 +175,9 @@ class Strangers:
             return None
         last = scores[:, count - 1]
         known = np.isfinite(last)
+        # Without images that have more near-duplicates than that, as in a burst: far out by Tukey's rule.
+        low, high = np.quantile(last[known], (0.25, 0.75))
+        known &= last <= high + 3 * (high - low)
         # The r-th and the next largest exponential values differ by scale / r in the mean (Rényi 1953).
         ranks = np.arange(1, count)
         gaps = ranks * -np.diff(scores[known, :count], axis=1)  # [n,count-1]

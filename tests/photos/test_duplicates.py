@@ -81,6 +81,17 @@ def test_a_collection_whose_every_picture_is_there_several_times(times):
     assert len({group.members for group in groups} & right) > 460
 
 
+def test_a_long_burst_does_not_hide_the_duplicates_of_others():
+    rng = np.random.default_rng(2)
+    rows = collection(500, duplicates=50)
+    burst = unit(rows[:1] + 0.3 * rng.normal(size=(60, rows.shape[1])) / 8)
+    scores, indices = neighbours(np.concatenate([rows, burst]), k=32)
+    threshold = calibrated(NO_COPIES, scores)
+    assert threshold.value == pytest.approx(calibrated(NO_COPIES, neighbours(rows, k=32)[0]).value, abs=0.05)
+    groups, _ = near_duplicates(scores, indices, threshold.value)
+    assert len({(i, 500 + i) for i in range(1, 50)} & {group.members for group in groups}) >= 45
+
+
 def test_rate_and_threshold_undo_each_other():
     strangers = Strangers.beyond(neighbours(collection(500), k=32)[0])
     for share in (0.5, 0.1, 0.01):
