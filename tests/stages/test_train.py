@@ -127,6 +127,12 @@ def test_a_last_batch_of_one_sample_is_passed_over(config):
     assert checkpoint["model_state"]["features.bn1.num_batches_tracked"] == 3
 
 
+@pytest.mark.parametrize(("len_factor", "told"), [(0.1, True), (0.17, False)])
+def test_an_epoch_of_fewer_samples_than_a_batch_is_told(config, capsys, len_factor, told):
+    run_training(config(len_factor=len_factor))  # 7 samples, or 12
+    assert ("7 samples, fewer than batch_size 12" in capsys.readouterr().out) == told
+
+
 def test_an_epoch_without_a_batch_to_train_on_is_refused(config):
     with one_line_error(UnreadableImageError, "too few readable images"):
         run_training(config(len_factor=0.015, lambda_=1.0, repetitions=1))  # one sample
@@ -192,7 +198,14 @@ def test_a_published_network_stands_in_for_a_checkpoint_and_pools_by_averaging(m
 def test_published_weights_are_trained_on_the_classes_of_the_data(here, image_folders, recipe):
     """By the recipe, but for size and length: one step moves the weights a little, the classifier is new."""
     data = image_folders([(40, 30)] * 4)  # 3 classes of 4 images, one of them held out
-    short = {"experiment": "t", "data": str(data.root), "size": 32, "batch_size": 9, "workers": 0, "epochs": 1}
+    short = {
+        "experiment": "t",
+        "data": str(data.root),
+        "size": 32,
+        "batch_size": 9,
+        "workers": 0,
+        "epochs": 1,
+    }
     checkpoint = load_checkpoint(run_training(make(TrainConfig, recipe | short)))
     state = checkpoint["model_state"]
     assert (checkpoint["backbone"], checkpoint["classes"]) == ("efficientnet_lite0", list(data.classes))
