@@ -223,7 +223,7 @@ class Training:
 
     @property
     def lr(self) -> float:
-        """The network's learning rate."""
+        """The base learning rate, that of the classifier."""
         return self.optimizer.param_groups[0]["lr"]
 
     # --- Batches
@@ -284,7 +284,7 @@ class Training:
         self.position.line, self.images = {}, 0
 
     def beta_and_lr(self) -> dict[str, float]:
-        """The margin loss's β, and the network's learning rate."""
+        """The margin loss's β, and the base learning rate."""
         return {"beta": self.beta.item(), "lr": self.lr}
 
 
