@@ -147,6 +147,7 @@ class TrainConfig(StageConfig):
     epochs: whole(1, 10**6) = 4
     len_factor: Annotated[float, Field(gt=0, le=1000)] = 2.0
     lr: Rate = 0.02
+    backbone_lr: Rate = 1.0
     lr_drops: Annotated[list[whole(0, 10**6)], Field(max_length=MOST_ITEMS)] = dataclasses.field(
         default_factory=lambda: [2]
     )

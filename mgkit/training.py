@@ -176,12 +176,18 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
 
 
 def build_optimizer(net: MultiGrain, loss: JointLoss, config: TrainConfig) -> torch.optim.SGD:
-    """SGD with momentum; β has its own learning rate and no weight decay (appendix B)."""
+    """SGD with momentum, β without weight decay; the backbone and β have factors of lr (appendix B)."""
+    head = set(net.classifier.parameters())  # which NASNets also hold in their features
     weights = [w for w in net.parameters() if w.requires_grad]
-    beta = [loss.margin_loss.beta]
+    decay = config.weight_decay
     groups = [
-        {"params": weights, "factor": 1.0, "weight_decay": config.weight_decay},
-        {"params": beta, "factor": config.beta_lr, "weight_decay": 0.0},
+        {"params": [w for w in weights if w in head], "factor": 1.0, "weight_decay": decay},
+        {
+            "params": [w for w in weights if w not in head],
+            "factor": config.backbone_lr,
+            "weight_decay": decay,
+        },
+        {"params": [loss.margin_loss.beta], "factor": config.beta_lr, "weight_decay": 0.0},
     ]
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
 

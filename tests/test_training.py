@@ -44,6 +44,7 @@ def plain_losses(net, beta, batches, config):
     """Train as in the paper: SGD on λ · cross-entropy + (1-λ) · margin loss; yields losses (section 3)."""
     net.train()
     weights = [w for w in net.parameters() if w.requires_grad]
+    factors = {w: config.backbone_lr for w in net.features.parameters()} | {beta: config.beta_lr}
     velocity = {w: torch.zeros_like(w) for w in [*weights, beta]}
     for step, (images, label, instance, _) in enumerate(batches):
         output = net(images)
@@ -60,7 +61,7 @@ def plain_losses(net, beta, batches, config):
         gradients = torch.autograd.grad(loss, [*weights, beta])
         with torch.no_grad():
             for w, gradient in zip([*weights, beta], gradients, strict=True):
-                decay, lr = (0, config.lr * config.beta_lr) if w is beta else (config.weight_decay, config.lr)
+                decay, lr = 0 if w is beta else config.weight_decay, config.lr * factors.get(w, 1.0)
                 velocity[w] = config.momentum * velocity[w] + gradient + decay * w
                 w -= lr * velocity[w]
         yield loss.item()
@@ -68,7 +69,7 @@ def plain_losses(net, beta, batches, config):
 
 def test_fifty_steps_are_those_of_a_plain_loop():
     config = training_config(
-        "unused", lambda_=0.4, lr=0.02, beta_lr=0.5, weight_decay=1e-3, precision="float32"
+        "unused", lambda_=0.4, lr=0.02, backbone_lr=0.7, beta_lr=0.5, weight_decay=1e-3, precision="float32"
     )
     torch.manual_seed(0)
     net = get_multigrain("resnet8", num_classes=5).double()
@@ -94,19 +95,21 @@ def test_the_learning_rate_drops_after_the_epochs_of_the_released_loop(config):
     assert {epoch: learning_rate(released, epoch) for epoch in expected} == pytest.approx(expected)
 
 
-def test_beta_has_its_own_rate_and_no_weight_decay(config):
-    settings = config(lr=0.2, beta_lr=0.1, weight_decay=1e-4, lr_drops=[0])
+def test_the_backbone_and_beta_have_their_own_rates_and_beta_no_weight_decay(config):
+    settings = config(lr=0.2, backbone_lr=0.5, beta_lr=0.1, weight_decay=1e-4, lr_drops=[0])
     net, loss = get_multigrain("resnet8", num_classes=12), JointLoss()
     optimizer = build_optimizer(net, loss, settings)
-    [of_beta] = [g for g in optimizer.param_groups if any(w is loss.margin_loss.beta for w in g["params"])]
-    [of_net] = [g for g in optimizer.param_groups if g is not of_beta]
-    assert len(of_beta["params"]) == 1
-    assert (of_beta["weight_decay"], of_net["weight_decay"]) == (0.0, 1e-4)
-    trained = {id(w) for w in of_net["params"]}
-    assert trained == {id(w) for w in net.parameters() if w is not net.pool.p}
-    for epoch, rate in [(0, 0.2), (1, 0.02)]:
-        set_learning_rate(optimizer, settings, epoch)
-        assert (of_net["lr"], of_beta["lr"]) == pytest.approx((rate, 0.1 * rate))
+    expected = [  # parameters, factor of lr, weight decay
+        (net.classifier.parameters(), 1.0, 1e-4),
+        (net.features.parameters(), 0.5, 1e-4),
+        ([loss.margin_loss.beta], 0.1, 0.0),
+    ]
+    for group, (weights, factor, decay) in zip(optimizer.param_groups, expected, strict=True):
+        assert {id(w) for w in group["params"]} == {id(w) for w in weights}
+        assert group["weight_decay"] == decay
+        for epoch, rate in [(0, 0.2), (1, 0.02)]:
+            set_learning_rate(optimizer, settings, epoch)
+            assert group["lr"] == pytest.approx(factor * rate)
 
 
 def test_parts_are_contiguous_shares_of_each_process():

@@ -132,11 +132,7 @@ class Training:
         self.images = 0  # of all processes, since the last line of steps.jsonl
         self.files = RunFiles(opened, config, self.position)
         if opened:
-            print(
-                f"{config.backbone}: {len(self.train_images)} images, "
-                f"{len(self.train_images.classes)} classes, "
-                f"{len(self.batches)} batches per epoch, {world_size()} x {self.device.type}"
-            )
+            print(opening(config, self.train_images, self.batches, self.device))
 
     # --- What a snapshot holds
 
@@ -227,7 +223,7 @@ class Training:
 
     @property
     def lr(self) -> float:
-        """The network's learning rate."""
+        """The base learning rate, that of the classifier."""
         return self.optimizer.param_groups[0]["lr"]
 
     # --- Batches
@@ -288,7 +284,7 @@ class Training:
         self.position.line, self.images = {}, 0
 
     def beta_and_lr(self) -> dict[str, float]:
-        """The margin loss's β, and the network's learning rate."""
+        """The margin loss's β, and the base learning rate."""
         return {"beta": self.beta.item(), "lr": self.lr}
 
 
@@ -371,6 +367,21 @@ def not_finite(what: str, config: TrainConfig, position: Position, lr: float) ->
         f"{what} is not finite (epoch {position.epoch + 1}, batch {position.batch + 1}, lr {lr:g}, "
         f"precision {config.precision}); {kept}: "
         f"{start} a lower lr or precision=float32"
+    )
+
+
+def opening(config: TrainConfig, images: ImageList, batches: RepeatedBatches, device: torch.device) -> str:
+    """What is trained on, as one line; a second one if the images are too few for more than one step."""
+    line = (
+        f"{config.backbone}: {len(images)} images, {len(images.classes)} classes, "
+        f"{len(batches)} batches per epoch, {world_size()} x {device.type}"
+    )
+    samples = batches.batches.samples
+    if samples >= config.batch_size:
+        return line
+    return (
+        f"{line}\nan epoch has {samples} samples, fewer than batch_size {config.batch_size}, so one step: "
+        "for more steps, raise epochs or len_factor, or lower batch_size"
     )
 
 

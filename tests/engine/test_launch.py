@@ -83,6 +83,16 @@ def test_workers_share_the_cores_and_know_whom_to_tell(monkeypatch):
     assert worker_environment("folder", 2)["OMP_NUM_THREADS"] == "5"
 
 
+@pytest.mark.parametrize("gpu", [False, True])
+def test_workers_on_cpus_keep_freed_memory(monkeypatch, gpu):
+    for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert (worker_environment("folder", 1).get("MALLOC_MMAP_MAX_") == "0") == (not gpu)
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "5")
+    assert worker_environment("folder", 1)["MALLOC_MMAP_MAX_"] == "5"
+
+
 def test_a_good_end_raises_nothing(tmp_path):
     raise_ending(tmp_path, 0)
 

@@ -12,7 +12,7 @@ import yaml
 from support import left_lines, one_line_error, train_config, training_config
 
 from mgkit.checkpoints import load_checkpoint, load_network
-from mgkit.config import NetworkConfig, make
+from mgkit.config import NetworkConfig, TrainConfig, make
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.engine.loop import Training
 from mgkit.engine.run import latest_results, stage_folder
@@ -127,6 +127,12 @@ def test_a_last_batch_of_one_sample_is_passed_over(config):
     assert checkpoint["model_state"]["features.bn1.num_batches_tracked"] == 3
 
 
+@pytest.mark.parametrize(("len_factor", "told"), [(0.1, True), (0.17, False)])
+def test_an_epoch_of_fewer_samples_than_a_batch_is_told(config, capsys, len_factor, told):
+    run_training(config(len_factor=len_factor))  # 7 samples, or 12
+    assert ("7 samples, fewer than batch_size 12" in capsys.readouterr().out) == told
+
+
 def test_an_epoch_without_a_batch_to_train_on_is_refused(config):
     with one_line_error(UnreadableImageError, "too few readable images"):
         run_training(config(len_factor=0.015, lambda_=1.0, repetitions=1))  # one sample
@@ -187,6 +193,36 @@ def test_a_published_network_stands_in_for_a_checkpoint_and_pools_by_averaging(m
     net, content = trained_network(config)
     assert asked == {"backbone": "resnet8", "p": 1.0, "pretrained_backbone": True}
     assert net.pool.p.item() == 1.0 and not net.training and content == {} and net.source == ""
+
+
+def test_published_weights_are_trained_on_the_classes_of_the_data(here, image_folders, recipe):
+    """By the recipe, but for size and length: one step moves the weights a little, the classifier is new."""
+    data = image_folders([(40, 30)] * 4)  # 3 classes of 4 images, one of them held out
+    short = {
+        "experiment": "t",
+        "data": str(data.root),
+        "size": 32,
+        "batch_size": 9,
+        "workers": 0,
+        "epochs": 1,
+    }
+    checkpoint = load_checkpoint(run_training(make(TrainConfig, recipe | short)))
+    state = checkpoint["model_state"]
+    assert (checkpoint["backbone"], checkpoint["classes"]) == ("efficientnet_lite0", list(data.classes))
+    assert state["classifier.weight"].shape == (3, 1280) and checkpoint["position"]["step"] == 1
+    published = get_multigrain("efficientnet_lite0", pretrained_backbone=True).state_dict()
+    for key, value in published.items():
+        if key.endswith(("running_mean", "running_var")):  # frozen by the recipe
+            assert torch.equal(state[key], value), key
+        elif key.startswith("features.") and value.ndim == 4:
+            assert 0 < (state[key] - value).norm() < 0.1 * value.norm(), key
+
+
+@pytest.fixture
+def recipe():
+    """The parameters of the recipe for training from published weights."""
+    folder = Path(__file__).parents[2] / "notebooks" / "recipes"
+    return yaml.safe_load((folder / "train_efficientnet_lite0.yaml").read_text(encoding="utf-8"))
 
 
 def test_short_trainings_of_the_embedded_set_are_made_once(here, mini_root, monkeypatch):
