@@ -7,16 +7,19 @@ JOBS ?= 3  # of tests: one more than the usual two cores, for tests often wait
 # Threads that wait should sleep, not spin: beside other work on the same cores, spinning costs a multiple of the time.
 export OMP_WAIT_POLICY ?= passive
 
-# Without DATA nothing is installed: the line says what to give.
-HOW_REAL = make real DATA=/folder: a folder with images of ImageNet's classes, Holidays or UKBench (data/README.md)
-
+# Without DATA or PHOTOS nothing is installed: the line says what to give.
 .PHONY: demo photos real test bench kill races lint format lab clean
 
 demo: $(READY)  ## the notebooks 00-06 on the embedded dataset, the claims table, the comparison with outputs/reference/
 	$(BIN)/python -m mgkit.demo
 
-real: $(if $(DATA),$(READY))  ## 02-05 on a real network and the photographs in DATA, compared with outputs/reference/real
-	@$(if $(DATA),$(BIN)/python -m mgkit.demo.real --data "$(DATA)" $(REAL),echo "$(HOW_REAL)" >&2; exit 2)
+ifeq ($(strip $(DATA)),)
+real:
+	$(error real: where are the photographs? make real DATA=/folder with images of ImageNet's classes, Holidays or UKBench)
+else
+real: $(READY)  ## 02-05 on a real network and the photographs in DATA, compared with outputs/reference/real
+	@$(BIN)/python -m mgkit.demo.real --data "$$DATA" $(REAL)
+endif
 
 ifeq ($(strip $(PHOTOS)),)
 photos:
