@@ -19,7 +19,7 @@ from mgkit.machine.printable import shown_name
 from mgkit.machine.progress import progress
 from mgkit.machine.shared_memory import check_shared_memory
 from mgkit.model import MultiGrain, Whitening
-from mgkit.pooling import gem, l2_normalize
+from mgkit.pooling import l2_normalize
 from mgkit.samplers import same_shape_batches
 from mgkit.transforms import eval_transform, fitted_shape
 
@@ -290,7 +290,8 @@ def pooled_batches(
     Raises ValueError, naming an image, for features that are not finite: NaN rows stand for skipped images.
     """
     for maps, _, indices in feature_maps(net, images, size=size, passes=passes, window=window):
-        rows = torch.stack([gem(maps, p) for p in ps]).cpu()
+        with torch.no_grad():
+            rows = torch.stack([net.pooled_maps(maps, p) for p in ps]).cpu()
         check_finite(rows.transpose(0, 1), images, indices)
         yield rows.numpy(), indices.numpy()
 
@@ -320,7 +321,8 @@ def classify(
     parts = []
     for maps, labels, indices in feature_maps(net, images, size=size, passes=passes):
         with torch.no_grad():
-            parts.append((net.head(gem(maps, p))["classifier_output"].cpu(), labels.cpu(), indices))
+            scores = net.head(net.pooled_maps(maps, p))["classifier_output"]
+            parts.append((scores.cpu(), labels.cpu(), indices))
     if not parts:
         return torch.empty(0, net.classifier.out_features), torch.empty(0, dtype=torch.int64)
     logits, labels, indices = (torch.cat(column) for column in zip(*parts, strict=True))

@@ -24,7 +24,6 @@ from mgkit.features import (
 from mgkit.machine.distributed import all_gather_object, all_reduce, is_initialized, run_in_all, world_size
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
-from mgkit.pooling import gem
 
 BYTES_A_WINDOW = 2**27  # of feature maps: 334 images of 224 px by a ResNet-50, or 64 of 500 px
 SMALLEST_P = 0.1  # SGD on p stops here; GeM needs p > 0
@@ -70,7 +69,8 @@ def feature_windows(
     Each process gets its share of every step, which may be empty. An error of one process is raised in all;
     ValueError, naming an image, for maps that are not finite.
     """
-    window = step_size * max(1, images_a_window(net.width, size, passes.batch_size) // step_size)
+    at_once = images_a_window(net.width, size, passes.batch_size, stride=net.stride)
+    window = step_size * max(1, at_once // step_size)
     batches = feature_maps(net, images, size=size, passes=passes, window=window, shapes=shapes)
     windows = by_window(batches, window, len(images))
 
@@ -91,12 +91,12 @@ def feature_windows(
             yield [x for x, _ in mine], torch.tensor([label for _, label in mine], dtype=torch.int64)
 
 
-def images_a_window(width: int, size: int, batch_size: int) -> int:
+def images_a_window(width: int, size: int, batch_size: int, *, stride: int = 32) -> int:
     """The number of images per window, whose feature maps [width,h,w] are held at once.
 
     Rare shapes make small batches, which are slower: the smaller the images, the larger the window.
     """
-    bytes_a_map = 4 * width * math.ceil(size / 32) ** 2
+    bytes_a_map = 4 * width * math.ceil(size / stride) ** 2
     at_least = max(32, batch_size)
     if is_initialized():
         at_least *= 2 * world_size()  # enough batches for every process
@@ -123,7 +123,7 @@ def descend_p(
         for features, labels in batches:
             loss, p.grad = p.new_zeros(()), torch.zeros_like(p)
             if features:
-                pooled = torch.cat([net.pool(x[None]) for x in features])  # [b,C]
+                pooled = torch.cat([net.pooled_maps(x[None]) for x in features])  # [b,C]
                 logits = net.head(pooled)["classifier_output"]  # [b,K]
                 loss = F.cross_entropy(logits, labels.to(p.device), reduction="sum")
                 loss.backward(inputs=[p])
@@ -196,7 +196,7 @@ def sweep_hits(
         found = []
         for maps, labels, indices in feature_maps(net, images, size=size, passes=passes, shapes=shapes):
             with torch.no_grad():
-                pooled = torch.stack([gem(maps, p) for p in ps])  # [P,b,C]
+                pooled = torch.stack([net.pooled_maps(maps, p) for p in ps])  # [P,b,C]
                 logits = net.head(pooled.flatten(0, 1))["classifier_output"]  # [Pb,K]
                 of_images = logits.view(len(ps), len(labels), -1).transpose(0, 1)  # [b,P,K]
                 check_finite(of_images, images, indices, what="class scores")

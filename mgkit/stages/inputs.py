@@ -74,8 +74,8 @@ def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
     known = net.classifier.out_features
     if not net.classifies:
         raise ValueError(
-            f"{net.name}: its published weights have no classifier that fits behind GeM pooling; train one "
-            "by 01 with pretrained_backbone, or choose another backbone"
+            f"{net.name} has no published classifier ({net.unclassified}): train one by 01 with "
+            "pretrained_backbone, or choose another backbone"
         )
     if net.classes:
         names = Counter(net.classes)

@@ -105,6 +105,7 @@ def first_network(config: TrainConfig, classes: tuple[str, ...], *, goes_on: boo
         config.backbone, p=config.p, num_classes=len(classes),
         pretrained_backbone=config.pretrained_backbone and not goes_on,
     )  # fmt: skip
+    net.unclassified = ""  # from here on, it is trained
     if not config.init_from or goes_on:
         return net
     path = find_path(config.init_from)
