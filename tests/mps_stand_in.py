@@ -104,7 +104,8 @@ def check_call(name: str, given: list[torch.Tensor], args: tuple, kwargs: dict) 
         raise TypeError("can't convert mps device type tensor to numpy")
     if torch.float64 in [x for x in (*args, *kwargs.values()) if isinstance(x, torch.dtype)]:
         raise TypeError(f"{name}: {NO_FLOAT64}")  # also on the way to the CPU: the cast comes first
-    if name not in MIXING and any(x.ndim and not is_there(x) for x in given):
+    indexed = name in ("__getitem__", "__setitem__") and not is_there(given[0])  # by a tensor on MPS
+    if indexed or (name not in MIXING and any(x.ndim and not is_there(x) for x in given)):
         raise RuntimeError(f"{name}: expected all tensors to be on the same device")
 
 
