@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mgkit.data.images import ImageList, image_shapes
 from mgkit.data.loader import ImageDataset, SeededBatches, UnreadableImages, batch_loader, by_shape
-from mgkit.machine.device import autocast, frozen
+from mgkit.machine.device import autocast, frozen, to_device
 from mgkit.machine.distributed import all_reduce, is_initialized, is_main, rank, run_in_all, world_size
 from mgkit.machine.printable import shown_name
 from mgkit.machine.progress import progress
@@ -91,7 +91,7 @@ def feature_maps(
         loader = progress(loader, passes.description or f"{passes.crop} {size} px", total=len(batches))
     passed = False
     for batch in chain.from_iterable(map(by_shape, passes.unreadable.watch(loader))):
-        inputs = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last)
+        inputs = to_device(batch.image, device)
         # Not around the yield, where it would disable gradients for the caller too.
         with torch.no_grad(), autocast(device, passes.precision):
             maps = maps_of(backbone, inputs)  # [b,3,H,W] -> [b,C,h,w]
