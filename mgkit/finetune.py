@@ -170,10 +170,10 @@ def learned(p: nn.Parameter) -> Iterator[None]:
 
 
 def finetune_classifier(
-    net: MultiGrain, rows: np.ndarray, labels: np.ndarray, *, lr: float = 1.0, epochs: int = 20,
+    classifier: nn.Linear, rows: np.ndarray, labels: np.ndarray, *, lr: float = 1.0, epochs: int = 20,
     batch_size: int = 32, momentum: float = 0.9, weight_decay: float = 1e-4, seed: int = 0,
 ) -> nn.Linear:  # fmt: skip
-    """A copy of the network's classifier, fine-tuned by SGD on embeddings; the network does not change.
+    """A copy of a network's classifier, fine-tuned by SGD on its embeddings; the network does not change.
 
     rows: embeddings of training images ([N,D]), see `features.classifier_inputs`; NaN rows are left out
     labels: their classes ([N])
@@ -183,11 +183,9 @@ def finetune_classifier(
     batch_size: rows per step
     seed: of the order of the rows
 
-    Raises ValueError for a network without a classifier, no rows, and weights that do not stay finite.
+    Raises ValueError for no rows, and for weights that do not stay finite.
     """
-    if not net.classifies:
-        raise ValueError(f"{net.name} has no classifier to fine-tune: its own is random")
-    classifier = copy.deepcopy(net.classifier).requires_grad_(True)
+    classifier = copy.deepcopy(classifier).requires_grad_(True)
     inputs, targets = known_rows(rows, labels, device=classifier.weight.device)
     steps = epochs * -(-len(inputs) // batch_size)
     squared = 1 + inputs.square().sum(1).mean().item()  # the bias reads a constant 1

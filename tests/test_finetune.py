@@ -380,7 +380,7 @@ def test_fixres_on_embeddings_is_sgd_on_the_images(tiny_net, uneven_images, whit
     expected = finetune_on_images(net, images, torch.from_numpy(uneven_images.labels), **SGD)
     [rows] = classifier_inputs(net, uneven_images, size=32, ps=[2.0], passes=Passes(**FLOAT32))
     before = copy.deepcopy(net.state_dict())
-    tuned = finetune_classifier(net, rows, uneven_images.labels, **SGD)
+    tuned = finetune_classifier(net.classifier, rows, uneven_images.labels, **SGD)
     assert (tuned.weight - net.classifier.weight).abs().max() > 0.01  # it learned something
     for found, wanted in zip((tuned.weight, tuned.bias), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
@@ -397,7 +397,7 @@ def embedded():
 
 def test_fixres_depends_on_the_seed_alone(tiny_net, embedded):
     def weight(seed):
-        return finetune_classifier(tiny_net, *embedded, seed=seed).weight
+        return finetune_classifier(tiny_net.classifier, *embedded, seed=seed).weight
 
     assert torch.equal(weight(0), weight(0)) and not torch.equal(weight(0), weight(1))
 
@@ -406,8 +406,8 @@ def test_fixres_leaves_rows_of_unreadable_images_out(tiny_net, embedded):
     rows, labels = embedded
     gaps, kept = rows.copy(), np.setdiff1d(np.arange(30), [3, 17])
     gaps[[3, 17]] = math.nan
-    known = finetune_classifier(tiny_net, rows[kept], labels[kept])
-    assert torch.equal(finetune_classifier(tiny_net, gaps, labels).weight, known.weight)
+    known = finetune_classifier(tiny_net.classifier, rows[kept], labels[kept])
+    assert torch.equal(finetune_classifier(tiny_net.classifier, gaps, labels).weight, known.weight)
     assert cross_entropy(known, gaps, labels) == pytest.approx(cross_entropy(known, rows[kept], labels[kept]))
 
 
@@ -415,7 +415,7 @@ def test_fixres_leaves_rows_of_unreadable_images_out(tiny_net, embedded):
 def test_one_learning_rate_suits_short_and_long_embeddings(tiny_net, embedded, scale):
     rows, labels = scale * embedded[0], embedded[1]
     tiny_net.classifier.weight.data /= scale
-    tuned = finetune_classifier(tiny_net, rows, labels)
+    tuned = finetune_classifier(tiny_net.classifier, rows, labels)
     before, after = (cross_entropy(each, rows, labels) for each in (tiny_net.classifier, tuned))
     assert after < 0.9 * before
 
@@ -423,12 +423,9 @@ def test_one_learning_rate_suits_short_and_long_embeddings(tiny_net, embedded, s
 def test_fixres_refuses_what_it_cannot_learn_from(tiny_net, embedded):
     rows, labels = embedded
     with one_line_error(ValueError, "no embedding"):
-        finetune_classifier(tiny_net, np.full_like(rows, math.nan), labels)
+        finetune_classifier(tiny_net.classifier, np.full_like(rows, math.nan), labels)
     with one_line_error(ValueError, "does not stay finite", "lower rate than 1e+30"):
-        finetune_classifier(tiny_net, rows, labels, lr=1e30)
-    tiny_net.classifies = False
-    with one_line_error(ValueError, "tiny has no classifier to fine-tune"):
-        finetune_classifier(tiny_net, rows, labels)
+        finetune_classifier(tiny_net.classifier, rows, labels, lr=1e30)
 
 
 # --- Several processes

@@ -60,7 +60,7 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
     paths = descents(config, net, subset, passes)
     p_star = [float(path[-1, 1]) for path in paths]
     fixres = fixres_classifiers(config, net, subset, p_star, passes) if config.fixres_epochs else None
-    hits = sweeps(config, net, val_images, p_star, passes, fixres)  # [S,P+2,2,N], with FixRes [S,P+4,2,N]
+    hits = sweeps(config, net, val_images, p_star, passes, fixres)  # [S,P+2,2,N], with FixRes [S,P+6,2,N]
     passes.unreadable.report()
     accuracy, count = np.nanmean(hits, axis=-1), len(config.ps)
     gains = [accuracy_difference(of_size[count, 0], of_size[count + 1, 0]) for of_size in hits]
@@ -71,7 +71,7 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
         top1_at_training_p=accuracy[:, count, 0].tolist(),
         top1_at_p_star=accuracy[:, count + 1, 0].tolist(),
         gains=gains,
-        adaptations=adaptations(config, net, p_star, hits[:, count:, 0]) if fixres else [],
+        adaptations=adaptations(config, net, subset, p_star, hits[:, count + 2 :, 0]) if fixres else [],
     )  # fmt: skip
     if run:
         results = {key: as_plain(value) for key, value in vars(found).items()}
@@ -101,9 +101,9 @@ def sweeps(
     config: FinetunePConfig, net: MultiGrain, images: ImageList, p_star: list[float], passes: Passes,
     fixres: list[list[nn.Linear]] | None,
 ) -> np.ndarray:  # fmt: skip
-    """Top-1 and top-5 hits of each image, for each size with P exponents and then the rivals, [S,P+2,2,N].
+    """Top-1 and top-5 hits of each image, for each size with P exponents, its own p and p*, [S,P+2,2,N].
 
-    These are the network's own p and p*; with the classifiers of FixRes, [S,2], both once more: [S,P+4,2,N].
+    With the classifiers of `fixres_classifiers`, [S,4], its own p and p* come twice more, [S,P+6,2,N].
     """
     shapes, hits = whole_shapes(images, config.crop), []
     for s, size in enumerate(config.sizes):
@@ -111,7 +111,7 @@ def sweeps(
         ps, classifiers = [*config.ps, *rivals], None
         if fixres:
             classifiers = [net.classifier] * len(ps) + fixres[s]
-            ps += rivals
+            ps += 2 * rivals
         hits.append(
             sweep_hits(
                 net, images, sizes=[size], ps=ps, shapes=shapes, classifiers=classifiers, passes=passes

@@ -54,7 +54,9 @@ def test_the_rivals_are_measured_on_the_same_images(tiny_net, data, config, here
             options = dict(size=size, ps=[row.p], passes=Passes.of(config))
             [rows] = classifier_inputs(tiny_net, subset, **options)
             tuned = copy.deepcopy(tiny_net)
-            tuned.set_classifier(finetune_classifier(tiny_net, rows, subset.labels, epochs=20, lr=30, seed=3))
+            tuned.set_classifier(
+                finetune_classifier(tiny_net.classifier, rows, subset.labels, epochs=20, lr=30, seed=3)
+            )
             top1 = sweep_p(tuned, val, sizes=[size], ps=[row.p], precision="float32")[0, 0, 0]
             assert row.top1 == top1 and row.gain.value == pytest.approx(top1 - trained.top1)
             assert row.gain.low <= row.gain.value <= row.gain.high
@@ -98,9 +100,9 @@ def test_an_unreadable_image_is_left_out(tiny_net, image_folders, config):
         torch.testing.assert_close(one.weight, other.weight)
 
 
-def test_nan_of_an_unreadable_image_is_no_miss(tiny_net, config):
+def test_nan_of_an_unreadable_image_is_no_miss(tiny_net, uneven_images, config):
     hits = np.array([[[1, 0, math.nan], [1, 1, math.nan], [0, 0, math.nan], [1, 1, math.nan]]])
-    rows = adaptations(replace(config, sizes=[24]), tiny_net, [2.0], hits)
+    rows = adaptations(replace(config, sizes=[24]), tiny_net, uneven_images, [2.0], hits)
     assert [row.top1 for row in rows] == [0.5, 1, 0, 1]
     assert rows[3].gain == accuracy_difference(hits[0, 0], hits[0, 3])
 
@@ -139,12 +141,28 @@ def test_an_error_leaves_no_results(tiny_net, data, config, here):
     assert read_results(config) is None
 
 
-def test_classes_without_training_images_are_said(tiny_net, uneven_images, config, capsys):
-    two = uneven_images.subset(np.flatnonzero(uneven_images.labels < 2))
-    fixres_classifiers(config, tiny_net, two, [2.0, 2.0], Passes.of(config))
+def test_rivals_choose_among_the_classes_of_the_training_images(tiny_net, uneven_images, config, capsys):
+    """As if the network had these classes only: none gains by learning that the others do not occur."""
+    two = uneven_images.subset(np.flatnonzero(uneven_images.labels > 0))  # without the first class
+    [*found, _], _ = fixres_classifiers(config, tiny_net, two, [2.0, 2.0], Passes.of(config))
     assert "2 of the network's 3 classes" in capsys.readouterr().out
-    fixres_classifiers(config, tiny_net, uneven_images, [2.0, 2.0], Passes.of(config))
+    narrow = torch.nn.Linear(8, 2)
+    narrow.weight.data, narrow.bias.data = tiny_net.classifier.weight[1:], tiny_net.classifier.bias[1:]
+    [rows] = classifier_inputs(tiny_net, two, size=24, ps=[3.0], passes=Passes.of(config))
+    expected = finetune_classifier(narrow, rows, two.labels - 1, epochs=20, lr=30, seed=3)
+    for classifier, wanted in zip(found, (narrow, narrow, expected), strict=True):
+        torch.testing.assert_close(classifier.weight[1:], wanted.weight, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(classifier.bias[1:], wanted.bias, rtol=1e-4, atol=1e-5)
+        assert classifier.bias[0] < -1e8
+    assert (expected.weight - narrow.weight).abs().max() > 0.01
+    rows = adaptations(config, tiny_net, two, [2.0, 2.0], np.ones((2, 4, 5)))
+    assert [row.learned for row in rows[:4]] == [0, 1, 18, 19]
+
+
+def test_with_images_of_all_classes_nothing_is_said_of_them(tiny_net, uneven_images, config, capsys):
+    found = fixres_classifiers(config, tiny_net, uneven_images, [2.0, 2.0], Passes.of(config))
     assert "classes" not in capsys.readouterr().out
+    assert torch.equal(found[0][0].bias, tiny_net.classifier.bias)
 
 
 @pytest.mark.parametrize(("lr", "rises"), [(0.1, False), (1000.0, True)])
