@@ -14,7 +14,7 @@ def adaptation_table(rows: list[Adaptation]) -> str:
     """Aligned text: top-1 of p*, FixRes and both at each size, gain over the training p, and cost."""
     width = max(len(row.method) for row in rows)
     lines = [
-        f"{'':{width}}  {'p':>5}  {'top-1':>6}  {'95 % interval':>13}  {'gain':>20}  {'':9}  "
+        f"{'':{width}}  {'p':>5}  {'top-1':>6}  {'95 % interval':>13}  {'gain':>21}  {'':9}  "
         f"{'passes':>6}  {'learned':>9}"
     ]
     for size, of_size in groupby(rows, key=lambda row: row.size):
@@ -25,7 +25,7 @@ def adaptation_table(rows: list[Adaptation]) -> str:
                 gain, verdict = shown_difference("top-1", row.gain), VERDICT[row.gain.better]
             interval = shown_interval("top-1", *row.interval)
             lines.append(
-                f"{row.method:{width}}  {row.p:5.2f}  {100 * row.top1:4.1f} %  {interval:>13}  {gain:>20}  "
+                f"{row.method:{width}}  {row.p:5.2f}  {100 * row.top1:4.1f} %  {interval:>13}  {gain:>21}  "
                 f"{verdict:9}  {row.passes:6d}  {row.learned:9,d}"
             )
     return "\n".join(lines)
