@@ -27,11 +27,12 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """Top-1 in 0..1 of a network that was adapted to one size (px) with a pooling exponent p, and its cost.
+    """Top-1 of a network that was adapted to one size (px) with a pooling exponent p, and the cost of it.
 
     method: `training p`, which is not adapted, `p*`, `FixRes` or `FixRes with p*`
     passes: over the training images, to learn it
     learned: number of parameters that were learned
+    top1: in 0..1, on the validation images, among the classes of the training images
     interval: 95 % confidence interval of top1, by bootstrap over the images
     gain: top1 minus that of the training p, on the same images
     """
