@@ -5,7 +5,6 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import nn
 
 from mgkit.config import FinetunePConfig
@@ -61,10 +60,8 @@ def fixres_classifiers(
 
 def among(classes: np.ndarray, classifier: nn.Linear) -> nn.Linear:
     """A copy of the classifier that chooses among some of its classes: the others get a bias of NEVER."""
-    chosen = copy.deepcopy(classifier)
-    others = np.setdiff1d(np.arange(chosen.out_features), classes)
-    with torch.no_grad():
-        chosen.bias[others] = NEVER
+    chosen = copy.deepcopy(classifier).requires_grad_(False)
+    chosen.bias[np.setdiff1d(np.arange(chosen.out_features), classes)] = NEVER
     return chosen
 
 

@@ -22,7 +22,7 @@ from mgkit.stages.fixres import adaptations, check_apart, fixres_classifiers
 
 VALUES = {
     "experiment": "t", "sizes": [24, 40], "ps": [1.0], "lr": 20.0, "precision": "float32", "workers": 0,
-    "images_per_class": 6, "fixres_epochs": 20, "fixres_lr": 30.0, "seed": 3,
+    "images_per_class": 6, "fixres_epochs": 20, "fixres_lr": 3.0, "seed": 3,
 }  # fmt: skip
 METHODS = ["training p", "p*", "FixRes", "FixRes with p*"]
 
@@ -55,7 +55,7 @@ def test_the_rivals_are_measured_on_the_same_images(tiny_net, data, config, here
             [rows] = classifier_inputs(tiny_net, subset, **options)
             tuned = copy.deepcopy(tiny_net)
             tuned.set_classifier(
-                finetune_classifier(tiny_net.classifier, rows, subset.labels, epochs=20, lr=30, seed=3)
+                finetune_classifier(tiny_net.classifier, rows, subset.labels, epochs=20, lr=3, seed=3)
             )
             top1 = sweep_p(tuned, val, sizes=[size], ps=[row.p], precision="float32")[0, 0, 0]
             assert row.top1 == top1 and row.gain.value == pytest.approx(top1 - trained.top1)
@@ -149,7 +149,7 @@ def test_rivals_choose_among_the_classes_of_the_training_images(tiny_net, uneven
     narrow = torch.nn.Linear(8, 2)
     narrow.weight.data, narrow.bias.data = tiny_net.classifier.weight[1:], tiny_net.classifier.bias[1:]
     [rows] = classifier_inputs(tiny_net, two, size=24, ps=[3.0], passes=Passes.of(config))
-    expected = finetune_classifier(narrow, rows, two.labels - 1, epochs=20, lr=30, seed=3)
+    expected = finetune_classifier(narrow, rows, two.labels - 1, epochs=20, lr=3, seed=3)
     for classifier, wanted in zip(found, (narrow, narrow, expected), strict=True):
         torch.testing.assert_close(classifier.weight[1:], wanted.weight, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(classifier.bias[1:], wanted.bias, rtol=1e-4, atol=1e-5)
