@@ -281,6 +281,23 @@ def pooled(
     return rows_of_batches(batches, (len(ps), len(images), net.width))
 
 
+def classifier_inputs(
+    net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float],
+    passes: Passes | None = None, **changes,
+) -> np.ndarray:  # fmt: skip
+    """The embeddings that the classifier reads, [P,N,D] float32, for all exponents from one pass.
+
+    As of `pooled`, behind the whitening if there is one. They are not L2-normalised.
+    """
+    device = net.classifier.weight.device
+
+    def embedding(rows: Tensor) -> Tensor:
+        return net.head(rows.to(device))["embedding"].cpu()
+
+    every = pooled(net, images, size=size, ps=ps, passes=passes, **changes)
+    return np.stack([in_blocks(embedding, [of_p], dimensions=net.classifier.in_features) for of_p in every])
+
+
 def pooled_batches(
     net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float], passes: Passes,
     window: int | None = None,
