@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
-from support import training_config
+from support import stand_in_for_timm, training_config
 from torch import nn
 
 from mgkit.backbones.backbone import Backbone
@@ -50,6 +50,18 @@ def pytest_collection_modifyitems(items):
     """Put the long files first, in the order of `LONG_FILES`."""
     order = {name: place for place, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what the tests have measured of timm's models (their recorded properties), a line a model."""
+    measured = {}
+    for report in terminalreporter.getreports("passed"):
+        for model, found in report.user_properties:
+            measured.setdefault(model, []).append(found)
+    if measured:
+        terminalreporter.section("timm's families: maps, logits, sizes")
+    for model, found in measured.items():
+        terminalreporter.line(f"{model:32} {'; '.join(found)}")
 
 
 def folder_of(variable):
@@ -153,6 +165,12 @@ def tiny_net():
     net = MultiGrain(Backbone("tiny", features, 8), p=3.0, num_classes=3)
     nn.init.normal_(net.classifier.weight)
     return net.eval()
+
+
+@pytest.fixture
+def pretrained_timm(monkeypatch):
+    """timm as with a network; see `stand_in_for_timm`."""
+    return stand_in_for_timm(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -138,6 +138,35 @@ def training_config(root, /, **values) -> TrainConfig:
     return make(TrainConfig, quick | values)
 
 
+def stand_in_for_timm(monkeypatch, smaller=None):
+    """Have timm.create_model give random weights, always the same, for published ones; return it.
+
+    smaller: {model: its options} that leave it fewer layers and channels
+    """
+    import timm  # takes seconds
+
+    create = timm.models.create_model  # which stays as it is
+
+    def create_model(name, pretrained=False, **options):
+        torch.manual_seed(7)
+        net = create(name, **(smaller or {}).get(name, {}), **options)
+        return with_noise(net) if pretrained else net
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    return create_model
+
+
+@torch.no_grad()
+def with_noise(net: nn.Module) -> nn.Module:
+    """Add noise to the weights, so that no norm, scale of a layer or classifier is the initial one."""
+    generator = torch.Generator().manual_seed(8)
+    for name, value in net.state_dict().items():
+        if value.is_floating_point():
+            noise = torch.randn(value.shape, generator=generator) * 0.1
+            value.add_(noise.abs() if name.endswith("running_var") else noise * value.std(False).clip(0.1, 1))
+    return net
+
+
 def in_processes(count: int, work, *arguments) -> list:
     """The results of `work(*arguments)` in `count` joined processes, by rank; an error fails the test."""
     context = multiprocessing.get_context("forkserver")

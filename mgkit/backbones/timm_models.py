@@ -18,7 +18,7 @@ from mgkit.machine.records import shown
 
 TIMM = "timm/"  # prefix of the names of timm's models
 BEFORE_POOLING = ("head.in_conv", "in_conv", "pre_logits")  # layers of a few heads that see whole maps
-PROBED_PATCHES = 8  # along each side of the image with which a network of any size is measured
+PROBED_SIDE = 128  # px, about, of the image with which a network of any size is measured
 LINEAR = (nn.Linear, nn.Conv2d)
 MOST_DIFFERENT = 1e-5  # relative, between what a head makes of a map and of its average
 
@@ -100,7 +100,7 @@ def noise(net: nn.Module) -> Tensor:
     """One random image of a timm model's size, [1,3,H,W]; a small one for a network of any size."""
     channels, *sides = net.pretrained_cfg["input_size"]
     if is_flexible(net):
-        sides = [PROBED_PATCHES * side for side in net.patch_embed.patch_size]
+        sides = [-(-PROBED_SIDE // patch) * patch for patch in net.patch_embed.patch_size]
     return torch.randn(1, channels, *sides, generator=torch.Generator().manual_seed(0))
 
 
@@ -129,38 +129,42 @@ def with_maps(name: str, net: nn.Module, images: Tensor) -> "TimmMaps | TimmToke
 class TimmFeatures(nn.Module):
     """A timm model up to its last feature map, [B,3,H,W] -> [B,C,h,w], and its head behind the average.
 
-    Images that a network of patches takes in any size are cut, the same on both ends, to the largest sides
-    that the patch divides. Raises ValueError for a size that the network cannot take.
+    Images of other sides than `patch` (px) divides are cut, the same on both ends, to the largest that it
+    does. Raises ValueError for a size that the network cannot take.
     """
 
-    def __init__(self, name: str, net: nn.Module, stride: int):
+    def __init__(self, name: str, net: nn.Module, stride: int, patch: int):
         super().__init__()
-        self.name, self.net, self.stride = name, net, stride
-        config = net.pretrained_cfg
-        self.patch = tuple(net.patch_embed.patch_size) if is_flexible(net) else None
-        fixed = config.get("fixed_input_size") and not self.patch
-        self.only_size = tuple(config["input_size"][-2:]) if fixed else None
+        self.name, self.net, self.stride, self.patch = name, net, stride, patch
+        self.own_size = tuple(net.pretrained_cfg["input_size"][-2:])
+        self.is_fixed = net.pretrained_cfg.get("fixed_input_size", False) and not is_flexible(net)
 
-    def sized(self, images: Tensor) -> Tensor:
-        """The part of the images that the network takes, [B,3,H,W] -> [B,3,h,w]."""
-        if self.only_size and images.shape[-2:] != self.only_size:
-            only, got = (" x ".join(map(str, size)) for size in (self.only_size, images.shape[-2:]))
-            raise ValueError(f"{self.name} takes images of {only} px only, got {got}")
-        return cut(self.name, images, self.patch) if self.patch else images
+    def features_of(self, images: Tensor) -> Tensor:
+        """The last features of the model, maps or tokens."""
+        is_own = images.shape[-2:] == self.own_size
+        own, got = (" x ".join(map(str, size)) for size in (self.own_size, images.shape[-2:]))
+        if self.is_fixed and not is_own:
+            raise ValueError(f"{self.name} takes images of {own} px only, got {got}")
+        try:
+            return self.net.forward_features(images if is_own else cut(self.name, images, self.patch))
+        except AssertionError:  # so some models refuse a size
+            if is_own:
+                raise
+            raise ValueError(f"{self.name} does not take images of {got} px; its own are of {own}") from None
 
     def neck(self, pooled: Tensor) -> Tensor:
         """What the head has between the average and the classifier, [B,C] -> [B,D]."""
         return self.net.forward_head(self.as_input(pooled)).flatten(1)
 
 
-def cut(name: str, images: Tensor, patch: tuple[int, int]) -> Tensor:
-    """The middle of images [B,3,H,W] whose sides the patch divides; ValueError for less than a patch."""
-    sides = [side // of_patch * of_patch for side, of_patch in zip(images.shape[-2:], patch, strict=True)]
-    if 0 in sides:
-        least, got = (" x ".join(map(str, size)) for size in (patch, images.shape[-2:]))
-        raise ValueError(f"{name} takes images of at least {least} px, got {got}")
-    top, left = ((side - kept) // 2 for side, kept in zip(images.shape[-2:], sides, strict=True))
-    return images[..., top : top + sides[0], left : left + sides[1]]
+def cut(name: str, images: Tensor, patch: int) -> Tensor:
+    """The middle of images [B,3,H,W] whose sides the patch (px) divides; ValueError for less than a patch."""
+    height, width = (side // patch * patch for side in images.shape[-2:])
+    if not height or not width:
+        got = " x ".join(map(str, images.shape[-2:]))
+        raise ValueError(f"{name} takes images of at least {patch} x {patch} px, got {got}")
+    top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
+    return images[..., top : top + height, left : left + width]
 
 
 class TimmMaps(TimmFeatures):
@@ -169,13 +173,13 @@ class TimmMaps(TimmFeatures):
     readable = ("patches",)
 
     def __init__(self, name: str, net: nn.Module, stride: int):
-        super().__init__(name, net, stride)
+        super().__init__(name, net, stride, patch=net.patch_embed.patch_size[0] if is_flexible(net) else 1)
         self.channels_last = is_channels_last(net)
         self.before = without_layers(net, BEFORE_POOLING)
         self.reads = "patches"
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.net.forward_features(self.sized(images))
+        maps = self.features_of(images)
         return self.before(maps.permute(0, 3, 1, 2) if self.channels_last else maps)
 
     def choose(self, tokens: str) -> None:
@@ -203,15 +207,14 @@ class TimmTokens(TimmFeatures):
     readable = ("patches", "class")
 
     def __init__(self, name: str, net: nn.Module, stride: int, prefix: int):
-        super().__init__(name, net, stride)
+        super().__init__(name, net, stride, patch=stride)
         self.prefix = prefix
         self.has_class = prefix > 0 and isinstance(getattr(net, "cls_token", None), Tensor)
         self.tokens = self.reads = "patches"
 
     def forward(self, images: Tensor) -> Tensor:
-        images = self.sized(images)
         grid = [side // self.stride for side in images.shape[-2:]]
-        tokens = self.net.forward_features(images).transpose(1, 2)  # [B,N,C] -> [B,C,N]
+        tokens = self.features_of(images).transpose(1, 2)  # [B,N,C] -> [B,C,N]
         of_class = tokens[:, :, 0, None, None]  # [B,C,1,1]
         if self.tokens == "class":
             return of_class

@@ -17,14 +17,8 @@ from mgkit.backbones.backbone import IMAGENET_MEAN
 from mgkit.backbones.build import NASNET_URL, backbone_names, build_backbone, check_backbone, load_cells
 from mgkit.backbones.imagenet import imagenet_names
 from mgkit.backbones.nasnet import pnasnet5_large
-from mgkit.checkpoints import load_network, save_checkpoint
-from mgkit.data.images import ImageList
 from mgkit.data.layouts import class_folders
-from mgkit.explore.browse import likely_classes
 from mgkit.features import embed
-from mgkit.machine.printable import say_once
-from mgkit.stages.inputs import in_classes_of
-from mgkit.whitening import whiten
 
 PUBLISHED = [
     "resnet18", "resnet50", "resnet101", "resnet152", "senet154", "nasnetamobile", "pnasnet5large",
@@ -101,44 +95,6 @@ def test_an_unknown_model_of_timm_is_refused(model):
         check_backbone(f"timm/{model}")
 
 
-# timm
-
-
-def test_a_timm_model_trains_whitens_and_is_saved_like_the_others(tmp_path):
-    net = get_multigrain("timm/test_resnet", num_classes=3)
-    assert net.training and net.features.net.training
-    net(torch.rand(2, 3, 64, 64))["classifier_output"].square().sum().backward()
-    assert all(w.grad is not None for w in net.parameters() if w.requires_grad)
-    whitened = whiten(net.eval(), torch.rand(net.width + 1), torch.eye(net.width + 1) * 2)
-    save_checkpoint(tmp_path / "net.pth", whitened)
-    loaded, _ = load_network(tmp_path / "net.pth")
-    images = torch.rand(1, 3, 50, 70)
-    with torch.no_grad():
-        assert torch.equal(loaded(images)["embedding"], whitened(images)["embedding"])
-
-
-def test_input_of_a_timm_model_is_normalised_as_timm_says():
-    config = timm.get_pretrained_cfg("test_resnet")
-    backbone = build_backbone("timm/test_resnet")
-    assert (backbone.mean, backbone.std) == (config.mean, config.std)
-
-
-def test_maps_with_channels_last_are_turned_and_a_fixed_size_is_named():
-    backbone = build_backbone("timm/swin_tiny_patch4_window7_224")
-    with torch.no_grad():
-        images = torch.rand(1, 3, 224, 224)
-        maps = backbone.features.eval()(images)
-        assert torch.equal(maps[0, :, 2, 5], backbone.features.net.forward_features(images)[0, 2, 5])
-    assert maps.shape == (1, 768, 7, 7) == (1, backbone.width, 7, 7)
-    with one_line_error(ValueError, "timm/swin_tiny", "224 x 224 px only, got 96 x 128"):
-        backbone.features(torch.rand(1, 3, 96, 128))
-
-
-def test_a_model_of_tokens_is_refused():
-    with one_line_error(ValueError, "timm/test_vit", "tokens"):
-        build_backbone("timm/test_vit")
-
-
 # Published weights
 
 
@@ -157,20 +113,6 @@ def files(monkeypatch):
 
     monkeypatch.setattr(published, "fetch", fetch)
     return known
-
-
-@pytest.fixture
-def pretrained_timm(monkeypatch):
-    """timm as with a network: what it would fetch is random, and the same every time."""
-    create = timm.create_model
-
-    def create_model(name, pretrained=False, **options):
-        if pretrained:
-            torch.manual_seed(7)
-        return create(name, **options)
-
-    monkeypatch.setattr(timm, "create_model", create_model)
-    return create_model
 
 
 def same_values(module, state):
@@ -254,32 +196,6 @@ def random_weight(key, shape, generator):
         return torch.rand(shape, generator=generator) + 0.5
     fan_in = max(1, int(np.prod(shape[1:])))
     return torch.randn(shape, generator=generator) / fan_in**0.5
-
-
-@pytest.mark.parametrize("model", ["test_resnet", "test_coatnet", "test_nfnet", "test_efficientnet_ln"])
-def test_a_timm_model_has_its_own_logits_behind_gem(pretrained_timm, model):
-    """With p = 1, and all but the first with feature maps of which half is negative."""
-    original = pretrained_timm(model, pretrained=True).eval()
-    net = get_multigrain(f"timm/{model}", p=1.0, pretrained_backbone=True).eval()
-    images = torch.randn(2, *original.pretrained_cfg["input_size"])
-    with torch.no_grad():
-        torch.testing.assert_close(net(images)["classifier_output"], original(images), rtol=1e-4, atol=1e-5)
-    assert net.classifies and len(net.classes) == 1000
-
-
-@pytest.mark.parametrize("model", ["test_convnext", "test_mambaout", "mobilenetv4_conv_small"])
-def test_a_classifier_that_does_not_fit_behind_gem_is_said_to_be_missing(
-    pretrained_timm, model, tmp_path, capsys
-):
-    """A norm or a hidden layer stands before it."""
-    say_once.cache_clear()
-    net = get_multigrain(f"timm/{model}", p=1.0, pretrained_backbone=True)
-    assert f"timm/{model}: its published weights have no classifier" in capsys.readouterr().out
-    assert not net.classifies and net.classes == () and likely_classes(net, torch.zeros(net.width), ()) == []
-    save_checkpoint(tmp_path / "net.pth", net)
-    for one in (net, load_network(tmp_path / "net.pth")[0]):
-        with one_line_error(ValueError, f"timm/{model}", "no classifier that fits behind GeM", "01"):
-            in_classes_of(one, ImageList(tmp_path, (), np.zeros(0, dtype=np.int64), ("cat",)))
 
 
 def test_resnet8_has_no_published_weights(files):
