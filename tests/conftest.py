@@ -31,7 +31,7 @@ from mgkit.engine import feature_store as store
 from mgkit.engine.launch import AGENT, FOLDER, LAUNCHER
 from mgkit.engine.stopping import StopRequest
 from mgkit.mini.make import MiniSizes, make_mini
-from mgkit.model import MultiGrain
+from mgkit.model import MultiGrain, get_multigrain
 from mgkit.stages.evaluate_retrieval import evaluate_retrieval, retrieval_task
 from mgkit.stages.whiten import whitened_network
 
@@ -171,6 +171,27 @@ def tiny_net():
 def pretrained_timm(monkeypatch):
     """timm as with a network; see `stand_in_for_timm`."""
     return stand_in_for_timm(monkeypatch)
+
+
+@pytest.fixture(
+    params=[
+        ("test_convnext", "patches"),
+        ("test_vit2", "patches"),
+        ("test_vit", "class"),
+        ("test_vit", "both"),
+        ("beit_base_patch16_224", "both"),
+    ],
+    ids=" ".join,
+)
+def signed_net(request, monkeypatch):
+    """A network in eval mode whose maps have negative values, of 3 classes; all but test_vit with a neck."""
+    model, tokens = request.param
+    stand_in_for_timm(monkeypatch, {"beit_base_patch16_224": dict(embed_dim=96, depth=2, num_heads=3)})
+    options = dict(num_classes=3, pretrained_backbone=True, tokens=tokens)
+    net = get_multigrain(f"timm/{model}", **options).eval()
+    assert net.pool.signed and (net.neck is not None) == (model != "test_vit")
+    nn.init.normal_(net.classifier.weight, generator=torch.Generator().manual_seed(0))
+    return net
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ import torch
 import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
-from support import one_line_error, write_tree
+from support import one_line_error, stand_in_for_timm, write_tree
 from torch import nn
 
 import mgkit
@@ -39,6 +39,7 @@ from mgkit.config import NetworkConfig, make
 from mgkit.data.layouts import class_folders
 from mgkit.machine.device import place
 from mgkit.model import MultiGrain, get_multigrain
+from mgkit.pooling import gem
 from mgkit.stages.inputs import in_classes_of
 from mgkit.stages.train import trained_network
 from mgkit.whitening import whiten
@@ -538,6 +539,63 @@ def test_an_export_can_be_read_without_the_kit(net, tmp_path):
     assert metadata["backbone"] == "resnet8" and float(metadata["p"]) == 2.5
     assert json.loads(metadata["classes"]) == ["a", "b", "c"]
     assert np.array_equal(weight, net.classifier.weight.detach().numpy())
+
+
+# Networks of timm
+
+
+@pytest.mark.parametrize("tokens", ["patches", "class", "both"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_tokens_and_signed_maps_come_back(tmp_path, tokens, suffix, monkeypatch):
+    stand_in_for_timm(monkeypatch)
+    net = get_multigrain("timm/test_vit", pretrained_backbone=True, tokens=tokens).eval()
+    net.pool.signed = tokens != "both"  # not as it is measured anew
+    path = tmp_path / f"net{suffix}"
+    (save_checkpoint if suffix == ".pth" else export_safetensors)(path, net)
+    content = load_checkpoint(path)
+    assert content["tokens"] == tokens and content["signed"] == (tokens != "both")
+    loaded, _ = load_network(path)
+    assert (loaded.tokens, loaded.pool.signed) == (tokens, tokens != "both")
+    assert loaded.classifies == net.classifies == (tokens == "class")
+    images = torch.randn(2, 3, 96, 130, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(loaded(images)["embedding"], net(images)["embedding"])
+
+
+def test_a_file_of_before_says_nothing_of_tokens_and_is_read(net, tmp_path):
+    old = {"model_state": net.state_dict(), "backbone": "resnet8"}
+    torch.save(old, tmp_path / "old.pth")
+    loaded, _ = load_network(tmp_path / "old.pth")
+    assert (loaded.tokens, loaded.pool.signed, loaded.classifies) == ("patches", False, True)
+    assert same_bits(loaded.state_dict(), net.state_dict())
+
+
+def test_a_file_of_before_is_pooled_as_it_was_also_if_its_maps_are_signed(tmp_path):
+    net = get_multigrain("timm/test_nfnet", num_classes=3).eval()
+    assert net.pool.signed
+    old = {"model_state": net.state_dict(), "backbone": "timm/test_nfnet"}
+    torch.save(old, tmp_path / "old.pth")
+    loaded, _ = load_network(tmp_path / "old.pth")
+    images = torch.randn(1, 3, 96, 96)
+    with torch.no_grad():
+        assert torch.equal(loaded(images)["embedding"], gem(net.features(images), net.pool.p))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "tokens", "named"),
+    [
+        ("resnet8", "class", ("resnet8 has no class token", "'class'")),
+        ("resnet8", "words", ("tokens", "'words'")),
+        ("timm/test_vit2", "both", ("timm/test_vit2 has no class token", "'both'")),
+    ],
+)
+def test_tokens_that_the_network_does_not_have_are_named_with_the_file(tmp_path, backbone, tokens, named):
+    net = get_multigrain(backbone, num_classes=3)
+    torch.save(
+        {"model_state": net.state_dict(), "backbone": backbone, "tokens": tokens}, tmp_path / "net.pth"
+    )
+    with one_line_error(ValueError, tmp_path / "net.pth", *named):
+        load_network(tmp_path / "net.pth")
 
 
 def test_an_export_loads_as_the_checkpoint_does(net, saved, tmp_path):

@@ -8,7 +8,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from support import demanding, in_processes, one_line_error, write_picture
+from support import demanding, in_processes, one_line_error, stand_in_for_timm, write_picture
 
 from mgkit import features
 from mgkit import features as descriptors
@@ -439,3 +439,24 @@ def test_a_picture_is_too_narrow_for_a_backbone_that_takes_only_the_square_of_it
         assert features.maps_of(halving, torch.zeros(1, 3, 8, 8)).shape == (1, 3, 1, 1)
         with one_line_error(ValueError, "size: 7 px (size × scale) is too small for the network"):
             features.maps_of(halving, torch.zeros(1, 3, 5, 7))
+
+
+def test_a_picture_narrower_than_a_patch_is_unreadable(banners, monkeypatch):
+    stand_in_for_timm(monkeypatch)
+    net, unreadable = get_multigrain("timm/test_vit", pretrained_backbone=True), UnreadableImages("skip")
+    rows = embed(net, banners, unreadable=unreadable, **OPTIONS)
+    assert np.isnan(rows[:, 0]).tolist() == NARROW
+    assert [*unreadable.reasons] == [banners.paths[2], banners.paths[8]]
+    with one_line_error(UnreadableImageError, banners.paths[2], "48 x 4 px", "too narrow for timm/test_vit"):
+        embed(net, banners, **OPTIONS)
+    with one_line_error(ValueError, "size: 12 px", "timm/test_vit takes images of at least 16 x 16 px"):
+        embed(net, banners, **OPTIONS | dict(size=12))
+
+
+def test_a_network_of_one_size_takes_square_crops_alone(banners, monkeypatch):
+    stand_in_for_timm(monkeypatch)
+    net = get_multigrain("timm/test_vit_relpos", num_classes=3)
+    for size in (48, 160):
+        with one_line_error(ValueError, "timm/test_vit_relpos takes images of 160 x 160 px only, got"):
+            embed(net, banners, **OPTIONS | dict(size=size))
+    assert np.isfinite(embed(net, banners, **OPTIONS | dict(size=160, crop="square"))).all()

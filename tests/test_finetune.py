@@ -241,8 +241,8 @@ def test_the_backbone_sees_each_image_once_when_p_is_learned(tiny_net, uneven_im
 
 
 def whitened(net):
-    pooled = torch.rand(100, net.width, generator=torch.Generator().manual_seed(0))
-    rows = torch.cat([pooled, torch.ones(100, 1)], 1)
+    pooled = torch.rand(400, net.width, generator=torch.Generator().manual_seed(0))
+    rows = torch.cat([pooled, torch.ones(400, 1)], 1)
     return whiten(net, *fit_pca_whitening(F.normalize(rows)))
 
 
@@ -340,6 +340,71 @@ def test_each_exponent_is_swept_with_its_own_classifier(tiny_net, uneven_images)
             hits[:, j], sweep_hits(other, uneven_images, sizes=[24], ps=[p], **FLOAT32)[:, 0]
         )
     assert len({hits[0, j, 0].tobytes() for j in range(3)}) == 3
+
+
+# --- Networks of signed maps, with a neck or the tokens of a transformer
+
+
+def size_for(net):
+    """A size (px) at which maps have several positions: beit takes its own alone."""
+    return 224 if net.features.is_fixed else 96
+
+
+def maps_one_by_one(net, images, *, size, crop):
+    transform = eval_transform(size, crop, mean=net.mean, std=net.std)
+    with torch.no_grad():
+        return [net.features(transform(load_image(path))[None])[0] for path in images.paths]
+
+
+def logits_by_formula(net, x, p):
+    """Class scores [K] of a map [C,h,w] in float64, pooling written out."""
+    least = x.amin((1, 2), keepdim=True)
+    offset = torch.where(least < 0, least - FLOOR, 0)
+    pooled = ((x - offset).clamp(min=FLOOR) ** p).mean((1, 2)) ** (1 / p) + offset[:, 0, 0]
+    embedding = pooled[None] if net.neck is None else net.neck(pooled[None])
+    return net.classifier(embedding)[0]
+
+
+def descend_by_autograd(net, maps, target, *, p, lr, momentum, step_size):
+    """SGD on p alone in float64, one map at a time."""
+    net, p, velocity, path = copy.deepcopy(net).double(), torch.tensor(p).double(), 0.0, []
+    starts = range(0, len(maps), step_size)
+    for i, start in enumerate(starts):
+        p.requires_grad_(True)
+        batch = [(maps[k].double(), target[k]) for k in range(start, min(start + step_size, len(maps)))]
+        losses = [F.cross_entropy(logits_by_formula(net, x, p), label) for x, label in batch]
+        loss = sum(losses) / len(losses)
+        [gradient] = torch.autograd.grad(loss, p)
+        velocity = momentum * velocity + gradient
+        p = (p - lr * (1 - i / len(starts)) ** 0.9 * velocity).detach()
+        path.append((loss.item(), p.item()))
+    return np.array(path)
+
+
+def test_p_star_on_signed_maps_is_that_of_a_plain_loop(signed_net, uneven_images):
+    options = dict(lr=0.1, momentum=0.9)
+    size, crop = size_for(signed_net), "square"
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(7)).tolist()
+    images = uneven_images.subset(order)
+    maps = maps_one_by_one(signed_net, images, size=size, crop=crop)
+    target = torch.from_numpy(images.labels)
+    expected = descend_by_autograd(signed_net, maps, target, p=3.0, step_size=4, **options)
+    path = finetune_p(signed_net, uneven_images, size=size, crop=crop, seed=7, **options, **FLOAT32)
+    np.testing.assert_allclose(path[:, 0], expected[:, 0], rtol=1e-4)
+    moved = abs(expected[-1, 1] - 3)
+    np.testing.assert_allclose(path[:, 1], expected[:, 1], rtol=0, atol=1e-5 + 1e-2 * moved)
+    assert (moved > 0.01) == (signed_net.tokens != "class")  # which no p changes
+
+
+@pytest.mark.parametrize("whitening", [False, True])
+def test_the_sweep_over_signed_maps_is_one_evaluation_a_p(signed_net, uneven_images, whitening):
+    net = whitened(signed_net) if whitening else signed_net
+    options = dict(size=size_for(net), crop="square", **FLOAT32)
+    swept = sweep_p(net, uneven_images, ps=PS, ks=(1, 2), sizes=[options.pop("size")], **options)
+    for j, p in enumerate(PS):
+        own = set_p(copy.deepcopy(net), p)
+        logits, labels = classify(own, uneven_images, size=size_for(net), batch_size=1, **options)
+        assert swept[0, j].tolist() == pytest.approx(topk_accuracy(logits, labels, (1, 2)))
 
 
 # --- FixRes

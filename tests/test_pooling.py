@@ -73,6 +73,72 @@ def test_signed_maps_are_pooled_between_mean_and_maximum(p, more, seed):
     assert (pooled <= x.amax((2, 3)) + 1e-9).all()
 
 
+def signed_by_loops(x, p):
+    """The formula above the least activation of a channel that has negative ones, in float64."""
+    least = x.double().amin((2, 3), keepdim=True)
+    offset = torch.where(least < 0, least - FLOOR, 0)
+    return gem_by_loops(x.double() - offset, p) + offset.flatten(1).numpy()
+
+
+SIGNED = dict(
+    seed=st.integers(0, 1000), h=st.integers(1, 4), w=st.integers(1, 4), scale=st.sampled_from([1e-3, 1, 1e3])
+)
+
+
+@settings(max_examples=40)
+@given(p=st.one_of(st.floats(0.3, 30), st.just(math.inf)), **SIGNED)
+def test_signed_maps_of_any_shape_and_scale_are_those_of_the_loops(p, seed, h, w, scale):
+    x = (signed(seed, (2, 3, h, w)) * scale).float()
+    np.testing.assert_allclose(gem(x, p, signed=True), signed_by_loops(x, p), rtol=1e-4, atol=1e-4 * scale)
+
+
+@settings(max_examples=30)
+@given(**SIGNED)
+def test_signed_maps_with_p_1_are_averaged_and_with_p_to_infinity_go_to_the_maximum(seed, h, w, scale):
+    x = signed(seed, (2, 3, h, w)).float() * scale
+    mean, top = x.mean((2, 3)), x.amax((2, 3))
+    torch.testing.assert_close(gem(x, 1.0, signed=True), mean, rtol=1e-5, atol=1e-5 * scale)
+    torch.testing.assert_close(gem(x, math.inf, signed=True), top, rtol=1e-6, atol=1e-6 * scale)
+    torch.testing.assert_close(gem(x, 1e5, signed=True), top, rtol=1e-3, atol=1e-3 * scale)
+
+
+@settings(max_examples=30)
+@given(p=st.floats(0.3, 30), by=st.floats(-5, 5), seed=st.integers(0, 1000))
+def test_adding_a_number_to_a_channel_with_negative_values_adds_it_to_what_is_pooled(p, by, seed):
+    x = signed(seed)
+    both = (x.amin((2, 3)) < 0) & ((x + by).amin((2, 3)) < 0)
+    moved = gem(x + by, p, signed=True) - gem(x, p, signed=True)
+    torch.testing.assert_close(moved[both], torch.full_like(moved[both], by), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("p", [0.5, 1.0, 3.0, 30.0, 1e4])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4, 1e30])
+def test_signed_maps_of_any_scale_have_finite_gradients_and_grow_with_p(p, scale):
+    x = (signed(4) * scale).float().requires_grad_()
+    slope = torch.autograd.functional.jacobian(lambda q: gem(x.detach(), q, signed=True), torch.tensor(p))
+    assert slope.isfinite().all() and (slope >= -1e-5 * scale).all()
+    pooled = gem(x, p, signed=True)
+    pooled.sum().backward()
+    assert pooled.isfinite().all() and x.grad.isfinite().all()
+    weights = x.grad.sum((2, 3))  # moving a channel moves what is pooled as far
+    torch.testing.assert_close(weights[:, 1:], torch.ones(2, 2), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("p", [1.0, 3.0, math.inf])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_signed_maps_in_half_precision_are_pooled_in_float32(p, dtype):
+    x = signed(5).to(dtype)
+    pooled = gem(x, p, signed=True)
+    assert pooled.dtype == torch.float32
+    np.testing.assert_allclose(pooled, signed_by_loops(x, p), rtol=1e-4, atol=1e-5)
+
+
+def test_an_even_channel_of_negative_values_is_pooled_to_its_value():
+    x = torch.tensor([-40.0, -1e-3, 0.0])[None, :, None, None].expand(1, 3, 3, 4)
+    for p in (0.5, 1.0, 3.0, 100.0, math.inf):
+        torch.testing.assert_close(gem(x, p, signed=True)[0], x[0, :, 0, 0], rtol=1e-6, atol=2e-6)
+
+
 def test_maps_without_negative_values_are_pooled_as_by_the_formula_alone_to_the_bit():
     for p in (0.5, 1.0, 2.5, 3.0, 8.0):
         x = maps(3, (4, 8, 7, 9))
@@ -194,6 +260,9 @@ def test_module_keeps_p_in_its_state_and_freezes_it_by_default():
     assert list(pool.state_dict()) == ["p"] and not pool.p.requires_grad
     assert GeM(2.5, learn_p=True).p.requires_grad
     torch.testing.assert_close(pool(maps(0)), gem(maps(0), 2.5))
+    both = signed(0).float()
+    assert torch.equal(GeM(2.5, signed=True)(both), gem(both, 2.5, signed=True))
+    assert torch.equal(GeM(2.5, signed=True)(both, 4.0), gem(both, 4.0, signed=True))
     assert copy.deepcopy(pool).p.item() == 2.5
     assert "p=2.5" in repr(pool)
 

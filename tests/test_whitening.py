@@ -179,3 +179,17 @@ def test_a_second_whitening_is_rejected(tiny_net):
 def test_matrices_of_another_size_are_rejected(tiny_net, mean, projection):
     with pytest.raises(ValueError, match=r"takes mean \[9\] and projection \[9,9\]"):
         whiten(tiny_net, torch.zeros(mean), torch.ones(projection))
+
+
+@torch.no_grad()
+def test_a_network_of_signed_maps_is_whitened_behind_its_neck(signed_net):
+    images = torch.randn(6, 3, *signed_net.features.own_size, generator=torch.Generator().manual_seed(0))
+    output = signed_net(images)
+    rows = append_one(output["embedding"])
+    mean, projection = fit_pca_whitening(rows, shrinkage=0.5)
+    whitened = whiten(signed_net, mean, projection)(images)
+    torch.testing.assert_close(whitened["embedding"], (rows - mean) @ projection, rtol=1e-4, atol=1e-4)
+    norm = (output["embedding"].square().sum(1, keepdim=True) + 1).sqrt()
+    expected = output["classifier_output"]
+    torch.testing.assert_close(whitened["classifier_output"] * norm, expected, rtol=1e-3, atol=1e-2)
+    assert torch.equal(whitened["classifier_output"].argmax(1), expected.argmax(1))

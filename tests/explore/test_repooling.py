@@ -43,6 +43,24 @@ def test_held_maps_pool_as_a_pass_over_the_images_does(tiny_net, uneven_images, 
         np.testing.assert_allclose(held.outputs(p)["normalized_embedding"].numpy(), rows, atol=1e-5)
 
 
+def test_the_slider_pools_signed_maps_as_a_pass_does(signed_net, uneven_images):
+    images = uneven_images.subset([0, 5, 10, 20])
+    options = dict(size=signed_net.features.own_size[0], crop="square", description=None, precision="float32")
+    held = CachedMaps(signed_net, images, **options)
+    expected = embed(signed_net, images, ps=EXPONENTS, **options)
+    for p, rows in zip(EXPONENTS, expected, strict=True):
+        assert held.pooled(p).shape == (4, signed_net.width)
+        np.testing.assert_allclose(held.outputs(p)["normalized_embedding"].numpy(), rows, atol=1e-5)
+    changed = np.abs(expected[0] - expected[-1]).max()
+    assert (changed > 1e-3) == (signed_net.tokens != "class")
+    found = held.match(0, 3, 2.5)
+    e, f = (l2_normalize(gem(held.map(i)[None], 2.5, signed=True))[0] for i in (0, 3))
+    assert found.first.shape == held.map(0).shape[1:]
+    for heat in (found.first, found.second):
+        assert heat.sum() == pytest.approx((e @ f).item(), abs=1e-5)
+    assert found.similarity == pytest.approx((e @ f).item(), abs=1e-5)
+
+
 def test_maps_of_one_image(tiny_net, uneven_images):
     held = CachedMaps(tiny_net, uneven_images, size=32, description=None)
     for index in (0, 5, len(held) - 1):
@@ -162,6 +180,17 @@ def test_contributions_sum_to_the_similarity(p):
     assert found.similarity == pytest.approx((e @ f).item(), abs=1e-5)
     for heat, shape in ((found.first, (4, 6)), (found.second, (3, 5))):
         assert heat.shape == shape and (heat >= 0).all()
+        assert heat.sum() == pytest.approx(found.similarity, abs=1e-5)
+
+
+@pytest.mark.parametrize("p", [0.5, *EXPONENTS, 100.0])
+def test_contributions_of_signed_maps_sum_to_the_similarity(p):
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(8, *shape, generator=generator) - 1 for shape in ((4, 6), (3, 5)))
+    found = match(x, y, p, signed=True)
+    e, f = (l2_normalize(gem(each[None], p, signed=True))[0] for each in (x, y))
+    assert found.similarity == pytest.approx((e @ f).item(), abs=1e-5)
+    for heat in (found.first, found.second):
         assert heat.sum() == pytest.approx(found.similarity, abs=1e-5)
 
 
