@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mgkit.backbones.build import check_backbone
+from mgkit.backbones.build import TIMM, check_backbone
 from mgkit.backbones.imagenet import imagenet_names
 from mgkit.backbones.state_files import (
     WRAPPERS,
@@ -21,6 +21,7 @@ from mgkit.backbones.state_files import (
     wrong_kind,
     wrong_tensor,
 )
+from mgkit.backbones.timm_sources import is_elsewhere
 from mgkit.config import LARGEST_P, SMALLEST_P
 from mgkit.machine.download import fetch
 from mgkit.machine.files import atomic_write, project_root
@@ -186,7 +187,15 @@ def checkpoint_file(path: Path) -> Path:
 
 
 def agreed_backbone(path: Path, recorded: str | None, given: str | None) -> str:
-    """Return the recorded or given backbone; raise ValueError if they differ or both are missing."""
+    """Return the recorded or given backbone; raise ValueError if they differ or both are missing.
+
+    A file does not choose what else is read or fetched: such a backbone must be given.
+    """
+    if recorded and not given and is_elsewhere(recorded.removeprefix(TIMM)):
+        raise ValueError(
+            f"{path} records the backbone {recorded}, which is read from elsewhere: set `backbone` to this "
+            "name if you trust it"
+        )
     if given and recorded and given != recorded:
         raise ValueError(f"{path} is a {recorded}, not a {given}: leave `backbone` empty or change the file")
     if not (given or recorded):

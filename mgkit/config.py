@@ -137,6 +137,7 @@ class TrainConfig(StageConfig):
 
     backbone: BackboneName = "resnet8"
     pretrained_backbone: bool = False
+    weights: Text = ""  # a file with the backbone's initial weights
     p: Exponent = 3.0
     lambda_: Annotated[float, Field(ge=0, le=1)] = 0.5
     repetitions: Batch = 3
@@ -183,8 +184,10 @@ class TrainConfig(StageConfig):
             )
         if self.batch_size < self.repetitions:
             raise ValueError(f"batch_size {self.batch_size} is smaller than repetitions {self.repetitions}")
-        if self.init_from and self.pretrained_backbone:
-            raise ValueError("init_from and pretrained_backbone both give the initial weights: choose one")
+        given = {"init_from": self.init_from, "pretrained_backbone": self.pretrained_backbone}
+        names = [name for name, value in (given | {"weights": self.weights}).items() if value]
+        if len(names) > 1:
+            raise ValueError(f"{names[0]} and {names[1]} both give the initial weights: choose one")
         if self.node_rank >= self.nnodes:
             raise ValueError(f"node_rank {self.node_rank} must be below nnodes {self.nnodes}")
         if self.nnodes > 1 and not self.rdzv_endpoint:
@@ -196,13 +199,20 @@ class NetworkConfig(StageConfig):
     """The parameters of stages that start from a trained network."""
 
     checkpoint: Text = ""  # a file or a released name; empty: that of the experiment's earlier stages
-    backbone: BackboneNameOrEmpty = ""  # for checkpoints that do not name it, and for pretrained_backbone
+    backbone: BackboneNameOrEmpty = ""  # for checkpoints that do not name it, pretrained_backbone, weights
     pretrained_backbone: bool = False  # published ImageNet weights instead of a checkpoint
+    weights: Text = ""  # a file with the backbone's weights instead of a checkpoint
     batch_size: Batch = 32
 
     def __post_init__(self):
         if self.pretrained_backbone and (self.checkpoint or not self.backbone):
             raise ValueError("pretrained_backbone needs a backbone and no checkpoint")
+        if self.weights and (self.checkpoint or self.pretrained_backbone or not self.backbone):
+            raise ValueError("weights needs a backbone, and neither checkpoint nor pretrained_backbone")
+
+    def off_the_shelf(self) -> bool:
+        """Whether the network's weights are published ones or in a file of one's own, not a checkpoint's."""
+        return self.pretrained_backbone or bool(self.weights)
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -296,7 +306,7 @@ class PhotosConfig(NetworkConfig):
     photos: Texts = dataclasses.field(  # folders, as text separated by ;, since names may contain commas
         default_factory=list, metadata={"separator": ";"}
     )  # empty: scenes, copies and distractors of the embedded set, or data
-    size: Pixels | None = None  # None: 320 with published weights, 96 with a checkpoint
+    size: Pixels | None = None  # None: 320 with published or own weights, 96 with a checkpoint
     p: Exponent | None = None  # None: the network's own; p* for the default network
     whitening: Literal["auto", "photos", "network", "none"] = "auto"
     threshold: Annotated[float, Field(gt=0, le=1)] | None = None  # cosine; None: calibrated
@@ -314,8 +324,7 @@ class PhotosConfig(NetworkConfig):
             if self.p is None:
                 filled["p"] = PHOTO_P
         if self.size is None:
-            published = self.pretrained_backbone or filled
-            filled["size"] = PHOTO_SIZE if published else SMALL_SIZE
+            filled["size"] = PHOTO_SIZE if self.off_the_shelf() or filled else SMALL_SIZE
         for name, value in filled.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen
 

@@ -1,6 +1,7 @@
 """The MultiGrain network: backbone -> GeM -> (whitening) -> embedding and class scores."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -165,32 +166,46 @@ def check_state(net: MultiGrain, state: Mapping[str, Tensor]) -> None:
                 )
 
 
+def without_classifier(weights: str | Path) -> str:
+    """What is said of weights without a classifier, published or from a file."""
+    return f"{'the' if weights else 'its published'} weights have no classifier that fits behind GeM pooling"
+
+
 def get_multigrain(
     backbone: str = "resnet50",
     *,
     p: float = 3.0,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
     learn_p: bool = False,
     pretrained_backbone: bool = False,
+    weights: str | Path = "",
 ) -> MultiGrain:
-    """Build a randomly initialised MultiGrain network.
+    """Build a MultiGrain network, randomly initialised but for the weights that are asked for.
 
     backbone: name of the backbone (see `mgkit.backbones.backbone_names`)
     p: exponent of GeM (3 in the paper)
-    num_classes: number of classes
+    num_classes: number of classes; None: that of the weights' classifier, 1000 without one
     learn_p: whether p requires a gradient
-    pretrained_backbone: load published ImageNet weights, and with num_classes=1000 their classifier, whose
+    pretrained_backbone: load published ImageNet weights, and with 1000 classes their classifier, whose
     classes are WordNet ids; a line says where they have none that fits behind GeM
+    weights: a file with the backbone's weights, instead of the published ones: a state dict with the names of
+    torchvision, timm or the backbone's authors, with any prefix; a classifier in it is kept. A line says
+    what was loaded, left out and missing
 
-    Raises ValueError for an unknown backbone, p <= 0, num_classes < 1 or a wrong file of weights; OSError if
-    weights cannot be fetched or are not installed. Table E.1 has the backbones.
+    Raises ValueError for an unknown backbone, p <= 0, num_classes < 1, a wrong file of weights, or one whose
+    classifier has not num_classes; OSError if weights cannot be fetched or are not installed. Table E.1 has
+    the backbones.
     """
-    if num_classes < 1:
+    if num_classes is not None and num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     check_exponent(p)  # before weights are fetched
-    network = build_backbone(backbone, pretrained_backbone)
-    net = MultiGrain(network, p=p, num_classes=num_classes, learn_p=learn_p)
-    if pretrained_backbone and network.classifier is None:
+    network = build_backbone(backbone, pretrained_backbone, weights)
+    known = len(network.classifier[1]) if network.classifier is not None else None
+    if weights and num_classes and known and num_classes != known:
+        raise ValueError(f"{weights}: its classifier has {known} classes, num_classes is {num_classes}")
+    net = MultiGrain(network, p=p, num_classes=num_classes or known or 1000, learn_p=learn_p)
+    net.source = str(weights)
+    if (pretrained_backbone or weights) and network.classifier is None:
         net.classifies = False
-        say_once(f"{backbone}: its published weights have no classifier that fits behind GeM pooling")
+        say_once(f"{weights or backbone}: {without_classifier(weights)}")
     return net

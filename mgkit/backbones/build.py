@@ -3,12 +3,15 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 
 from mgkit.backbones.imagenet import imagenet_names
+from mgkit.backbones.own_weights import OwnWeights, load_plain, load_timm, read_weights
+from mgkit.backbones.timm_sources import check_source, is_elsewhere, model_elsewhere, weights_file
 from mgkit.machine.printable import say_once, shortened
 from mgkit.machine.records import shown
 from mgkit.pooling import gem
@@ -38,8 +41,8 @@ class Backbone:
     mean, std: of each input channel
     dropout: probability of dropout before the classifier
     twin: path of the submodule that also holds the classifier in the released files, or empty
-    classifier: published ImageNet classifier of the pooled features (weight [1000,width], bias [1000])
-    classes: WordNet ids of the classifier's classes; empty without one
+    classifier: that of the weights, of the pooled features (weight [K,width], bias [K])
+    classes: WordNet ids of the classifier's classes; empty without one for ImageNet's
     """
 
     name: str
@@ -75,6 +78,9 @@ def check_timm(name: str) -> str:
     import timm
 
     model = name.removeprefix(TIMM)
+    if is_elsewhere(model):
+        check_source(model)
+        return name
     try:
         timm.get_pretrained_cfg(model, allow_unregistered=False)
     except RuntimeError:
@@ -86,26 +92,35 @@ def check_timm(name: str) -> str:
     return name
 
 
-def build_backbone(name: str, pretrained: bool = False) -> Backbone:
-    """Build a backbone with random weights, or with published ImageNet weights and classifier.
+def build_backbone(name: str, pretrained: bool = False, weights: str | Path = "") -> Backbone:
+    """Build a backbone with random weights, with published ImageNet weights, or with those of a file.
 
     name: one of `backbone_names()`, or timm/<model>
     pretrained: whether to load published weights
-    Raises ValueError for an unknown name, a network without published weights or without feature maps, and a
-    wrong file; OSError for weights that cannot be fetched or are not installed.
+    weights: a file of one's own, see `mgkit.backbones.own_weights`
+
+    Published weights come with their classifier, a file with the one that it holds, if it does. Raises
+    ValueError for an unknown name, a network without published weights or without feature maps, and a wrong
+    file; OSError for weights that cannot be fetched or are not installed, and for a missing file.
     """
     check_backbone(name)
-    backbone = (build_timm if name.startswith(TIMM) else BUILDERS[name])(name, pretrained)
-    return replace(backbone, classes=tuple(imagenet_names())) if backbone.classifier else backbone
+    if weights and pretrained:
+        raise ValueError("weights and pretrained both give the weights: choose one")
+    own = read_weights(weights) if weights else None
+    backbone = (build_timm if name.startswith(TIMM) else BUILDERS[name])(name, pretrained, own)
+    of_imagenet = backbone.classifier is not None and len(backbone.classifier[1]) == 1000
+    return replace(backbone, classes=tuple(imagenet_names())) if of_imagenet else backbone
 
 
-def build_resnet(name: str, pretrained: bool) -> Backbone:
+def build_resnet(name: str, pretrained: bool, own: OwnWeights | None) -> Backbone:
     """Build a ResNet of torchvision; published weights are the first version, as in the paper."""
     block, blocks, weights = RESNETS[name]
     net = resnet.ResNet(block, [max(1, count) for count in blocks])
     left_out = [f"layer{i}" for i, count in enumerate(blocks, 1) if count == 0]
     width = net.fc.in_features // 2 ** len(left_out)  # a stage doubles the channels
-    classifier = None
+    # Children keep their names, so that state dicts match the released files (features.conv1.weight).
+    features = without_children(net, "avgpool", "fc", *left_out)
+    classifier = load_plain(features, own, name, classifier="fc", width=width) if own else None
     if pretrained:
         if weights is None:
             raise ValueError(f"{name} has no published weights: set pretrained=False or use resnet18")
@@ -113,37 +128,42 @@ def build_resnet(name: str, pretrained: bool) -> Backbone:
 
         net.load_state_dict(published_state(weights.url, net))
         classifier = copied_weights(net.fc)
-    # Children keep their names, so that state dicts match the released files (features.conv1.weight).
-    return Backbone(name, without_children(net, "avgpool", "fc", *left_out), width, classifier=classifier)
+    return Backbone(name, features, width, classifier=classifier)
 
 
-def build_senet154(name: str, pretrained: bool) -> Backbone:
+def build_senet154(name: str, pretrained: bool, own: OwnWeights | None) -> Backbone:
     """Build SENet154 (Hu et al. 2018) of timm, whose port has the parameter names of the released files."""
     net = timm_model("legacy_senet154", pretrained)
     linear = net.last_linear
-    return Backbone(
-        name, without_children(net, "global_pool", "last_linear"), linear.in_features, dropout=0.2,
-        classifier=copied_weights(linear) if pretrained else None,
-    )  # fmt: skip
+    features, width = without_children(net, "global_pool", "last_linear"), linear.in_features
+    classifier = copied_weights(linear) if pretrained else None
+    if own:
+        classifier = load_plain(features, own, name, classifier="last_linear", width=width)
+    return Backbone(name, features, width, dropout=0.2, classifier=classifier)
 
 
-def build_nasnet(name: str, pretrained: bool) -> Backbone:
+def build_nasnet(name: str, pretrained: bool, own: OwnWeights | None) -> Backbone:
     """Build NASNet-A-Mobile, with weights of the 2018 port."""
     from mgkit.backbones.nasnet import nasnet_a_mobile
     from mgkit.backbones.published import published_state
 
     net = nasnet_a_mobile()
     classifier = load_cells(net, published_state(NASNET_URL, net)) if pretrained else None
-    return with_relu(name, net, classifier)
+    return with_relu(name, net, load_nasnet(net, own, name) if own else classifier)
 
 
-def build_pnasnet(name: str, pretrained: bool) -> Backbone:
+def build_pnasnet(name: str, pretrained: bool, own: OwnWeights | None) -> Backbone:
     """Build PNASNet-5-Large, with timm's copy of the weights of the 2018 port."""
     from mgkit.backbones.nasnet import pnasnet5_large
 
     net = pnasnet5_large()
     classifier = load_cells(net, timm_model("pnasnet5large", True).state_dict()) if pretrained else None
-    return with_relu(name, net, classifier)
+    return with_relu(name, net, load_nasnet(net, own, name) if own else classifier)
+
+
+def load_nasnet(net: nn.Module, own: OwnWeights, name: str) -> tuple[Tensor, Tensor] | None:
+    """Load a NASNet's own weights; return the file's classifier, if there is one."""
+    return load_plain(net, own, name, classifier="last_linear", width=net.width)
 
 
 def with_relu(name: str, net: nn.Module, classifier: tuple[Tensor, Tensor] | None) -> Backbone:
@@ -164,27 +184,36 @@ def load_cells(net: nn.Module, state: dict[str, Tensor]) -> tuple[Tensor, Tensor
     return weight[background:].clone(), bias[background:].clone()
 
 
-def build_timm(name: str, pretrained: bool) -> Backbone:
+def build_timm(name: str, pretrained: bool, own: OwnWeights | None) -> Backbone:
     """Build a model of timm up to its last feature map."""
-    return timm_backbone(name, timm_model(name.removeprefix(TIMM), pretrained), pretrained)
+    model = name.removeprefix(TIMM)
+    if pretrained and is_elsewhere(model):
+        own, pretrained = read_weights(weights_file(model)), False
+    net = timm_model(model, pretrained)
+    has_classifier = load_timm(net, own, name) if own else pretrained
+    return timm_backbone(name, net, has_classifier, own=bool(own))
 
 
-def build_lite0(name: str, pretrained: bool) -> Backbone:
+def build_lite0(name: str, pretrained: bool, own: OwnWeights | None) -> Backbone:
     """Build EfficientNet-Lite0 of timm, with weights of TensorFlow's from an installed package."""
     from mgkit.backbones.published import LITE0, packaged_state
 
     net = timm_model("tf_efficientnet_lite0", False)
     if pretrained:
         net.load_state_dict(packaged_state(LITE0, net))
+    has_classifier = load_timm(net, own, name) if own else pretrained
     # Mean and std 0.5 by measurement: top-1 of 1,000 photographs of ImageNet, 224 px, square, is 86.2 %; with
     # ImageNet's mean and std 76.5 % (-9.7 ± 2.3, paired), with 127/255 and 128/255, as in TensorFlow, 86.3 %.
     # Undecided: bicubic instead of bilinear, +0.8 ± 1.0; without antialiasing, +0.7 ± 0.7, both +1.0 ± 1.1.
     half = (0.5, 0.5, 0.5)
-    return replace(timm_backbone(name, net, pretrained), mean=half, std=half)
+    return replace(timm_backbone(name, net, has_classifier, own=bool(own)), mean=half, std=half)
 
 
-def timm_backbone(name: str, net: nn.Module, pretrained: bool) -> Backbone:
-    """Return a model of timm up to its last feature map, and its classifier if it is pretrained."""
+def timm_backbone(name: str, net: nn.Module, pretrained: bool, *, own: bool = False) -> Backbone:
+    """Return a model of timm up to its last feature map, and its classifier if it is pretrained.
+
+    own: whether the classifier may have any number of classes, not ImageNet's alone
+    """
     config = net.pretrained_cfg
     features = TimmFeatures(name, net)
     net.eval()
@@ -194,7 +223,8 @@ def timm_backbone(name: str, net: nn.Module, pretrained: bool) -> Backbone:
         raise ValueError(f"backbone {name!r} gives tokens, not maps [B,C,h,w]: choose a convolutional one")
     if pretrained and (maps < 0).any():
         say_once(f"{name}: its feature maps have negative values; GeM pools a channel above its least value")
-    classifier = timm_classifier(net, features) if pretrained else None
+    wanted = pretrained and (own or net.num_classes == 1000)
+    classifier = timm_classifier(net, features) if wanted else None
     net.reset_classifier(0, "")
     net.train()
     mean, std = tuple(config["mean"]), tuple(config["std"])
@@ -226,7 +256,7 @@ def timm_classifier(net: nn.Module, features: TimmFeatures) -> tuple[Tensor, Ten
     It does not where the model's head does more than average, such as a norm or a hidden layer.
     """
     linear = net.get_classifier()
-    if not isinstance(linear, nn.Linear) or linear.out_features != 1000:
+    if not isinstance(linear, nn.Linear):
         return None
     images = noise(net)
     maps = features(images)
@@ -247,6 +277,8 @@ def timm_model(model: str, pretrained: bool) -> nn.Module:
     """Create a timm model with its classifier; raise OSError if its weights cannot be fetched."""
     import timm
 
+    if is_elsewhere(model):
+        return model_elsewhere(model)
     if not pretrained:
         return timm.create_model(model)
     try:
@@ -270,7 +302,7 @@ def copied_weights(linear: nn.Linear) -> tuple[Tensor, Tensor]:
     return linear.weight.detach().clone(), linear.bias.detach().clone()
 
 
-BUILDERS: dict[str, Callable[[str, bool], Backbone]] = {
+BUILDERS: dict[str, Callable[[str, bool, OwnWeights | None], Backbone]] = {
     **dict.fromkeys(RESNETS, build_resnet),
     "senet154": build_senet154,
     "nasnetamobile": build_nasnet,

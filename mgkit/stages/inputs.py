@@ -18,7 +18,7 @@ from mgkit.machine.files import find_path, project_root, writing
 from mgkit.machine.printable import say_once
 from mgkit.machine.records import shown
 from mgkit.mini.make import make_mini
-from mgkit.model import MultiGrain, get_multigrain
+from mgkit.model import MultiGrain, get_multigrain, without_classifier
 
 
 def data_root(data: str) -> Path:
@@ -74,8 +74,8 @@ def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
     known = net.classifier.out_features
     if not net.classifies:
         raise ValueError(
-            f"{net.name}: its published weights have no classifier that fits behind GeM pooling; train one "
-            "by 01 with pretrained_backbone, or choose another backbone"
+            f"{net.source or net.name}: {without_classifier(net.source)}; train one by 01 with "
+            f"{'weights' if net.source else 'pretrained_backbone'}, or choose another backbone"
         )
     if net.classes:
         names = Counter(net.classes)
@@ -97,7 +97,7 @@ def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
 def network_left_by(
     stage: type[AnyConfig], config: NetworkConfig, *, run: Callable[[AnyConfig], object]
 ) -> tuple[MultiGrain, dict]:
-    """Load the network of `config.checkpoint`, the published one, or an earlier stage's, and its checkpoint.
+    """Load the network of `config.checkpoint`, one off the shelf, or an earlier stage's, and its checkpoint.
 
     stage: config class of the earlier stage
     run: runs that stage; called, with default parameters, for a missing checkpoint on the embedded set
@@ -106,6 +106,10 @@ def network_left_by(
     """
     if config.pretrained_backbone:  # published networks pool by averaging: p = 1
         net = main_first(lambda: get_multigrain(config.backbone, p=1.0, pretrained_backbone=True))
+        return place(net.eval(), pick_device()), {}
+    if config.weights:
+        path = find_path(config.weights)
+        net, _ = load_one_file(path, lambda: (get_multigrain(config.backbone, p=1.0, weights=path), {}))
         return place(net.eval(), pick_device()), {}
     earlier = stage(experiment=config.experiment, data=config.data, workers=config.workers)
     own = stage_folder(earlier) / "checkpoint.pth"
@@ -117,27 +121,29 @@ def network_left_by(
                 print(f"{own} does not exist: running {stage.notebook} first, with its defaults")
                 run(earlier)
     path = find_path(config.checkpoint) if config.checkpoint else own
-    net, checkpoint = load_one_file(path, backbone=config.backbone or None)
+    net, checkpoint = load_one_file(path, lambda: load_network(path, backbone=config.backbone or None))
     return place(net, pick_device()), checkpoint
 
 
-def load_one_file(path: Path, *, backbone: str | None) -> tuple[MultiGrain, dict]:
-    """`load_network` in all processes, of one and the same file, with its SHA-256 as the network's.
+def load_one_file(path: Path, load: Callable[[], tuple[MultiGrain, dict]]) -> tuple[MultiGrain, dict]:
+    """Load a network in all processes, of one and the same file, with its SHA-256 as the network's.
+
+    load: returns the network, whose source is the file, and the file's other content
 
     Another run may replace the file meanwhile: it is then loaded again.
     """
 
-    def load() -> tuple[MultiGrain, dict]:
+    def load_unchanged() -> tuple[MultiGrain, dict]:
         while True:
             before = written(path)
-            net, checkpoint = load_network(path, backbone=backbone)
+            net, checkpoint = load()
             with suppress(FileNotFoundError):
                 net.source_sha256 = file_hash(Path(net.source))
                 if written(path) == before:
                     return net, checkpoint
 
     while True:
-        net, checkpoint = main_first(load)
+        net, checkpoint = main_first(load_unchanged)
         if len(set(all_gather_object(net.source_sha256))) == 1:
             return net, checkpoint
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from mgkit.checkpoints import load_network
 from mgkit.config import NetworkConfig, TrainConfig
@@ -92,7 +93,7 @@ def run_training(
 
 
 def first_network(config: TrainConfig, classes: tuple[str, ...], *, goes_on: bool = False) -> MultiGrain:
-    """The network before its first step: random, published, or with the weights of `config.init_from`.
+    """The network before its first step: random, published, or with the weights of a file.
 
     Its p is the config's; a classifier is kept if it has the same classes.
 
@@ -101,6 +102,8 @@ def first_network(config: TrainConfig, classes: tuple[str, ...], *, goes_on: boo
     Raises ValueError for a whitened network.
     """
     torch.manual_seed(config.seed)
+    if config.weights and not goes_on:
+        return network_of_weights(config, classes)
     net = get_multigrain(
         config.backbone, p=config.p, num_classes=len(classes),
         pretrained_backbone=config.pretrained_backbone and not goes_on,
@@ -123,12 +126,29 @@ def first_network(config: TrainConfig, classes: tuple[str, ...], *, goes_on: boo
         if not (net.twin and key.startswith(twin))
     }
     net.features.load_state_dict(features, strict=not net.twin)
-    same_count = source.classifier.out_features == len(classes)
-    if source.classes == classes or (not source.classes and same_count):
+    if same_classes(source, classes):
         net.copy_to_classifier(source.classifier.weight, source.classifier.bias)
     else:
         say_once(f"{path} has other classes: its classifier is not used")
     return net
+
+
+def network_of_weights(config: TrainConfig, classes: tuple[str, ...]) -> MultiGrain:
+    """The network with the weights of `config.weights`; its classifier is kept if it has the same classes."""
+    path = find_path(config.weights)
+    net = get_multigrain(config.backbone, p=config.p, weights=path)
+    if net.classifies and same_classes(net, classes):
+        return net
+    if net.classifies:
+        say_once(f"{path} has other classes: its classifier is not used")
+    net.set_classifier(nn.Linear(net.width, len(classes)))
+    net.classes = ()
+    return net
+
+
+def same_classes(net: MultiGrain, classes: tuple[str, ...]) -> bool:
+    """Whether a network's classes are these; of one that does not name them, whether they are as many."""
+    return net.classes == classes or (not net.classes and net.classifier.out_features == len(classes))
 
 
 def trained_network(config: NetworkConfig) -> tuple[MultiGrain, dict]:
