@@ -12,7 +12,7 @@ from torchvision.models import resnet
 from mgkit.backbones.imagenet import imagenet_names
 from mgkit.backbones.own_weights import OwnWeights, load_plain, load_timm, read_weights
 from mgkit.backbones.timm_sources import check_source, is_elsewhere, model_elsewhere, weights_file
-from mgkit.machine.printable import say_once, shortened
+from mgkit.machine.printable import printable_errors, say_once, shortened
 from mgkit.machine.records import shown
 from mgkit.pooling import gem
 
@@ -92,6 +92,7 @@ def check_timm(name: str) -> str:
     return name
 
 
+@printable_errors()
 def build_backbone(name: str, pretrained: bool = False, weights: str | Path = "") -> Backbone:
     """Build a backbone with random weights, with published ImageNet weights, or with those of a file.
 

@@ -43,6 +43,11 @@ class Match:
     converted: bool = False
     projects: bool = False
 
+    @property
+    def place(self) -> str:
+        """Where in the file the tensors stand, for messages."""
+        return f" below {shortened(self.prefix, 80)!r}" if self.prefix else ""
+
     def found(self, wanted: Mapping[str, Tensor]) -> int:
         """How many of the wanted tensors are there, in their shape."""
         return sum(key in self.tensors and self.tensors[key].shape == wanted[key].shape for key in wanted)
@@ -144,7 +149,6 @@ def check_complete(
 
     Raises ValueError where others are missing, or where any are of another shape.
     """
-    below = f" below {match.prefix!r}" if match.prefix else ""
     needed = [key for key in wanted if not key.endswith(COUNTER)]
     missing = [key for key in needed if key not in match.tensors]
     head = head_parts(timm_net) if missing and timm_net is not None else set()
@@ -157,13 +161,13 @@ def check_complete(
     if lacking:
         raise ValueError(
             f"{own.path} holds less than a whole {name}: {len(lacking)} of {len(needed)} tensors are "
-            f"missing{below} ({lacking[0]}…)"
+            f"missing{match.place} ({lacking[0]}…)"
         )
     for key in wanted:
         if key in match.tensors and (shape := tuple(match.tensors[key].shape)) != tuple(wanted[key].shape):
             raise ValueError(
-                f"{own.path} is of another variant than {name}: {match.prefix}{key} is {shape}, "
-                f"{tuple(wanted[key].shape)} is wanted"
+                f"{own.path} is of another variant than {name}: {shortened(match.prefix + key, 80)} is "
+                f"{shape}, {tuple(wanted[key].shape)} is wanted"
             )
     return missing
 
@@ -201,7 +205,6 @@ def say(
     own: OwnWeights, match: Match, used: list[str], name: str, *, classes: int, missing: Iterable[str] = ()
 ) -> None:
     """Print what was loaded, what was left out, what is missing, and which classifier there is."""
-    below = f" below {match.prefix!r}" if match.prefix else ""
     by = ", converted by timm" if match.converted else ""
     memory = memory_of(own.tensors.values())
     if resized := [key for key in used if is_position(key) and not memory & memory_of([match.tensors[key]])]:
@@ -211,7 +214,7 @@ def say(
     of_imagenet = ", taken for ImageNet's" if classes == 1000 else ""
     classifier = f"a classifier of {classes} classes{of_imagenet}" if classes else "no classifier"
     say_once(
-        f"{own.path}: {len(used)} tensors loaded{below} into {name}{by}; {left}; missing: {lacks}; "
+        f"{own.path}: {len(used)} tensors loaded{match.place} into {name}{by}; {left}; missing: {lacks}; "
         f"{classifier}"
     )
 
@@ -255,18 +258,20 @@ def best_match(own: OwnWeights, wanted: Mapping[str, Tensor], timm_net: nn.Modul
         best = max([best, *conversions(own, wanted, timm_net)], key=lambda match: match.found(wanted))
     same = [match for match in plain if match.found(wanted) == best.found(wanted)]
     if best in same and len(same) > 1:
-        others = ", ".join(repr(match.prefix) for match in same if match is not best)
-        say_once(f"{own.path}: weights below {best.prefix!r} are taken, not those below {others}")
+        others = [match.place or " without a prefix" for match in same if match is not best]
+        say_once(f"{own.path}: the weights{best.place} are taken, not the ones{' or'.join(others[:3])}")
     return best
 
 
 def prefixes(names: Iterable[str], wanted: Mapping[str, Tensor]) -> list[str]:
     """The prefixes below which most wanted names stand, averaged weights first."""
     counts: Counter[str] = Counter({"": 0})
+    needed = {key for key in wanted if not key.endswith(COUNTER)}
+    longest = 1 + max((key.count(".") for key in needed), default=0)
     for name in names:
         parts = name.split(".")
-        for k in range(len(parts)):
-            if ".".join(parts[k:]) in wanted:
+        for k in range(max(0, len(parts) - longest), len(parts)):
+            if ".".join(parts[k:]) in needed:
                 counts["".join(f"{part}." for part in parts[:k])] += 1
     most = max(counts.values())
     return sorted((prefix for prefix in counts if counts[prefix] == most), key=order)

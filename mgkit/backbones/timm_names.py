@@ -1,6 +1,8 @@
 """Names in timm's models: their classifiers, their heads, and the names of other files that timm converts."""
 
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +52,8 @@ def converted_names(tensors: dict[str, Tensor], net: nn.Module) -> dict[str, Ten
     if convert is None:
         return None
     try:
-        converted = convert(dict(tensors), net)
+        with redirect_stdout(StringIO()):  # it prints what it does not find
+            converted = convert(dict(tensors), net)
     except Exception:  # of names that it does not expect
         return None
     return {key: value for key, value in converted.items() if isinstance(value, Tensor)}

@@ -108,7 +108,7 @@ def test_the_teacher_is_taken_and_what_is_left_out_is_said(resnet, tmp_path, cap
     torch.save(LAYOUTS["dino"](resnet.state_dict()), tmp_path / "dino.pth")
     get_multigrain("resnet8", weights=tmp_path / "dino.pth")
     several, loaded = capsys.readouterr().out.splitlines()
-    assert "'teacher.backbone.' are taken, not those below 'student.module.backbone.'" in several
+    assert "'teacher.backbone.' are taken, not the ones below 'student.module.backbone.'" in several
     assert "below 'teacher.backbone.' into resnet8" in loaded
     assert "left out: 58 (student.module.backbone.conv1.weight…)" in loaded  # 56, and 2 of the head
 
@@ -190,6 +190,19 @@ def dinov2(state):
     }
 
 
+def dinov3(state):
+    """The state of timm's DINOv3 under the names of its authors, with what they save beside it."""
+    renamed = {
+        key.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma"): state[key] for key in state
+    }
+    renamed["storage_tokens"] = renamed.pop("reg_token")
+    extra = {"mask_token": torch.zeros(1, 24), "rope_embed.periods": torch.ones(3)}
+    for k in range(2):
+        extra[f"blocks.{k}.attn.qkv.bias"] = torch.zeros(72)
+        extra[f"blocks.{k}.attn.qkv.bias_mask"] = torch.zeros(72)
+    return renamed | extra
+
+
 def clip(state):
     """The state of timm's CLIP image tower under the names of its authors, with projection and text tower."""
     names = [
@@ -212,6 +225,7 @@ def clip(state):
     ("model", "options", "rename"),
     [
         ("vit_small_patch14_reg4_dinov2", {"img_size": 56}, dinov2),
+        ("vit_small_patch16_dinov3", {"img_size": 64, "num_classes": 0}, dinov3),
         ("vit_base_patch32_clip_224", {"num_classes": 16}, clip),
         ("vit_tiny_patch16_224", {"num_classes": 0}, lambda state: state | HEAD),
     ],
