@@ -166,11 +166,6 @@ def check_state(net: MultiGrain, state: Mapping[str, Tensor]) -> None:
                 )
 
 
-def without_classifier(weights: str | Path) -> str:
-    """What is said of weights without a classifier, published or from a file."""
-    return f"{'the' if weights else 'its published'} weights have no classifier that fits behind GeM pooling"
-
-
 def get_multigrain(
     backbone: str = "resnet50",
     *,
@@ -207,5 +202,6 @@ def get_multigrain(
     net.source = str(weights)
     if (pretrained_backbone or weights) and network.classifier is None:
         net.classifies = False
-        say_once(f"{weights or backbone}: {without_classifier(weights)}")
+        which = f"the weights of {weights}" if weights else "its published weights"
+        say_once(f"{backbone}: {which} have no classifier that fits behind GeM pooling")
     return net

@@ -15,6 +15,7 @@ from mgkit.machine.printable import say_once, shortened
 
 MOST_NESTED = 4  # dicts in each other
 AVERAGED = {"teacher", "ema", "swa"}  # words in the names of the weights that a training means for use
+MODEL = "model_state."  # of the checkpoints of this kit
 COUNTER = "num_batches_tracked"  # of batch norm; added to torch after 2018, and not used
 REGISTERS = ("register_tokens", "reg_token", "storage_tokens")  # of DINOv2 and DINOv3, which a variant lacks
 POSITIONS = ("pos_embed", "rel_pos", "relative_position")  # tables that timm interpolates to another size
@@ -64,7 +65,7 @@ def read_weights(path: str | Path) -> OwnWeights:
     tensors = named_tensors(content, "", MOST_NESTED, set())
     if not tensors:
         raise ValueError(f"{path} holds no named tensors: a state_dict() is wanted")
-    if any(key.endswith("pool.p") for key in tensors):
+    if any({f"{prefix}pool.p", f"{prefix}classifier.weight"} <= tensors.keys() for prefix in ("", MODEL)):
         raise ValueError(
             f"{path} is a checkpoint of this kit: give it as checkpoint (in 01 as init_from), not as weights"
         )

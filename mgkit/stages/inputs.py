@@ -18,7 +18,7 @@ from mgkit.machine.files import find_path, project_root, writing
 from mgkit.machine.printable import say_once
 from mgkit.machine.records import shown
 from mgkit.mini.make import make_mini
-from mgkit.model import MultiGrain, get_multigrain, without_classifier
+from mgkit.model import MultiGrain, get_multigrain
 
 
 def data_root(data: str) -> Path:
@@ -73,9 +73,10 @@ def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
     """
     known = net.classifier.out_features
     if not net.classifies:
+        which = f"the weights of {net.source}" if net.source else "its published weights"
         raise ValueError(
-            f"{net.source or net.name}: {without_classifier(net.source)}; train one by 01 with "
-            f"{'weights' if net.source else 'pretrained_backbone'}, or choose another backbone"
+            f"{net.name}: {which} have no classifier that fits behind GeM pooling; train one by 01 with "
+            "pretrained_backbone or weights, or choose another backbone"
         )
     if net.classes:
         names = Counter(net.classes)

@@ -21,9 +21,10 @@ from mgkit import get_multigrain
 from mgkit.backbones.build import build_backbone, check_backbone
 from mgkit.backbones.imagenet import imagenet_names
 from mgkit.backbones.own_weights import load_timm, read_weights
-from mgkit.checkpoints import load_network, save_checkpoint
+from mgkit.checkpoints import export_safetensors, load_network, save_checkpoint
 from mgkit.config import ClassifyConfig, TrainConfig, make
 from mgkit.data.layouts import class_folders
+from mgkit.engine.snapshots import first_weights
 from mgkit.machine.download import file_hash
 from mgkit.machine.printable import say_once
 from mgkit.stages.evaluate_imagenet import evaluate_classification
@@ -413,9 +414,19 @@ def test_a_missing_file_a_folder_and_two_sources_are_named(tmp_path):
 
 
 def test_a_checkpoint_of_the_kit_is_for_another_parameter(tmp_path):
-    save_checkpoint(tmp_path / "own.pth", get_multigrain("resnet8", num_classes=3))
-    with one_line_error(ValueError, tmp_path / "own.pth", "checkpoint", "init_from"):
-        get_multigrain("resnet8", weights=tmp_path / "own.pth")
+    net = get_multigrain("resnet8", num_classes=3)
+    save_checkpoint(tmp_path / "own.pth", net)
+    export_safetensors(tmp_path / "own.safetensors", net)
+    for path in (tmp_path / "own.pth", tmp_path / "own.safetensors"):
+        with one_line_error(ValueError, path, "checkpoint", "init_from"):
+            get_multigrain("resnet8", weights=path)
+
+
+def test_a_backbone_beside_another_s_pooling_is_read(resnet, tmp_path):
+    state = prefixed(resnet.state_dict(), "backbone.") | {"pool.p": torch.tensor([3.0])}
+    torch.save({"state_dict": state}, tmp_path / "own.pth")
+    net = get_multigrain("resnet8", p=1.0, weights=tmp_path / "own.pth")
+    assert net.pool.p == 1.0 and torch.equal(net.classifier.weight, resnet.fc.weight)
 
 
 def test_a_head_of_another_class_count_than_asked_is_refused(resnet, tmp_path):
@@ -484,7 +495,7 @@ def test_stages_of_classes_refuse_weights_without_a_classifier(resnet8, here):
     torch.save(state, here / "bare.pth")
     net = get_multigrain("resnet8", weights=here / "bare.pth")
     write_tree(here / "data", "a/a.png")
-    with one_line_error(ValueError, here / "bare.pth", "no classifier", "by 01 with weights"):
+    with one_line_error(ValueError, here / "bare.pth", "no classifier", "by 01 with"):
         in_classes_of(net, class_folders(here / "data"))
 
 
@@ -496,6 +507,13 @@ def test_a_training_starts_from_own_weights(resnet8, here, count, kept, capsys):
     assert net.classifier.weight.shape == (count, 256) and net.pool.p.item() == 2.0
     assert torch.equal(net.classifier.weight, resnet8.fc.weight) == kept
     assert ("has other classes: its classifier is not used" in capsys.readouterr().out) != kept
+
+
+def test_the_provenance_of_a_training_names_its_weights(resnet8, here):
+    values = {"experiment": "t", "backbone": "resnet8"}
+    assert first_weights(make(TrainConfig, values | {"weights": "own.pth"})) == "own.pth"
+    with one_line_error(FileNotFoundError, "none.pth"):
+        first_weights(make(TrainConfig, values | {"weights": "none.pth"}))
 
 
 # --- Models described elsewhere
