@@ -9,7 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mgkit.backbones.state_files import WRAPPERS, existing_file, read_safetensors, read_torch, wrong_tensor
+from mgkit.backbones.state_files import (
+    WRAPPERS,
+    existing_file,
+    read_safetensors,
+    read_torch,
+    wrong_kind,
+    wrong_tensor,
+)
 from mgkit.backbones.timm_names import classifier_names, converted_names, head_parts
 from mgkit.machine.printable import say_once, shortened
 
@@ -127,8 +134,7 @@ def load_timm(net: nn.Module, own: OwnWeights, name: str) -> bool:
     match = best_match(own, wanted, net)
     missing = check_complete(own, match, wanted, name, net)
     check_variant(own, match, net, name)
-    weight = match.tensors.get(f"{heads[0]}.weight") if heads and not missing else None
-    classes = len(weight) if weight is not None and weight.ndim > 1 and not match.projects else 0
+    classes = classes_of(net, match, heads[0]) if heads and not missing else 0
     if classes and classes != net.num_classes:
         net.reset_classifier(classes)
     state = net.state_dict()
@@ -141,6 +147,16 @@ def load_timm(net: nn.Module, own: OwnWeights, name: str) -> bool:
     net.load_state_dict({key: match.tensors[key] for key in used}, strict=False)
     say(own, match, used, name, classes=classes if fits else 0, missing=missing)
     return fits
+
+
+def classes_of(net: nn.Module, match: Match, head: str) -> int:
+    """The number of classes of a file's classifier; 0 without one, and for a projection, such as CLIP's."""
+    weight, bias = (match.tensors.get(f"{head}.{kind}") for kind in ("weight", "bias"))
+    if weight is None or weight.ndim < 2 or match.projects:
+        return 0
+    # timm saves CLIP's projection as a classifier whose bias is zero.
+    is_clip = bias is not None and "clip" in net.pretrained_cfg["architecture"]
+    return 0 if is_clip and not wrong_kind(bias) and not bias.any() else len(weight)
 
 
 def check_complete(
@@ -317,8 +333,12 @@ def keep_patches(part: Mapping[str, Tensor], tensors: dict[str, Tensor]) -> None
 
 def is_projection(part: Mapping[str, Tensor], weight: Tensor | None) -> bool:
     """Whether a classifier's weight is that of a projection in the file."""
-    return weight is not None and any(
-        torch.equal(value, weight) or torch.equal(value.T, weight)
-        for key, value in part.items()
-        if value.ndim == 2 and "proj" in key.split(".")[-2:]
+    return (
+        weight is not None
+        and not wrong_kind(weight)
+        and any(
+            torch.equal(value, weight) or torch.equal(value.T, weight)
+            for key, value in part.items()
+            if value.ndim == 2 and not wrong_kind(value) and "proj" in key.split(".")[-2:]
+        )
     )

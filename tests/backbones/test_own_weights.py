@@ -204,6 +204,11 @@ def dinov3(state):
     return renamed | extra
 
 
+def without_bias(state):
+    """The state of timm's CLIP image tower as timm saves it, with the projection as a classifier."""
+    return state | {"head.bias": torch.zeros(16)}
+
+
 def clip(state):
     """The state of timm's CLIP image tower under the names of its authors, with projection and text tower."""
     names = [
@@ -228,6 +233,7 @@ def clip(state):
         ("vit_small_patch14_reg4_dinov2", {"img_size": 56}, dinov2),
         ("vit_small_patch16_dinov3", {"img_size": 64, "num_classes": 0}, dinov3),
         ("vit_base_patch32_clip_224", {"num_classes": 16}, clip),
+        ("vit_base_patch32_clip_224", {"num_classes": 16}, without_bias),
         ("vit_tiny_patch16_224", {"num_classes": 0}, lambda state: state | HEAD),
     ],
 )
