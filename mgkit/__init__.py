@@ -13,7 +13,7 @@ The method, in reading order:
     training     one step of joint training: batches, optimizer, objective         (01)
     checkpoints  safe loading, atomic saving; the released files by name
     features     images -> feature maps -> descriptors
-    finetune     p* by SGD on p alone; accuracy as a function of p                 (02)
+    finetune     p* by SGD on p alone; its rival FixRes; accuracy against p        (02)
     whitening    PCA whitening, folded into the classifier                         (03)
     metrics      accuracy, average precision, UKBench score, confidence intervals  (04, 05)
 

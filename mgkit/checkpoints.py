@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, Field
@@ -52,6 +53,8 @@ class Content(BaseModel, strict=True):
     classes: list[str] | tuple[str, ...] = ()
     training_p: float = Field(1.0, gt=0)  # may be infinite
     classifies: bool = True
+    tokens: Literal["patches", "class", "both"] = "patches"
+    signed: bool | None = None
 
 
 @printable_errors()
@@ -163,12 +166,15 @@ def load_network(checkpoint: str | Path, *, backbone: str | None = None) -> tupl
     if "classifier.weight" not in state or state["classifier.weight"].ndim != 2:
         raise ValueError(f"{path} has no classifier.weight [K,D]: it is not a MultiGrain checkpoint")
     try:
-        net = get_multigrain(backbone, num_classes=len(state["classifier.weight"]))
+        net = get_multigrain(
+            backbone, num_classes=len(state["classifier.weight"]), tokens=content.get("tokens", "patches")
+        )
         net.load_state_dict(state)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     net.classes, net.source = tuple(content.get("classes", ())), str(path)
-    net.classifies = content.get("classifies", True)
+    net.unclassified = "" if content.get("classifies", True) else "the checkpoint has random weights for it"
+    net.pool.signed = content.get("signed", net.pool.signed)
     if not net.classes and path.stem in RELEASED and net.classifier.out_features == 1000:
         net.classes = tuple(imagenet_names())  # the released files do not name them
     return net.eval(), content
@@ -231,9 +237,17 @@ def fetch_released(name: str, *, folder: str | Path | None = None) -> Path:
 
 def save_checkpoint(path: str | Path, net: MultiGrain, **content) -> None:
     """Save `model_state`, the backbone's name and `content` (tensors and plain values) atomically."""
-    checkpoint = {"model_state": net.state_dict(), "backbone": net.name, "classifies": net.classifies}
-    checkpoint |= content
-    save_tensors(checkpoint, path)
+    save_tensors({"model_state": net.state_dict()} | facts(net) | content, path)
+
+
+def facts(net: MultiGrain) -> dict:
+    """What a checkpoint has of a network beside its state: with it, `load_network` builds the same."""
+    return {
+        "backbone": net.name,
+        "tokens": net.tokens,
+        "signed": net.pool.signed,
+        "classifies": net.classifies,
+    }
 
 
 def export_safetensors(path: str | Path, net: MultiGrain, **content) -> None:
@@ -247,7 +261,8 @@ def export_safetensors(path: str | Path, net: MultiGrain, **content) -> None:
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path} must end in .safetensors")
     try:
-        texts = {key: json.dumps(value) for key, value in ({"p": net.pool.p.item()} | content).items()}
+        values = facts(net) | {"p": net.pool.p.item()} | content
+        texts = {key: json.dumps(value) for key, value in values.items()} | {"backbone": net.name}
     except TypeError as error:
         raise ValueError(f"{path}: metadata must be plain values: {error}") from None
     # Copies, since the format supports neither shared memory nor layouts such as channels-last.
@@ -256,4 +271,4 @@ def export_safetensors(path: str | Path, net: MultiGrain, **content) -> None:
         for key, value in net.state_dict().items()
     }
     with atomic_write(path) as temporary:
-        save_file(state, temporary, metadata={"format": "pt", "backbone": net.name} | texts)
+        save_file(state, temporary, metadata={"format": "pt"} | texts)

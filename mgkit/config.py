@@ -231,6 +231,8 @@ class FinetunePConfig(NetworkConfig):
     ps: Annotated[list[Exponent], Field(min_length=1, max_length=MOST_ITEMS), Distinct] = dataclasses.field(
         default_factory=lambda: [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0]
     )
+    fixres_epochs: whole(0, 10_000) = 0  # of FixRes on the classifier; 0: without
+    fixres_lr: Rate = 1.0  # for embeddings of unit length
     seed: Seed = 0
 
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from mgkit.data.images import ImageList, image_shapes
 from mgkit.data.loader import ImageDataset, SeededBatches, UnreadableImages, batch_loader, by_shape
-from mgkit.machine.device import autocast, frozen
+from mgkit.machine.device import autocast, frozen, to_device
 from mgkit.machine.distributed import all_reduce, is_initialized, is_main, rank, run_in_all, world_size
 from mgkit.machine.printable import shown_name
 from mgkit.machine.progress import progress
 from mgkit.machine.shared_memory import check_shared_memory
 from mgkit.model import MultiGrain, Whitening
-from mgkit.pooling import gem, l2_normalize
+from mgkit.pooling import l2_normalize
 from mgkit.samplers import same_shape_batches
 from mgkit.transforms import eval_transform, fitted_shape
 
@@ -91,7 +91,7 @@ def feature_maps(
         loader = progress(loader, passes.description or f"{passes.crop} {size} px", total=len(batches))
     passed = False
     for batch in chain.from_iterable(map(by_shape, passes.unreadable.watch(loader))):
-        inputs = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last)
+        inputs = to_device(batch.image, device)
         # Not around the yield, where it would disable gradients for the caller too.
         with torch.no_grad(), autocast(device, passes.precision):
             maps = maps_of(backbone, inputs)  # [b,3,H,W] -> [b,C,h,w]
@@ -281,6 +281,23 @@ def pooled(
     return rows_of_batches(batches, (len(ps), len(images), net.width))
 
 
+def classifier_inputs(
+    net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float],
+    passes: Passes | None = None, **changes,
+) -> np.ndarray:  # fmt: skip
+    """The embeddings that the classifier reads, [P,N,D] float32, for all exponents from one pass.
+
+    As of `pooled`, behind the whitening if there is one. They are not L2-normalised.
+    """
+    device = net.classifier.weight.device
+
+    def embedding(rows: Tensor) -> Tensor:
+        return net.head(rows.to(device))["embedding"].cpu()
+
+    every = pooled(net, images, size=size, ps=ps, passes=passes, **changes)
+    return np.stack([in_blocks(embedding, [of_p], dimensions=net.classifier.in_features) for of_p in every])
+
+
 def pooled_batches(
     net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float], passes: Passes,
     window: int | None = None,
@@ -290,7 +307,8 @@ def pooled_batches(
     Raises ValueError, naming an image, for features that are not finite: NaN rows stand for skipped images.
     """
     for maps, _, indices in feature_maps(net, images, size=size, passes=passes, window=window):
-        rows = torch.stack([gem(maps, p) for p in ps]).cpu()
+        with torch.no_grad():
+            rows = torch.stack([net.pooled_maps(maps, p) for p in ps]).cpu()
         check_finite(rows.transpose(0, 1), images, indices)
         yield rows.numpy(), indices.numpy()
 
@@ -320,7 +338,8 @@ def classify(
     parts = []
     for maps, labels, indices in feature_maps(net, images, size=size, passes=passes):
         with torch.no_grad():
-            parts.append((net.head(gem(maps, p))["classifier_output"].cpu(), labels.cpu(), indices))
+            scores = net.head(net.pooled_maps(maps, p))["classifier_output"]
+            parts.append((scores.cpu(), labels.cpu(), indices))
     if not parts:
         return torch.empty(0, net.classifier.out_features), torch.empty(0, dtype=torch.int64)
     logits, labels, indices = (torch.cat(column) for column in zip(*parts, strict=True))

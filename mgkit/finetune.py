@@ -1,5 +1,13 @@
-"""p*, the pooling exponent for an evaluation resolution: by SGD on p alone, or by a sweep (section 3.5)."""
+"""p*, the pooling exponent for an evaluation resolution: by SGD on p alone, or by a sweep (section 3.5).
 
+FixRes, its rival, fine-tunes the classifier at the resolution (Touvron et al. 2019, arXiv 1906.06423). The
+classifier reads nothing but the embedding. So the images pass through the frozen network once, and SGD on
+their embeddings equals SGD on the images. A batch norm before the pooling cannot be learned from embeddings:
+FixRes with the last batch norm takes a pass in every epoch. A scale and a shift behind the pooling need not
+be learned, since a linear classifier absorbs them.
+"""
+
+import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +32,6 @@ from mgkit.features import (
 from mgkit.machine.distributed import all_gather_object, all_reduce, is_initialized, run_in_all, world_size
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
-from mgkit.pooling import gem
 
 BYTES_A_WINDOW = 2**27  # of feature maps: 334 images of 224 px by a ResNet-50, or 64 of 500 px
 SMALLEST_P = 0.1  # SGD on p stops here; GeM needs p > 0
@@ -70,7 +77,8 @@ def feature_windows(
     Each process gets its share of every step, which may be empty. An error of one process is raised in all;
     ValueError, naming an image, for maps that are not finite.
     """
-    window = step_size * max(1, images_a_window(net.width, size, passes.batch_size) // step_size)
+    at_once = images_a_window(net.width, size, passes.batch_size, stride=net.stride)
+    window = step_size * max(1, at_once // step_size)
     batches = feature_maps(net, images, size=size, passes=passes, window=window, shapes=shapes)
     windows = by_window(batches, window, len(images))
 
@@ -91,12 +99,12 @@ def feature_windows(
             yield [x for x, _ in mine], torch.tensor([label for _, label in mine], dtype=torch.int64)
 
 
-def images_a_window(width: int, size: int, batch_size: int) -> int:
+def images_a_window(width: int, size: int, batch_size: int, *, stride: int = 32) -> int:
     """The number of images per window, whose feature maps [width,h,w] are held at once.
 
     Rare shapes make small batches, which are slower: the smaller the images, the larger the window.
     """
-    bytes_a_map = 4 * width * math.ceil(size / 32) ** 2
+    bytes_a_map = 4 * width * math.ceil(size / stride) ** 2
     at_least = max(32, batch_size)
     if is_initialized():
         at_least *= 2 * world_size()  # enough batches for every process
@@ -123,7 +131,7 @@ def descend_p(
         for features, labels in batches:
             loss, p.grad = p.new_zeros(()), torch.zeros_like(p)
             if features:
-                pooled = torch.cat([net.pool(x[None]) for x in features])  # [b,C]
+                pooled = torch.cat([net.pooled_maps(x[None]) for x in features])  # [b,C]
                 logits = net.head(pooled)["classifier_output"]  # [b,K]
                 loss = F.cross_entropy(logits, labels.to(p.device), reduction="sum")
                 loss.backward(inputs=[p])
@@ -158,6 +166,64 @@ def learned(p: nn.Parameter) -> Iterator[None]:
         p.grad = grad
 
 
+# --- FixRes
+
+
+def finetune_classifier(
+    classifier: nn.Linear, rows: np.ndarray, labels: np.ndarray, *, lr: float = 1.0, epochs: int = 20,
+    batch_size: int = 32, momentum: float = 0.9, weight_decay: float = 1e-4, seed: int = 0,
+) -> nn.Linear:  # fmt: skip
+    """A copy of a network's classifier, fine-tuned by SGD on its embeddings; the network does not change.
+
+    rows: embeddings of training images ([N,D]), see `features.classifier_inputs`; NaN rows are left out
+    labels: their classes ([N])
+    lr: learning rate, divided by the mean squared length of [embedding;1], so that one value suits all
+        networks; at step i of n it is lr·(1-i/n)^0.9
+    epochs: passes over the rows
+    batch_size: rows per step
+    seed: of the order of the rows
+
+    Raises ValueError for no rows, and for weights that do not stay finite.
+    """
+    classifier = copy.deepcopy(classifier).requires_grad_(True)
+    inputs, targets = known_rows(rows, labels, device=classifier.weight.device)
+    steps = epochs * -(-len(inputs) // batch_size)
+    squared = 1 + inputs.square().sum(1).mean().item()  # the bias reads a constant 1
+    optimizer = torch.optim.SGD(
+        classifier.parameters(), lr=lr / squared, momentum=momentum, weight_decay=weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, steps, power=0.9)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(inputs), generator=generator).split(batch_size):
+            loss = F.cross_entropy(classifier(inputs[batch]), targets[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    if not all(weight.isfinite().all() for weight in classifier.parameters()):
+        raise ValueError(f"FixRes: the classifier does not stay finite: choose a lower rate than {lr:g}")
+    return classifier.requires_grad_(False)
+
+
+@torch.no_grad()
+def cross_entropy(classifier: nn.Linear, rows: np.ndarray, labels: np.ndarray) -> float:
+    """The mean cross-entropy of a classifier on embeddings [N,D] with classes [N]; NaN rows are left out."""
+    inputs, targets = known_rows(rows, labels, device=classifier.weight.device)
+    return F.cross_entropy(classifier(inputs), targets).item()
+
+
+def known_rows(rows: np.ndarray, labels: np.ndarray, *, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The rows without NaN [n,D] and their labels [n] on a device; ValueError if there are none."""
+    known = ~np.isnan(rows).any(axis=1)
+    if not known.any():
+        raise ValueError("there is no embedding to fine-tune the classifier on")
+    return torch.from_numpy(rows[known]).to(device), torch.from_numpy(labels[known]).to(device)
+
+
+# --- Accuracy as a function of p
+
+
 def sweep_p(
     net: MultiGrain, images: ImageList, *, sizes: Sequence[int], ps: Sequence[float],
     ks: Sequence[int] = (1, 5), passes: Passes | None = None, **changes,
@@ -173,7 +239,7 @@ def sweep_p(
 def sweep_hits(
     net: MultiGrain, images: ImageList, *, sizes: Sequence[int], ps: Sequence[float],
     ks: Sequence[int] = (1, 5), shapes: Sequence[tuple[int, int]] | None = None,
-    passes: Passes | None = None, **changes,
+    classifiers: Sequence[nn.Linear] | None = None, passes: Passes | None = None, **changes,
 ) -> np.ndarray:  # fmt: skip
     """Whether each image's class is among the first k, for every size and p: [S,P,len(ks),N] of 0 and 1.
 
@@ -181,6 +247,7 @@ def sweep_hits(
     sizes: resolutions [S] (px)
     ps: pooling exponents [P]
     shapes: as for `features.feature_maps`; None reads them once for all sizes
+    classifiers: of each exponent [P]; None: the network's own
     passes, changes: as for `features.embed`
 
     NaN for an unreadable image. In all processes the same, and so are errors: UnreadableImageError if no
@@ -196,11 +263,10 @@ def sweep_hits(
         found = []
         for maps, labels, indices in feature_maps(net, images, size=size, passes=passes, shapes=shapes):
             with torch.no_grad():
-                pooled = torch.stack([gem(maps, p) for p in ps])  # [P,b,C]
-                logits = net.head(pooled.flatten(0, 1))["classifier_output"]  # [Pb,K]
-                of_images = logits.view(len(ps), len(labels), -1).transpose(0, 1)  # [b,P,K]
-                check_finite(of_images, images, indices, what="class scores")
-                ranks = target_ranks(logits, labels.repeat(len(ps))).view(len(ps), -1)
+                pooled = torch.stack([net.pooled_maps(maps, p) for p in ps])  # [P,b,C]
+                logits = class_scores(net, pooled, classifiers)  # [P,b,K]
+                check_finite(logits.transpose(0, 1), images, indices, what="class scores")
+                ranks = target_ranks(logits.flatten(0, 1), labels.repeat(len(ps))).view(len(ps), -1)
                 within = torch.stack([ranks < k for k in ks], dim=1)  # [P,len(ks),b]
             found.append((indices.cpu().numpy(), within.cpu().numpy()))
         return found
@@ -212,6 +278,15 @@ def sweep_hits(
         if np.isnan(hits[s]).all():
             raise passes.unreadable.none_readable()
     return hits
+
+
+def class_scores(net: MultiGrain, pooled: Tensor, classifiers: Sequence[nn.Linear] | None) -> Tensor:
+    """Class scores [P,b,K] of features [P,b,C] pooled with P exponents, by the classifier of each."""
+    output = net.head(pooled.flatten(0, 1))
+    if classifiers is None:
+        return output["classifier_output"].unflatten(0, pooled.shape[:2])
+    rows = output["embedding"].unflatten(0, pooled.shape[:2])  # [P,b,D]
+    return torch.stack([classifier(of_p) for classifier, of_p in zip(classifiers, rows, strict=True)])
 
 
 def set_p(net: MultiGrain, p: float) -> MultiGrain:

@@ -67,11 +67,13 @@ def sample_triplets(
     most = int(draws.max())
     # Exponential race: the first k arrivals at rate `probability` are k draws without replacement.
     device = generator.device if generator is not None else e.device
-    noise = torch.empty(probability.shape, device=device).exponential_(generator=generator).to(e.device)
-    # In float64, so that the smallest probability still gives a finite arrival time.
-    rate = probability.double()
-    arrival = torch.where(rate > 0, noise.double().clamp(min=1e-30) / rate, math.inf)
-    order = arrival.topk(most, dim=1, largest=False).indices  # [B,most], by arrival
+    noise = torch.empty(probability.shape, device=device).exponential_(generator=generator)
+    # In float64, so that the smallest probability still gives a finite arrival time. MPS and some XPUs have
+    # none: then on the CPU.
+    exact = e.device if e.device.type == "cuda" else torch.device("cpu")
+    rate = probability.to(exact).double()
+    arrival = torch.where(rate > 0, noise.to(exact).double().clamp(min=1e-30) / rate, math.inf)
+    order = arrival.topk(most, dim=1, largest=False).indices.to(e.device)  # [B,most], by arrival
     scarce = (probability > 0).sum(1) < draws  # these rows are sampled with replacement
     if scarce.any():
         rows = probability[scarce].to(device)

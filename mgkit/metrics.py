@@ -21,7 +21,7 @@ def topk_accuracy(logits: Tensor, target: Tensor, ks: Sequence[int] = (1, 5)) ->
 
     Ties rank before the target. Raises ValueError for N = 0 or shapes that do not fit.
     """
-    return [float((target_ranks(logits, target) < k).double().mean()) for k in ks]
+    return [float((target_ranks(logits, target) < k).cpu().double().mean()) for k in ks]
 
 
 def target_ranks(logits: Tensor, target: Tensor) -> Tensor:

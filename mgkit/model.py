@@ -6,7 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mgkit.backbones.build import Backbone, build_backbone
+from mgkit.backbones.backbone import Backbone
+from mgkit.backbones.build import TIMM, build_backbone
+from mgkit.backbones.timm_sources import is_elsewhere
 from mgkit.machine.printable import say_once, shortened
 from mgkit.pooling import GeM, check_exponent, l2_normalize
 
@@ -48,42 +50,54 @@ class MultiGrain(nn.Module):
     learn_p: whether p requires a gradient
 
     Inputs are images [B,3,H,W], or a list of [3,h,w] of different sizes, normalised with `mean` and `std`.
-    Attributes: name (of the backbone), width (channels C before whitening), classes (names of the classes,
-    empty if unknown), classifies (False if the classifier is random beside published weights), source (file
-    the network was loaded from, empty if none), source_sha256 (of that file, empty if unknown).
+    Attributes: name (of the backbone), tokens (that are its feature map), stride (of that, px), width
+    (channels C of the embedding before whitening), classes (names of the classes, empty if unknown),
+    unclassified (why the classifier is random beside published weights, else empty), source (file the network
+    was loaded from, empty if none), source_sha256 (of that file, empty if unknown).
     """
 
     def __init__(self, backbone: Backbone, *, p: float = 3.0, num_classes: int = 1000, learn_p: bool = False):
         super().__init__()
-        self.name, self.width = backbone.name, backbone.width
-        self.mean, self.std = backbone.mean, backbone.std
+        self.name, self.tokens, self.stride = backbone.name, backbone.tokens, backbone.stride
+        self.width, self.mean, self.std = backbone.width, backbone.mean, backbone.std
         self.features = backbone.features
         self.twin = backbone.twin
-        self.pool = GeM(p, learn_p=learn_p)
+        self.pool = GeM(p, learn_p=learn_p, signed=backbone.signed)
+        self.neck = backbone.neck  # a method of `features`, with whose weights it is saved
         self.whitening: Whitening | None = None
         self.dropout = nn.Dropout(backbone.dropout)
         self.set_classifier(nn.Linear(backbone.width, num_classes))
         self.classes: tuple[str, ...] = ()
-        if backbone.classifier is not None and len(backbone.classifier[1]) == num_classes:
-            self.copy_to_classifier(*backbone.classifier)
-            self.classes = backbone.classes
-        self.classifies = True
+        self.unclassified = backbone.unclassified
+        if backbone.classifier is not None:
+            self.take_classifier(*backbone.classifier, backbone.classes)
         self.source = self.source_sha256 = ""
 
     def forward(self, images: Tensor | list[Tensor]) -> dict[str, Tensor]:
         """Return embedding [B,D], normalized_embedding [B,D] and classifier_output [B,K]."""
         return self.head(self.pooled(images))
 
+    @property
+    def classifies(self) -> bool:
+        """Whether the classifier is one, not random weights beside published ones."""
+        return not self.unclassified
+
     def pooled(self, images: Tensor | list[Tensor]) -> Tensor:
         """Apply backbone and GeM, -> [B,C]; images of equal shape in a list share a forward pass."""
         if isinstance(images, Tensor):
-            return self.pool(self.features(images))
+            return self.pooled_maps(self.features(images))
         shapes: dict[torch.Size, list[int]] = {}
         for i, image in enumerate(images):
             shapes.setdefault(image.shape, []).append(i)
-        rows = [self.pool(self.features(torch.stack([images[i] for i in same]))) for same in shapes.values()]
+        batches = (torch.stack([images[i] for i in same]) for same in shapes.values())
+        rows = [self.pooled_maps(self.features(batch)) for batch in batches]
         order = torch.tensor([i for same in shapes.values() for i in same], device=rows[0].device)
         return torch.cat(rows)[order.argsort()]
+
+    def pooled_maps(self, maps: Tensor, p: float | None = None) -> Tensor:
+        """Apply GeM, with exponent p or its own, and the published head's neck: [B,·,h,w] -> [B,C]."""
+        pooled = self.pool(maps, p)
+        return pooled if self.neck is None else self.neck(pooled)
 
     def head(self, pooled: Tensor) -> dict[str, Tensor]:
         """Return the outputs of `forward` for pooled features [B,C], in float32 also under autocast."""
@@ -100,6 +114,15 @@ class MultiGrain(nn.Module):
         self.classifier = classifier
         if self.twin:
             self.features.get_submodule(self.twin).last_linear = classifier
+
+    def take_classifier(self, weight: Tensor, bias: Tensor, classes: tuple[str, ...]) -> None:
+        """Take a published classifier with its classes, if it has as many as the network."""
+        count = self.classifier.out_features
+        if len(bias) != count:
+            self.unclassified = f"it has {len(bias)} classes, not {count}"
+            return
+        self.copy_to_classifier(weight, bias)
+        self.classes = classes
 
     @torch.no_grad()
     def copy_to_classifier(self, weight: Tensor, bias: Tensor) -> None:
@@ -173,35 +196,38 @@ def get_multigrain(
     num_classes: int | None = None,
     learn_p: bool = False,
     pretrained_backbone: bool = False,
+    tokens: str = "patches",
     weights: str | Path = "",
 ) -> MultiGrain:
     """Build a MultiGrain network, randomly initialised but for the weights that are asked for.
 
     backbone: name of the backbone (see `mgkit.backbones.backbone_names`)
     p: exponent of GeM (3 in the paper)
-    num_classes: number of classes; None: that of the weights' classifier, 1000 without one
+    num_classes: number of classes; None: 1000, or those of the classifier in `weights`
     learn_p: whether p requires a gradient
-    pretrained_backbone: load published ImageNet weights, and with 1000 classes their classifier, whose
-    classes are WordNet ids; a line says where they have none that fits behind GeM
+    pretrained_backbone: load published weights, and with as many classes their classifier; a line says where
+    none fits. Those of ImageNet-1k have num_classes=1000, whose names are WordNet ids
+    tokens: the tokens of a transformer that are pooled: `patches`, `class`, or `both`, one after the other
     weights: a file with the backbone's weights, instead of the published ones: a state dict with the names of
-    torchvision, timm or the backbone's authors, with any prefix; a classifier in it is kept. A line says
+    torchvision, timm or the backbone's authors, below any prefix; a classifier in it is kept. A line says
     what was loaded, left out and missing
 
-    Raises ValueError for an unknown backbone, p <= 0, num_classes < 1, a wrong file of weights, or one whose
-    classifier has not num_classes; OSError if weights cannot be fetched or are not installed. Table E.1 has
-    the backbones.
+    Raises ValueError for an unknown backbone, p <= 0, num_classes < 1, tokens that the backbone does not
+    have, a wrong file of weights, or one whose classifier has not num_classes; OSError if weights cannot be
+    fetched or are not installed. Table E.1 has the backbones.
     """
     if num_classes is not None and num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     check_exponent(p)  # before weights are fetched
-    network = build_backbone(backbone, pretrained_backbone, weights)
-    known = len(network.classifier[1]) if network.classifier is not None else None
+    network = build_backbone(backbone, pretrained_backbone, tokens, weights)
+    known = None
+    if network.classifier is not None and (weights or is_elsewhere(backbone.removeprefix(TIMM))):
+        known = len(network.classifier[1])
     if weights and num_classes and known and num_classes != known:
         raise ValueError(f"{weights}: its classifier has {known} classes, num_classes is {num_classes}")
     net = MultiGrain(network, p=p, num_classes=num_classes or known or 1000, learn_p=learn_p)
     net.source = str(weights)
-    if (pretrained_backbone or weights) and network.classifier is None:
-        net.classifies = False
-        which = f"the weights of {weights}" if weights else "its published weights"
-        say_once(f"{backbone}: {which} have no classifier that fits behind GeM pooling")
+    if not net.classifies:
+        which = f"classifier of {weights}" if weights else "published classifier"
+        say_once(f"{backbone}: no {which} is used: {net.unclassified}")
     return net

@@ -8,14 +8,13 @@ from torch import Tensor, nn
 FLOOR = 1e-6  # lower clamp on activations, so that x^p has a gradient in p at x = 0
 
 
-def gem(x: Tensor, p: float | Tensor) -> Tensor:
+def gem(x: Tensor, p: float | Tensor, *, signed: bool = False) -> Tensor:
     """Apply generalised-mean pooling, `(mean over h,w of max(x, 1e-6)^p)^(1/p)` (section 3.1).
-
-    A channel with negative activations, which the paper's networks do not have, is pooled above its least
-    one, `gem(x - min) + min`: for p = 1 that is the mean of any map, for p = inf its maximum.
 
     x: feature maps ([B,C,h,w])
     p: exponent > 0 (number or scalar tensor, differentiable); 1 is average pooling, inf is max pooling
+    signed: pool a channel with negative activations, which the paper's networks do not have, above its least
+    one m, as `gem(x - m) + m`: also for negative x, p = 1 is the average and p = inf the maximum
 
     Returns [B,C] in float32 or wider. Raises ValueError for p <= 0.
     """
@@ -24,9 +23,9 @@ def gem(x: Tensor, p: float | Tensor) -> Tensor:
         p = value  # torch has faster kernels for powers with a number, in particular 2 and 3
     if x.dtype in (torch.bfloat16, torch.float16):
         x = x.float()  # powers in half precision underflow
-    if x.detach().amin() < 0:
-        least = least_negative(x)
-        return gem(x - least, p) + least.flatten(1)
+    if signed:
+        offset = offset_of(x)
+        return gem(x - offset, p) + offset.flatten(1)
     x = x.clamp(min=FLOOR)
     if math.isinf(value):
         return x.amax(dim=(-2, -1))
@@ -36,9 +35,15 @@ def gem(x: Tensor, p: float | Tensor) -> Tensor:
     return pooled * top.flatten(1)
 
 
-def least_negative(x: Tensor) -> Tensor:
-    """The least activation of each channel if it is negative, else 0: [B,C,h,w] -> [B,C,1,1], no gradient."""
-    return x.detach().amin(dim=(-2, -1), keepdim=True).clamp(max=0)
+def offset_of(x: Tensor) -> Tensor:
+    """Offset of each channel: 1e-6 below its least activation if that is negative, else 0.
+
+    x: feature maps ([...,C,h,w]), whose negative channels are then above the clamp of `gem`
+
+    Returns [...,C,1,1].
+    """
+    least = x.amin(dim=(-2, -1), keepdim=True)
+    return torch.where(least < 0, least - FLOOR, 0)
 
 
 def check_exponent(p: float | Tensor) -> float:
@@ -59,15 +64,18 @@ class GeM(nn.Module):
 
     p: initial exponent > 0
     learn_p: whether p requires a gradient
+    signed: whether feature maps have negative values, see `gem`
     """
 
-    def __init__(self, p: float = 3.0, *, learn_p: bool = False):
+    def __init__(self, p: float = 3.0, *, learn_p: bool = False, signed: bool = False):
         super().__init__()
         check_exponent(p)
         self.p = nn.Parameter(torch.tensor(float(p)), requires_grad=learn_p)
+        self.signed = signed
 
-    def forward(self, x: Tensor) -> Tensor:
-        return gem(x, self.p)  # [B,C,h,w] -> [B,C]
+    def forward(self, x: Tensor, p: float | None = None) -> Tensor:
+        """Pool maps with the exponent p; None for its own, [B,C,h,w] -> [B,C]."""
+        return gem(x, self.p if p is None else p, signed=self.signed)
 
     def extra_repr(self) -> str:
-        return f"p={self.p.item():.3g}"
+        return f"p={self.p.item():.3g}" + (", signed" if self.signed else "")

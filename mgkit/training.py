@@ -16,7 +16,7 @@ from mgkit.config import TrainConfig
 from mgkit.data.images import ImageList
 from mgkit.data.loader import Batch, SeededBatches
 from mgkit.losses import JointLoss, gradient_share
-from mgkit.machine.device import autocast
+from mgkit.machine.device import autocast, to_device, to_float64
 from mgkit.machine.distributed import all_gather_rows, rank, world_size
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
@@ -43,7 +43,7 @@ def train_step(
         accumulated over the parts.
     step: the number of steps made before this one. With config.seed, it seeds dropout and the negatives.
 
-    Returns sums over this process's samples in the order of STATISTICS: [8], float64, on the device.
+    Returns sums over this process's samples in the order of STATISTICS: [8], see `statistics`.
     """
     device = next(objective.parameters()).device
     total = sum(map(sum, parts))  # samples of all parts and processes
@@ -52,14 +52,14 @@ def train_step(
     sums = 0
     optimizer.zero_grad()
     for k, (counts, piece) in enumerate(zip(parts, pieces(batch, parts), strict=True)):
-        images, label, instance = (x.to(device, non_blocking=True) for x in piece)  # [b,3,H,W], [b], [b]
+        images, label, instance = (to_device(x, device) for x in piece)  # [b,3,H,W], [b], [b]
         # With global sampling all processes must draw the same triplets; otherwise each draws its own.
         draw = k if config.global_sampling else rank() * len(parts) + k
         generator = torch.Generator(device).manual_seed(seed_of(config.seed, step, draw))
         accumulates = k < len(parts) - 1 and isinstance(objective, DistributedDataParallel)
         with objective.no_sync() if accumulates else nullcontext():  # the last part averages over processes
             losses = objective(
-                images.to(memory_format=torch.channels_last), label, instance,
+                images, label, instance,
                 counts=counts, total=total, generator=generator, with_share=with_share,
             )  # fmt: skip
             losses["objective"].backward()
@@ -148,11 +148,11 @@ def is_enough(parts: list[list[int]], batch_norm: str) -> bool:
 
 
 def statistics(losses: dict[str, Tensor], samples: int) -> Tensor:
-    """Turn means over samples, from `Objective`, into sums in the order of STATISTICS: [8], float64."""
+    """Turn means over samples, from `Objective`, into sums: [8] as STATISTICS, by `to_float64`."""
     one = torch.ones_like(losses["loss"])
     share = [losses[SHARE], one] if SHARE in losses else [torch.zeros_like(one)] * 2
     means = [*(losses[name].detach() for name in LOSSES), one, *share]
-    return samples * torch.stack(means).double()
+    return samples * to_float64(torch.stack(means))
 
 
 def means_of(sums: dict[str, float]) -> dict[str, float]:

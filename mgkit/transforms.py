@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from mgkit.backbones.build import IMAGENET_MEAN, IMAGENET_STD
+from mgkit.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD
 
 TRAIN_KINDS = ("torch", "full", "senet", "AA")
 CROPS = ("square", "rect")

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mgkit.machine.device import to_float64
 from mgkit.model import MultiGrain
 
 
@@ -33,15 +34,15 @@ def fit_pca_whitening(embeddings: np.ndarray | Tensor, *, shrinkage: float = 0.0
             f"whitening: {len(x)} embeddings leave {empty} of {x.shape[1]} directions without variance; "
             "use more images or shrinkage > 0"
         )
-    return mean.float(), (vectors / values.sqrt()).float()
+    return mean.float().to(x.device), (vectors / values.sqrt()).float().to(x.device)
 
 
 def moments(x: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
-    """Return mean [D] and covariance [D,D] in float64, without a float64 copy of x."""
-    mean = sum(part.sum(0, dtype=torch.float64) for part in x.split(chunk)) / len(x)
-    covariance = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
+    """Return mean [D] and covariance [D,D] by `to_float64`, without a float64 copy of x."""
+    mean = sum(to_float64(part).sum(0) for part in x.split(chunk)) / len(x)
+    covariance = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=mean.device)
     for part in x.split(chunk):
-        centred = part - mean  # [n,D] in float64, as the mean is
+        centred = to_float64(part) - mean  # [n,D]
         covariance.addmm_(centred.T, centred)
     return mean, covariance / (len(x) - 1)
 
@@ -80,7 +81,7 @@ def fold(weight: Tensor, bias: Tensor, mean: Tensor, projection: Tensor) -> tupl
 
     Returns weight [K,D] and bias [K] on descriptors, computed in float64, as float32.
     """
-    joined = torch.cat([weight, bias[:, None]], dim=1).double()  # [K,D]
-    mean, projection = mean.to(joined), projection.to(joined)
+    joined = to_float64(torch.cat([weight, bias[:, None]], dim=1))  # [K,D]
+    mean, projection = (to_float64(x).to(joined.device) for x in (mean, projection))
     folded = torch.linalg.solve(projection, joined.T).T  # projection⁻¹ acts on descriptors d, [.,D]
-    return folded.float(), (joined @ mean).float()
+    return folded.float().to(weight.device), (joined @ mean).float().to(weight.device)

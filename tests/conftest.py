@@ -21,7 +21,7 @@ from PIL import Image
 from support import training_config
 from torch import nn
 
-from mgkit.backbones.build import Backbone
+from mgkit.backbones.backbone import Backbone
 from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.config import NetworkConfig, RetrievalConfig, make
 from mgkit.data import loader

@@ -30,7 +30,7 @@ CONFIGS = {
 }
 QUICK = {
     "01_train": {"epochs": 1, "size": 32, "batch_size": 12},
-    "02_finetune_p": {"sizes": [32, 48], "images_per_class": 2, "ps": [1.0, 3.0]},
+    "02_finetune_p": {"sizes": [32, 48], "images_per_class": 2, "ps": [1.0, 3.0], "fixres_epochs": 2},
     "03_whiten": {"size": 48},
     "04_evaluate_imagenet": {"sizes": [32, 48]},
     "05_evaluate_retrieval": {"size": 48, "resolutions": [32, 48], "indices": []},

@@ -25,7 +25,7 @@ from torch import nn
 
 import mgkit
 from mgkit import checkpoints as module
-from mgkit.backbones.build import Backbone
+from mgkit.backbones.backbone import Backbone
 from mgkit.checkpoints import (
     RELEASED,
     RELEASED_URL,

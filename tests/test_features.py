@@ -129,6 +129,21 @@ def test_embedding_is_the_head_s_but_a_batch_at_a_time_and_without_logits(net, i
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("kind", "dimensions"), [("tiny_net", 8), ("whitened_net", 9)])
+def test_the_classifier_reads_the_network_s_embeddings(request, uneven_images, kind, dimensions):
+    net = request.getfixturevalue(kind)
+    rows = features.classifier_inputs(net, uneven_images, size=24, ps=[3.0, 1.5], precision="float32")
+    assert rows.shape == (2, 24, dimensions)
+    for of_p, p in zip(rows, (3.0, 1.5), strict=True):
+        alone = copy.deepcopy(net)
+        alone.pool.p.data.fill_(p)
+        for i in (0, 7, 23):
+            image = eval_transform(24, "rect")(load_image(uneven_images.paths[i]))
+            with torch.no_grad():
+                expected = alone(image[None])["embedding"][0]
+            np.testing.assert_allclose(of_p[i], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_embedding_holds_little_beside_its_result(tiny_net, monkeypatch):
     count, width = 60_000, tiny_net.width
     batch = np.ones((1, 100, width), np.float32)

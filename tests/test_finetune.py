@@ -13,11 +13,13 @@ from torch.nn import functional as F
 
 from mgkit.data.decoding import UnreadableImageError, load_image
 from mgkit.data.loader import UnreadableImages
-from mgkit.features import Passes, classify, feature_maps, whole_shapes
+from mgkit.features import Passes, classifier_inputs, classify, feature_maps, whole_shapes
 from mgkit.finetune import (
     SMALLEST_P,
+    cross_entropy,
     descend_p,
     feature_windows,
+    finetune_classifier,
     finetune_p,
     images_a_window,
     set_p,
@@ -326,6 +328,104 @@ def test_max_pooling_has_no_p_to_learn(tiny_net, image_folders):
         tiny_net.pool.p.fill_(float("inf"))
     with pytest.raises(ValueError, match="p = inf"):
         finetune_p(tiny_net, image_folders([(20, 20)]), size=16)
+
+
+def test_each_exponent_is_swept_with_its_own_classifier(tiny_net, uneven_images):
+    ps, classifiers = [1.0, 3.0, 3.0], [torch.nn.Linear(8, 3), tiny_net.classifier, torch.nn.Linear(8, 3)]
+    hits = sweep_hits(tiny_net, uneven_images, sizes=[24], ps=ps, classifiers=classifiers, **FLOAT32)
+    for j, (p, classifier) in enumerate(zip(ps, classifiers, strict=True)):
+        other = copy.deepcopy(tiny_net)
+        other.set_classifier(classifier)
+        np.testing.assert_array_equal(
+            hits[:, j], sweep_hits(other, uneven_images, sizes=[24], ps=[p], **FLOAT32)[:, 0]
+        )
+    assert len({hits[0, j, 0].tobytes() for j in range(3)}) == 3
+
+
+# --- FixRes
+
+SGD = dict(lr=0.5, epochs=3, batch_size=5, momentum=0.8, weight_decay=0.01, seed=4)
+
+
+def finetune_on_images(net, images, labels, *, lr, epochs, batch_size, momentum, weight_decay, seed):
+    """SGD written out, on the classifier alone; every image passes through the network in eval mode."""
+    net = copy.deepcopy(net).eval().requires_grad_(False)
+    weights = [net.classifier.weight.requires_grad_(True), net.classifier.bias.requires_grad_(True)]
+    velocity, step = [torch.zeros_like(w) for w in weights], 0
+    with torch.no_grad():
+        rows = torch.stack([net(image[None])["embedding"][0] for image in images])
+    rate, steps = lr / (1 + rows.square().sum(1).mean()), epochs * math.ceil(len(images) / batch_size)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        order = torch.randperm(len(images), generator=generator)
+        for start in range(0, len(images), batch_size):
+            batch = order[start : start + batch_size]
+            logits = torch.cat([net(images[i][None])["classifier_output"] for i in batch])
+            loss = -logits.log_softmax(1)[range(len(batch)), labels[batch]].mean()
+            gradients = torch.autograd.grad(loss, weights)
+            with torch.no_grad():
+                for w, v, gradient in zip(weights, velocity, gradients, strict=True):
+                    v.mul_(momentum).add_(gradient + weight_decay * w)
+                    w -= rate * (1 - step / steps) ** 0.9 * v
+            step += 1
+    return [w.detach() for w in weights]
+
+
+@pytest.mark.parametrize("whitening", [False, True])
+def test_fixres_on_embeddings_is_sgd_on_the_images(tiny_net, uneven_images, whitening):
+    net = whitened(tiny_net) if whitening else tiny_net
+    net.dropout.p = 0.5  # which is off in eval mode
+    set_p(net, 2.0)
+    images = [eval_transform(32, "rect")(load_image(path)) for path in uneven_images.paths]
+    expected = finetune_on_images(net, images, torch.from_numpy(uneven_images.labels), **SGD)
+    [rows] = classifier_inputs(net, uneven_images, size=32, ps=[2.0], passes=Passes(**FLOAT32))
+    before = copy.deepcopy(net.state_dict())
+    tuned = finetune_classifier(net.classifier, rows, uneven_images.labels, **SGD)
+    assert (tuned.weight - net.classifier.weight).abs().max() > 0.01  # it learned something
+    for found, wanted in zip((tuned.weight, tuned.bias), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert not any(weight.requires_grad for weight in tuned.parameters())
+
+
+@pytest.fixture
+def embedded():
+    """Embeddings [30,8] and labels [30] of three classes."""
+    rows = torch.rand(30, 8, generator=torch.Generator().manual_seed(0)).numpy()
+    return rows, np.arange(30) % 3
+
+
+def test_fixres_depends_on_the_seed_alone(tiny_net, embedded):
+    def weight(seed):
+        return finetune_classifier(tiny_net.classifier, *embedded, seed=seed).weight
+
+    assert torch.equal(weight(0), weight(0)) and not torch.equal(weight(0), weight(1))
+
+
+def test_fixres_leaves_rows_of_unreadable_images_out(tiny_net, embedded):
+    rows, labels = embedded
+    gaps, kept = rows.copy(), np.setdiff1d(np.arange(30), [3, 17])
+    gaps[[3, 17]] = math.nan
+    known = finetune_classifier(tiny_net.classifier, rows[kept], labels[kept])
+    assert torch.equal(finetune_classifier(tiny_net.classifier, gaps, labels).weight, known.weight)
+    assert cross_entropy(known, gaps, labels) == pytest.approx(cross_entropy(known, rows[kept], labels[kept]))
+
+
+@pytest.mark.parametrize("scale", [1, 30, 1e3])
+def test_one_learning_rate_suits_short_and_long_embeddings(tiny_net, embedded, scale):
+    rows, labels = scale * embedded[0], embedded[1]
+    tiny_net.classifier.weight.data /= scale
+    tuned = finetune_classifier(tiny_net.classifier, rows, labels)
+    before, after = (cross_entropy(each, rows, labels) for each in (tiny_net.classifier, tuned))
+    assert after < 0.9 * before
+
+
+def test_fixres_refuses_what_it_cannot_learn_from(tiny_net, embedded):
+    rows, labels = embedded
+    with one_line_error(ValueError, "no embedding"):
+        finetune_classifier(tiny_net.classifier, np.full_like(rows, math.nan), labels)
+    with one_line_error(ValueError, "does not stay finite", "lower rate than 1e+30"):
+        finetune_classifier(tiny_net.classifier, rows, labels, lr=1e30)
 
 
 # --- Several processes

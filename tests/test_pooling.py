@@ -62,12 +62,15 @@ def signed(seed, shape=(2, 3, 4, 5)):
 @given(p=st.floats(0.3, 30), more=st.floats(1.01, 3), seed=st.integers(0, 1000))
 def test_signed_maps_are_pooled_between_mean_and_maximum(p, more, seed):
     x = signed(seed)
-    least = np.minimum(x.numpy().min((2, 3)), 0)
-    expected = gem_by_loops(x - torch.from_numpy(least)[..., None, None], p) + least
-    np.testing.assert_allclose(gem(x, p), expected, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(gem(x, 1.0), x.mean((2, 3)), rtol=0, atol=2e-6)
-    np.testing.assert_allclose(gem(x, math.inf), x.amax((2, 3)), rtol=1e-12)
-    assert (gem(x, p) <= gem(x, p * more) + 1e-9).all() and (gem(x, p) <= x.amax((2, 3)) + 1e-9).all()
+    least = x.numpy().min((2, 3))
+    offset = np.where(least < 0, least - FLOOR, 0)
+    expected = gem_by_loops(x - torch.from_numpy(offset)[..., None, None], p) + offset
+    pooled = gem(x, p, signed=True)
+    np.testing.assert_allclose(pooled, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(gem(x, 1.0, signed=True)[:, 1:], x.mean((2, 3))[:, 1:], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(gem(x, math.inf, signed=True), x.amax((2, 3)), rtol=1e-12)
+    assert (pooled <= gem(x, p * more, signed=True) + 1e-9).all()
+    assert (pooled <= x.amax((2, 3)) + 1e-9).all()
 
 
 def test_maps_without_negative_values_are_pooled_as_by_the_formula_alone_to_the_bit():
@@ -75,12 +78,16 @@ def test_maps_without_negative_values_are_pooled_as_by_the_formula_alone_to_the_
         x = maps(3, (4, 8, 7, 9))
         held = x.clamp(min=FLOOR)
         top = held.amax((2, 3), keepdim=True)
-        assert torch.equal(gem(x, p), (held / top).pow(p).mean((2, 3)).pow(1 / p) * top.flatten(1))
+        expected = (held / top).pow(p).mean((2, 3)).pow(1 / p) * top.flatten(1)
+        assert torch.equal(gem(x, p), expected) and torch.equal(gem(x, p, signed=True), expected)
 
 
-def test_p_has_the_gradient_of_autograd_on_signed_maps():
-    x, p = signed(5), torch.tensor(2.5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda p: gem(x, p), (p,))
+def test_signed_maps_and_p_have_the_gradients_of_finite_differences():
+    x, p = (
+        signed(5, (1, 3, 2, 3)).requires_grad_(),
+        torch.tensor(2.5, dtype=torch.float64, requires_grad=True),
+    )
+    assert torch.autograd.gradcheck(lambda x, p: gem(x, p, signed=True), (x, p), eps=1e-8, atol=1e-4)
 
 
 @pytest.mark.parametrize("p", ["1.0", "2.0", "3.0", "4.5"])

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 
-from mgkit.backbones.build import IMAGENET_MEAN, IMAGENET_STD
+from mgkit.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD
 from mgkit.data.decoding import load_image
 from mgkit.transforms import (
     TRAIN_KINDS,

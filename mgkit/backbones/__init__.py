@@ -5,13 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "build": [
-            "IMAGENET_MEAN",
-            "IMAGENET_STD",
-            "Backbone",
-            "backbone_names",
-            "build_backbone",
-            "check_backbone",
-        ]
+        "backbone": ["IMAGENET_MEAN", "IMAGENET_STD", "TOKENS", "Backbone"],
+        "build": ["backbone_names", "build_backbone", "check_backbone"],
     },
 )

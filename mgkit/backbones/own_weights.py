@@ -121,8 +121,20 @@ def load_plain(
     return (weight.float().clone(), bias.float().clone()) if fits else None
 
 
-def load_timm(net: nn.Module, own: OwnWeights, name: str) -> bool:
-    """Load a timm model, its classifier set to the file's number of classes; False if the file has none.
+@dataclass(frozen=True)
+class Loaded:
+    """What a file had of a timm model's head.
+
+    classes: of its classifier; 0 without one
+    missing: the tensors of its other parts that the file lacks
+    """
+
+    classes: int
+    missing: list[str]
+
+
+def load_timm(net: nn.Module, own: OwnWeights, name: str) -> Loaded:
+    """Load a timm model, its classifier set to the file's number of classes.
 
     name: of the model, for messages
 
@@ -145,8 +157,9 @@ def load_timm(net: nn.Module, own: OwnWeights, name: str) -> bool:
     used = [key for key in state if key in match.tensors and (key in wanted or fits)]
     check_tensors(own, match, used)
     net.load_state_dict({key: match.tensors[key] for key in used}, strict=False)
-    say(own, match, used, name, classes=classes if fits else 0, missing=missing)
-    return fits
+    loaded = Loaded(classes if fits else 0, missing)
+    say(own, match, used, name, classes=loaded.classes, missing=missing)
+    return loaded
 
 
 def classes_of(net: nn.Module, match: Match, head: str) -> int:

@@ -1,6 +1,7 @@
 """Models of timm that are described elsewhere: `hf-hub:org/model`, and `local-dir:/folder`."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
@@ -46,13 +47,14 @@ def folder_of(model: str) -> Path:
     return find_path(model.removeprefix(FOLDER))
 
 
-def model_elsewhere(model: str) -> nn.Module:
-    """Create a model with random weights; raise OSError if its description cannot be fetched or used."""
-    import timm
+def model_elsewhere(model: str, create: Callable[[str], nn.Module]) -> nn.Module:
+    """Create a model with random weights; raise OSError if its description cannot be fetched or used.
 
+    create: creates a model by timm's name
+    """
     source = f"{FOLDER}{folder_of(model)}" if model.startswith(FOLDER) else model
     try:
-        return timm.create_model(source)
+        return create(source)
     except Exception as error:  # the hub's client raises its own types
         raise unusable(model, error) from None
 

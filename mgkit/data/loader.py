@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
+from mgkit.machine.device import GPUS
 from mgkit.machine.distributed import all_gather_object, is_initialized, is_main
 from mgkit.machine.printable import shown_name
 from mgkit.machine.shared_memory import limits_named, shared_memory_named
@@ -145,13 +146,13 @@ class SharedLoader(DataLoader):
 def batch_loader(
     dataset: ImageDataset, batches: SeededBatches, *, workers: int = 0, device: torch.device | None = None
 ) -> DataLoader:
-    """A DataLoader of `Batch` over the given batches, in pinned memory for a GPU."""
+    """A DataLoader of `Batch` over the given batches, in pinned memory for CUDA and XPU."""
     return SharedLoader(
         dataset,
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
-        pin_memory=device is not None and device.type == "cuda",
+        pin_memory=device is not None and device.type in GPUS,
         persistent_workers=workers > 0,
         timeout=SECONDS_FOR_A_BATCH if workers else 0,
         worker_init_fn=leave_stopping_to_the_parent,

@@ -14,7 +14,7 @@ from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.loader import Batch
 from mgkit.engine.loop import Training, validate
 from mgkit.engine.provenance import gib
-from mgkit.machine.device import describe
+from mgkit.machine.device import describe, reserved_memory, synchronize
 from mgkit.machine.distributed import all_gather, all_gather_object, world_size
 from mgkit.training import is_enough, parts_of
 
@@ -91,7 +91,7 @@ def measure(training: Training) -> Estimate:
     began = time.perf_counter()
     validate(training.net, training.val_images.subset(range(many)), config, training.unreadable)
     validation_rate = many / (time.perf_counter() - began)
-    on_gpu = device.type == "cuda"
+    gpu_memory, gpu_memory_there = reserved_memory(device)
     images = sum(counts)
     return Estimate(
         config=config, device=describe(device), processes=world_size(), steps=steps,
@@ -99,8 +99,7 @@ def measure(training: Training) -> Estimate:
         loading_rate=loading_rate, validation_rate=validation_rate,
         data_wait=max(all_gather_object(data_wait)),
         memory=max(all_gather_object(memory)), memory_there=psutil.virtual_memory().total,
-        gpu_memory=max(all_gather_object(torch.cuda.max_memory_reserved(device) if on_gpu else 0)),
-        gpu_memory_there=torch.cuda.get_device_properties(device).total_memory if on_gpu else 0,
+        gpu_memory=max(all_gather_object(gpu_memory)), gpu_memory_there=gpu_memory_there,
         snapshot=snapshot_size(training), steps_per_epoch=len(training.batches),
         images_per_epoch=training.batches.batches.samples, val_images=len(training.val_images),
     )  # fmt: skip
@@ -138,12 +137,6 @@ def timed(training: Training, make_step: Callable[[], None]) -> tuple[int, float
         [enough, *_], *_ = all_gather([seconds > SECONDS and steps >= MIN_STEPS])
         if enough:
             return steps, seconds
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has finished its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def images_loaded_per_second(training: Training) -> float:

@@ -116,7 +116,10 @@ def all_but_p(net: MultiGrain, images: ImageList, *, size: int, passes: Passes) 
 
 
 def identity_of_network(net: MultiGrain) -> dict:
-    """The backbone: its name, width, input normalisation, and a SHA-256 of its parameters and buffers."""
+    """The backbone: name, width, input normalisation, and a SHA-256 of its parameters and buffers.
+
+    Also what else changes the rows, where it is not as in the paper: tokens, negative values, a neck.
+    """
     digest = hashlib.sha256()
     twin = f"{net.twin}.last_linear."  # the NASNets' classifier, which does not affect feature maps
     for name, value in chain(net.features.named_parameters(), net.features.named_buffers()):
@@ -125,7 +128,14 @@ def identity_of_network(net: MultiGrain) -> dict:
         digest.update(f"{name} {value.dtype} {list(value.shape)}\0".encode())
         digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     normalisation = {"mean": list(net.mean), "std": list(net.std)}
-    return {"backbone": net.name, "width": net.width} | normalisation | {"sha256": digest.hexdigest()}
+    identity = {"backbone": net.name, "width": net.width} | normalisation | {"sha256": digest.hexdigest()}
+    if net.tokens != "patches":
+        identity["tokens"] = net.tokens
+    if net.pool.signed:
+        identity["signed"] = True
+    if net.neck is not None:
+        identity["neck"] = True
+    return identity
 
 
 # --- One array

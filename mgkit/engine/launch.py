@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from mgkit.config import AnyConfig, StageConfig, TrainConfig, to_yaml
-from mgkit.machine.distributed import is_initialized
+from mgkit.machine.device import pick_device
+from mgkit.machine.distributed import gpu_count, is_initialized
 from mgkit.machine.files import write_text
 from mgkit.machine.progress import FOR_RELAY, print_anything, show_relayed
 from mgkit.machine.shared_memory import limits_named
@@ -41,7 +40,7 @@ def processes_on_this_machine(config: StageConfig) -> int:
 
     Without GPUs, any number of processes share the CPU. Raises ValueError for more processes than GPUs.
     """
-    available = torch.cuda.device_count()
+    available = gpu_count()
     if config.gpus == "auto":
         return max(1, available)
     if available and config.gpus > available:
@@ -136,7 +135,7 @@ def worker_environment(folder: str, processes: int) -> dict[str, str]:
     threads = max(1, len(os.sched_getaffinity(0)) // processes) if hasattr(os, "sched_getaffinity") else 1
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     environment.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads take cores from the data loaders
-    if not torch.cuda.is_available():
+    if pick_device().type == "cpu":
         # Have glibc keep freed memory. Where it returns that of large feature maps, new pages take a fifth of
         # the CPU time of a step (EfficientNet-Lite0, 48 images of 128 px).
         environment.setdefault("MALLOC_MMAP_MAX_", "0")

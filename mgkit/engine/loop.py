@@ -394,7 +394,7 @@ def in_parallel(net: MultiGrain, loss: JointLoss, config: TrainConfig, device: t
         return objective
     return DistributedDataParallel(
         objective,
-        device_ids=[device.index] if device.type == "cuda" else None,
+        device_ids=None if device.type == "cpu" else [device.index],
         gradient_as_bucket_view=True,
         # Some of timm's networks have parameters that no feature map depends on. On a CPU it keeps the layout
         # of gradients after the first step, on which the rounding of sums over three or more depends.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mgkit.engine.run import json_lines
+from mgkit.machine.device import GPUS
 from mgkit.machine.distributed import all_reduce
 from mgkit.machine.files import write_text
 from mgkit.machine.printable import say_once
@@ -152,13 +153,14 @@ class Pace:
 
         images: trained on since the last call.
 
-        On a GPU also gpu_memory_gib, the peak of allocated memory (GiB).
+        On a GPU of CUDA or XPU also gpu_memory_gib, the peak of allocated memory (GiB).
         """
         now = perf_counter()
         elapsed = now - self.since
         taken = {"images_per_second": images / elapsed, "data_wait": self.waited / elapsed}
         self.since, self.waited = now, 0.0
-        if self.device.type == "cuda":
-            taken["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
-            torch.cuda.reset_peak_memory_stats(self.device)
+        if self.device.type in GPUS:
+            gpu = GPUS[self.device.type]
+            taken["gpu_memory_gib"] = gpu.max_memory_allocated(self.device) / 2**30
+            gpu.reset_peak_memory_stats(self.device)
         return taken

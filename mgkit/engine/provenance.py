@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mgkit.machine.device import describe, pick_device
+from mgkit.machine.device import GPUS, describe, pick_device
 
 PACKAGES = (
     "mgkit", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "faiss-cpu", "safetensors",
@@ -50,9 +50,11 @@ def hardware() -> dict:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": gib(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
     }
-    if torch.cuda.is_available():
-        gpus = [torch.cuda.get_device_properties(k) for k in range(torch.cuda.device_count())]
+    kind = pick_device().type
+    if kind in GPUS:
+        gpus = [GPUS[kind].get_device_properties(k) for k in range(GPUS[kind].device_count())]
         found["gpus"] = [{"name": gpu.name, "memory_gib": gib(gpu.total_memory)} for gpu in gpus]
+    if kind == "cuda":
         found |= {
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),

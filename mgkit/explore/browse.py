@@ -16,7 +16,6 @@ from mgkit.data.images import ImageList, evenly
 from mgkit.features import maps_of, too_narrow
 from mgkit.machine.printable import shown_name
 from mgkit.model import MultiGrain
-from mgkit.pooling import gem
 from mgkit.retrieval.protocols import rows_of, shown_query, with_places
 from mgkit.retrieval.search import top_k
 from mgkit.stages.evaluate_retrieval import RetrievalTask
@@ -229,7 +228,7 @@ def pooled_picture(
     maps = maps_of(net.eval().features, image.to(net.classifier.weight.device))  # -> [1,C,h,w]
     if maps is None:
         raise UnreadableImageError(too_narrow(net, image, size))
-    return gem(maps.float(), net.pool.p if p is None else p)
+    return net.pooled_maps(maps.float(), p)
 
 
 def describe_with(

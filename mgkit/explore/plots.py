@@ -38,7 +38,7 @@ from mgkit.retrieval.protocols import examples, shown
 if TYPE_CHECKING:  # for annotations: do not load the stages
     from mgkit.benchmarks.retrieval_set import RetrievalSet
     from mgkit.explore.toy_svm import ToyRuns
-    from mgkit.stages.results import Accuracy, PSearch, ResolutionCurves, Retrieval
+    from mgkit.stages.results import Accuracy, Adaptation, PSearch, ResolutionCurves, Retrieval
 
 TINT = "#DCEBF5"
 SHADE = 0.12  # opacity of intervals around several curves, which overlap
@@ -284,18 +284,47 @@ def accuracy_by_size(rows: Sequence[Accuracy]) -> Figure:
     lines = list(dict.fromkeys((row.crop, row.exponent) for row in rows))
     for k, (crop, exponent) in enumerate(lines):
         of_line = [row for row in rows if (row.crop, row.exponent) == (crop, exponent)]
-        label = f"{crop}, {'training p' if exponent == 'trained' else exponent}"
-        sizes = [row.size for row in of_line]
-        axes[0, 0].plot(
-            sizes, [100 * row.top1 for row in of_line],
-            color=COLOURS[k], marker=MARKERS[k], linestyle="-" if exponent == "trained" else "--",
-            label=label, **line_sizes(k, len(lines)),
-        )  # fmt: skip
-        low, high = 100 * np.transpose([row.interval for row in of_line])  # [S,2] -> [2,S]
-        axes[0, 0].fill_between(sizes, low, high, color=COLOURS[k], alpha=SHADE, linewidth=0)
+        trained = exponent == "trained"
+        label = f"{crop}, {'training p' if trained else exponent}"
+        look = {"linestyle": "-" if trained else "--"} | line_sizes(k, len(lines))
+        top1_line(axes[0, 0], of_line, k, label=label, **look)
     style(axes[0, 0], "Top-1 against resolution", "evaluation size (px)", "validation top-1 (%)")
     size_ticks(axes[0, 0], [row.size for row in rows])
     axes[0, 0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def top1_line(axes: Axes, rows: Sequence[Accuracy | Adaptation], k: int, **look) -> None:
+    """The k-th line of top-1 against evaluation size; shaded: its 95 % confidence intervals."""
+    sizes = [row.size for row in rows]
+    axes.plot(sizes, [100 * row.top1 for row in rows], color=COLOURS[k], marker=MARKERS[k], **look)
+    low, high = 100 * np.transpose([row.interval for row in rows])  # [S,2] -> [2,S]
+    axes.fill_between(sizes, low, high, color=COLOURS[k], alpha=SHADE, linewidth=0)
+
+
+def adaptations_by_size(rows: Sequence[Adaptation]) -> Figure:
+    """Top-1 against evaluation size with p*, FixRes and both, and their gains over the training p.
+
+    Shaded, and bars: 95 % confidence intervals.
+    """
+    figure, [[left, right]] = axes_grid(1, 2, width=4.5, height=3.4)
+    methods, sizes = (list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("method", "size"))
+    apart = 0.015 * max(sizes)  # px between the bars of a size
+    for k, method in enumerate(methods):
+        of_method = [row for row in rows if row.method == method]
+        look = {"linestyle": cycled(LINES, k)} | line_sizes(k, len(methods))
+        top1_line(left, of_method, k, label=method, **look)
+        if k:  # the first is what the others are compared with
+            low, value, high = 100 * np.array([(r.gain.low, r.gain.value, r.gain.high) for r in of_method]).T
+            places = [row.size + (k - len(methods) / 2) * apart for row in of_method]
+            bars = {"yerr": [value - low, high - value], "capsize": 2, "linewidth": 1.2}
+            right.errorbar(places, value, fmt=MARKERS[k], color=COLOURS[k], label=method, **bars)
+    right.axhline(0, color="grey", linestyle=":")
+    style(left, "Top-1 against resolution", "evaluation size (px)", "validation top-1 (%)")
+    style(right, "Gain over the training p", "evaluation size (px)", "points, same images")
+    for axes in (left, right):
+        size_ticks(axes, sizes)
+    figure_legend(figure, left)
     return figure
 
 

@@ -16,7 +16,7 @@ from mgkit.data.images import ImageList, evenly
 from mgkit.features import Passes, feature_maps
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
-from mgkit.pooling import FLOOR, gem, l2_normalize, least_negative
+from mgkit.pooling import FLOOR, gem, l2_normalize, offset_of
 from mgkit.retrieval.protocols import (
     examples,
     failures_first,
@@ -71,7 +71,7 @@ class CachedMaps:
         """GeM embeddings [N,C] with exponent p; inf: max pooling."""
         rows = torch.empty(len(self), self.net.width, device=self.net.classifier.weight.device)
         for maps, indices in self.batches:
-            rows[indices] = gem(maps, p)
+            rows[indices] = self.net.pooled_maps(maps, p)
         return rows
 
     def outputs(self, p: float) -> dict[str, Tensor]:
@@ -83,6 +83,10 @@ class CachedMaps:
         """The feature map of one image, [C,h,w]."""
         b, k = self.place[index]
         return self.batches[b][0][k]
+
+    def match(self, first: int, second: int, p: float) -> "Match":
+        """`Match` of two of the images with exponent p."""
+        return match(self.map(first), self.map(second), p, signed=self.net.pool.signed)
 
 
 def images_held(net: MultiGrain, size: int, memory: int) -> int:
@@ -240,14 +244,14 @@ def shown_exponent(p: float) -> str:
 # --- Matching regions
 
 
-def position_shares(x: Tensor, p: float) -> Tensor:
+def position_shares(x: Tensor, p: float, *, signed: bool = False) -> Tensor:
     """Share of each position in its channel's p-th power mean, x^p / Σ x^p: [C,h,w] -> [C,h,w].
 
-    As `gem`, above the least activation if that is negative.
+    signed: as for `gem`, take x above the channel's least activation if that is negative
 
     Sums to 1 over h,w; for p=inf all at the maximum, in equal parts if that is repeated.
     """
-    x = (x - least_negative(x)).clamp(min=FLOOR)
+    x = (x - offset_of(x) if signed else x).clamp(min=FLOOR)
     powers = (x / x.amax(dim=(-2, -1), keepdim=True)) ** p  # in 0..1; for p=inf 1 at the maximum, else 0
     return powers / powers.sum(dim=(-2, -1), keepdim=True)
 
@@ -261,8 +265,8 @@ class Match:
 
         contribution(h,w) = Σ_c s_c(h,w) e_c f_c / (|e| |f|) >= 0
 
-    sums to the similarity over the positions of one image. The embedding is that before whitening, which
-    mixes channels.
+    sums to the similarity over the positions of one image; for a network with negative activations it may be
+    negative. The embedding is that right after GeM: a neck and whitening mix channels.
     """
 
     similarity: float
@@ -270,12 +274,13 @@ class Match:
     second: np.ndarray
 
 
-def match(first: Tensor, second: Tensor, p: float) -> Match:
-    """`Match` of two feature maps [C,h,w], pooled with exponent p."""
+def match(first: Tensor, second: Tensor, p: float, *, signed: bool = False) -> Match:
+    """`Match` of two feature maps [C,h,w], pooled with exponent p; signed: as for `gem`."""
     with torch.no_grad():
-        e, f = (l2_normalize(gem(x[None], p))[0] for x in (first, second))
+        e, f = (l2_normalize(gem(x[None], p, signed=signed))[0] for x in (first, second))
         products = e * f  # [C]
-        heats = [torch.einsum("c,chw->hw", products, position_shares(x, p)) for x in (first, second)]
+        shares = (position_shares(x, p, signed=signed) for x in (first, second))
+        heats = [torch.einsum("c,chw->hw", products, share) for share in shares]
     return Match(products.sum().item(), *(heat.cpu().numpy() for heat in heats))
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mgkit.explore.browse import Classes, Collection
-from mgkit.explore.repooling import Repooling, SetMaps, match
+from mgkit.explore.repooling import Repooling, SetMaps
 from mgkit.explore.style import (
     COLOURS,
     LINES,
@@ -109,7 +109,7 @@ def matching_regions(held: SetMaps, *, ps: Sequence[float] = (1.0, 3.0, 10.0), p
         both = [halves[0][0], halves[1][0]]
         show_found(both, held.set.images, pair[0], found, judged=judged, title=query)
         for j, p in enumerate(ps, 1):
-            matched = match(*(held.maps.map(index) for index in pair), p)
+            matched = held.maps.match(*pair, p)
             for half, index, heat in zip(halves, pair, (matched.first, matched.second), strict=True):
                 title = f"p = {p:g}, cosine {matched.similarity:.2f}"
                 show_image(half[j], heat_overlay(picture_tile(held.set.images, index), heat), title)

@@ -1,13 +1,34 @@
-"""Results of 05 as text."""
+"""Results of 02 and 05 as text."""
 
 from itertools import groupby
 
 import numpy as np
 
 from mgkit.retrieval.protocols import shown, shown_difference, shown_interval, shown_value
-from mgkit.stages.results import Retrieval
+from mgkit.stages.results import Adaptation, Retrieval
 
 VERDICT = {True: "better", False: "worse", None: "undecided"}
+
+
+def adaptation_table(rows: list[Adaptation]) -> str:
+    """Aligned text: top-1 of p*, FixRes and both at each size, gain over the training p, and cost."""
+    width = max(len(row.method) for row in rows)
+    lines = [
+        f"{'':{width}}  {'p':>5}  {'top-1':>6}  {'95 % interval':>13}  {'gain':>21}  {'':9}  "
+        f"{'passes':>6}  {'learned':>9}"
+    ]
+    for size, of_size in groupby(rows, key=lambda row: row.size):
+        lines.append(f"{size} px")
+        for row in of_size:
+            gain, verdict = "", ""
+            if row.learned:
+                gain, verdict = shown_difference("top-1", row.gain), VERDICT[row.gain.better]
+            interval = shown_interval("top-1", *row.interval)
+            lines.append(
+                f"{row.method:{width}}  {row.p:5.2f}  {100 * row.top1:4.1f} %  {interval:>13}  {gain:>21}  "
+                f"{verdict:9}  {row.passes:6d}  {row.learned:9,d}"
+            )
+    return "\n".join(lines)
 
 
 def table(found: list[Retrieval]) -> str:

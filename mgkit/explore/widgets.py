@@ -16,7 +16,7 @@ from PIL import Image
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
 from mgkit.explore.browse import Classes, Collection, Describe, read_picture
-from mgkit.explore.repooling import Repooling, SetMaps, exponents, match, positions_for_half, shown_exponent
+from mgkit.explore.repooling import Repooling, SetMaps, exponents, positions_for_half, shown_exponent
 from mgkit.explore.stills import heat_overlay
 from mgkit.explore.style import data_uri, frame_style, picture_tile, thumbnail
 from mgkit.explore.toy_batch import COPIES, ToyBatches
@@ -338,7 +338,7 @@ class HeatMaps(Explorer):
         """Show the two pictures with their heat maps."""
         images, p = self.held.set.images, self.p.value
         pair = (int(self.held.set.queries[self.query.value]), self.neighbour.value)
-        found = match(self.held.maps.map(pair[0]), self.held.maps.map(pair[1]), p)
+        found = self.held.maps.match(*pair, p)
         heats = (found.first, found.second)
         first, second = (f"{positions_for_half(heat)} of {heat.size} positions" for heat in heats)
         self.say(

@@ -1,7 +1,8 @@
 """Collectives of torch.distributed; without a process group they return their input.
 
 Processes are started by `mgkit.engine.launch`, or by hand with `torchrun -m mgkit`. W is the world size;
-rank r has n_r of the batch's B samples. The backend is gloo for tensors on the CPU, NCCL on GPUs.
+rank r has n_r of the batch's B samples. The backend is gloo for tensors on the CPU, NCCL on CUDA's GPUs,
+xccl on Intel's.
 """
 
 import os
@@ -15,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mgkit.machine.device import GPUS, pick_device
+
 Content = TypeVar("Content")
 Result = TypeVar("Result")
 TIMEOUT = timedelta(minutes=60)  # of a collective: rank 0 may first index millions of files
@@ -22,17 +25,42 @@ TIMEOUT = timedelta(minutes=60)  # of a collective: rank 0 may first index milli
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Initialise the process group of torchrun's environment for the block; none where WORLD_SIZE is 1."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    """Initialise the process group of torchrun's environment for the block; none where WORLD_SIZE is 1.
+
+    Raises ValueError for several processes on a GPU without a backend.
+    """
+    workers = int(os.environ.get("WORLD_SIZE", 1))
+    if workers == 1:
         yield
         return
     if hasattr(os, "register_at_fork"):  # stays registered, without effect once the group is destroyed
         os.register_at_fork(before=wait_before_fork)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+    device = pick_device()
+    backend = backend_of(device)
+    if backend is None:
+        raise ValueError(f"torch has no collectives for {device.type}: run one process, not {workers}")
+    if device.type in GPUS:
+        GPUS[device.type].set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(backend, timeout=TIMEOUT)
     yield
     dist.destroy_process_group()  # not after an error: it could wait for processes that have ended
+
+
+def backend_of(device: torch.device) -> str | None:
+    """The backend for tensors on the CPU and on the device; None if torch has none, as for MPS."""
+    if device.type == "xpu" and not dist.is_backend_available("xccl"):
+        return None
+    return {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}.get(device.type)
+
+
+def gpu_count() -> int:
+    """The number of this machine's GPUs that can work together, one a process; 0 without GPUs."""
+    if cuda := torch.cuda.device_count():
+        return cuda
+    device = pick_device()
+    if device.type == "cpu":
+        return 0
+    return torch.xpu.device_count() if backend_of(device) else 1
 
 
 def wait_before_fork() -> None:

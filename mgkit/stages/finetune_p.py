@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, Field, PositiveInt, model_validator
+from torch import nn
 
 from mgkit.config import Exponent, FinetunePConfig, NetworkConfig
 from mgkit.data.images import ImageList
@@ -19,8 +20,9 @@ from mgkit.machine.records import check_values
 from mgkit.metrics import bootstrap_mean
 from mgkit.model import MultiGrain
 from mgkit.retrieval.protocols import Difference, accuracy_difference
+from mgkit.stages.fixres import adaptations, check_apart, fixres_classifiers
 from mgkit.stages.inputs import in_classes_of, is_mini, training_data
-from mgkit.stages.results import PSearch
+from mgkit.stages.results import Adaptation, PSearch
 from mgkit.stages.train import trained_network
 
 
@@ -50,14 +52,15 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
     train_images, val_images = training_data(config)
     subset = in_classes_of(net, train_images.first_per_class(config.images_per_class))
     val_images = in_classes_of(net, val_images)
+    if config.fixres_epochs:
+        check_apart(subset, val_images)
     run = Run(config, checkpoint=net.source, sha256=net.source_sha256) if is_main() else None
     passes = Passes.of(config, backbone=frozen_backbone(net, config.precision))
     training_p = net.pool.p.item()
     paths = descents(config, net, subset, passes)
     p_star = [float(path[-1, 1]) for path in paths]
-    hits = sweeps(
-        config, net, val_images, [[*config.ps, training_p, p] for p in p_star], passes
-    )  # [S,P+2,2,N]
+    fixres = fixres_classifiers(config, net, subset, p_star, passes) if config.fixres_epochs else None
+    hits = sweeps(config, net, val_images, p_star, passes, fixres)  # [S,P+2,2,N], with FixRes [S,P+6,2,N]
     passes.unreadable.report()
     accuracy, count = np.nanmean(hits, axis=-1), len(config.ps)
     gains = [accuracy_difference(of_size[count, 0], of_size[count + 1, 0]) for of_size in hits]
@@ -68,10 +71,12 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
         top1_at_training_p=accuracy[:, count, 0].tolist(),
         top1_at_p_star=accuracy[:, count + 1, 0].tolist(),
         gains=gains,
+        adaptations=adaptations(config, net, subset, p_star, hits[:, count + 2 :, 0]) if fixres else [],
     )  # fmt: skip
     if run:
         results = {key: as_plain(value) for key, value in vars(found).items()}
-        run.results(results | {"gains": [asdict(gain) for gain in gains], "val_images": len(val_images)})
+        rows = {key: [asdict(row) for row in getattr(found, key)] for key in ("gains", "adaptations")}
+        run.results(results | rows | {"val_images": len(val_images)})
     barrier()
     return found
 
@@ -93,14 +98,25 @@ def descents(config: FinetunePConfig, net: MultiGrain, images: ImageList, passes
 
 
 def sweeps(
-    config: FinetunePConfig, net: MultiGrain, images: ImageList, ps: list[list[float]], passes: Passes
-) -> np.ndarray:
-    """Top-1 and top-5 hits of each image, for each size with its exponents `ps`, [S,P,2,N]."""
-    shapes = whole_shapes(images, config.crop)
-    hits = [
-        sweep_hits(net, images, sizes=[size], ps=of_size, shapes=shapes, passes=passes)
-        for size, of_size in zip(config.sizes, ps, strict=True)
-    ]  # of [1,P,2,N]
+    config: FinetunePConfig, net: MultiGrain, images: ImageList, p_star: list[float], passes: Passes,
+    fixres: list[list[nn.Linear]] | None,
+) -> np.ndarray:  # fmt: skip
+    """Top-1 and top-5 hits of each image, for each size with P exponents, its own p and p*, [S,P+2,2,N].
+
+    With the classifiers of `fixres_classifiers`, [S,4], its own p and p* come twice more, [S,P+6,2,N].
+    """
+    shapes, hits = whole_shapes(images, config.crop), []
+    for s, size in enumerate(config.sizes):
+        rivals = [net.pool.p.item(), p_star[s]]
+        ps, classifiers = [*config.ps, *rivals], None
+        if fixres:
+            classifiers = [net.classifier] * len(ps) + fixres[s]
+            ps += 2 * rivals
+        hits.append(
+            sweep_hits(
+                net, images, sizes=[size], ps=ps, shapes=shapes, classifiers=classifiers, passes=passes
+            )
+        )
     return np.concatenate(hits)
 
 
@@ -110,7 +126,12 @@ def read_search(config: FinetunePConfig) -> PSearch:
     values = {field.name: results[field.name] for field in fields(PSearch)}
     arrays = {key: np.array(values[key]) for key in ("top1", "top5", "intervals")}
     arrays["paths"] = [np.array(path) for path in values["paths"]]
-    return PSearch(**values | arrays | {"gains": [Difference(**gain) for gain in values["gains"]]})
+    gains = [Difference(**gain) for gain in values["gains"]]
+    rivals = [
+        Adaptation(**row | {"interval": tuple(row["interval"]), "gain": Difference(**row["gain"])})
+        for row in values["adaptations"]
+    ]
+    return PSearch(**values | arrays | {"gains": gains, "adaptations": rivals})
 
 
 def as_plain(value):

@@ -73,9 +73,9 @@ def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
     """
     known = net.classifier.out_features
     if not net.classifies:
-        which = f"the weights of {net.source}" if net.source else "its published weights"
+        of_file = f" of {net.source}" if net.source else ""
         raise ValueError(
-            f"{net.name}: {which} have no classifier that fits behind GeM pooling; train one by 01 with "
+            f"{net.name}{of_file} has no classifier ({net.unclassified}): train one by 01 with "
             "pretrained_backbone or weights, or choose another backbone"
         )
     if net.classes:

@@ -1,6 +1,6 @@
 """The results of the stages, as values for the notebooks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,6 +26,28 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Adaptation:
+    """Top-1 of a network that was adapted to one size (px) with a pooling exponent p, and the cost of it.
+
+    method: `training p`, which is not adapted, `p*`, `FixRes` or `FixRes with p*`
+    passes: over the training images, to learn it
+    learned: number of parameters that were learned
+    top1: in 0..1, on the validation images, among the classes of the training images
+    interval: 95 % confidence interval of top1, by bootstrap over the images
+    gain: top1 minus that of the training p, on the same images
+    """
+
+    method: str
+    size: int
+    p: float
+    passes: int
+    learned: int
+    top1: float
+    interval: tuple[float, float]
+    gain: Difference
+
+
+@dataclass(frozen=True)
 class PSearch:
     """Results of 02 for S sizes and P exponents.
 
@@ -37,6 +59,7 @@ class PSearch:
     intervals: 95 % confidence intervals of top1, by bootstrap over the images, [S,P,2]
     top1_at_training_p, top1_at_p_star: the same with the training p, and with p*, [S]
     gains: top-1 of p* minus that of the training p, on the same images [S]
+    adaptations: p*, FixRes and both at each size; empty without FixRes
     """
 
     sizes: list[int]
@@ -51,6 +74,7 @@ class PSearch:
     gains: list[Difference]
     training_p: float
     crop: str
+    adaptations: list[Adaptation] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,7 @@ def first_network(config: TrainConfig, classes: tuple[str, ...], *, goes_on: boo
         config.backbone, p=config.p, num_classes=len(classes),
         pretrained_backbone=config.pretrained_backbone and not goes_on,
     )  # fmt: skip
+    net.unclassified = ""  # from here on, it is trained
     if not config.init_from or goes_on:
         return net
     path = find_path(config.init_from)
@@ -142,7 +143,7 @@ def network_of_weights(config: TrainConfig, classes: tuple[str, ...]) -> MultiGr
     if net.classifies:
         say_once(f"{path} has other classes: its classifier is not used")
     net.set_classifier(nn.Linear(net.width, len(classes)))
-    net.classes = ()
+    net.classes, net.unclassified = (), ""  # from here on, it is trained
     return net
 
 

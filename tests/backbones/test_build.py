@@ -13,14 +13,8 @@ from torch import nn
 
 from mgkit import get_multigrain
 from mgkit.backbones import published
-from mgkit.backbones.build import (
-    IMAGENET_MEAN,
-    NASNET_URL,
-    backbone_names,
-    build_backbone,
-    check_backbone,
-    load_cells,
-)
+from mgkit.backbones.backbone import IMAGENET_MEAN
+from mgkit.backbones.build import NASNET_URL, backbone_names, build_backbone, check_backbone, load_cells
 from mgkit.backbones.imagenet import imagenet_names
 from mgkit.backbones.nasnet import pnasnet5_large
 from mgkit.checkpoints import load_network, save_checkpoint

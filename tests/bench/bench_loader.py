@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from mgkit.backbones.build import IMAGENET_MEAN, IMAGENET_STD
+from mgkit.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD
 from mgkit.data.layouts import class_folders
 from mgkit.data.loader import ImageDataset, SeededBatches, batch_loader
 from mgkit.samplers import RepeatedAugmentationSampler

@@ -22,7 +22,7 @@ from mgkit.config import TrainConfig, make
 from mgkit.data.images import ImageList
 from mgkit.data.loader import Batch
 from mgkit.engine.loop import Training
-from mgkit.machine.device import autocast, describe, pick_device, place
+from mgkit.machine.device import autocast, describe, pick_device, place, synchronize
 from mgkit.model import get_multigrain
 
 CLASSES, REPETITIONS = 1000, 3
@@ -93,8 +93,7 @@ def row(options: argparse.Namespace, precision: str) -> Row:
         def call() -> None:
             for _ in range(options.steps):
                 step()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            synchronize(device)
 
         return call
 

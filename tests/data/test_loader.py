@@ -148,6 +148,12 @@ def test_nothing_is_reported_where_all_was_readable(images, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(("kind", "pinned"), [("cpu", False), ("cuda", True), ("xpu", True), ("mps", False)])
+def test_batches_are_in_pinned_memory_for_gpus_that_copy_from_it(kind, pinned):
+    loader = batch_loader(ImageDataset([], None), SeededBatches([]), device=torch.device(kind))
+    assert loader.pin_memory is pinned
+
+
 def test_skipping_every_image_is_an_error_that_names_one(tmp_path):
     for number in range(3):
         (tmp_path / f"{number}.jpg").write_text("not a picture")

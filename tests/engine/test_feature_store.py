@@ -17,7 +17,7 @@ from PIL import Image
 from support import in_processes, one_line_error, write_picture, write_uneven
 from torch import nn
 
-from mgkit.backbones.build import Backbone
+from mgkit.backbones.backbone import Backbone
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList, files_hash
 from mgkit.data.layouts import class_folders

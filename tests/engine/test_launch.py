@@ -53,6 +53,19 @@ def test_processes_are_one_a_gpu_and_on_cpus_as_many_as_asked(monkeypatch):
     assert processes_on_this_machine(config_of(gpus=5)) == 5
 
 
+@pytest.mark.parametrize(("gpu", "collectives", "processes"), [
+    (torch.xpu, True, 4), (torch.xpu, False, 1), (torch.backends.mps, False, 1),
+])  # fmt: skip
+def test_gpus_without_collectives_have_one_process(monkeypatch, gpu, collectives, processes):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.xpu, "device_count", lambda: 4)
+    monkeypatch.setattr(gpu, "is_available", lambda: True)
+    monkeypatch.setattr(torch.distributed, "is_backend_available", lambda name: collectives)
+    assert processes_on_this_machine(config_of()) == processes
+    with one_line_error(ValueError, "gpus", 5, processes):
+        processes_on_this_machine(config_of(gpus=5))
+
+
 def test_the_command_starts_the_workers_of_this_machine_alone(tmp_path):
     command = torchrun_command(config_of(max_restarts=7), tmp_path / "config.yaml", 3)
     assert command[:3] == [sys.executable, "-m", "torch.distributed.run"]

@@ -12,7 +12,7 @@ from support import in_processes, one_line_error, training_config
 from torch import nn
 from torch.nn import functional as F
 
-from mgkit.backbones.build import Backbone
+from mgkit.backbones.backbone import Backbone
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.loader import Batch
 from mgkit.engine.loop import NonFiniteError, Training, check_batch_norm

@@ -236,6 +236,11 @@ def test_memory_is_told_where_there_is_a_gpu(monkeypatch):
     gpu = torch.device("cuda", 1)
     assert Pace(gpu).take(1)["gpu_memory_gib"] == 1.5 and asked == [gpu, gpu]
     assert "gpu_memory_gib" not in Pace(CPU).take(1)
+    assert "gpu_memory_gib" not in Pace(torch.device("mps")).take(1)  # which counts no peak
+    monkeypatch.setattr(torch.xpu, "max_memory_allocated", lambda device: 1 << 30)
+    monkeypatch.setattr(torch.xpu, "reset_peak_memory_stats", asked.append)
+    xpu = torch.device("xpu")
+    assert Pace(xpu).take(1)["gpu_memory_gib"] == 1 and asked[2:] == [xpu]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -36,6 +36,16 @@ def test_every_gpu_is_told(monkeypatch):
     yaml.safe_dump(found)
 
 
+def test_every_gpu_of_intel_is_told_and_no_cuda(monkeypatch):
+    gpu = types.SimpleNamespace(name="Arc", total_memory=16 << 30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: True)
+    monkeypatch.setattr(torch.xpu, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda k: gpu)
+    found = hardware()
+    assert found["gpus"] == [{"name": "Arc", "memory_gib": 16.0}] and "cuda" not in found
+
+
 @pytest.mark.parametrize(
     "line",
     [

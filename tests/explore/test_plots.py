@@ -22,7 +22,7 @@ from mgkit.explore.style import NotebookFigure
 from mgkit.explore.toy_svm import ToyRuns
 from mgkit.mini.make import CROPS, QUALITIES
 from mgkit.retrieval.protocols import Difference, retrieve
-from mgkit.stages.results import Accuracy, PSearch, ResolutionCurves, Retrieval
+from mgkit.stages.results import Accuracy, Adaptation, PSearch, ResolutionCurves, Retrieval
 from mgkit.transforms import train_transform
 
 
@@ -171,6 +171,33 @@ UNEVEN = [224, 256, 288, 320, 352, 384, 500, 800]
 LONG = [f"holidays_of_my_family_in_2019_and_2020_at_the_sea_{k}" for k in range(4)]
 
 
+def adapted(sizes):
+    """p*, FixRes and both at every size; each gains a point more than the one before."""
+    gains = {"training p": 0.0, "p*": 0.01, "FixRes": 0.02, "FixRes with p*": 0.03}
+    return [
+        Adaptation(
+            method, size, 3.0, 1, 1, 0.5 + gain, (0.4, 0.6), Difference(gain, gain - 0.005, gain + 0.01)
+        )
+        for size in sizes
+        for method, gain in gains.items()
+    ]
+
+
+@pytest.mark.parametrize("sizes", [[96], [64, 96]])
+def test_adaptations_have_a_line_each_and_gains_with_bars(sizes):
+    figure = saved(plots.adaptations_by_size, adapted(sizes))
+    assert_labelled(figure)
+    left, right = figure.axes
+    assert [line.get_label() for line in left.lines] == ["training p", "p*", "FixRes", "FixRes with p*"]
+    assert [line.get_ydata()[0] for line in left.lines] == pytest.approx([50, 51, 52, 53])
+    assert [list(line.get_xdata()) for line in left.lines] == [sizes] * 4 and len(left.collections) == 4
+    assert [bars.get_label() for bars in right.containers] == ["p*", "FixRes", "FixRes with p*"]
+    for k, bars in enumerate(right.containers, 1):
+        [segments] = [whiskers.get_segments() for whiskers in bars[2]]
+        np.testing.assert_allclose([segment[:, 1] for segment in segments], [[k - 0.5, k + 1]] * len(sizes))
+    assert len(figure.legends[0].get_texts()) == 4
+
+
 def size_figures(sizes):
     """The axes of every figure with sizes at x."""
     rows = [Accuracy("rect", size, "p*", 3.0, 0.5, 0.9, (0.4, 0.6)) for size in sizes]
@@ -179,6 +206,7 @@ def size_figures(sizes):
     return [
         saved(plots.p_search, search(sizes)).axes[1],
         saved(plots.accuracy_by_size, rows).axes[0],
+        *saved(plots.adaptations_by_size, adapted(sizes)).axes,
         *saved(plots.resolution_figure, curves).axes,
     ]
 

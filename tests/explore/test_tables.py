@@ -7,14 +7,16 @@ import numpy as np
 
 from mgkit.explore.tables import (
     VERDICT,
+    adaptation_table,
     perfect_queries,
     precision_at_half_recall,
     table,
     weakest_and_strongest_copies,
 )
 from mgkit.mini.make import CROPS, QUALITIES
-from mgkit.retrieval.protocols import shown
+from mgkit.retrieval.protocols import Difference, shown
 from mgkit.stages.evaluate_retrieval import best_of_each_set
+from mgkit.stages.results import Adaptation
 
 
 def test_the_table_has_a_line_for_every_measurement(retrieved):
@@ -64,3 +66,17 @@ def test_the_weakest_and_the_strongest_copies_are_told(retrieved):
     assert re.search(rf"at {min(CROPS)} % cut away, .* at {max(CROPS)} % cut away", crops)
     assert re.search(rf"at JPEG quality {max(QUALITIES)}, .* at JPEG quality {min(QUALITIES)}\.", qualities)
     assert weakest_and_strongest_copies([r for r in retrieved[1] if not r.retrieval_set.level]) == ""
+
+
+def test_the_table_of_adaptations_has_what_each_gains_and_costs():
+    loss = Difference(-0.02, -0.03, -0.01)
+    rows = [
+        Adaptation(method, size, 3.0, passes, learned, 0.5, (0.4, 0.6), loss)
+        for size in (64, 96)
+        for method, passes, learned in (("training p", 0, 0), ("FixRes with p*", 2, 2_049_001))
+    ]
+    lines = adaptation_table(rows).splitlines()
+    assert lines[1] == "64 px" and lines[4] == "96 px" and len(lines) == 7
+    assert lines[2].split() == ["training", "p", "3.00", "50.0", "%", "40.0", "…", "60.0", "0", "0"]
+    assert lines[6].endswith("-2.0 (-3.0 … -1.0)  worse           2  2,049,001")
+    assert len({len(line) for line in lines if " px" not in line}) == 1

@@ -2,16 +2,33 @@
 
 import gc
 from copy import deepcopy
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
+from support import one_line_error
 from torch import nn
 
 from mgkit.backbones.build import build_backbone
 from mgkit.machine import device as hardware
-from mgkit.machine.device import autocast, describe, fold, foldable, frozen, pick_device, place
+from mgkit.machine.device import (
+    autocast,
+    compute_dtype,
+    describe,
+    fold,
+    foldable,
+    frozen,
+    has_fast_bf16,
+    memory_format,
+    pick_device,
+    place,
+    reserved_memory,
+    synchronize,
+    to_device,
+)
 
-CPU = torch.device("cpu")
+CPU, XPU, MPS = torch.device("cpu"), torch.device("xpu"), torch.device("mps")
 
 
 def dtype_in(precision):
@@ -54,10 +71,80 @@ def test_fast_bf16_on_a_gpu_starts_with_ampere(monkeypatch, capability, fast):
     assert hardware.has_fast_bf16(torch.device("cuda")) is fast
 
 
-@pytest.mark.parametrize(("available", "kind"), [(True, "cuda"), (False, "cpu")])
-def test_the_gpu_is_taken_if_there_is_one(monkeypatch, available, kind):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
-    assert pick_device().type == kind
+@pytest.fixture
+def with_gpus(monkeypatch):
+    """A function that makes the device types given the available ones."""
+
+    def make(*kinds):
+        for kind, module in [("cuda", torch.cuda), ("xpu", torch.xpu), ("mps", torch.backends.mps)]:
+            monkeypatch.setattr(module, "is_available", lambda kind=kind: kind in kinds)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("available", "kind"),
+    [(("cuda", "xpu", "mps"), "cuda"), (("xpu", "mps"), "xpu"), (("mps",), "mps"), ((), "cpu")],
+)
+def test_the_gpu_is_taken_if_there_is_one(with_gpus, available, kind):
+    with_gpus(*available)
+    assert pick_device() == torch.device(kind)
+
+
+def test_before_torch_2_6_only_cuda_is_taken(with_gpus, monkeypatch):
+    monkeypatch.delattr(torch, "accelerator")
+    for available, kind in [(("xpu", "mps"), "cpu"), (("cuda", "mps"), "cuda")]:
+        with_gpus(*available)
+        assert pick_device().type == kind
+
+
+def test_auto_is_bf16_on_xpu_and_float32_on_mps():
+    assert has_fast_bf16(XPU) and not has_fast_bf16(MPS)
+    assert compute_dtype(XPU) == compute_dtype(XPU, "bf16") == torch.bfloat16
+    assert compute_dtype(MPS) == compute_dtype(XPU, "float32") == torch.float32
+
+
+def test_bf16_on_mps_is_what_autocast_has(monkeypatch):
+    with autocast(MPS, "bf16"):
+        assert torch.is_autocast_enabled("mps") and torch.get_autocast_dtype("mps") == torch.bfloat16
+    with autocast(MPS, "auto"):
+        assert not torch.is_autocast_enabled("mps")
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # as before macOS 14
+    with one_line_error(ValueError, "precision", "bf16", "MPS", "macOS 14", "auto or float32"):
+        autocast(MPS, "bf16")
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "xpu", "mps"])
+def test_layout_and_copies_are_those_of_the_device(kind):
+    device = torch.device(kind)
+    last = torch.contiguous_format if kind == "mps" else torch.channels_last
+    assert memory_format(device) == last
+    with patch.object(torch.Tensor, "to") as to:
+        to_device(torch.zeros(2, 3, 4, 5), device)
+        to_device(torch.zeros(2), device)
+    copies = [(*call.args, *call.kwargs.values()) for call in to.call_args_list]
+    waited_for = kind == "mps"  # a freed source would be read
+    assert copies == [(device, not waited_for, last), (device, not waited_for, torch.preserve_format)]
+
+
+def test_gpus_are_described_and_their_memory_is_told(monkeypatch):
+    assert describe(MPS) == "Apple GPU (MPS), float32"
+    monkeypatch.setattr(torch.xpu, "get_device_name", lambda device: "Arc")
+    assert describe(XPU) == "Arc, bf16"
+    monkeypatch.setattr(torch.xpu, "max_memory_reserved", lambda device: 5)
+    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda device: SimpleNamespace(total_memory=8))
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 6)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 9)
+    assert [reserved_memory(each) for each in (CPU, XPU, MPS)] == [(0, 0), (5, 8), (6, 9)]
+
+
+def test_every_gpu_is_waited_for(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.xpu, "synchronize", waited.append)
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append(MPS))
+    for device in (CPU, XPU, MPS):
+        synchronize(device)
+    assert waited == [XPU, MPS]
 
 
 def test_placing_changes_the_layout_and_no_output(tiny_net):

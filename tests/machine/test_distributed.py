@@ -5,22 +5,47 @@ import time
 import numpy as np
 import pytest
 import torch
-from support import in_processes
+from support import in_processes, one_line_error
 
 from mgkit.machine.distributed import (
     all_gather,
     all_gather_object,
     all_gather_rows,
     all_reduce,
+    backend_of,
     broadcast_object,
     is_main,
     main_first,
+    process_group,
     rank,
     run_in_all,
     world_size,
 )
 
 COUNTS = [3, 5, 1]  # samples of three processes
+
+
+@pytest.mark.parametrize(
+    ("kind", "xccl", "backend"),
+    [
+        ("cpu", False, "gloo"),
+        ("cuda", False, "cpu:gloo,cuda:nccl"),
+        ("xpu", True, "cpu:gloo,xpu:xccl"),
+        ("xpu", False, None),
+        ("mps", False, None),
+    ],
+)
+def test_the_backend_is_that_of_the_device(monkeypatch, kind, xccl, backend):
+    monkeypatch.setattr(torch.distributed, "is_backend_available", lambda name: name == "xccl" and xccl)
+    assert backend_of(torch.device(kind)) == backend
+
+
+def test_several_processes_on_apple_s_gpu_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with one_line_error(ValueError, "mps", "one process, not 2"), process_group():
+        pass
 
 
 def rows_of(count):
