@@ -103,7 +103,7 @@ def first_network(config: TrainConfig, classes: tuple[str, ...], *, goes_on: boo
     torch.manual_seed(config.seed)
     net = get_multigrain(
         config.backbone, p=config.p, num_classes=len(classes),
-        pretrained_backbone=config.pretrained_backbone and not goes_on,
+        pretrained_backbone=config.pretrained_backbone and not goes_on, tokens=config.tokens,
     )  # fmt: skip
     net.unclassified = ""  # from here on, it is trained
     if not config.init_from or goes_on:
@@ -124,11 +124,11 @@ def first_network(config: TrainConfig, classes: tuple[str, ...], *, goes_on: boo
         if not (net.twin and key.startswith(twin))
     }
     net.features.load_state_dict(features, strict=not net.twin)
-    same_count = source.classifier.out_features == len(classes)
-    if source.classes == classes or (not source.classes and same_count):
+    same_shape = source.classifier.weight.shape == net.classifier.weight.shape
+    if same_shape and source.classes in (classes, ()):
         net.copy_to_classifier(source.classifier.weight, source.classifier.bias)
     else:
-        say_once(f"{path} has other classes: its classifier is not used")
+        say_once(f"{path} has other classes, or pools other tokens: its classifier is not used")
     return net
 
 
