@@ -90,6 +90,7 @@ Distinct = AfterValidator(check_distinct)
 Sizes = Annotated[list[Pixels], Field(min_length=1, max_length=MOST_ITEMS), Distinct]
 Texts = Annotated[list[Text], Field(max_length=MOST_ITEMS), Distinct]
 Crop = Literal["square", "rect"]
+Tokens = Literal["patches", "class", "both"]  # of a transformer, that are pooled
 
 Processes = Annotated[int | str, AfterValidator(check_processes)]
 
@@ -138,6 +139,7 @@ class TrainConfig(StageConfig):
     backbone: BackboneName = "resnet8"
     pretrained_backbone: bool = False
     weights: Text = ""  # a file with the backbone's initial weights
+    tokens: Tokens = "patches"
     p: Exponent = 3.0
     lambda_: Annotated[float, Field(ge=0, le=1)] = 0.5
     repetitions: Batch = 3
@@ -202,6 +204,7 @@ class NetworkConfig(StageConfig):
     backbone: BackboneNameOrEmpty = ""  # for checkpoints that do not name it, pretrained_backbone, weights
     pretrained_backbone: bool = False  # published ImageNet weights instead of a checkpoint
     weights: Text = ""  # a file with the backbone's weights instead of a checkpoint
+    tokens: Tokens | None = None  # None: those of the checkpoint; patches for published weights
     batch_size: Batch = 32
 
     def __post_init__(self):

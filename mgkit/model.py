@@ -1,5 +1,6 @@
 """The MultiGrain network: backbone -> GeM -> (whitening) -> embedding and class scores."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -78,6 +79,11 @@ class MultiGrain(nn.Module):
         return self.head(self.pooled(images))
 
     @property
+    def has_class_token(self) -> bool:
+        """Whether the backbone is a transformer with a class token."""
+        return getattr(self.features, "has_class", False)
+
+    @property
     def classifies(self) -> bool:
         """Whether the classifier is one, not random weights beside published ones."""
         return not self.unclassified
@@ -148,6 +154,24 @@ class MultiGrain(nn.Module):
             classifier = empty.new_empty(classes, size), empty.new_empty(classes)
             self.set_whitening(empty[0].clone(), empty, *classifier)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+def with_tokens(net: MultiGrain, tokens: str) -> MultiGrain:
+    """A network with the same backbone, not a copy, that pools other tokens, one of TOKENS.
+
+    It is for embedding: its classifier has random weights, and it has no whitening. Raises ValueError for a
+    network without a class token.
+    """
+    features = copy.copy(net.features)
+    features.choose(tokens)
+    before, after = (2 if each == "both" else 1 for each in (net.tokens, tokens))
+    backbone = Backbone(
+        net.name, features, net.width // before * after, net.mean, net.std, tokens=tokens,
+        signed=net.pool.signed, stride=net.stride, neck=net.neck and features.neck,
+        unclassified="it pools other tokens",
+    )  # fmt: skip
+    other = MultiGrain(backbone, p=net.pool.p.item(), num_classes=1)
+    return other.train(net.training).to(net.classifier.weight.device)
 
 
 def check_state(net: MultiGrain, state: Mapping[str, Tensor]) -> None:

@@ -49,6 +49,8 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
             f"p* cannot be learned from p = inf, with which {net.source} was trained, since max pooling has "
             "no gradient in p: train with a finite p (03 to 06 pool with the maximum, without p*)"
         )
+    if net.tokens == "class":
+        raise ValueError("tokens: the class token is not pooled, so that it has no p: choose patches or both")
     train_images, val_images = training_data(config)
     subset = in_classes_of(net, train_images.first_per_class(config.images_per_class))
     val_images = in_classes_of(net, val_images)

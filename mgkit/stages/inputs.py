@@ -106,11 +106,15 @@ def network_left_by(
     Raises FileNotFoundError, with the command that makes it, for a missing checkpoint on other data.
     """
     if config.pretrained_backbone:  # published networks pool by averaging: p = 1
-        net = main_first(lambda: get_multigrain(config.backbone, p=1.0, pretrained_backbone=True))
+        net = main_first(
+            lambda: get_multigrain(
+                config.backbone, p=1.0, pretrained_backbone=True, tokens=config.tokens or "patches"
+            )
+        )
         return place(net.eval(), pick_device()), {}
     if config.weights:
-        path = find_path(config.weights)
-        net, _ = load_one_file(path, lambda: (get_multigrain(config.backbone, p=1.0, weights=path), {}))
+        path, options = find_path(config.weights), {"p": 1.0, "tokens": config.tokens or "patches"}
+        net, _ = load_one_file(path, lambda: (get_multigrain(config.backbone, weights=path, **options), {}))
         return place(net.eval(), pick_device()), {}
     earlier = stage(experiment=config.experiment, data=config.data, workers=config.workers)
     own = stage_folder(earlier) / "checkpoint.pth"
@@ -123,6 +127,8 @@ def network_left_by(
                 run(earlier)
     path = find_path(config.checkpoint) if config.checkpoint else own
     net, checkpoint = load_one_file(path, lambda: load_network(path, backbone=config.backbone or None))
+    if config.tokens not in (None, net.tokens):
+        raise ValueError(f"tokens: {path} pools {net.tokens}, not {config.tokens}: leave `tokens` out (None)")
     return place(net, pick_device()), checkpoint
 
 

@@ -106,7 +106,7 @@ def first_network(config: TrainConfig, classes: tuple[str, ...], *, goes_on: boo
         return network_of_weights(config, classes)
     net = get_multigrain(
         config.backbone, p=config.p, num_classes=len(classes),
-        pretrained_backbone=config.pretrained_backbone and not goes_on,
+        pretrained_backbone=config.pretrained_backbone and not goes_on, tokens=config.tokens,
     )  # fmt: skip
     net.unclassified = ""  # from here on, it is trained
     if not config.init_from or goes_on:
@@ -127,29 +127,25 @@ def first_network(config: TrainConfig, classes: tuple[str, ...], *, goes_on: boo
         if not (net.twin and key.startswith(twin))
     }
     net.features.load_state_dict(features, strict=not net.twin)
-    if same_classes(source, classes):
+    same_shape = source.classifier.weight.shape == net.classifier.weight.shape
+    if same_shape and source.classes in (classes, ()):
         net.copy_to_classifier(source.classifier.weight, source.classifier.bias)
     else:
-        say_once(f"{path} has other classes: its classifier is not used")
+        say_once(f"{path} has other classes, or pools other tokens: its classifier is not used")
     return net
 
 
 def network_of_weights(config: TrainConfig, classes: tuple[str, ...]) -> MultiGrain:
     """The network with the weights of `config.weights`; its classifier is kept if it has the same classes."""
     path = find_path(config.weights)
-    net = get_multigrain(config.backbone, p=config.p, weights=path)
-    if net.classifies and same_classes(net, classes):
+    net = get_multigrain(config.backbone, p=config.p, weights=path, tokens=config.tokens)
+    if net.classifies and net.classifier.out_features == len(classes) and net.classes in (classes, ()):
         return net
     if net.classifies:
         say_once(f"{path} has other classes: its classifier is not used")
     net.set_classifier(nn.Linear(net.width, len(classes)))
     net.classes, net.unclassified = (), ""  # from here on, it is trained
     return net
-
-
-def same_classes(net: MultiGrain, classes: tuple[str, ...]) -> bool:
-    """Whether a network's classes are these; of one that does not name them, whether they are as many."""
-    return net.classes == classes or (not net.classes and net.classifier.out_features == len(classes))
 
 
 def trained_network(config: NetworkConfig) -> tuple[MultiGrain, dict]:

@@ -130,9 +130,9 @@ def test_of_sscd_the_backbone_is_loaded_and_the_embedding_left_out(resnet, tmp_p
     net = get_multigrain("resnet8", weights=tmp_path / "sscd.pth")
     assert torch.equal(net.features.conv1.weight, resnet.conv1.weight)
     assert not net.classifies and net.classes == ()
-    loaded, fits = capsys.readouterr().out.splitlines()
+    loaded, unclassified = capsys.readouterr().out.splitlines()
     assert "left out: 2 (embeddings.0.weight…); missing: none; no classifier" in loaded
-    assert "no classifier that fits" in fits
+    assert unclassified.endswith("sscd.pth is used: the weights have none")
 
 
 def test_a_thousand_classes_are_imagenet_s(tmp_path, capsys):
@@ -164,12 +164,17 @@ def test_the_other_backbones_take_what_they_gave(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "classes"), [("test_resnet", 12), ("test_efficientnet", 1000), ("test_nfnet", 3)]
-)
+    ("model", "classes"),
+    [
+        ("test_resnet", 12), ("test_efficientnet", 1000), ("test_nfnet", 3), ("test_convnext", 5),
+        ("test_vit", 4), ("mobilenetv4_conv_small", 6),
+    ],
+)  # fmt: skip
 def test_a_timm_model_gives_the_logits_of_the_one_that_was_saved(model, classes, tmp_path):
     original = settled(timm.create_model(model, num_classes=classes))
     torch.save({"state_dict": prefixed(original.state_dict(), "module.")}, tmp_path / "own.pth")
-    net = get_multigrain(f"timm/{model}", p=1.0, weights=tmp_path / "own.pth").eval()
+    tokens = "class" if model == "test_vit" else "patches"
+    net = get_multigrain(f"timm/{model}", p=1.0, weights=tmp_path / "own.pth", tokens=tokens).eval()
     images = torch.randn(2, *original.pretrained_cfg["input_size"])
     with torch.no_grad():
         torch.testing.assert_close(net(images)["classifier_output"], original(images), rtol=1e-4, atol=1e-4)
@@ -244,7 +249,8 @@ def test_transformers_are_loaded_under_the_names_of_their_authors(
     original = settled(timm.create_model(model, **SMALL, **options))
     torch.save(prefixed(rename(dict(original.state_dict())), prefix), tmp_path / "own.pth")
     net = timm.create_model(model, **SMALL, **options).eval()
-    assert not load_timm(net, read_weights(tmp_path / "own.pth"), model)  # projections are no classifiers
+    loaded = load_timm(net, read_weights(tmp_path / "own.pth"), model)
+    assert (loaded.classes, loaded.missing) == (0, [])  # a projection is no classifier
     images = torch.randn(1, 3, *net.patch_embed.img_size)
     with torch.no_grad():
         ours, theirs = net.forward_features(images), original.forward_features(images)
@@ -256,7 +262,7 @@ def test_positions_of_another_size_are_interpolated_and_patches_are_not(tmp_path
     large = timm.create_model("vit_tiny_patch16_224", img_size=96, **SMALL)
     torch.save(large.state_dict(), tmp_path / "large.pth")
     net = timm.create_model("vit_tiny_patch16_224", img_size=64, **SMALL)
-    assert load_timm(net, read_weights(tmp_path / "large.pth"), "vit")
+    assert load_timm(net, read_weights(tmp_path / "large.pth"), "vit").classes == 1000
     assert torch.equal(net.pos_embed[:, 0], large.pos_embed[:, 0]) and net.pos_embed.shape[1] == 17
     assert "pos_embed interpolated" in capsys.readouterr().out
     other = timm.create_model("vit_tiny_patch16_224", img_size=64, patch_size=8, **SMALL)
@@ -275,14 +281,17 @@ def test_registers_that_the_network_lacks_are_of_another_variant(tmp_path):
         load_timm(net, read_weights(tmp_path / "own.pth"), "dinov2")
 
 
-def test_a_head_s_norm_may_be_missing_and_its_classifier_then_is(tmp_path, capsys):
+def test_a_head_s_norm_that_is_missing_is_refused_where_it_follows_gem(tmp_path, capsys):
     state = timm.create_model("test_convnext").state_dict()
     lacking = {key: value for key, value in state.items() if not key.startswith("head.norm")}
     torch.save(lacking, tmp_path / "own.pth")
     net = timm.create_model("test_convnext")
-    assert not load_timm(net, read_weights(tmp_path / "own.pth"), "convnext")
+    loaded = load_timm(net, read_weights(tmp_path / "own.pth"), "convnext")
+    assert (loaded.classes, loaded.missing) == (0, ["head.norm.weight", "head.norm.bias"])
     assert "missing: 2 (head.norm.weight…) of the head; no classifier" in capsys.readouterr().out
     assert torch.equal(net.stages[0].blocks[0].conv_dw.weight, state["stages.0.blocks.0.conv_dw.weight"])
+    with one_line_error(ValueError, tmp_path / "own.pth", "less than a whole", "head.norm.weight"):
+        get_multigrain("timm/test_convnext", weights=tmp_path / "own.pth")
 
 
 # --- Refusals
