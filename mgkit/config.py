@@ -286,6 +286,9 @@ class RetrievalConfig(NetworkConfig):
     resolutions: Annotated[list[Pixels], Field(max_length=MOST_ITEMS), Distinct] = dataclasses.field(
         default_factory=lambda: [64, 96, 128, 160]
     )  # of figure 4
+    ps: Annotated[list[Exponent], Field(max_length=MOST_ITEMS), Distinct] = dataclasses.field(
+        default_factory=list
+    )  # of figure 4, beside the training p and those that 02 found
     indices: Texts = dataclasses.field(  # as text separated by ;, since faiss strings contain commas
         default_factory=lambda: ["IVF16,Flat", "PCAR64,PQ32", "PCAR64,IVF16,PQ32"],
         metadata={"separator": ";"},

@@ -203,14 +203,14 @@ def measured_sets(task: RetrievalTask) -> list[Retrieval]:
 class DescriptorKind:
     """One kind of descriptor.
 
-    p: pooling exponent
+    p: pooling exponent; None for a class token, which is not pooled
     descriptors: of all images of a set [N,D]
     over: the kind that it is compared with; empty for none
     normalise: whether scores are normalised by the background images
     """
 
     name: str
-    p: float
+    p: float | None
     descriptors: np.ndarray
     over: str = ""
     normalise: bool = False
@@ -241,18 +241,20 @@ def descriptor_kinds(
 
     readable: see `RetrievalTask.readable` ([N])
     """
-    config, net, p = task.config, task.net, task.p
+    config, net, p = task.config, task.net, None if task.net.tokens == "class" else task.p
     features = task.features(one.images, size=config.size, ps=own_exponents(task), name=one.name)
     trained, tuned, white = own_names(net)
     name, rows = trained, plain(features[0])
-    yield DescriptorKind(name, task.training_p, rows)
+    yield DescriptorKind(name, p and task.training_p, rows)
     if len(features) > 1:
         over, name, rows = name, tuned, plain(features[-1])
         yield DescriptorKind(name, p, rows, over)
     for tokens in TOKENS if net.has_class_token else ():
         if tokens != net.tokens:
-            [others] = task.features(one.images, size=config.size, ps=[p], name=one.name, tokens=tokens)
-            yield DescriptorKind(POOLED[tokens], p, plain(others), over=name)
+            [others] = task.features(one.images, size=config.size, ps=[task.p], name=one.name, tokens=tokens)
+            yield DescriptorKind(
+                POOLED[tokens], None if tokens == "class" else task.p, plain(others), over=name
+            )
     if net.whitening is not None:
         over, name, rows = name, white, whitened(net, features[-1])
         yield DescriptorKind(name, p, rows, over)
@@ -352,13 +354,14 @@ def resolution_curves(task: RetrievalTask) -> ResolutionCurves:
 
 
 def curve_exponents(task: RetrievalTask) -> dict[str, float]:
-    """The exponents of figure 4, {label: p}: the training p, and p* of 02 at each resolution."""
+    """The exponents of figure 4, {label: p}: the training p, each p* of 02, and those of the config."""
     exponents = {f"training p = {task.training_p:g}": task.training_p}
     learned = learned_exponents(FinetunePConfig(experiment=task.config.experiment))
     for size, p in zip(learned.sizes, learned.p_star, strict=True) if learned else ():
         if size in task.config.resolutions:
             exponents[f"p* of {size} px = {p:.2f}"] = p
-    return exponents
+    others = [p for p in task.config.ps if p not in exponents.values()]
+    return exponents | {f"p = {p:g}": p for p in others}
 
 
 def curve_images(task: RetrievalTask) -> tuple[ImageList | None, list[RetrievalSet]]:
