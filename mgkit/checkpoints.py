@@ -3,26 +3,30 @@
 import json
 import math
 import os
-import re
-import tarfile
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import BaseModel, Field
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mgkit.backbones.build import check_backbone
+from mgkit.backbones.build import TIMM, check_backbone
 from mgkit.backbones.imagenet import imagenet_names
+from mgkit.backbones.state_files import (
+    WRAPPERS,
+    existing_file,
+    read_safetensors,
+    read_torch,
+    wrong_kind,
+    wrong_tensor,
+)
+from mgkit.backbones.timm_sources import is_elsewhere
 from mgkit.config import LARGEST_P, SMALLEST_P
-from mgkit.machine.download import fetch, is_web_page
+from mgkit.machine.download import fetch
 from mgkit.machine.files import atomic_write, project_root
-from mgkit.machine.printable import printable_errors, say_once, shortened, shown_name
+from mgkit.machine.printable import printable_errors, say_once, shortened
 from mgkit.machine.records import check_values, shown
 from mgkit.machine.saving import save_tensors
 from mgkit.model import MultiGrain, get_multigrain
@@ -40,15 +44,6 @@ RELEASED = {  # name: (folder on the server, backbone)
 }
 
 CLASSIFIER = "classifier.weight"
-# What torch.compile, FSDP and checkpointed activations put into the keys, of the network or a part of it.
-WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-DTYPES = frozenset(
-    {
-        torch.float16, torch.bfloat16, torch.float32, torch.float64,
-        torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
-    }
-)  # fmt: skip
-MOST_INFLATED = 100  # times the size of the file
 
 
 class Content(BaseModel, strict=True):
@@ -73,78 +68,15 @@ def load_checkpoint(path: str | Path) -> dict:
     file.
     """
     path = existing_file(Path(path))
-    checkpoint = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    if path.suffix == ".safetensors":
+        state, metadata = read_safetensors(path)
+        checkpoint = {key: plain_value(text) for key, text in metadata.items()} | {"model_state": state}
+    else:
+        checkpoint = read_torch(path)
     check_layout(path, checkpoint)
     checkpoint["model_state"] = without_wrappers(path, checkpoint["model_state"])
     check_values_of(path, checkpoint)
     return checkpoint
-
-
-def read_torch(path: Path) -> object:
-    """Load a file of `torch.save`; raise ValueError for other files."""
-    found = other_format(path)
-    if found:
-        raise ValueError(f"{path} is {found}, not a checkpoint written by torch.save")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about other pickle protocols
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged pickle may raise anything
-        raise ValueError(f"{path} is not a checkpoint: {refusal(error)}") from None
-
-
-def other_format(path: Path) -> str | None:
-    """Describe a file that torch.save did not write; return None if it may have written it."""
-    with open(path, "rb") as file:
-        head = file.read(512)
-    if not head:
-        return "empty"
-    if is_web_page(head):
-        return "a web page (a failed download?)"
-    if head.startswith(b"PK"):
-        return zip_content(path)
-    if head[8:10] == b'{"':  # a header after its length
-        return "a safetensors file (rename it to .safetensors)"
-    if tarfile.is_tarfile(path):  # also torch's format before 0.1.10, which cannot be read safely
-        return "a tar archive"
-    if not head.startswith(b"\x80"):  # pickles of torch.save start with their protocol
-        return "a text file" if is_text(head) else "of an unknown format"
-    return None
-
-
-def zip_content(path: Path) -> str | None:
-    """Describe a zip file that torch.save did not write; return None if it may have written it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names, inflated = archive.namelist(), sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError):
-        return "damaged or truncated (a zip file without its end)"
-    if inflated > MOST_INFLATED * path.stat().st_size:
-        return f"a zip file that would become {inflated:,} bytes"
-    return None if any(name.endswith("/data.pkl") for name in names) else "a zip file of something else"
-
-
-def is_text(head: bytes) -> bool:
-    """Return whether the first bytes of a file are UTF-8 text."""
-    try:
-        head.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # else the last character is truncated
-            return False
-    return b"\0" not in head
-
-
-def refusal(error: Exception) -> str:
-    """Describe in one line why torch could not read a file, without its advice to disable weights_only."""
-    message = str(error).strip()
-    name = re.search(r"GLOBAL ([\w.]+)", message)
-    if name:
-        return f"it contains code ({name[1]}), which is not run; only tensors and plain values are read"
-    unsupported = re.search(r"Unsupported operand \d+", message)
-    reason = unsupported[0] if unsupported else message.split("\n")[0] or type(error).__name__
-    return f"damaged, truncated or not written by torch.save ({reason})"
 
 
 def check_layout(path: Path, checkpoint: object) -> None:
@@ -184,7 +116,9 @@ def check_values_of(path: Path, checkpoint: dict) -> None:
     """Check tensors and fields; raise ValueError, naming the file and what is wrong."""
     state = checkpoint["model_state"]
     for key, value in state.items():
-        if wrong := wrong_tensor(key, value):
+        # p is the one weight that may be infinite.
+        is_p = key == "pool.p"
+        if wrong := (wrong_kind(value) or wrong_exponent(value)) if is_p else wrong_tensor(key, value):
             raise ValueError(f"{path}: {shortened(key, 80)} in model_state {wrong}")
     fields = check_values(path, Content, checkpoint)
     checkpoint |= {name: getattr(fields, name) for name in fields.model_fields_set}
@@ -195,41 +129,12 @@ def check_values_of(path: Path, checkpoint: dict) -> None:
         )
 
 
-def wrong_tensor(key: str, value: Tensor) -> str:
-    """What is wrong with a tensor of a state, as the end of a sentence; empty for a sound one."""
-    if value.layout != torch.strided or value.is_nested or value.is_quantized:
-        return "is sparse, nested or quantized: a plain tensor is wanted"
-    if value.device.type != "cpu":
-        return f"has no values, it is on the device {value.device}"
-    if value.dtype not in DTYPES:
-        return f"is of type {str(value.dtype).removeprefix('torch.')}: float32 or such is wanted"
-    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        return f"is declared as {tuple(value.shape)}, larger than what is stored"
-    if key == "pool.p":  # the one weight that may be infinite
-        return wrong_exponent(value)
-    if key.endswith("running_var") and (value < 0).any():
-        return "is negative, which no variance is: the file is damaged"
-    return "" if value.float().isfinite().all() else "is not finite: the training that left it diverged"
-
-
 def wrong_exponent(p: Tensor) -> str:
     """What is wrong with a p, as the end of a sentence; empty for one that a training may have."""
     rounded = 1e-2  # a p of the ends of the range, as half precision holds it
     if p.numel() == 1 and (SMALLEST_P * (1 - rounded) <= p <= LARGEST_P * (1 + rounded) or p == math.inf):
         return ""
     return f"must be one number from {SMALLEST_P} to {LARGEST_P:g}, or inf, got {shown(p.tolist())}"
-
-
-def read_safetensors(path: Path) -> dict:
-    """Load a `.safetensors` file as a checkpoint dict; raise ValueError for other files."""
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is not iterable
-            metadata = file.metadata() or {}
-    except (SafetensorError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path} is damaged, truncated or not a safetensors file ({reason})") from None
-    return {key: plain_value(text) for key, text in metadata.items()} | {"model_state": state}
 
 
 def plain_value(text: str) -> object:
@@ -287,17 +192,16 @@ def checkpoint_file(path: Path) -> Path:
     return fetch_released(name) if name else existing_file(path)
 
 
-def existing_file(path: Path) -> Path:
-    """Return the path; raise FileNotFoundError unless it is a file."""
-    if os.path.isdir(path):  # Path's methods raise for a name that is too long
-        raise FileNotFoundError(f"{shown_name(path)} is a folder: a .pth or .safetensors file is expected")
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"the checkpoint {shown_name(path)} does not exist")
-    return path
-
-
 def agreed_backbone(path: Path, recorded: str | None, given: str | None) -> str:
-    """Return the recorded or given backbone; raise ValueError if they differ or both are missing."""
+    """Return the recorded or given backbone; raise ValueError if they differ or both are missing.
+
+    A file does not choose what else is read or fetched: such a backbone must be given.
+    """
+    if recorded and not given and is_elsewhere(recorded.removeprefix(TIMM)):
+        raise ValueError(
+            f"{path} records the backbone {recorded}, which is read from elsewhere: set `backbone` to this "
+            "name if you trust it"
+        )
     if given and recorded and given != recorded:
         raise ValueError(f"{path} is a {recorded}, not a {given}: leave `backbone` empty or change the file")
     if not (given or recorded):

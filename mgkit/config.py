@@ -90,6 +90,7 @@ Distinct = AfterValidator(check_distinct)
 Sizes = Annotated[list[Pixels], Field(min_length=1, max_length=MOST_ITEMS), Distinct]
 Texts = Annotated[list[Text], Field(max_length=MOST_ITEMS), Distinct]
 Crop = Literal["square", "rect"]
+Tokens = Literal["patches", "class", "both"]  # of a transformer, that are pooled
 
 Processes = Annotated[int | str, AfterValidator(check_processes)]
 
@@ -137,6 +138,8 @@ class TrainConfig(StageConfig):
 
     backbone: BackboneName = "resnet8"
     pretrained_backbone: bool = False
+    weights: Text = ""  # a file with the backbone's initial weights
+    tokens: Tokens = "patches"
     p: Exponent = 3.0
     lambda_: Annotated[float, Field(ge=0, le=1)] = 0.5
     repetitions: Batch = 3
@@ -183,8 +186,10 @@ class TrainConfig(StageConfig):
             )
         if self.batch_size < self.repetitions:
             raise ValueError(f"batch_size {self.batch_size} is smaller than repetitions {self.repetitions}")
-        if self.init_from and self.pretrained_backbone:
-            raise ValueError("init_from and pretrained_backbone both give the initial weights: choose one")
+        given = {"init_from": self.init_from, "pretrained_backbone": self.pretrained_backbone}
+        names = [name for name, value in (given | {"weights": self.weights}).items() if value]
+        if len(names) > 1:
+            raise ValueError(f"{names[0]} and {names[1]} both give the initial weights: choose one")
         if self.node_rank >= self.nnodes:
             raise ValueError(f"node_rank {self.node_rank} must be below nnodes {self.nnodes}")
         if self.nnodes > 1 and not self.rdzv_endpoint:
@@ -196,13 +201,21 @@ class NetworkConfig(StageConfig):
     """The parameters of stages that start from a trained network."""
 
     checkpoint: Text = ""  # a file or a released name; empty: that of the experiment's earlier stages
-    backbone: BackboneNameOrEmpty = ""  # for checkpoints that do not name it, and for pretrained_backbone
+    backbone: BackboneNameOrEmpty = ""  # for checkpoints that do not name it, pretrained_backbone, weights
     pretrained_backbone: bool = False  # published ImageNet weights instead of a checkpoint
+    weights: Text = ""  # a file with the backbone's weights instead of a checkpoint
+    tokens: Tokens | None = None  # None: those of the checkpoint; patches for published weights
     batch_size: Batch = 32
 
     def __post_init__(self):
         if self.pretrained_backbone and (self.checkpoint or not self.backbone):
             raise ValueError("pretrained_backbone needs a backbone and no checkpoint")
+        if self.weights and (self.checkpoint or self.pretrained_backbone or not self.backbone):
+            raise ValueError("weights needs a backbone, and neither checkpoint nor pretrained_backbone")
+
+    def off_the_shelf(self) -> bool:
+        """Whether the network's weights are published ones or in a file of one's own, not a checkpoint's."""
+        return self.pretrained_backbone or bool(self.weights)
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -273,6 +286,9 @@ class RetrievalConfig(NetworkConfig):
     resolutions: Annotated[list[Pixels], Field(max_length=MOST_ITEMS), Distinct] = dataclasses.field(
         default_factory=lambda: [64, 96, 128, 160]
     )  # of figure 4
+    ps: Annotated[list[Exponent], Field(max_length=MOST_ITEMS), Distinct] = dataclasses.field(
+        default_factory=list
+    )  # of figure 4, beside the training p and those that 02 found
     indices: Texts = dataclasses.field(  # as text separated by ;, since faiss strings contain commas
         default_factory=lambda: ["IVF16,Flat", "PCAR64,PQ32", "PCAR64,IVF16,PQ32"],
         metadata={"separator": ";"},
@@ -298,7 +314,7 @@ class PhotosConfig(NetworkConfig):
     photos: Texts = dataclasses.field(  # folders, as text separated by ;, since names may contain commas
         default_factory=list, metadata={"separator": ";"}
     )  # empty: scenes, copies and distractors of the embedded set, or data
-    size: Pixels | None = None  # None: 320 with published weights, 96 with a checkpoint
+    size: Pixels | None = None  # None: 320 with published or own weights, 96 with a checkpoint
     p: Exponent | None = None  # None: the network's own; p* for the default network
     whitening: Literal["auto", "photos", "network", "none"] = "auto"
     threshold: Annotated[float, Field(gt=0, le=1)] | None = None  # cosine; None: calibrated
@@ -316,8 +332,7 @@ class PhotosConfig(NetworkConfig):
             if self.p is None:
                 filled["p"] = PHOTO_P
         if self.size is None:
-            published = self.pretrained_backbone or filled
-            filled["size"] = PHOTO_SIZE if published else SMALL_SIZE
+            filled["size"] = PHOTO_SIZE if self.off_the_shelf() or filled else SMALL_SIZE
         for name, value in filled.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen
 

@@ -1,12 +1,15 @@
 """The MultiGrain network: backbone -> GeM -> (whitening) -> embedding and class scores."""
 
+import copy
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from mgkit.backbones.backbone import Backbone
-from mgkit.backbones.build import build_backbone
+from mgkit.backbones.build import TIMM, build_backbone
+from mgkit.backbones.timm_sources import is_elsewhere
 from mgkit.machine.printable import say_once, shortened
 from mgkit.pooling import GeM, check_exponent, l2_normalize
 
@@ -74,6 +77,11 @@ class MultiGrain(nn.Module):
     def forward(self, images: Tensor | list[Tensor]) -> dict[str, Tensor]:
         """Return embedding [B,D], normalized_embedding [B,D] and classifier_output [B,K]."""
         return self.head(self.pooled(images))
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the backbone is a transformer with a class token."""
+        return getattr(self.features, "has_class", False)
 
     @property
     def classifies(self) -> bool:
@@ -148,6 +156,24 @@ class MultiGrain(nn.Module):
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
 
+def with_tokens(net: MultiGrain, tokens: str) -> MultiGrain:
+    """A network with the same backbone, not a copy, that pools other tokens, one of TOKENS.
+
+    It is for embedding: its classifier has random weights, and it has no whitening. Raises ValueError for a
+    network without a class token.
+    """
+    features = copy.copy(net.features)
+    features.choose(tokens)
+    before, after = (2 if each == "both" else 1 for each in (net.tokens, tokens))
+    backbone = Backbone(
+        net.name, features, net.width // before * after, net.mean, net.std, tokens=tokens,
+        signed=net.pool.signed, stride=net.stride, neck=net.neck and features.neck,
+        unclassified="it pools other tokens",
+    )  # fmt: skip
+    other = MultiGrain(backbone, p=net.pool.p.item(), num_classes=1)
+    return other.train(net.training).to(net.classifier.weight.device)
+
+
 def check_state(net: MultiGrain, state: Mapping[str, Tensor]) -> None:
     """Raise ValueError if `state` does not belong to a network like `net`, whitened or not."""
     size = net.width + 1
@@ -191,30 +217,41 @@ def get_multigrain(
     backbone: str = "resnet50",
     *,
     p: float = 3.0,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
     learn_p: bool = False,
     pretrained_backbone: bool = False,
     tokens: str = "patches",
+    weights: str | Path = "",
 ) -> MultiGrain:
-    """Build a randomly initialised MultiGrain network.
+    """Build a MultiGrain network, randomly initialised but for the weights that are asked for.
 
     backbone: name of the backbone (see `mgkit.backbones.backbone_names`)
     p: exponent of GeM (3 in the paper)
-    num_classes: number of classes
+    num_classes: number of classes; None: 1000, or those of the classifier in `weights`
     learn_p: whether p requires a gradient
     pretrained_backbone: load published weights, and with as many classes their classifier; a line says where
     none fits. Those of ImageNet-1k have num_classes=1000, whose names are WordNet ids
     tokens: the tokens of a transformer that are pooled: `patches`, `class`, or `both`, one after the other
+    weights: a file with the backbone's weights, instead of the published ones: a state dict with the names of
+    torchvision, timm or the backbone's authors, below any prefix; a classifier in it is kept. A line says
+    what was loaded, left out and missing
 
     Raises ValueError for an unknown backbone, p <= 0, num_classes < 1, tokens that the backbone does not
-    have, or a wrong file of weights; OSError if weights cannot be fetched or are not installed. Table E.1 has
-    the backbones.
+    have, a wrong file of weights, or one whose classifier has not num_classes; OSError if weights cannot be
+    fetched or are not installed. Table E.1 has the backbones.
     """
-    if num_classes < 1:
+    if num_classes is not None and num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     check_exponent(p)  # before weights are fetched
-    network = build_backbone(backbone, pretrained_backbone, tokens)
-    net = MultiGrain(network, p=p, num_classes=num_classes, learn_p=learn_p)
+    network = build_backbone(backbone, pretrained_backbone, tokens, weights)
+    known = None
+    if network.classifier is not None and (weights or is_elsewhere(backbone.removeprefix(TIMM))):
+        known = len(network.classifier[1])
+    if weights and num_classes and known and num_classes != known:
+        raise ValueError(f"{weights}: its classifier has {known} classes, num_classes is {num_classes}")
+    net = MultiGrain(network, p=p, num_classes=num_classes or known or 1000, learn_p=learn_p)
+    net.source = str(weights)
     if not net.classifies:
-        say_once(f"{backbone}: no published classifier is used: {net.unclassified}")
+        which = f"classifier of {weights}" if weights else "published classifier"
+        say_once(f"{backbone}: no {which} is used: {net.unclassified}")
     return net

@@ -331,6 +331,7 @@ LITE0 = ("efficientnet_lite0", True, 320, 1.74)
         ({"photos": ["a"], "checkpoint": "x.pth", "size": 500}, ("", False, 500, None)),
         ({"photos": ["a"], "backbone": "resnet18"}, ("resnet18", False, 96, None)),
         ({"backbone": "resnet18", "pretrained_backbone": True}, ("resnet18", True, 320, None)),
+        ({"photos": ["a"], "backbone": "resnet18", "weights": "x.pth"}, ("resnet18", False, 320, None)),
     ],
 )
 def test_photos_have_a_published_network_unless_another_is_chosen(values, chosen):

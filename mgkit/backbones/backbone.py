@@ -25,9 +25,9 @@ class Backbone:
     signed: whether feature maps have negative values
     stride: of the feature map (px)
     neck: what the published head has between pooling and classifier, [B,C] -> [B,width]; None for nothing
-    classifier: published classifier of the embedding (weight [K,width], bias [K])
+    classifier: that of the weights, of the embedding (weight [K,width], bias [K])
     classes: WordNet ids of the classifier's classes; empty without one, or if they are unknown
-    unclassified: why published weights come without a classifier; empty for others
+    unclassified: why weights come without a classifier; empty for others, and for random weights
     """
 
     name: str

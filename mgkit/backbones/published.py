@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
-import torch
 from torch import Tensor, nn
 
+from mgkit.backbones.state_files import read_torch
 from mgkit.machine.download import fetch, file_hash
 from mgkit.machine.files import project_root
 
@@ -88,12 +88,9 @@ def packaged_state(file: PackagedFile, net: nn.Module) -> dict[str, Tensor]:
 def read_state(path: Path, wrong: str) -> dict[str, Tensor]:
     """Load a state dict of `torch.save`; raise ValueError, which begins with `wrong`, for other files."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged pickle may raise anything
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{wrong}: {reason}") from None
+        state = read_torch(path)
+    except ValueError as error:
+        raise ValueError(f"{wrong}: {error}") from None
     if not isinstance(state, dict):
         raise ValueError(f"{wrong}, but a {type(state).__name__}")
     return state

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mgkit.backbones.backbone import Backbone
+from mgkit.backbones.own_weights import OwnWeights, load_timm, read_weights
+from mgkit.backbones.timm_sources import check_source, is_elsewhere, model_elsewhere, weights_file
 from mgkit.machine.printable import say_once, shortened
 from mgkit.machine.records import shown
 
@@ -28,6 +30,9 @@ def check_timm(name: str) -> str:
     import timm
 
     model = name.removeprefix(TIMM)
+    if is_elsewhere(model):
+        check_source(model)
+        return name
     try:
         timm.get_pretrained_cfg(model, allow_unregistered=False)
     except RuntimeError:
@@ -41,6 +46,8 @@ def check_timm(name: str) -> str:
 
 def timm_model(model: str, pretrained: bool) -> nn.Module:
     """Create a timm model with its classifier; raise OSError if its weights cannot be fetched."""
+    if is_elsewhere(model):
+        return model_elsewhere(model, created)
     if not pretrained:
         return created(model)
     try:
@@ -65,9 +72,24 @@ def created(model: str, **options) -> nn.Module:
     return timm.create_model(model, **options)
 
 
-def build_timm(name: str, pretrained: bool, tokens: str) -> Backbone:
-    """Build a model of timm up to its feature maps; tokens: one of TOKENS."""
-    return timm_backbone(name, timm_model(name.removeprefix(TIMM), pretrained), pretrained, tokens)
+def build_timm(name: str, pretrained: bool, tokens: str, own: OwnWeights | None = None) -> Backbone:
+    """Build a model of timm up to its feature maps; tokens: one of TOKENS.
+
+    own: weights instead of the published ones; ValueError where they lack what GeM is followed by
+    """
+    model = name.removeprefix(TIMM)
+    if pretrained and is_elsewhere(model):
+        own = read_weights(weights_file(model))
+    net = timm_model(model, pretrained and not own)
+    if own is None:
+        return timm_backbone(name, net, pretrained, tokens)
+    loaded = load_timm(net, own, name)
+    backbone = timm_backbone(name, net, loaded.classes > 0, tokens)
+    if backbone.neck is not None and loaded.missing:
+        raise ValueError(
+            f"{own.path} holds less than a whole {name}: it lacks {loaded.missing[0]} of its head"
+        )
+    return backbone
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
+from mgkit.backbones.state_files import existing_file
 from mgkit.checkpoints import checkpoint_file, load_checkpoint
 from mgkit.config import TrainConfig, different
 from mgkit.data.images import ImageList, list_hash
@@ -185,7 +186,7 @@ def open_run(config: TrainConfig, images: tuple[ImageList, ImageList], stack: Ex
         if content is not None:
             run = Run(config, images=images, fresh=False)
         else:  # anew: an earlier run is renamed and kept
-            weights = str(checkpoint_file(find_path(config.init_from))) if config.init_from else ""
+            weights = first_weights(config)
             run = Run(config, checkpoint=weights, images=images, keep=unfinished or has_results)
         return OpenedRun(run, snapshots, content, images_hash)
     except TimeoutError:
@@ -197,6 +198,13 @@ def open_run(config: TrainConfig, images: tuple[ImageList, ImageList], stack: Ex
         if path not in (folder, lock_of(folder), *folder.parents) and folder not in path.parents:
             raise  # another file, such as init_from
         raise snapshots.explained(error, path) from None
+
+
+def first_weights(config: TrainConfig) -> str:
+    """The file that the first weights are from, for the provenance; empty for none."""
+    if config.init_from:
+        return str(checkpoint_file(find_path(config.init_from)))
+    return str(existing_file(find_path(config.weights))) if config.weights else ""
 
 
 def find_content(config: TrainConfig, images_hash: str, snapshots: Snapshots) -> dict | None:

@@ -18,14 +18,12 @@ from mgkit.machine.printable import shown_name
 from mgkit.model import MultiGrain
 from mgkit.retrieval.protocols import rows_of, shown_query, with_places
 from mgkit.retrieval.search import top_k
-from mgkit.stages.evaluate_retrieval import RetrievalTask
+from mgkit.stages.evaluate_retrieval import RetrievalTask, own_names
 from mgkit.stages.inputs import data_root, is_mini
 from mgkit.stages.results import Retrieval
 from mgkit.transforms import eval_transform
 
 MOST_PIXELS = 50_000_000  # of an upload: 200 MB decoded
-# The last of these that was measured is the network's own output.
-OWN_DESCRIPTORS = ("GeM, training p", "GeM, p*", "GeM, p*, whitened")
 
 Classes = list[tuple[str, float]]  # names and probabilities, the most probable first
 Describe = Callable[[Image.Image], tuple[np.ndarray, Classes]]  # of a picture: descriptor [D], classes
@@ -121,7 +119,8 @@ def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -
 
     Raises ValueError for a set that was not measured.
     """
-    measured = [r for r in found if r.result.name == name and r.descriptor in OWN_DESCRIPTORS]
+    # The last of the network's own descriptors that was measured is its output.
+    measured = [r for r in found if r.result.name == name and r.descriptor in own_names(task.net)]
     if not measured:
         known = dict.fromkeys(r.result.name for r in found)
         raise ValueError(f"the set {name!r} is not among those measured: {', '.join(known)}")

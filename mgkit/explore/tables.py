@@ -57,7 +57,8 @@ def set_lines(of_set: list[Retrieval], width: int) -> list[str]:
     lines.append(f"  {'':{width}}  {'p':>5}  {measure:>10}  {'95 % interval':>15}  gain")
     for r in of_set:
         interval = shown_interval(measure, *r.result.interval)
-        line = f"  {r.descriptor:{width}}  {r.p:5.2f}  {shown(r.result):>10}  {interval:>15}"
+        shown_p = "" if r.p is None else f"{r.p:.2f}"
+        line = f"  {r.descriptor:{width}}  {shown_p:>5}  {shown(r.result):>10}  {interval:>15}"
         if r.gain:
             line += f"  {shown_difference(measure, r.gain)} over {r.over}: {VERDICT[r.gain.better]}"
         lines.append(line)

@@ -474,7 +474,7 @@ def check_classes(task: PhotoTask, rows: np.ndarray) -> tuple[tuple[str, ...], s
 
 def data_of_classes(config: PhotosConfig) -> str:
     """`data`; empty where it is the embedded set, none of whose classes a published network knows."""
-    return "" if config.pretrained_backbone and is_mini(config.data) else config.data
+    return "" if config.off_the_shelf() and is_mini(config.data) else config.data
 
 
 def known_embeddings(task: PhotoTask, data: str) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 
+from mgkit.backbones.backbone import TOKENS
 from mgkit.benchmarks.find import GROUPS, SET_NAMES, distractor_record, distractor_source, find_sets, is_there
 from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.config import FinetunePConfig, RetrievalConfig
@@ -17,7 +19,7 @@ from mgkit.engine.run import Run, add_results
 from mgkit.features import Passes, multi_scale, plain, whitened
 from mgkit.machine.files import find_path
 from mgkit.metrics import topk_accuracy
-from mgkit.model import MultiGrain
+from mgkit.model import MultiGrain, with_tokens
 from mgkit.retrieval import indices
 from mgkit.retrieval.protocols import RetrievalResult, difference, measured_value, retrieve, score_bias, shown
 from mgkit.stages.finetune_p import learned_exponents
@@ -25,6 +27,7 @@ from mgkit.stages.inputs import data_root, in_classes_of, validation_data
 from mgkit.stages.results import ResolutionCurves, Retrieval
 from mgkit.stages.whiten import whitened_network
 
+POOLED = {"patches": "GeM", "class": "class token", "both": "class token and GeM"}  # by tokens
 NPROBE = 4  # lists of an IVF index that a query searches
 FEWEST_INDEXED = 1000  # images
 
@@ -45,16 +48,25 @@ class RetrievalTask:
     sets: list[RetrievalSet]
     passes: Passes
 
+    @cached_property
+    def embedder(self) -> MultiGrain:
+        """What images pass through: the network, or one with all its tokens if it has a class token."""
+        return with_tokens(self.net, "both") if self.net.has_class_token else self.net
+
     @property
     def dimensions(self) -> int:
         """Dimensions of the network's descriptor."""
         return self.net.width + (self.net.whitening is not None)
 
-    def features(self, images: ImageList, *, size: int, ps: list[float], name: str) -> list[np.ndarray]:
-        """Pooled features [N,C] for each exponent, cached on disk."""
+    def features(
+        self, images: ImageList, *, size: int, ps: list[float], name: str, tokens: str = ""
+    ) -> list[np.ndarray]:
+        """Pooled features [N,C] for each exponent, cached on disk; tokens: empty for the network's own."""
         images, folder = images.with_exif(self.config.exif), features_folder(self.config.experiment)
         passes = replace(self.passes, description=f"{name}, {size} px")
-        return stored_features(self.net, images, size=size, ps=ps, folder=folder, passes=passes)
+        every = stored_features(self.embedder, images, size=size, ps=ps, folder=folder, passes=passes)
+        columns = columns_of(tokens or self.net.tokens, self.embedder)
+        return [rows[:, columns] for rows in every]
 
     def descriptors(self, one: RetrievalSet, *, size: int) -> np.ndarray:
         """The network's own descriptors [N,D] of a set's images at a size (px)."""
@@ -69,6 +81,14 @@ class RetrievalTask:
             [pooled] = self.features(one.images, size=size, ps=[self.p], name=one.name)
             passed &= np.isfinite(pooled[:, 0])
         return passed
+
+
+def columns_of(tokens: str, embedder: MultiGrain) -> slice:
+    """The columns of these tokens among the features of a network that may give both, class token first."""
+    half = embedder.width // 2
+    if tokens == embedder.tokens:
+        return slice(None)
+    return slice(0, half) if tokens == "class" else slice(half, None)
 
 
 def by_images(sets: list[RetrievalSet]) -> list[list[RetrievalSet]]:
@@ -183,22 +203,33 @@ def measured_sets(task: RetrievalTask) -> list[Retrieval]:
 class DescriptorKind:
     """One kind of descriptor.
 
-    p: pooling exponent
+    p: pooling exponent; None for a class token, which is not pooled
     descriptors: of all images of a set [N,D]
     over: the kind that it is compared with; empty for none
     normalise: whether scores are normalised by the background images
     """
 
     name: str
-    p: float
+    p: float | None
     descriptors: np.ndarray
     over: str = ""
     normalise: bool = False
 
 
 def own_exponents(task: RetrievalTask) -> list[float]:
-    """The exponents that the network was trained with and pools with; one if they are equal."""
-    return list(dict.fromkeys([task.training_p, task.p]))
+    """The exponents that the network was trained with and pools with; one if they give the same."""
+    return [task.p] if task.net.tokens == "class" else list(dict.fromkeys([task.training_p, task.p]))
+
+
+def own_names(net: MultiGrain) -> tuple[str, str, str]:
+    """Names of the network's own descriptors: with its training p, with p*, and whitened.
+
+    A class token has no p: the first two are the same.
+    """
+    name = POOLED[net.tokens]
+    if net.tokens == "class":
+        return name, name, f"{name}, whitened"
+    return f"{name}, training p", f"{name}, p*", f"{name}, p*, whitened"
 
 
 def descriptor_kinds(
@@ -206,17 +237,26 @@ def descriptor_kinds(
 ) -> Iterator[DescriptorKind]:
     """All kinds of descriptor of a set's images: pooled, whitened, reduced, normalised, multi-scale.
 
+    Of a network with a class token also those of its other tokens, compared with its own before whitening.
+
     readable: see `RetrievalTask.readable` ([N])
     """
-    config, net, p = task.config, task.net, task.p
+    config, net, p = task.config, task.net, None if task.net.tokens == "class" else task.p
     features = task.features(one.images, size=config.size, ps=own_exponents(task), name=one.name)
-    name, rows = "GeM, training p", plain(features[0])
-    yield DescriptorKind(name, task.training_p, rows)
-    if p != task.training_p:
-        over, name, rows = name, "GeM, p*", plain(features[-1])
+    trained, tuned, white = own_names(net)
+    name, rows = trained, plain(features[0])
+    yield DescriptorKind(name, p and task.training_p, rows)
+    if len(features) > 1:
+        over, name, rows = name, tuned, plain(features[-1])
         yield DescriptorKind(name, p, rows, over)
+    for tokens in TOKENS if net.has_class_token else ():
+        if tokens != net.tokens:
+            [others] = task.features(one.images, size=config.size, ps=[task.p], name=one.name, tokens=tokens)
+            yield DescriptorKind(
+                POOLED[tokens], None if tokens == "class" else task.p, plain(others), over=name
+            )
     if net.whitening is not None:
-        over, name, rows = name, "GeM, p*, whitened", whitened(net, features[-1])
+        over, name, rows = name, white, whitened(net, features[-1])
         yield DescriptorKind(name, p, rows, over)
     whole = name
     if net.whitening is not None and config.dims is not None:
@@ -314,13 +354,14 @@ def resolution_curves(task: RetrievalTask) -> ResolutionCurves:
 
 
 def curve_exponents(task: RetrievalTask) -> dict[str, float]:
-    """The exponents of figure 4, {label: p}: the training p, and p* of 02 at each resolution."""
+    """The exponents of figure 4, {label: p}: the training p, each p* of 02, and those of the config."""
     exponents = {f"training p = {task.training_p:g}": task.training_p}
     learned = learned_exponents(FinetunePConfig(experiment=task.config.experiment))
     for size, p in zip(learned.sizes, learned.p_star, strict=True) if learned else ():
         if size in task.config.resolutions:
             exponents[f"p* of {size} px = {p:.2f}"] = p
-    return exponents
+    others = [p for p in task.config.ps if p not in exponents.values()]
+    return exponents | {f"p = {p:g}": p for p in others}
 
 
 def curve_images(task: RetrievalTask) -> tuple[ImageList | None, list[RetrievalSet]]:

@@ -49,6 +49,8 @@ def search_p(config: FinetunePConfig, net: MultiGrain) -> PSearch:
             f"p* cannot be learned from p = inf, with which {net.source} was trained, since max pooling has "
             "no gradient in p: train with a finite p (03 to 06 pool with the maximum, without p*)"
         )
+    if net.tokens == "class":
+        raise ValueError("tokens: the class token is not pooled, so that it has no p: choose patches or both")
     train_images, val_images = training_data(config)
     subset = in_classes_of(net, train_images.first_per_class(config.images_per_class))
     val_images = in_classes_of(net, val_images)
@@ -144,15 +146,16 @@ def as_plain(value):
 def p_star(config: NetworkConfig, net: MultiGrain, *, size: int, crop: str) -> float:
     """p* of the experiment's 02 for a resolution, or for the nearest one of 02.
 
-    On the embedded set a missing 02 is run first; on other data, or for a published network, which has other
-    classes than that set, a message is printed and the network's p returned, as it always is for max pooling.
+    On the embedded set a missing 02 is run first; on other data, or for a network off the shelf, which has
+    other classes than that set, a message is printed and the network's p returned, as it always is for max
+    pooling.
     """
     if math.isinf(net.pool.p.item()):
         print(f"{net.source} was trained with p = inf (max pooling), which is its p at every size")
         return math.inf
     earlier = FinetunePConfig(experiment=config.experiment, data=config.data, checkpoint=config.checkpoint)
     found = from_main(lambda: sound_exponents(earlier))
-    if found is None and is_mini(config.data) and not config.pretrained_backbone:
+    if found is None and is_mini(config.data) and not config.off_the_shelf():
         with holding(earlier):
             found = from_main(lambda: sound_exponents(earlier))
             if found is None:  # no other process has learned it meanwhile

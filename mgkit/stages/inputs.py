@@ -73,9 +73,10 @@ def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
     """
     known = net.classifier.out_features
     if not net.classifies:
+        of_file = f" of {net.source}" if net.source else ""
         raise ValueError(
-            f"{net.name} has no published classifier ({net.unclassified}): train one by 01 with "
-            "pretrained_backbone, or choose another backbone"
+            f"{net.name}{of_file} has no classifier ({net.unclassified}): train one by 01 with "
+            "pretrained_backbone or weights, or choose another backbone"
         )
     if net.classes:
         names = Counter(net.classes)
@@ -97,7 +98,7 @@ def in_classes_of(net: MultiGrain, images: ImageList) -> ImageList:
 def network_left_by(
     stage: type[AnyConfig], config: NetworkConfig, *, run: Callable[[AnyConfig], object]
 ) -> tuple[MultiGrain, dict]:
-    """Load the network of `config.checkpoint`, the published one, or an earlier stage's, and its checkpoint.
+    """Load the network of `config.checkpoint`, one off the shelf, or an earlier stage's, and its checkpoint.
 
     stage: config class of the earlier stage
     run: runs that stage; called, with default parameters, for a missing checkpoint on the embedded set
@@ -105,7 +106,15 @@ def network_left_by(
     Raises FileNotFoundError, with the command that makes it, for a missing checkpoint on other data.
     """
     if config.pretrained_backbone:  # published networks pool by averaging: p = 1
-        net = main_first(lambda: get_multigrain(config.backbone, p=1.0, pretrained_backbone=True))
+        net = main_first(
+            lambda: get_multigrain(
+                config.backbone, p=1.0, pretrained_backbone=True, tokens=config.tokens or "patches"
+            )
+        )
+        return place(net.eval(), pick_device()), {}
+    if config.weights:
+        path, options = find_path(config.weights), {"p": 1.0, "tokens": config.tokens or "patches"}
+        net, _ = load_one_file(path, lambda: (get_multigrain(config.backbone, weights=path, **options), {}))
         return place(net.eval(), pick_device()), {}
     earlier = stage(experiment=config.experiment, data=config.data, workers=config.workers)
     own = stage_folder(earlier) / "checkpoint.pth"
@@ -117,27 +126,31 @@ def network_left_by(
                 print(f"{own} does not exist: running {stage.notebook} first, with its defaults")
                 run(earlier)
     path = find_path(config.checkpoint) if config.checkpoint else own
-    net, checkpoint = load_one_file(path, backbone=config.backbone or None)
+    net, checkpoint = load_one_file(path, lambda: load_network(path, backbone=config.backbone or None))
+    if config.tokens not in (None, net.tokens):
+        raise ValueError(f"tokens: {path} pools {net.tokens}, not {config.tokens}: leave `tokens` out (None)")
     return place(net, pick_device()), checkpoint
 
 
-def load_one_file(path: Path, *, backbone: str | None) -> tuple[MultiGrain, dict]:
-    """`load_network` in all processes, of one and the same file, with its SHA-256 as the network's.
+def load_one_file(path: Path, load: Callable[[], tuple[MultiGrain, dict]]) -> tuple[MultiGrain, dict]:
+    """Load a network in all processes, of one and the same file, with its SHA-256 as the network's.
+
+    load: returns the network, whose source is the file, and the file's other content
 
     Another run may replace the file meanwhile: it is then loaded again.
     """
 
-    def load() -> tuple[MultiGrain, dict]:
+    def load_unchanged() -> tuple[MultiGrain, dict]:
         while True:
             before = written(path)
-            net, checkpoint = load_network(path, backbone=backbone)
+            net, checkpoint = load()
             with suppress(FileNotFoundError):
                 net.source_sha256 = file_hash(Path(net.source))
                 if written(path) == before:
                     return net, checkpoint
 
     while True:
-        net, checkpoint = main_first(load)
+        net, checkpoint = main_first(load_unchanged)
         if len(set(all_gather_object(net.source_sha256))) == 1:
             return net, checkpoint
 

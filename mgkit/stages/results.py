@@ -82,13 +82,13 @@ class Retrieval:
     """Result on one retrieval set with one kind of descriptor.
 
     descriptor: name of the kind
-    p: its pooling exponent
+    p: its pooling exponent; None for a class token, which is not pooled
     over: the kind that it is compared with
     gain: gain over that kind, on the same queries; None for the first kind, and without a measure
     """
 
     descriptor: str
-    p: float
+    p: float | None
     retrieval_set: RetrievalSet
     result: RetrievalResult
     over: str = ""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from mgkit.checkpoints import load_network
 from mgkit.config import NetworkConfig, TrainConfig
@@ -92,7 +93,7 @@ def run_training(
 
 
 def first_network(config: TrainConfig, classes: tuple[str, ...], *, goes_on: bool = False) -> MultiGrain:
-    """The network before its first step: random, published, or with the weights of `config.init_from`.
+    """The network before its first step: random, published, or with the weights of a file.
 
     Its p is the config's; a classifier is kept if it has the same classes.
 
@@ -101,9 +102,11 @@ def first_network(config: TrainConfig, classes: tuple[str, ...], *, goes_on: boo
     Raises ValueError for a whitened network.
     """
     torch.manual_seed(config.seed)
+    if config.weights and not goes_on:
+        return network_of_weights(config, classes)
     net = get_multigrain(
         config.backbone, p=config.p, num_classes=len(classes),
-        pretrained_backbone=config.pretrained_backbone and not goes_on,
+        pretrained_backbone=config.pretrained_backbone and not goes_on, tokens=config.tokens,
     )  # fmt: skip
     net.unclassified = ""  # from here on, it is trained
     if not config.init_from or goes_on:
@@ -124,11 +127,24 @@ def first_network(config: TrainConfig, classes: tuple[str, ...], *, goes_on: boo
         if not (net.twin and key.startswith(twin))
     }
     net.features.load_state_dict(features, strict=not net.twin)
-    same_count = source.classifier.out_features == len(classes)
-    if source.classes == classes or (not source.classes and same_count):
+    same_shape = source.classifier.weight.shape == net.classifier.weight.shape
+    if same_shape and source.classes in (classes, ()):
         net.copy_to_classifier(source.classifier.weight, source.classifier.bias)
     else:
+        say_once(f"{path} has other classes, or pools other tokens: its classifier is not used")
+    return net
+
+
+def network_of_weights(config: TrainConfig, classes: tuple[str, ...]) -> MultiGrain:
+    """The network with the weights of `config.weights`; its classifier is kept if it has the same classes."""
+    path = find_path(config.weights)
+    net = get_multigrain(config.backbone, p=config.p, weights=path, tokens=config.tokens)
+    if net.classifies and net.classifier.out_features == len(classes) and net.classes in (classes, ()):
+        return net
+    if net.classifies:
         say_once(f"{path} has other classes: its classifier is not used")
+    net.set_classifier(nn.Linear(net.width, len(classes)))
+    net.classes, net.unclassified = (), ""  # from here on, it is trained
     return net
 
 

@@ -88,7 +88,7 @@ def test_an_unknown_name_lists_the_known_ones(name):
 
 
 @pytest.mark.parametrize(
-    "model", ["resnet51", "", "resnet50.no_such_tag", "hf-hub:timm/resnet18", "../resnet18"]
+    "model", ["resnet51", "", "resnet50.no_such_tag", "hf_hub:timm/resnet18", "../resnet18"]
 )
 def test_an_unknown_model_of_timm_is_refused(model):
     with one_line_error(ValueError, f"timm/{model}", "is unknown", timm.__version__, "timm.list_models"):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from benchmark_trees import holidays_tree, ukbench_files
+from PIL import Image
 from support import demanding, one_line_error, write_picture, write_tree
 
 from mgkit.benchmarks.find import find_sets
+from mgkit.checkpoints import save_checkpoint
 from mgkit.config import RetrievalConfig, make
 from mgkit.engine.feature_store import stored_features
 from mgkit.engine.run import latest_results
@@ -19,6 +21,7 @@ from mgkit.explore.tables import table
 from mgkit.features import Passes, embed
 from mgkit.machine.download import file_hash
 from mgkit.mini.make import CROPS, QUALITIES
+from mgkit.model import append_one, get_multigrain
 from mgkit.retrieval.protocols import measured_value
 from mgkit.stages.evaluate_retrieval import (
     RetrievalTask,
@@ -30,6 +33,8 @@ from mgkit.stages.evaluate_retrieval import (
     resolution_curves,
     retrieval_task,
 )
+from mgkit.transforms import eval_transform
+from mgkit.whitening import fit_pca_whitening, whiten
 
 KINDS = [
     "GeM, training p",
@@ -259,6 +264,56 @@ def test_a_picture_too_narrow_at_one_scale_is_left_out_of_all_descriptors(here, 
     collection = set_collection(task, found, "tree")
     asked = {Path(tree.images.paths[i]).name for i in collection.queries}
     assert asked == {f"{seed}.png" for seed in (0, 1, 2, 3, 5)}
+
+
+TOKEN_KINDS = {
+    "patches": ["GeM, training p", "class token", "class token and GeM", "GeM, p*, whitened"],
+    "class": ["class token", "GeM", "class token and GeM", "class token, whitened"],
+    "both": ["class token and GeM, training p", "GeM", "class token", "class token and GeM, p*, whitened"],
+}
+
+
+@pytest.mark.parametrize("tokens", TOKEN_KINDS)
+def test_the_tokens_of_a_transformer_are_compared_on_the_same_images(here, tokens):
+    """Also embedded one by one, by plain code: GeM with p = 2 of the patches above their least value."""
+    for seed in range(8):
+        write_picture(here / "tree" / f"class{seed % 2}" / f"{seed}.png", seed=seed, size=(48 + 2 * seed, 40))
+    net = get_multigrain("timm/test_vit", p=2.0, num_classes=3, tokens=tokens).eval()
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(3 * net.width, net.width, generator=generator)
+    save_checkpoint("net.pth", whiten(net, *fit_pca_whitening(append_one(embeddings))))
+    values = {"experiment": "t", "data": "tree", "checkpoint": "net.pth", "size": 48, "ps": [1.0, 3.0]}
+    values |= {"scales": [1.0], "dims": None, "indices": [], "workers": 0, "precision": "float32"}
+    task = retrieval_task(make(RetrievalConfig, values | {"resolutions": [32, 48]}))
+    found = {r.descriptor: r for r in evaluate_retrieval(task)}
+    assert list(found) == TOKEN_KINDS[tokens]
+    base, *others = found.values()
+    assert all(r.over == base.descriptor and r.gain is not None for r in others)
+    for name, r in found.items():
+        assert r.p == (None if name in ("class token", "class token, whitened") else 2.0)
+    by_hand = tokens_by_hand(net, task.sets[0])
+    for name, rows in by_hand.items():
+        [kind] = [r for kind, r in found.items() if kind.removesuffix(", training p") == name]
+        assert kind.result.value == pytest.approx(measured_value(task.sets[0], rows))
+    assert list(resolution_curves(task).exponents.values()) == [2.0, 1.0, 3.0]
+
+
+@torch.no_grad()
+def tokens_by_hand(net, retrieval_set):
+    """{kind: unit rows [N,D]} of timm's tokens, an image at a time, cut to the patches of 16 px."""
+    rows = {"GeM": [], "class token": [], "class token and GeM": []}
+    for path in retrieval_set.images.paths:
+        image = eval_transform(48, "rect", mean=net.mean, std=net.std)(Image.open(path))
+        top, left = image.shape[1] % 16 // 2, image.shape[2] % 16 // 2
+        bottom, right = top + image.shape[1] // 16 * 16, left + image.shape[2] // 16 * 16
+        of_class, *patches = net.features.net.forward_features(image[None, :, top:bottom, left:right])[0]
+        x = torch.stack(patches)  # [hw,C]
+        least = x.amin(0)
+        offset = torch.where(least < 0, least - 1e-6, 0)
+        gem = (x - offset).square().mean(0).sqrt() + offset
+        for kind, row in zip(rows, (gem, of_class, torch.cat([of_class, gem])), strict=True):
+            rows[kind].append((row / row.norm()).numpy())
+    return {kind: np.stack(of_kind) for kind, of_kind in rows.items()}
 
 
 def test_incomplete_groups_are_left_out_where_unreadable_images_are(tiny_net, here, monkeypatch):

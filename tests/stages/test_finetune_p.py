@@ -71,9 +71,12 @@ def test_damaged_results_of_02_are_named_by_field(tiny_net, here, changed, field
         p_star(config, tiny_net, size=60, crop="rect")
 
 
-def test_p_star_of_a_published_network_is_not_learned_on_the_embedded_set(tiny_net, mini_root, capsys, here):
-    """It has ImageNet's classes, which are not those of the set."""
-    values = {"experiment": "t", "data": str(mini_root), "backbone": "resnet18", "pretrained_backbone": True}
+@pytest.mark.parametrize("source", [{"pretrained_backbone": True}, {"weights": "own.pth"}])
+def test_p_star_of_a_network_off_the_shelf_is_not_learned_on_the_embedded_set(
+    tiny_net, mini_root, capsys, here, source
+):
+    """It has other classes, such as ImageNet's, which are not those of the set."""
+    values = {"experiment": "t", "data": str(mini_root), "backbone": "resnet18"} | source
     assert p_star(make(WhitenConfig, values), tiny_net, size=64, crop="rect") == 3.0
     assert "no p* in" in capsys.readouterr().out
 

@@ -12,6 +12,7 @@ from mgkit.config import ClassifyConfig, TrainConfig, WhitenConfig, make
 from mgkit.engine.run import Run
 from mgkit.machine.download import file_hash
 from mgkit.model import get_multigrain
+from mgkit.stages import inputs
 from mgkit.stages.inputs import (
     data_root,
     in_classes_of,
@@ -101,7 +102,7 @@ def test_a_network_and_its_hash_are_of_one_file_also_where_it_is_replaced(here, 
         return found
 
     monkeypatch.setattr(f"mgkit.stages.inputs.{moment}", replaced)
-    net, _ = load_one_file(path, backbone=None)
+    net, _ = load_one_file(path, lambda: inputs.load_network(path))
     assert net.pool.p.item() == 3.0 and net.source_sha256 == file_hash(path)
 
 
