@@ -151,8 +151,8 @@ def with_maps(name: str, net: nn.Module, images: Tensor) -> "TimmMaps | TimmToke
 class TimmFeatures(nn.Module):
     """A timm model up to its last feature map, [B,3,H,W] -> [B,C,h,w], and its head behind the average.
 
-    Images of other sides than `patch` (px) divides are cut, the same on both ends, to the largest that it
-    does. Raises ValueError for a size that the network cannot take.
+    Images of other sides than `patch` (px) divides are cut to the largest that it does, alike on both ends;
+    those of the model's own size as the model does. Raises ValueError for a size that it cannot take.
     """
 
     def __init__(self, name: str, net: nn.Module, stride: int, patch: int):
@@ -167,8 +167,10 @@ class TimmFeatures(nn.Module):
         own, got = (" x ".join(map(str, size)) for size in (self.own_size, images.shape[-2:]))
         if self.is_fixed and not is_own:
             raise ValueError(f"{self.name} takes images of {own} px only, got {got}")
+        if not self.is_fixed:  # of its own size, a model leaves out the right and the bottom
+            images = cut(self.name, images, self.patch, middle=not is_own)
         try:
-            return self.net.forward_features(images if is_own else cut(self.name, images, self.patch))
+            return self.net.forward_features(images)
         except AssertionError:  # so some models refuse a size
             if is_own:
                 raise
@@ -179,13 +181,17 @@ class TimmFeatures(nn.Module):
         return self.net.forward_head(self.as_input(pooled)).flatten(1)
 
 
-def cut(name: str, images: Tensor, patch: int) -> Tensor:
-    """The middle of images [B,3,H,W] whose sides the patch (px) divides; ValueError for less than a patch."""
+def cut(name: str, images: Tensor, patch: int, *, middle: bool) -> Tensor:
+    """The middle, or the top left, of images [B,3,H,W], with the largest sides that the patch (px) divides.
+
+    Raises ValueError for images smaller than a patch.
+    """
     height, width = (side // patch * patch for side in images.shape[-2:])
     if not height or not width:
         got = " x ".join(map(str, images.shape[-2:]))
         raise ValueError(f"{name} takes images of at least {patch} x {patch} px, got {got}")
-    top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
+    top = (images.shape[-2] - height) // 2 if middle else 0
+    left = (images.shape[-1] - width) // 2 if middle else 0
     return images[..., top : top + height, left : left + width]
 
 

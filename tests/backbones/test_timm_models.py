@@ -40,7 +40,7 @@ FAMILIES = {
     "poolformer_s12": ({}, "patches"),
     "caformer_s18": ({}, "patches"),
     "mambaout_femto": (SHALLOW, "patches"),
-    "efficientformer_l1": ({}, "patches"),
+    "efficientformerv2_s0": ({}, "patches"),
     "levit_128s": ({}, "patches"),
     "test_maxvit": ({}, "patches"),
     "test_coatnet": ({}, "patches"),
@@ -58,6 +58,7 @@ FAMILIES = {
     "vit_small_patch16_dinov3": (VIT, NO_WEIGHTS),
     "eva02_tiny_patch14_224": (VIT, NO_WEIGHTS),
     "vit_base_patch32_siglip_256": (VIT, NO_WEIGHTS),
+    "vit_so400m_patch14_siglip_384": (VIT, NO_WEIGHTS),  # whose patches do not fill its own size
     "vit_xsmall_patch16_clip_224": (VIT, "class"),
     "beit_base_patch16_224": (VIT, "patches"),
 }  # fmt: skip
@@ -85,13 +86,14 @@ class Family:
 
     def own_maps(self, images):
         """The maps that timm gives, of the middle of images where it takes whole patches only."""
-        if self.any_size is not self.own:
-            images = middle(images, self.own.patch_embed.patch_size)
-        maps = self.any_size.forward_features(images)
+        net = self.own
+        if self.any_size is not self.own and images.shape[2:] != self.size:
+            net, images = self.any_size, middle(images, self.own.patch_embed.patch_size)
+        maps = net.forward_features(images)
         if maps.ndim == 3:
             norm = not self.model.startswith("hiera")  # whose tokens are not normalised
             options = dict(indices=1, norm=norm, output_fmt="NCHW", intermediates_only=True)
-            return self.any_size.forward_intermediates(images, **options)[-1]
+            return net.forward_intermediates(images, **options)[-1]
         if self.model.startswith(("swin", "mambaout")):  # channels last
             return maps.permute(0, 3, 1, 2)
         return self.own.pre_logits(maps) if self.model.startswith("vgg") else maps
@@ -342,8 +344,9 @@ def test_a_head_that_does_more_than_average_is_refused_with_the_reason(smaller, 
     assert said == [f"timm/test_vit3: no published classifier is used: {ANOTHER}"]
     assert net.classes == () and likely_classes(net, torch.zeros(net.width), ()) == []
     save_checkpoint(tmp_path / "net.pth", net)
-    for one in (net, load_network(tmp_path / "net.pth")[0]):
-        with one_line_error(ValueError, "timm/test_vit3", "no published classifier", "01"):
+    loaded, _ = load_network(tmp_path / "net.pth")
+    for one, reason in ((net, ANOTHER), (loaded, "random weights")):
+        with one_line_error(ValueError, "timm/test_vit3", "no classifier (", reason, "01"):
             in_classes_of(one, ImageList(tmp_path, (), np.zeros(0, dtype=np.int64), ("cat",)))
 
 
