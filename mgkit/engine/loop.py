@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from mgkit.checkpoints import facts
 from mgkit.config import TrainConfig
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
@@ -143,7 +144,7 @@ class Training:
         """
         config = self.config
         return {
-            "model_state": self.net.state_dict(), "backbone": self.net.name,
+            "model_state": self.net.state_dict(), **facts(self.net),
             "classes": list(self.train_images.classes), "size": config.size, "p": config.p,
             "extra": {"beta": self.beta.detach()}, "optimizer": self.optimizer.state_dict(),
             "epoch": self.position.epoch, "position": asdict(self.position), "config": asdict(config),

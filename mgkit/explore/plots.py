@@ -430,6 +430,7 @@ def resolution_figure(curves: ResolutionCurves) -> Figure:
             )  # fmt: skip
         unit = "score (of 4)" if scale == 1 else f"{curves.measures[name]} (%)"
         style(panel, shortened(name, TITLE), "resolution (px)", unit)
+        panel.ticklabel_format(axis="y", useOffset=False)
         size_ticks(panel, curves.sizes)
     figure_legend(figure, axes[0])
     return figure

@@ -218,7 +218,12 @@ def held_for(config: FinetunePConfig, net: MultiGrain) -> Repooling:
 
 
 def set_maps(task: RetrievalTask, name: str) -> SetMaps:
-    """Feature maps of a retrieval set of 05, at its size. Raises ValueError for an unknown set."""
+    """Feature maps of a retrieval set of 05, at its size.
+
+    Raises ValueError for an unknown set, and for a class token, which is no map.
+    """
+    if task.net.tokens == "class":
+        raise ValueError("the class token has no positions: tokens=patches and tokens=both have")
     by_name = {each.name: each for each in task.sets}
     if name not in by_name:
         raise ValueError(f"the set {name!r} is not among {', '.join(by_name)}")

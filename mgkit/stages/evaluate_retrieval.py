@@ -355,6 +355,8 @@ def resolution_curves(task: RetrievalTask) -> ResolutionCurves:
 
 def curve_exponents(task: RetrievalTask) -> dict[str, float]:
     """The exponents of figure 4, {label: p}: the training p, each p* of 02, and those of the config."""
+    if task.net.tokens == "class":
+        return {POOLED["class"]: task.p}
     exponents = {f"training p = {task.training_p:g}": task.training_p}
     learned = learned_exponents(FinetunePConfig(experiment=task.config.experiment))
     for size, p in zip(learned.sizes, learned.p_star, strict=True) if learned else ():

@@ -17,6 +17,7 @@ from mgkit.config import RetrievalConfig, make
 from mgkit.engine.feature_store import stored_features
 from mgkit.engine.run import latest_results
 from mgkit.explore.browse import set_collection
+from mgkit.explore.repooling import set_maps
 from mgkit.explore.tables import table
 from mgkit.features import Passes, embed
 from mgkit.machine.download import file_hash
@@ -295,7 +296,13 @@ def test_the_tokens_of_a_transformer_are_compared_on_the_same_images(here, token
     for name, rows in by_hand.items():
         [kind] = [r for kind, r in found.items() if kind.removesuffix(", training p") == name]
         assert kind.result.value == pytest.approx(measured_value(task.sets[0], rows))
-    assert list(resolution_curves(task).exponents.values()) == [2.0, 1.0, 3.0]
+    exponents = resolution_curves(task).exponents
+    assert exponents == {"class token": 2.0} if tokens == "class" else list(exponents.values()) == [2, 1, 3]
+    if tokens == "class":
+        with one_line_error(ValueError, "class token has no positions"):
+            set_maps(task, "tree")
+    else:
+        assert set_maps(task, "tree").maps.match(0, 0, 2.0).similarity == pytest.approx(1, abs=1e-4)
 
 
 @torch.no_grad()

@@ -93,6 +93,17 @@ def test_the_checkpoint_holds_the_trained_network_bit_for_bit(config, monkeypatc
     assert len(checkpoint["classes"]) == 12
 
 
+@pytest.mark.parametrize("tokens", ["class", "both"])
+def test_a_transformer_is_trained_on_the_tokens_that_are_asked_for_and_found_again(config, tokens):
+    path = run_training(config(backbone="timm/test_vit", tokens=tokens, **ONCE))
+    net, _ = load_network(path)
+    assert net.tokens == tokens and net.pool.signed and net.classifies
+    found, _ = trained_network(make(NetworkConfig, {"checkpoint": str(path), "tokens": tokens}))
+    assert torch.equal(found.classifier.weight.cpu(), net.classifier.weight)
+    with one_line_error(ValueError, "tokens", path, f"pools {tokens}, not patches"):
+        trained_network(make(NetworkConfig, {"checkpoint": str(path), "tokens": "patches"}))
+
+
 def test_training_learns_its_images(config):
     run_training(
         config(epochs=6, lr=0.005, batch_size=24, augmentation="torch", crop_scale=0.8, lr_drops=[], **ONCE)
@@ -191,7 +202,7 @@ def test_a_published_network_stands_in_for_a_checkpoint_and_pools_by_averaging(m
     monkeypatch.setattr(inputs, "get_multigrain", published)
     config = make(NetworkConfig, {"experiment": "t", "backbone": "resnet8", "pretrained_backbone": True})
     net, content = trained_network(config)
-    assert asked == {"backbone": "resnet8", "p": 1.0, "pretrained_backbone": True}
+    assert asked == {"backbone": "resnet8", "p": 1.0, "pretrained_backbone": True, "tokens": "patches"}
     assert net.pool.p.item() == 1.0 and not net.training and content == {} and net.source == ""
 
 
