@@ -174,7 +174,7 @@ def load_network(checkpoint: str | Path, *, backbone: str | None = None) -> tupl
         raise ValueError(f"{path}: {error}") from None
     net.classes, net.source = tuple(content.get("classes", ())), str(path)
     net.unclassified = "" if content.get("classifies", True) else "the checkpoint has random weights for it"
-    net.pool.signed = content.get("signed", False)  # earlier files were pooled so
+    net.pool.signed = content.get("signed", net.pool.signed)  # earlier files do not record it
     if not net.classes and path.stem in RELEASED and net.classifier.out_features == 1000:
         net.classes = tuple(imagenet_names())  # the released files do not name them
     return net.eval(), content

@@ -4,7 +4,7 @@ GeM replaces the average of the published head. Its norm or hidden layer stays b
 so that the class scores for p = 1 are the model's own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -163,22 +163,36 @@ class TimmFeatures(nn.Module):
 
     def features_of(self, images: Tensor) -> Tensor:
         """The last features of the model, maps or tokens."""
-        is_own = images.shape[-2:] == self.own_size
-        own, got = (" x ".join(map(str, size)) for size in (self.own_size, images.shape[-2:]))
-        if self.is_fixed and not is_own:
-            raise ValueError(f"{self.name} takes images of {own} px only, got {got}")
-        if not self.is_fixed:  # of its own size, a model leaves out the right and the bottom
-            images = cut(self.name, images, self.patch, middle=not is_own)
+        if self.is_fixed or self.patch > 1:  # else the shape is not looked at, so that fx can trace this
+            images = self.sized(images)
         try:
             return self.net.forward_features(images)
         except AssertionError:  # so some models refuse a size
-            if is_own:
+            if images.shape[-2:] == self.own_size:
                 raise
-            raise ValueError(f"{self.name} does not take images of {got} px; its own are of {own}") from None
+            got, own = px(images.shape[-2:]), px(self.own_size)
+            raise ValueError(f"{self.name} does not take images of {got}; its own are of {own}") from None
+
+    def sized(self, images: Tensor) -> Tensor:
+        """The part of the images that the model takes, [B,3,H,W] -> [B,3,h,w]."""
+        is_own = images.shape[-2:] == self.own_size
+        if not self.is_fixed:  # of its own size, a model leaves out the right and the bottom
+            return cut(self.name, images, self.patch, middle=not is_own)
+        if not is_own:
+            raise ValueError(
+                f"{self.name} takes images of {px(self.own_size)} only, got {px(images.shape[-2:])}: "
+                f"set size to {max(self.own_size)} and crop to square"
+            )
+        return images
 
     def neck(self, pooled: Tensor) -> Tensor:
         """What the head has between the average and the classifier, [B,C] -> [B,D]."""
         return self.net.forward_head(self.as_input(pooled)).flatten(1)
+
+
+def px(size: Sequence[int]) -> str:
+    """Height and width as text."""
+    return f"{size[0]} x {size[1]} px"
 
 
 def cut(name: str, images: Tensor, patch: int, *, middle: bool) -> Tensor:
@@ -188,8 +202,8 @@ def cut(name: str, images: Tensor, patch: int, *, middle: bool) -> Tensor:
     """
     height, width = (side // patch * patch for side in images.shape[-2:])
     if not height or not width:
-        got = " x ".join(map(str, images.shape[-2:]))
-        raise ValueError(f"{name} takes images of at least {patch} x {patch} px, got {got}")
+        least, got = px((patch, patch)), px(images.shape[-2:])
+        raise ValueError(f"{name} takes images of at least {least}, got {got}")
     top = (images.shape[-2] - height) // 2 if middle else 0
     left = (images.shape[-1] - width) // 2 if middle else 0
     return images[..., top : top + height, left : left + width]

@@ -317,7 +317,7 @@ def test_an_image_smaller_than_a_patch_is_refused(smaller):
 
 
 def test_a_size_that_a_model_refuses_is_named_with_its_own(smaller):
-    with one_line_error(ValueError, "timm/levit_128s takes images of 224 x 224 px only, got 96 x 128"):
+    with one_line_error(ValueError, "timm/levit_128s takes images of 224 x 224 px only, got 96 x 128 px"):
         published("levit_128s").features(random_images(1, 3, 96, 128))
     with one_line_error(ValueError, "timm/halonet26t", "96 x 128 px", "256 x 256"):
         published("halonet26t").features(random_images(1, 3, 96, 128))
