@@ -186,8 +186,6 @@ def test_a_list_of_unequal_images_is_each_alone(family):
 
 @torch.no_grad()
 def test_it_is_saved_loaded_and_whitened(family, tmp_path):
-    if family.model == "vgg11":
-        pytest.skip("to invert a matrix of 4,097 dimensions takes seconds")
     net, images = family.net, random_images(1, 3, *family.size)
     output = net(images)
     size = net.width + 1
