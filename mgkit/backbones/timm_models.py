@@ -144,8 +144,15 @@ def with_maps(name: str, net: nn.Module, images: Tensor) -> "TimmMaps | TimmToke
         final = net.forward_intermediates(images, indices=1, norm=False, intermediates_only=True)[-1]
         if found.shape[1] >= final.shape[2] * final.shape[3]:
             prefix = found.shape[1] - final.shape[2] * final.shape[3]
-            return TimmTokens(name, net, stride_of(images, final.shape[2]), prefix)
+            return kind_of_tokens(net)(name, net, stride_of(images, final.shape[2]), prefix)
     raise ValueError(f"backbone {name!r} gives no maps [B,C,h,w], nor tokens that are one: choose another")
+
+
+def kind_of_tokens(net: nn.Module) -> "type[TimmTokens]":
+    """The class that takes the tokens of a model."""
+    from mgkit.backbones.hiera import Hiera, HieraTokens
+
+    return HieraTokens if isinstance(net, Hiera) else TimmTokens
 
 
 class TimmFeatures(nn.Module):
@@ -162,16 +169,20 @@ class TimmFeatures(nn.Module):
         self.is_fixed = net.pretrained_cfg.get("fixed_input_size", False) and not is_flexible(net)
 
     def features_of(self, images: Tensor) -> Tensor:
-        """The last features of the model, maps or tokens."""
+        """Maps or tokens of images of any size; ValueError for one that the model does not take."""
         if self.is_fixed or self.patch > 1:  # else the shape is not looked at, so that fx can trace this
             images = self.sized(images)
         try:
-            return self.net.forward_features(images)
+            return self.last_features(images)
         except AssertionError:  # so some models refuse a size
             if images.shape[-2:] == self.own_size:
                 raise
             got, own = px(images.shape[-2:]), px(self.own_size)
             raise ValueError(f"{self.name} does not take images of {got}; its own are of {own}") from None
+
+    def last_features(self, images: Tensor) -> Tensor:
+        """Maps or tokens of images of a size that the model takes."""
+        return self.net.forward_features(images)
 
     def sized(self, images: Tensor) -> Tensor:
         """The part of the images that the model takes, [B,3,H,W] -> [B,3,h,w]."""
