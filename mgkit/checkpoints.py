@@ -52,7 +52,9 @@ class Content(BaseModel, strict=True):
     backbone: str = Field("", max_length=200)
     classes: list[str] | tuple[str, ...] = ()
     training_p: float = Field(1.0, gt=0)  # may be infinite
+    learned_p: bool = True
     classifies: bool = True
+    unclassified: str = Field("", max_length=300)
     tokens: Literal["patches", "class", "both"] = "patches"
     signed: bool = False
 
@@ -173,7 +175,8 @@ def load_network(checkpoint: str | Path, *, backbone: str | None = None) -> tupl
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     net.classes, net.source = tuple(content.get("classes", ())), str(path)
-    net.unclassified = "" if content.get("classifies", True) else "the checkpoint has random weights for it"
+    if not content.get("classifies", True):
+        net.unclassified = content.get("unclassified") or "the checkpoint has random weights for it"
     net.pool.signed = content.get("signed", net.pool.signed)  # earlier files do not record it
     if not net.classes and path.stem in RELEASED and net.classifier.out_features == 1000:
         net.classes = tuple(imagenet_names())  # the released files do not name them
@@ -247,6 +250,7 @@ def facts(net: MultiGrain) -> dict:
         "tokens": net.tokens,
         "signed": net.pool.signed,
         "classifies": net.classifies,
+        "unclassified": net.unclassified,
     }
 
 

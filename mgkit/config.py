@@ -235,7 +235,7 @@ class FinetunePConfig(NetworkConfig):
         default_factory=lambda: [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0]
     )
     fixres_epochs: whole(0, 10_000) = 0  # of FixRes on the classifier; 0: without
-    fixres_lr: Rate = 1.0  # for embeddings of unit length
+    fixres_lr: Rate = 1.0  # divided by the mean squared length of the embeddings
     seed: Seed = 0
 
 

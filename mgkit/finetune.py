@@ -171,7 +171,7 @@ def learned(p: nn.Parameter) -> Iterator[None]:
 
 def finetune_classifier(
     classifier: nn.Linear, rows: np.ndarray, labels: np.ndarray, *, lr: float = 1.0, epochs: int = 20,
-    batch_size: int = 32, momentum: float = 0.9, weight_decay: float = 1e-4, seed: int = 0,
+    batch_size: int = 32, momentum: float = 0.9, seed: int = 0,
 ) -> nn.Linear:  # fmt: skip
     """A copy of a network's classifier, fine-tuned by SGD on its embeddings; the network does not change.
 
@@ -189,9 +189,7 @@ def finetune_classifier(
     inputs, targets = known_rows(rows, labels, device=classifier.weight.device)
     steps = epochs * -(-len(inputs) // batch_size)
     squared = 1 + inputs.square().sum(1).mean().item()  # the bias reads a constant 1
-    optimizer = torch.optim.SGD(
-        classifier.parameters(), lr=lr / squared, momentum=momentum, weight_decay=weight_decay
-    )
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=lr / squared, momentum=momentum)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, steps, power=0.9)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):

@@ -148,6 +148,7 @@ class MultiGrain(nn.Module):
         Raises ValueError for the state of another network, before anything is changed.
         """
         check_state(self, state_dict)
+        self.unclassified = ""
         if "whitening.pca.pca_m" in state_dict and self.whitening is None:
             classes, size = self.classifier.out_features, self.width + 1
             empty = torch.empty(size, size, device=self.classifier.weight.device)
@@ -162,6 +163,8 @@ def with_tokens(net: MultiGrain, tokens: str) -> MultiGrain:
     It is for embedding: its classifier has random weights, and it has no whitening. Raises ValueError for a
     network without a class token.
     """
+    if not net.has_class_token:
+        raise ValueError(f"tokens: {net.name} has no class token")
     features = copy.copy(net.features)
     features.choose(tokens)
     before, after = (2 if each == "both" else 1 for each in (net.tokens, tokens))
@@ -254,4 +257,6 @@ def get_multigrain(
     if not net.classifies:
         which = f"classifier of {weights}" if weights else "published classifier"
         say_once(f"{backbone}: no {which} is used: {net.unclassified}")
+        if num_classes not in (None, 1000):
+            net.unclassified = ""  # classes of one's own, for which the classifier will be trained
     return net

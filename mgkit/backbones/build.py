@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from mgkit.backbones.backbone import Backbone, copied_weights
+from mgkit.backbones.backbone import TOKENS, Backbone, copied_weights
 from mgkit.backbones.imagenet import imagenet_names
 from mgkit.backbones.own_weights import OwnWeights, load_plain, load_timm, read_weights
 from mgkit.backbones.timm_models import TIMM, TimmMaps, build_timm, check_timm, timm_model
@@ -61,6 +61,8 @@ def build_backbone(
     weights that cannot be fetched or are not installed, and for a missing file.
     """
     check_backbone(name)
+    if tokens not in TOKENS:
+        raise ValueError(f"tokens: one of {', '.join(TOKENS)} is wanted, got {shown(tokens)}")
     if weights and pretrained:
         raise ValueError("weights and pretrained_backbone both give the weights: choose one")
     own = read_weights(weights) if weights else None
@@ -69,7 +71,7 @@ def build_backbone(
     elif tokens == "patches":
         backbone = BUILDERS[name](name, pretrained, own)
     else:
-        raise ValueError(f"tokens: {name} has no class token, so that {tokens!r} is not there")
+        raise ValueError(f"tokens: {name} has no class token")
     if own and backbone.classifier is None:
         return replace(backbone, unclassified=backbone.unclassified or "the weights have none")
     of_imagenet = backbone.classifier is not None and len(backbone.classifier[1]) == 1000

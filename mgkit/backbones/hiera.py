@@ -14,10 +14,6 @@ class HieraTokens(TimmTokens):
     The position encoding is interpolated, and windows are those of the image, whose sides the windows divide.
     """
 
-    def __init__(self, name: str, net: Hiera, stride: int, prefix: int):
-        super().__init__(name, net, stride, prefix)
-        self.is_fixed = False
-
     def last_features(self, images: Tensor) -> Tensor:
         net = self.net
         grid = [side // stride for side, stride in zip(images.shape[-2:], net.patch_stride, strict=True)]

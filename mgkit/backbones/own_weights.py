@@ -58,7 +58,11 @@ class Match:
 
     def found(self, wanted: Mapping[str, Tensor]) -> int:
         """How many of the wanted tensors are there, in their shape."""
-        return sum(key in self.tensors and self.tensors[key].shape == wanted[key].shape for key in wanted)
+        return sum(
+            key in self.tensors and self.tensors[key].shape == wanted[key].shape
+            for key in wanted
+            if not key.endswith(COUNTER)
+        )
 
 
 def read_weights(path: str | Path) -> OwnWeights:

@@ -6,8 +6,9 @@ import re
 import tarfile
 import warnings
 import zipfile
-from pathlib import Path
+from pathlib import Path, PosixPath, PurePosixPath
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -26,12 +27,19 @@ DTYPES = frozenset(
 MOST_INFLATED = 100  # times the size of the file
 
 
+# What trainings write beside tensors, none of which runs code: options, paths, measures.
+PLAIN = [
+    argparse.Namespace, PosixPath, PurePosixPath, np.dtype, np.float64(0).__reduce__()[0],
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
+]  # fmt: skip
+
+
 def existing_file(path: Path) -> Path:
     """Return the path; raise FileNotFoundError unless it is a file."""
     if os.path.isdir(path):  # Path's methods raise for a name that is too long
         raise FileNotFoundError(f"{shown_name(path)} is a folder: a .pth or .safetensors file is expected")
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"the checkpoint {shown_name(path)} does not exist")
+        raise FileNotFoundError(f"the file {shown_name(path)} does not exist")
     return path
 
 
@@ -41,7 +49,7 @@ def read_torch(path: Path) -> object:
     if found:
         raise ValueError(f"{path} is {found}, not a checkpoint written by torch.save")
     try:
-        torch.serialization.add_safe_globals([argparse.Namespace])  # the options of a training; no code
+        torch.serialization.add_safe_globals(PLAIN)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about other pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -100,7 +108,7 @@ def refusal(error: Exception) -> str:
     name = re.search(r"GLOBAL ([\w.]+)", message)
     if name:
         only = "only tensors and plain values are read, such as a state_dict()"
-        return f"it contains code ({name[1]}), which is not run; {only}"
+        return f"it contains code or objects ({name[1]}), which are not run; {only}"
     unsupported = re.search(r"Unsupported operand \d+", message)
     reason = unsupported[0] if unsupported else message.split("\n")[0] or type(error).__name__
     return f"damaged, truncated or not written by torch.save ({reason})"

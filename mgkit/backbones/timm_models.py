@@ -4,6 +4,7 @@ GeM replaces the average of the published head. Its norm or hidden layer stays b
 so that the class scores for p = 1 are the model's own.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -101,6 +102,7 @@ def timm_backbone(name: str, net: nn.Module, pretrained: bool, tokens: str = "pa
     net.eval()
     images = noise(net)
     features = with_maps(name, net, images)
+    features.is_fixed = takes_its_own_size_only(features)
     channels = features(images).shape[1]
     head = split_head(features, channels)
     features.choose(tokens)
@@ -111,11 +113,18 @@ def timm_backbone(name: str, net: nn.Module, pretrained: bool, tokens: str = "pa
         say_once(f"{name}: its feature maps have negative values; GeM pools a channel above its least value")
     classifier, reason = head.classifier_for(tokens) if pretrained else (None, "")
     config = net.pretrained_cfg
+    if classifier is not None and is_projection(config, *classifier):
+        classifier, reason = None, "it is a projection, which knows no classes"
     return Backbone(
         name, features, maps.shape[1] // channels * head.width, tuple(config["mean"]), tuple(config["std"]),
         tokens=tokens, signed=signed, stride=features.stride, neck=features.neck if head.has_neck else None,
         classifier=classifier, unclassified=reason,
     )  # fmt: skip
+
+
+def is_projection(config: dict, weight: Tensor, bias: Tensor) -> bool:
+    """Whether a classifier is CLIP's projection, which timm saves as one without biases."""
+    return "clip" in config["architecture"] and len(weight) != 1000 and not bias.any()
 
 
 def noise(net: nn.Module) -> Tensor:
@@ -148,6 +157,17 @@ def with_maps(name: str, net: nn.Module, images: Tensor) -> "TimmMaps | TimmToke
     raise ValueError(f"backbone {name!r} gives no maps [B,C,h,w], nor tokens that are one: choose another")
 
 
+def takes_its_own_size_only(features: "TimmFeatures") -> bool:
+    """Whether a network in eval mode that timm holds for one of a fixed size refuses another."""
+    if not features.net.pretrained_cfg.get("fixed_input_size") or is_flexible(features.net):
+        return False
+    sides = [side // 2 // 32 * 32 or 32 for side in features.own_size]
+    try:
+        return not features(torch.zeros(1, 3, sides[0], sides[1] + 32)).isfinite().all()
+    except (RuntimeError, ValueError, IndexError):
+        return True
+
+
 def kind_of_tokens(net: nn.Module) -> "type[TimmTokens]":
     """The class that takes the tokens of a model."""
     from mgkit.backbones.hiera import Hiera, HieraTokens
@@ -166,7 +186,7 @@ class TimmFeatures(nn.Module):
         super().__init__()
         self.name, self.net, self.stride, self.patch = name, net, stride, patch
         self.own_size = tuple(net.pretrained_cfg["input_size"][-2:])
-        self.is_fixed = net.pretrained_cfg.get("fixed_input_size", False) and not is_flexible(net)
+        self.is_fixed = False
 
     def features_of(self, images: Tensor) -> Tensor:
         """Maps or tokens of images of any size; ValueError for one that the model does not take."""
@@ -174,11 +194,15 @@ class TimmFeatures(nn.Module):
             images = self.sized(images)
         try:
             return self.last_features(images)
-        except AssertionError:  # so some models refuse a size
-            if images.shape[-2:] == self.own_size:
+        except (AssertionError, RuntimeError) as error:  # so some models refuse a size
+            reason = " ".join(str(error).split())
+            of_size = isinstance(error, AssertionError) or re.search("size|shape", reason)
+            if images.shape[-2:] == self.own_size or not of_size or isinstance(error, torch.OutOfMemoryError):
                 raise
             got, own = px(images.shape[-2:]), px(self.own_size)
-            raise ValueError(f"{self.name} does not take images of {got}; its own are of {own}") from None
+            raise ValueError(
+                f"{self.name} does not take images of {got}; its own are of {own} ({shortened(reason, 100)})"
+            ) from None
 
     def last_features(self, images: Tensor) -> Tensor:
         """Maps or tokens of images of a size that the model takes."""
@@ -238,7 +262,7 @@ class TimmMaps(TimmFeatures):
     def choose(self, tokens: str) -> None:
         """Raise ValueError unless `tokens` is `patches`."""
         if tokens != "patches":
-            raise ValueError(f"tokens: {self.name} has no class token, so that {tokens!r} is not there")
+            raise ValueError(f"tokens: {self.name} has no class token")
 
     def as_input(self, pooled: Tensor) -> Tensor:
         """Pooled features [B,C] as maps of one position, as the head takes them."""
@@ -280,7 +304,7 @@ class TimmTokens(TimmFeatures):
     def choose(self, tokens: str) -> None:
         """Choose the tokens that are the map, one of TOKENS; ValueError where there is no class token."""
         if tokens != "patches" and not self.has_class:
-            raise ValueError(f"tokens: {self.name} has no class token, so that {tokens!r} is not there")
+            raise ValueError(f"tokens: {self.name} has no class token")
         self.tokens = tokens
 
     def neck(self, pooled: Tensor) -> Tensor:
@@ -347,7 +371,10 @@ class Head:
     def classifier_for(self, tokens: str) -> tuple[tuple[Tensor, Tensor] | None, str]:
         """The classifier of a map of these tokens; else None, and the reason."""
         if self.classifier is None:
-            return None, "it does more than average" if self.is_there else "the weights have none"
+            return (
+                None,
+                "it does more than average and classify" if self.is_there else "the weights have none",
+            )
         if self.reads != tokens:
             read = "class token" if self.reads == "class" else "patches"
             return None, f"it reads the {read}: tokens={self.reads} has it"
@@ -369,12 +396,20 @@ def split_head(features: TimmMaps | TimmTokens, channels: int) -> Head:
             nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(2))
     found = whole_head(features, example) or head_with_neck(features, example, layers)
     if not found or not found.has_neck:
-        net.reset_classifier(0, "")  # as far as it is still there
+        remove_head(net)
     if not found:
         return Head(channels, is_there=is_there)
     if found.classifier and starts_at_zero:
         return replace(found, classifier=tuple(map(torch.zeros_like, found.classifier)))
     return found
+
+
+def remove_head(net: nn.Module) -> None:
+    """Remove what is left of a model's head."""
+    try:
+        net.reset_classifier(0, "")
+    except AssertionError:  # the model must keep a pooling
+        net.reset_classifier(0)
 
 
 def whole_head(features: TimmMaps | TimmTokens, example: Tensor) -> Head | None:

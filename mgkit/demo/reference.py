@@ -35,6 +35,7 @@ FIGURES = (
     "search_photos/near_duplicates",
 )  # fmt: skip
 REAL = "real"  # folder of the run of `make real` in outputs/reference/
+OTHERS = (REAL, "fixres")  # runs that are not of the demo
 LARGE_PNG, JPEG_QUALITY = 120_000, 85  # bytes from which on a figure is stored as JPEG; its quality
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MACHINE_PATH = re.compile(  # an absolute path; in JSON, a line break before it is two characters
@@ -165,10 +166,10 @@ def compare_with_reference(now: Mapping[str, Measure], *, below: str = "") -> st
 def write_reference(experiment: str, now: Mapping[str, Measure]) -> Path:
     """Replace outputs/reference/ by a run: metrics.json, claims.txt, figures, notebooks; returns its path.
 
-    The run of `make real` in it stays. Raises ValueError if a notebook contains a path of the machine,
+    Other runs in it stay. Raises ValueError if a notebook contains a path of the machine,
     FileNotFoundError if a figure is missing; the earlier reference is then kept.
     """
-    with replaced(folder(), keep=(REAL,)) as written:
+    with replaced(folder(), keep=OTHERS) as written:
         write_files(experiment, now, written)
     return folder()
 

@@ -120,7 +120,7 @@ def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -
     Raises ValueError for a set that was not measured.
     """
     # The last of the network's own descriptors that was measured is its output.
-    measured = [r for r in found if r.result.name == name and r.descriptor in own_names(task.net)]
+    measured = [r for r in found if r.result.name == name and r.descriptor in own_names(task)]
     if not measured:
         known = dict.fromkeys(r.result.name for r in found)
         raise ValueError(f"the set {name!r} is not among those measured: {', '.join(known)}")

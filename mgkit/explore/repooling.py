@@ -290,6 +290,6 @@ def match(first: Tensor, second: Tensor, p: float, *, signed: bool = False) -> M
 
 
 def positions_for_half(heat: np.ndarray) -> int:
-    """The smallest number of positions that make up half of the sum of a heat map [h,w]."""
-    falling = np.sort(heat.ravel())[::-1].cumsum()
+    """The smallest number of positions that make up half of the positive part of a heat map [h,w]."""
+    falling = np.sort(heat.clip(min=0).ravel())[::-1].cumsum()
     return int(np.searchsorted(falling, falling[-1] / 2)) + 1

@@ -449,10 +449,7 @@ def check_classes(task: PhotoTask, rows: np.ndarray) -> tuple[tuple[str, ...], s
     data = data_of_classes(task.config)
     names, count = class_names(data, task.net), task.net.classifier.out_features
     if not task.net.classifies:
-        return (
-            (),
-            f"{task.net.name} has no published classifier ({task.net.unclassified}): no classes are shown",
-        )
+        return ((), f"{task.net.name} has no classifier ({task.net.unclassified}): no classes are shown")
     if not names:
         return (), f"the checkpoint does not name its {count} classes: none are shown"
     known = known_embeddings(task, data)

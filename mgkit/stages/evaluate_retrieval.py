@@ -38,6 +38,7 @@ class RetrievalTask:
 
     training_p: exponent that the network was trained with
     p: exponent that it pools with
+    learned_p: whether that is a p* of 02; else it was given
     passes: how images are embedded
     """
 
@@ -47,6 +48,7 @@ class RetrievalTask:
     p: float
     sets: list[RetrievalSet]
     passes: Passes
+    learned_p: bool = True
 
     @cached_property
     def embedder(self) -> MultiGrain:
@@ -106,8 +108,11 @@ def retrieval_task(config: RetrievalConfig) -> RetrievalTask:
         data_root(config.data), names=config.sets, distractors=given_distractors(config),
         incomplete=config.on_unreadable,
     )  # fmt: skip
-    p = net.pool.p.item() if config.p is None else config.p
-    task = RetrievalTask(config, net, checkpoint.get("training_p", p), p, sets, Passes.of(config))
+    own_p = net.pool.p.item()
+    p = own_p if config.p is None else config.p
+    learned = config.p is None and checkpoint.get("learned_p", True)
+    training_p = checkpoint.get("training_p", own_p)
+    task = RetrievalTask(config, net, training_p, p, sets, Passes.of(config), learned)
     check_before_work(task)
     return task
 
@@ -221,15 +226,16 @@ def own_exponents(task: RetrievalTask) -> list[float]:
     return [task.p] if task.net.tokens == "class" else list(dict.fromkeys([task.training_p, task.p]))
 
 
-def own_names(net: MultiGrain) -> tuple[str, str, str]:
-    """Names of the network's own descriptors: with its training p, with p*, and whitened.
+def own_names(task: RetrievalTask) -> tuple[str, str, str]:
+    """Names of the network's own descriptors: with its training p, with p* or a given p, and whitened.
 
     A class token has no p: the first two are the same.
     """
-    name = POOLED[net.tokens]
-    if net.tokens == "class":
+    name = POOLED[task.net.tokens]
+    if task.net.tokens == "class":
         return name, name, f"{name}, whitened"
-    return f"{name}, training p", f"{name}, p*", f"{name}, p*, whitened"
+    tuned = f"{name}, p*" if task.learned_p else f"{name}, p = {task.p:g}"
+    return f"{name}, training p", tuned, f"{tuned}, whitened"
 
 
 def descriptor_kinds(
@@ -243,7 +249,7 @@ def descriptor_kinds(
     """
     config, net, p = task.config, task.net, None if task.net.tokens == "class" else task.p
     features = task.features(one.images, size=config.size, ps=own_exponents(task), name=one.name)
-    trained, tuned, white = own_names(net)
+    trained, tuned, white = own_names(task)
     name, rows = trained, plain(features[0])
     yield DescriptorKind(name, p and task.training_p, rows)
     if len(features) > 1:

@@ -95,6 +95,7 @@ def run_whitening(config: WhitenConfig) -> None:
     if run:
         kept = {key: checkpoint[key] for key in ("extra",) if key in checkpoint}
         kept |= {"size": config.size, "crop": config.crop, "p": p, "training_p": training_p}
+        kept["learned_p"] = config.p is None
         with opened_folder(config) as folder:
             save_checkpoint(folder / "checkpoint.pth", after, classes=list(net.classes), **kept)
     folding = check_folding(config, net, after)

@@ -6,8 +6,10 @@ import json
 import math
 import os
 import zipfile
+from pathlib import Path
 
 import huggingface_hub.constants
+import numpy as np
 import pytest
 import timm
 import torch
@@ -103,6 +105,16 @@ def test_every_layout_gives_the_outputs_of_the_network_that_was_saved(resnet, la
     loaded = 47 if layout == "2018" else 56
     assert f"{path}: {loaded} tensors loaded" in lines[-1] and "missing: none" in lines[-1]
     assert "a classifier of 7 classes" in lines[-1]
+
+
+def test_averaged_weights_are_taken_also_without_their_counters(resnet, tmp_path):
+    """Beside what else a training wrote, such as measures and paths."""
+    state = resnet.state_dict()
+    averaged = {key: value for key, value in state.items() if value.is_floating_point()}
+    measures = {"best": np.float64(0.5), "folder": Path("runs")}
+    torch.save({"state_dict": noise_of(state), "state_dict_ema": averaged} | measures, tmp_path / "ema.pth")
+    loaded = get_multigrain("resnet8", weights=tmp_path / "ema.pth")
+    assert torch.equal(loaded.features.conv1.weight, state["conv1.weight"])
 
 
 def test_the_teacher_is_taken_and_what_is_left_out_is_said(resnet, tmp_path, capsys):
@@ -366,7 +378,9 @@ def test_code_in_a_file_does_not_run(resnet, tmp_path):
         (resnet, {"state_dict": resnet.state_dict(), "x": Intruder(tmp_path / "in")})
     ):
         torch.save(content, tmp_path / f"{k}.pth")
-        with one_line_error(ValueError, tmp_path / f"{k}.pth", "contains code", "not run", "state_dict"):
+        with one_line_error(
+            ValueError, tmp_path / f"{k}.pth", "contains code or objects", "not run", "state_dict"
+        ):
             get_multigrain("resnet8", weights=tmp_path / f"{k}.pth")
     assert not (tmp_path / "in").exists()
 

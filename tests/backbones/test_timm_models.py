@@ -13,6 +13,7 @@ from mgkit.checkpoints import load_network, save_checkpoint
 from mgkit.data.images import ImageList
 from mgkit.explore.browse import likely_classes
 from mgkit.machine.printable import say_once
+from mgkit.model import with_tokens
 from mgkit.pooling import gem
 from mgkit.stages.inputs import in_classes_of
 from mgkit.whitening import whiten
@@ -20,7 +21,7 @@ from mgkit.whitening import whiten
 # Options that leave a model few layers and channels.
 VIT = dict(embed_dim=96, depth=2, num_heads=3)
 SHALLOW, NARROW = dict(depths=(1, 1, 1, 1)), dict(depths=(1, 1, 1, 1), dims=(16, 32, 64, 128))
-NO_WEIGHTS, ANOTHER = "the weights have none", "it does more than average"
+NO_WEIGHTS, ANOTHER = "the weights have none", "it does more than average and classify"
 
 # {model: (its options, the tokens that its classifier reads or why it has none)}
 FAMILIES = {
@@ -250,14 +251,55 @@ def test_the_classifier_goes_with_the_tokens_that_it_reads(smaller, model):
     ],
 )
 def test_tokens_that_a_model_does_not_have_are_refused(smaller, model, tokens):
-    with one_line_error(ValueError, "tokens:", f"timm/{model} has no class token", repr(tokens)):
+    with one_line_error(ValueError, "tokens:", f"timm/{model} has no class token"):
         get_multigrain(f"timm/{model}", tokens=tokens)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "nasnetamobile"])
 def test_tokens_of_other_backbones_are_refused(name):
-    with one_line_error(ValueError, "tokens:", f"{name} has no class token", "'class'"):
+    with one_line_error(ValueError, "tokens:", f"{name} has no class token"):
         get_multigrain(name, tokens="class")
+    with one_line_error(ValueError, "tokens: one of patches, class, both", "'cls'"):
+        get_multigrain(name, tokens="cls")
+
+
+def test_other_tokens_of_a_network_without_a_class_token_are_refused():
+    with one_line_error(ValueError, "tokens: resnet8 has no class token"):
+        with_tokens(get_multigrain("resnet8"), "both")
+
+
+def test_clip_s_projection_is_no_classifier(monkeypatch):
+    """It has no biases, and as many outputs as the embedding of texts has dimensions."""
+    create_model = stand_in_for_timm(monkeypatch, {"vit_xsmall_patch16_clip_224": {"depth": 1}})
+
+    def without_biases(name, pretrained=False, **options):
+        net = create_model(name, pretrained, **options)
+        nn.init.zeros_(net.head.bias)
+        return net
+
+    monkeypatch.setattr(timm, "create_model", without_biases)
+    net = published("vit_xsmall_patch16_clip_224", "class")
+    assert net.unclassified == "it is a projection, which knows no classes"
+
+
+def test_a_classifier_of_one_s_own_classes_counts_as_one(pretrained_timm):
+    """It is random at first, as a line says, and trained by whoever asked for its classes."""
+    net = get_multigrain("timm/test_resnet", pretrained_backbone=True, num_classes=3)
+    assert net.classifies and not published("test_vit", "patches").classifies
+    net = published("test_vit", "patches")
+    net.load_state_dict(net.state_dict())
+    assert net.classifies
+
+
+def test_a_model_that_must_keep_a_pooling_loses_its_classifier_only():
+    net = get_multigrain("timm/coat_lite_tiny", num_classes=3).eval()
+    assert net.features(random_images(1, 3, 224, 224)).shape[1] == net.width
+
+
+def test_a_fixed_size_is_measured_not_believed():
+    net = get_multigrain("timm/xcit_nano_12_p16_224", num_classes=3).eval()
+    with torch.no_grad():
+        assert net.features(random_images(1, 3, 128, 96)).shape[2:] == (8, 6)
 
 
 @torch.no_grad()
@@ -342,7 +384,7 @@ def test_a_head_that_does_more_than_average_is_refused_with_the_reason(smaller, 
     assert net.classes == () and likely_classes(net, torch.zeros(net.width), ()) == []
     save_checkpoint(tmp_path / "net.pth", net)
     loaded, _ = load_network(tmp_path / "net.pth")
-    for one, reason in ((net, ANOTHER), (loaded, "random weights")):
+    for one, reason in ((net, ANOTHER), (loaded, ANOTHER)):
         with one_line_error(ValueError, "timm/test_vit3", "no classifier (", reason, "01"):
             in_classes_of(one, ImageList(tmp_path, (), np.zeros(0, dtype=np.int64), ("cat",)))
 

@@ -226,6 +226,7 @@ def test_the_region_that_two_images_share_is_hot():
 def test_positions_for_half():
     assert positions_for_half(np.array([[0.5, 0.1], [0.2, 0.2]])) == 1
     assert positions_for_half(np.full((2, 5), 0.1)) == 5
+    assert positions_for_half(np.array([[3.0, -9.0], [3.0, 2.0]])) == 2  # of the positive part
     assert positions_for_half(np.array([[1.0]])) == 1
 
 
