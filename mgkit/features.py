@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PIXELS_A_BATCH = 2**21  # bounds the memory of a batch at any resolution: 8 images of 500 × 500
 
+NARROW = 32  # px, of a side
+
 WHY_NOT_FINITE = "do the checkpoint's weights hold NaN, or does it want precision=float32?"
 
 
@@ -95,6 +97,10 @@ def feature_maps(
         # Not around the yield, where it would disable gradients for the caller too.
         with torch.no_grad(), autocast(device, passes.precision):
             maps = maps_of(backbone, inputs)  # [b,3,H,W] -> [b,C,h,w]
+        if maps is not None and min(inputs.shape[2:]) < NARROW and not is_sound(maps):
+            # On some processors, bf16 convolutions of maps a few pixels wide read memory they did not write.
+            with torch.no_grad():
+                maps = net.features(inputs)
         if maps is None:
             why = too_narrow(net, inputs, size)
             paths = [images.paths[i] for i in batch.instance.tolist()]

@@ -97,7 +97,8 @@ def test_signed_maps_of_any_shape_and_scale_are_those_of_the_loops(p, seed, h, w
 def test_signed_maps_with_p_1_are_averaged_and_with_p_to_infinity_go_to_the_maximum(seed, h, w, scale):
     x = signed(seed, (2, 3, h, w)).float() * scale
     mean, top = x.mean((2, 3)), x.amax((2, 3))
-    torch.testing.assert_close(gem(x, 1.0, signed=True), mean, rtol=1e-5, atol=1e-5 * scale)
+    # The clamp of 1e-6 is seen in a channel without negative values.
+    torch.testing.assert_close(gem(x, 1.0, signed=True), mean, rtol=1e-5, atol=1e-5 * scale + 1e-6)
     torch.testing.assert_close(gem(x, math.inf, signed=True), top, rtol=1e-6, atol=1e-6 * scale)
     torch.testing.assert_close(gem(x, 1e5, signed=True), top, rtol=1e-3, atol=1e-3 * scale)
 
