@@ -17,7 +17,7 @@ from mgkit.backbones.state_files import (
     wrong_kind,
     wrong_tensor,
 )
-from mgkit.backbones.timm_names import classifier_names, converted_names, head_parts
+from mgkit.backbones.timm_names import classifier_names, converted_names, head_parts, is_clip_projection
 from mgkit.machine.printable import say_once, shortened
 
 MOST_NESTED = 4  # dicts in each other
@@ -171,9 +171,8 @@ def classes_of(net: nn.Module, match: Match, head: str) -> int:
     weight, bias = (match.tensors.get(f"{head}.{kind}") for kind in ("weight", "bias"))
     if weight is None or weight.ndim < 2 or match.projects:
         return 0
-    # timm saves CLIP's projection as a classifier whose bias is zero.
-    is_clip = bias is not None and "clip" in net.pretrained_cfg["architecture"]
-    return 0 if is_clip and not wrong_kind(bias) and not bias.any() else len(weight)
+    projects = bias is not None and not wrong_kind(bias) and is_clip_projection(net, bias)
+    return 0 if projects else len(weight)
 
 
 def check_complete(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mgkit.backbones.backbone import Backbone
 from mgkit.backbones.own_weights import OwnWeights, load_timm, read_weights
+from mgkit.backbones.timm_names import is_clip_projection
 from mgkit.backbones.timm_sources import check_source, is_elsewhere, model_elsewhere, weights_file
 from mgkit.machine.printable import say_once, shortened
 from mgkit.machine.records import shown
@@ -113,18 +114,13 @@ def timm_backbone(name: str, net: nn.Module, pretrained: bool, tokens: str = "pa
         say_once(f"{name}: its feature maps have negative values; GeM pools a channel above its least value")
     classifier, reason = head.classifier_for(tokens) if pretrained else (None, "")
     config = net.pretrained_cfg
-    if classifier is not None and is_projection(config, *classifier):
+    if classifier and len(classifier[1]) != 1000 and is_clip_projection(net, classifier[1]):
         classifier, reason = None, "it is a projection, which knows no classes"
     return Backbone(
         name, features, maps.shape[1] // channels * head.width, tuple(config["mean"]), tuple(config["std"]),
         tokens=tokens, signed=signed, stride=features.stride, neck=features.neck if head.has_neck else None,
         classifier=classifier, unclassified=reason,
     )  # fmt: skip
-
-
-def is_projection(config: dict, weight: Tensor, bias: Tensor) -> bool:
-    """Whether a classifier is CLIP's projection, which timm saves as one without biases."""
-    return "clip" in config["architecture"] and len(weight) != 1000 and not bias.any()
 
 
 def noise(net: nn.Module) -> Tensor:
@@ -371,10 +367,8 @@ class Head:
     def classifier_for(self, tokens: str) -> tuple[tuple[Tensor, Tensor] | None, str]:
         """The classifier of a map of these tokens; else None, and the reason."""
         if self.classifier is None:
-            return (
-                None,
-                "it does more than average and classify" if self.is_there else "the weights have none",
-            )
+            more = "it does more than average and classify"
+            return None, more if self.is_there else "the weights have none"
         if self.reads != tokens:
             read = "class token" if self.reads == "class" else "patches"
             return None, f"it reads the {read}: tokens={self.reads} has it"

@@ -21,6 +21,11 @@ def classifier_names(net: nn.Module) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
+def is_clip_projection(net: nn.Module, bias: Tensor) -> bool:
+    """Whether a classifier is CLIP's projection, which timm saves as one whose biases are zero."""
+    return "clip" in net.pretrained_cfg["architecture"] and not bias.any()
+
+
 @torch.no_grad()
 def head_parts(net: nn.Module) -> set[str]:
     """The names of a model's parts that its classifier alone uses, such as a norm behind the pooling."""

@@ -105,15 +105,12 @@ def network_left_by(
 
     Raises FileNotFoundError, with the command that makes it, for a missing checkpoint on other data.
     """
-    if config.pretrained_backbone:  # published networks pool by averaging: p = 1
-        net = main_first(
-            lambda: get_multigrain(
-                config.backbone, p=1.0, pretrained_backbone=True, tokens=config.tokens or "patches"
-            )
-        )
+    options = {"p": 1.0, "tokens": config.tokens or "patches"}  # published networks pool by averaging
+    if config.pretrained_backbone:
+        net = main_first(lambda: get_multigrain(config.backbone, pretrained_backbone=True, **options))
         return place(net.eval(), pick_device()), {}
     if config.weights:
-        path, options = find_path(config.weights), {"p": 1.0, "tokens": config.tokens or "patches"}
+        path = find_path(config.weights)
         net, _ = load_one_file(path, lambda: (get_multigrain(config.backbone, weights=path, **options), {}))
         return place(net.eval(), pick_device()), {}
     earlier = stage(experiment=config.experiment, data=config.data, workers=config.workers)
