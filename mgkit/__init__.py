@@ -29,10 +29,10 @@ Around it, each folder importing only from those above it (the method comes afte
     stages       what notebooks 01 to 05 run: the method on data, with results in outputs/
     explore      figures, interactive explorers, tables and source code in notebooks
     photos       search in a folder of photos                                      (06)
+    board        the paper's results beside those of the runs so far
     demo         `make demo`, `make real`: run the notebooks, check claims, compare with the reference runs
 
-`board` prints the paper's results beside those of the runs so far. `__main__` is what each of the processes
-runs that engine/launch.py starts.
+`__main__` is what each of the processes runs that engine/launch.py starts.
 """
 
 import lazy_loader

@@ -2,8 +2,9 @@
 
 Command line: `python -m mgkit.benchmarks fetch holidays --root data` and `... check --root data`.
 
-To add a benchmark, write a file like ukbench.py, with a `Benchmark` record and a reader that returns a
-`RetrievalSet`, and name both in find.py (`BENCHMARKS`, `find_sets`).
+They are in the folders `instances` and `copies`. To add one, write a file like instances/ukbench.py, with a
+`Benchmark` record and a reader that returns a `RetrievalSet`, and name both in find.py (`BENCHMARKS`,
+`find_sets`).
 """
 
 import lazy_loader

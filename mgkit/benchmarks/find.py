@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mgkit.benchmarks.copydays import COPYDAYS, LEVEL_KINDS, copydays, copydays_all, copydays_levels
-from mgkit.benchmarks.disc21 import DISC21, disc21
-from mgkit.benchmarks.holidays import HOLIDAYS, holidays
+from mgkit.benchmarks.copies.copydays import COPYDAYS, LEVEL_KINDS, copydays, copydays_all, copydays_levels
+from mgkit.benchmarks.copies.disc21 import DISC21, disc21
+from mgkit.benchmarks.instances.holidays import HOLIDAYS, holidays
+from mgkit.benchmarks.instances.revisited import ROXFORD5K, RPARIS6K, revisited
+from mgkit.benchmarks.instances.ukbench import UKBENCH, ukbench
 from mgkit.benchmarks.retrieval_set import RetrievalSet, columns, no_images, read_rows, unlabelled
-from mgkit.benchmarks.revisited import ROXFORD5K, RPARIS6K, revisited
-from mgkit.benchmarks.ukbench import UKBENCH, ukbench
 from mgkit.data.folders import check_folder, image_files, list_folder
 from mgkit.data.images import ImageList
 from mgkit.data.layouts import (

@@ -16,13 +16,13 @@ import pytest
 from servers import Server, announcing, breaking_off, running, status, whole
 from support import one_line_error
 
-from mgkit.benchmarks import revisited
 from mgkit.benchmarks.__main__ import main
 from mgkit.benchmarks.archives import ArchiveError
 from mgkit.benchmarks.fetch import examine, fetch_benchmark, survey
 from mgkit.benchmarks.find import BENCHMARKS
+from mgkit.benchmarks.instances import revisited
+from mgkit.benchmarks.instances.revisited import BROKEN_IN_PARIS, read_revisited_gnd
 from mgkit.benchmarks.published import numbered
-from mgkit.benchmarks.revisited import BROKEN_IN_PARIS, read_revisited_gnd
 from mgkit.machine.download import DownloadError
 
 NAMES = ("holidays", "ukbench", "copydays", "roxford5k", "rparis6k", "disc21")

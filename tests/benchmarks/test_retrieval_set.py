@@ -20,11 +20,11 @@ from benchmark_trees import (
 from PIL import Image
 from support import answers, file_name, list_backwards, one_line_error, ranked, write_empty, write_tree
 
-from mgkit.benchmarks.copydays import copydays
-from mgkit.benchmarks.disc21 import disc21
-from mgkit.benchmarks.holidays import holidays
-from mgkit.benchmarks.revisited import revisited
-from mgkit.benchmarks.ukbench import ukbench
+from mgkit.benchmarks.copies.copydays import copydays
+from mgkit.benchmarks.copies.disc21 import disc21
+from mgkit.benchmarks.instances.holidays import holidays
+from mgkit.benchmarks.instances.revisited import revisited
+from mgkit.benchmarks.instances.ukbench import ukbench
 from mgkit.data.images import image_shapes
 from mgkit.data.layouts import plain_images
 from mgkit.data.loader import ImageDataset

@@ -14,7 +14,7 @@ from benchmark_trees import REVISITED, REVISITED_FILES, jpg, junk, revisited_tre
 from PIL import Image
 from support import answers, one_line_error, ranked, write_tree
 
-from mgkit.benchmarks.revisited import read_revisited_gnd, revisited
+from mgkit.benchmarks.instances.revisited import read_revisited_gnd, revisited
 from mgkit.data.images import image_shapes
 
 TRUTH = {

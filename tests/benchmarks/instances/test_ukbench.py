@@ -3,7 +3,7 @@
 from benchmark_trees import ukbench_files
 from support import answers, one_line_error, ranked, write_tree
 
-from mgkit.benchmarks.ukbench import ukbench
+from mgkit.benchmarks.instances.ukbench import ukbench
 
 
 def test_ukbench_down_to_the_last_object(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from benchmark_trees import HOLIDAYS, HOLIDAYS_ANSWERS, holidays_tree, upright
 from support import answers, file_name, one_line_error, ranked, written
 
-from mgkit.benchmarks.holidays import holidays, read_rotations
+from mgkit.benchmarks.instances.holidays import holidays, read_rotations
 from mgkit.data.images import image_shapes
 
 

@@ -6,7 +6,7 @@ import pytest
 from benchmark_trees import MATCHES, REFERENCES, disc_answers, disc_tree
 from support import file_name, one_line_error, ranked, written
 
-from mgkit.benchmarks.disc21 import disc21, read_pairs
+from mgkit.benchmarks.copies.disc21 import disc21, read_pairs
 
 TRAIN = ["train/T000000.jpg", "train/T000001.jpg"]
 

@@ -6,7 +6,8 @@ import os
 import pytest
 import yaml
 
-from mgkit.board import WHITENED, board, table
+from mgkit.board import board, table
+from mgkit.board.entries import WHITENED
 from mgkit.config import ClassifyConfig, make
 from mgkit.engine.run import Run
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from benchmark_trees import COPYDAYS, LEVELS, STRONG
 from support import answers, file_name, one_line_error, ranked, write_tree
 
-from mgkit.benchmarks.copydays import copydays, copydays_all, copydays_levels
+from mgkit.benchmarks.copies.copydays import copydays, copydays_all, copydays_levels
 from mgkit.data.layouts import plain_images
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks of copy detection: which images are edited copies of a query?"""

@@ -1,0 +1,10 @@
+"""The board: each figure printed in the paper beside the measurements of runs under outputs/.
+
+Command line: `python -m mgkit.board`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"entries": ["board"], "text": ["table"]}
+)
