@@ -32,7 +32,8 @@ from mgkit.engine.launch import AGENT, FOLDER, LAUNCHER
 from mgkit.engine.stopping import StopRequest
 from mgkit.mini.make import MiniSizes, make_mini
 from mgkit.model import MultiGrain, get_multigrain
-from mgkit.stages.evaluate_retrieval import evaluate_retrieval, retrieval_task
+from mgkit.stages.evaluate_retrieval import evaluate_retrieval
+from mgkit.stages.retrieval_task import retrieval_task
 from mgkit.stages.whiten import whitened_network
 
 # Beside other work, neither an example nor its making has a time limit.

@@ -29,11 +29,15 @@ class RetrievalSet:
     images: all images that are embedded (N)
     queries, database: indices of the queries ([Q]) and of the images that are ranked ([M])
     positives: indices of the positives of each query, without itself; may be empty
-    measure: `mAP`, `score` (UKBench, 0..4), `micro-AP` over all pairs, or `none` without ground truth
+    measure: `mAP`, `mAP@k`, `Recall@1`, `score` (UKBench, 0..4), `micro-AP` over all pairs, or `none` without
+    ground truth
+    cutoff: k of `mAP@k`
+    recalls: k of each Recall@k that is reported besides
     junk: indices removed from the ranking of each query; () if there are none
     background: indices of images for score normalisation only (DISC's training images)
     distractors: indices of the images that the user added to the database
     level: edit and strength of Copydays' levels, as `("crops", 10)`
+    query_groups: number of what each query shows ([Q]), where queries without positives are to be rejected
     """
 
     name: str
@@ -41,11 +45,14 @@ class RetrievalSet:
     queries: np.ndarray
     database: np.ndarray
     positives: tuple[np.ndarray, ...]
-    measure: Literal["mAP", "score", "micro-AP", "none"] = "mAP"
+    measure: Literal["mAP", "mAP@k", "Recall@1", "score", "micro-AP", "none"] = "mAP"
     junk: tuple[np.ndarray, ...] = ()
     background: np.ndarray = field(default_factory=no_images)
     distractors: np.ndarray = field(default_factory=no_images)
     level: tuple[str, int] | None = None
+    cutoff: int | None = None
+    recalls: tuple[int, ...] = ()
+    query_groups: np.ndarray | None = None
 
     def only(self, kept: np.ndarray) -> "RetrievalSet":
         """Return the set of the images where kept [N] is True, without queries that lose all positives."""
@@ -67,6 +74,7 @@ class RetrievalSet:
             junk=tuple(renumbered(self.junk[q]) for q in remaining) if self.junk else (),
             background=renumbered(self.background),
             distractors=renumbered(self.distractors),
+            query_groups=None if self.query_groups is None else self.query_groups[remaining],
         )
 
     def alone(self) -> "RetrievalSet":

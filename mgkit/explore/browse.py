@@ -18,9 +18,10 @@ from mgkit.machine.printable import shown_name
 from mgkit.model import MultiGrain
 from mgkit.retrieval.protocols import rows_of, shown_query, with_places
 from mgkit.retrieval.search import top_k
-from mgkit.stages.evaluate_retrieval import RetrievalTask, own_names
+from mgkit.stages.descriptor_kinds import own_names
 from mgkit.stages.inputs import data_root, is_mini
 from mgkit.stages.results import Retrieval
+from mgkit.stages.retrieval_task import RetrievalTask
 from mgkit.transforms import eval_transform
 
 MOST_PIXELS = 50_000_000  # of an upload: 200 MB decoded

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from mgkit.data.images import ImageList, evenly
 from mgkit.data.loader import ImageDataset
+from mgkit.explore.retrieval_plots import resolution_figure
 from mgkit.explore.style import (
     COLOURS,
     LINES,
@@ -27,18 +28,17 @@ from mgkit.explore.style import (
     integer_ticks,
     line_sizes,
     picture_tile,
-    show_found,
     show_reason,
     size_ticks,
     style,
+    wrapped_grid,
 )
 from mgkit.machine.printable import shortened
-from mgkit.retrieval.protocols import examples, shown
 
 if TYPE_CHECKING:  # for annotations: do not load the stages
     from mgkit.benchmarks.retrieval_set import RetrievalSet
-    from mgkit.explore.toy_svm import ToyRuns
-    from mgkit.stages.results import Accuracy, Adaptation, PSearch, ResolutionCurves, Retrieval
+    from mgkit.explore.toys.svm import ToyRuns
+    from mgkit.stages.results import Accuracy, Adaptation, PSearch
 
 TINT = "#DCEBF5"
 SHADE = 0.12  # opacity of intervals around several curves, which overlap
@@ -162,15 +162,6 @@ def panel_grid(
         return figure, {}
     figure, axes = wrapped_grid(len(there))
     return figure, dict(zip(axes, there, strict=True))
-
-
-def wrapped_grid(count: int, **inches) -> tuple[Figure, np.ndarray]:
-    """A figure and `count` axes, in at most three columns and the fewest for that number of rows."""
-    rows = -(-count // 3)
-    figure, axes = axes_grid(rows, -(-count // rows), **inches)
-    for axis in axes.flat[count:]:
-        axis.axis("off")
-    return figure, axes.flat[:count]
 
 
 def draw_line(axes: Axes, lines: Sequence[dict], *, x: str, y: str, scale: float, k: int, **options) -> None:
@@ -325,135 +316,6 @@ def adaptations_by_size(rows: Sequence[Adaptation]) -> Figure:
     for axes in (left, right):
         size_ticks(axes, sizes)
     figure_legend(figure, left)
-    return figure
-
-
-def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
-    """A group of bars per set, one bar per descriptor, with 95 % intervals; UKBench's score in % of 4.
-
-    Without sets that have no ground truth, and the levels of Copydays (`level_curves`).
-    """
-    found = [r for r in found if r.result.measure != "none" and r.retrieval_set.level is None]
-    sets = list(dict.fromkeys(r.result.name for r in found))
-    kinds = list(dict.fromkeys(r.descriptor for r in found))
-    width = 0.85 / max(len(kinds), 1)
-    names = [shortened(name, TITLE) for name in sets]
-    inches = max([0.55 * len(kinds), *(0.2 + 0.085 * len(name) for name in names)])
-    figure, [[panel]] = axes_grid(1, 1, width=max(6.0, inches * len(sets)), height=3.8)
-    hatches = ("", "//", "xx", "..", "\\\\", "++", "--")
-    for r in found:
-        k, result = kinds.index(r.descriptor), r.result
-        scale = 100 / (4 if result.measure == "score" else 1)
-        x = sets.index(result.name) + (k - (len(kinds) - 1) / 2) * width
-        value, (low, high) = scale * result.value, (scale * np.array(result.interval))
-        panel.bar(
-            x, value, 0.92 * width, color=COLOURS[k % len(COLOURS)], hatch=cycled(hatches, k),
-            edgecolor="white", label=r.descriptor,
-        )  # fmt: skip
-        whiskers = [[max(value - low, 0)], [max(high - value, 0)]]
-        panel.errorbar(x, value, yerr=whiskers, color="black", linewidth=1, capsize=2)
-        panel.text(x, max(high, value) + 1, shown(result).split()[0], ha="center", fontsize=7)
-    unit = "mAP or micro-AP (%)\nUKBench: score / 4 (%)"
-    style(panel, "Retrieval, with 95 % confidence intervals", "", unit)
-    panel.set_xticks(range(len(sets)), names, fontsize=9)
-    panel.set_ylim(0, 112)
-    if not found:
-        show_reason(panel)
-        return figure
-    figure_legend(figure, panel)
-    return figure
-
-
-def precision_recall(found: Sequence[Retrieval]) -> Figure:
-    """Precision against recall, one panel per set, one line per descriptor."""
-    found = [r for r in found if len(r.result.recall) and r.retrieval_set.level is None]
-    sets = list(dict.fromkeys(r.result.name for r in found))
-    kinds = list(dict.fromkeys(r.descriptor for r in found))
-    figure, axes = axes_grid(1, max(len(sets), 1), width=3.1, height=2.9)
-    for panel, name in zip(axes[0], sets, strict=False):
-        for r in found:
-            if r.result.name == name:
-                k = kinds.index(r.descriptor)
-                panel.plot(
-                    100 * r.result.recall, 100 * r.result.precision, color=COLOURS[k % len(COLOURS)],
-                    linestyle=cycled(LINES, k), label=r.descriptor, **line_sizes(k, len(kinds)),
-                )  # fmt: skip
-        curve = next(r.result.curve for r in found if r.result.name == name)
-        style(panel, shortened(name, TITLE), f"recall (%), {curve}", "precision (%)")
-        panel.set(xlim=(0, 102), ylim=(0, 104))
-    if not sets:
-        show_reason(axes[0, 0])
-        return figure
-    figure_legend(figure, *axes[0])
-    return figure
-
-
-def level_curves(found: Sequence[Retrieval]) -> Figure:
-    """mAP on copies against the area cropped and the JPEG quality, one line per descriptor."""
-    found = [r for r in found if r.retrieval_set.level is not None]
-    figure, axes = axes_grid(1, 2, width=4.2, height=3.2)
-    titles = {
-        "crops": ("Cropped copies", "area cut away (%)"),
-        "jpegqual": ("Compressed copies", "JPEG quality"),
-    }
-    kinds = list(dict.fromkeys(r.descriptor for r in found))
-    for panel, (edit, (title, unit)) in zip(axes[0], titles.items(), strict=True):
-        for k, kind in enumerate(kinds):
-            line = [r for r in found if r.descriptor == kind and r.retrieval_set.level[0] == edit]
-            panel.plot(
-                [r.retrieval_set.level[1] for r in line], [100 * r.result.value for r in line],
-                color=COLOURS[k % len(COLOURS)], marker=cycled(MARKERS, k), linestyle=cycled(LINES, k),
-                label=kind, **line_sizes(k, len(kinds)),
-            )  # fmt: skip
-        style(panel, title, unit, "mAP (%)")
-        panel.set_ylim(0, 104)
-    axes[0, 1].invert_xaxis()  # harder to the right in both panels
-    figure_legend(figure, axes[0, 0])
-    return figure
-
-
-def resolution_figure(curves: ResolutionCurves) -> Figure:
-    """Measures against resolution, one panel each, one line per pooling exponent (figure 4)."""
-    names = list(curves.values)
-    if not names:
-        figure, [[panel]] = axes_grid(1, 1)
-        show_reason(panel)
-        return figure
-    figure, axes = wrapped_grid(len(names), width=3.6 if len(names) > 1 else 5.6, height=3.0)
-    for panel, name in zip(axes, names, strict=True):
-        scale = 1 if curves.measures[name] == "score" else 100
-        for j, label in enumerate(curves.exponents):
-            panel.plot(
-                curves.sizes, scale * curves.values[name][:, j], color=COLOURS[j % len(COLOURS)],
-                marker=cycled(MARKERS, j), linestyle=cycled(LINES, j), label=label,
-                **line_sizes(j, len(curves.exponents)),
-            )  # fmt: skip
-        unit = "score (of 4)" if scale == 1 else f"{curves.measures[name]} (%)"
-        style(panel, shortened(name, TITLE), "resolution (px)", unit)
-        panel.ticklabel_format(axis="y", useOffset=False)
-        size_ticks(panel, curves.sizes)
-    figure_legend(figure, axes[0])
-    return figure
-
-
-def retrieval_grid(retrieval: Retrieval, *, queries: int = 3, k: int = 6) -> Figure:
-    """Queries from the worst to the best, and their k nearest images with cosine similarity.
-
-    Right answers have ✓ and a solid frame, wrong ones ✗ and a dashed frame, junk – and a dotted frame.
-    """
-    each, result = retrieval.retrieval_set, retrieval.result
-    chosen = examples(result.per_query[result.shown], result.measure, queries)
-    k = min(k, result.neighbours.shape[1])
-    figure, axes = axes_grid(len(chosen), k + 1, width=1.15, height=1.3)
-    for row, (s, title) in zip(axes, chosen.items(), strict=True):
-        q = result.shown[s]
-        found = [
-            (image, score, each.right(q, image))
-            for image, score in zip(result.neighbours[s].tolist(), result.scores[s], strict=True)
-        ]
-        show_found(row, each.images, each.queries[q], found, judged=each.measure != "none", title=title)
-    value = shown(result) if result.measure == "none" else f"{result.measure} {shown(result)}"
-    figure.suptitle(f"{shortened(result.name, TITLE)}, {retrieval.descriptor}: {value}", fontsize=10)
     return figure
 
 

@@ -26,8 +26,8 @@ from mgkit.retrieval.protocols import (
     shown_query,
     shown_value,
 )
-from mgkit.stages.evaluate_retrieval import RetrievalTask
 from mgkit.stages.inputs import data_root, in_classes_of, validation_data
+from mgkit.stages.retrieval_task import RetrievalTask
 
 CACHE_BYTES = 2**26  # feature maps in memory; two cores pool them in 0.1 s
 FAMILY = 5  # images that are chosen first: a query and its answers

@@ -22,7 +22,7 @@ from mgkit.explore.style import (
     show_image,
     style,
 )
-from mgkit.explore.toy_batch import ToyBatch
+from mgkit.explore.toys.batch import ToyBatch
 from mgkit.machine.printable import shortened
 
 HEAT = "inferno"  # a colour map whose lightness rises

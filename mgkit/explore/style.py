@@ -86,6 +86,15 @@ def axes_grid(
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def wrapped_grid(count: int, **inches) -> tuple[Figure, np.ndarray]:
+    """A figure and `count` axes, in at most three columns and the fewest for that number of rows."""
+    rows = -(-count // 3)
+    figure, axes = axes_grid(rows, -(-count // rows), **inches)
+    for axis in axes.flat[count:]:
+        axis.axis("off")
+    return figure, axes.flat[:count]
+
+
 def style(axes: Axes, title: str, x: str, y: str) -> None:
     """Set the title, axis labels with units and a light grid."""
     axes.set(title=title, xlabel=x, ylabel=y)

@@ -19,7 +19,7 @@ from mgkit.explore.browse import Classes, Collection, Describe, read_picture
 from mgkit.explore.repooling import Repooling, SetMaps, exponents, positions_for_half, shown_exponent
 from mgkit.explore.stills import heat_overlay
 from mgkit.explore.style import data_uri, frame_style, picture_tile, thumbnail
-from mgkit.explore.toy_batch import COPIES, ToyBatches
+from mgkit.explore.toys.batch import COPIES, ToyBatches
 from mgkit.machine.printable import shown_name
 
 SIDE = 96  # of a thumbnail (px)

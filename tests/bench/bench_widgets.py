@@ -20,7 +20,7 @@ from mgkit.data.layouts import class_folders
 from mgkit.explore import widgets
 from mgkit.explore.browse import Collection, describe_with
 from mgkit.explore.repooling import CACHE_BYTES, Repooling, SetMaps, images_held
-from mgkit.explore.toy_batch import ToyBatches
+from mgkit.explore.toys.batch import ToyBatches
 from mgkit.features import embed
 from mgkit.model import get_multigrain
 

@@ -49,8 +49,10 @@ from mgkit.model import get_multigrain
 from mgkit.photos.report import save_report
 from mgkit.photos.search import photo_task, search_photos
 from mgkit.stages.evaluate_imagenet import evaluate_classification
-from mgkit.stages.evaluate_retrieval import evaluate_retrieval, resolution_curves, retrieval_task
+from mgkit.stages.evaluate_retrieval import evaluate_retrieval
+from mgkit.stages.figure_4 import resolution_curves
 from mgkit.stages.finetune_p import find_p
+from mgkit.stages.retrieval_task import retrieval_task
 from mgkit.stages.train import run_training, train
 from mgkit.stages.whiten import whiten_network
 

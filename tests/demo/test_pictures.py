@@ -92,8 +92,8 @@ def test_the_named_plots_are_saved_by_cells_that_draw_no_photographs(name):
     drawn = {
         "plots.p_paths(found)", "plots.p_search(found)", "plots.search_by_resolution(found)",
         "plots.spectrum(whitened.variances, config.shrinkage)", "plots.accuracy_by_size(rows)",
-        "plots.retrieval_bars(measured)", "plots.precision_recall(measured)",
-        "plots.resolution_figure(curves)",
+        "retrieval_plots.retrieval_bars(measured)", "retrieval_plots.precision_recall(measured)",
+        "retrieval_plots.resolution_figure(curves)",
     }  # fmt: skip
     for plot in PLOTS[name]:
         [source] = [each.source for each in cells_of(name) if f'"{plot}.png"' in each.source]

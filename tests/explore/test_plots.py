@@ -17,9 +17,9 @@ from support import noise
 from mgkit.benchmarks.find import find_sets
 from mgkit.data.layouts import class_folders
 from mgkit.data.loader import ImageDataset
-from mgkit.explore import plots
+from mgkit.explore import plots, retrieval_plots
 from mgkit.explore.style import NotebookFigure
-from mgkit.explore.toy_svm import ToyRuns
+from mgkit.explore.toys.svm import ToyRuns
 from mgkit.mini.make import CROPS, QUALITIES
 from mgkit.retrieval.protocols import Difference, retrieve
 from mgkit.stages.results import Accuracy, Adaptation, PSearch, ResolutionCurves, Retrieval
@@ -207,7 +207,7 @@ def size_figures(sizes):
         saved(plots.p_search, search(sizes)).axes[1],
         saved(plots.accuracy_by_size, rows).axes[0],
         *saved(plots.adaptations_by_size, adapted(sizes)).axes,
-        *saved(plots.resolution_figure, curves).axes,
+        *saved(retrieval_plots.resolution_figure, curves).axes,
     ]
 
 
@@ -233,13 +233,16 @@ def test_few_even_sizes_all_have_numbers():
 
 def test_long_names_of_sets_do_not_overlap(whole_sets):
     found = [replace(whole_sets[0], result=replace(whole_sets[0].result, name=name)) for name in LONG]
-    [axes] = saved(plots.retrieval_bars, found).axes
+    [axes] = saved(retrieval_plots.retrieval_bars, found).axes
     names = [label.get_text() for label in axes.get_xticklabels()]
     assert len(set(names)) == 4 and not overlaps(axes.get_xticklabels())
     curves = ResolutionCurves(
         [64], {"p = 3": 3.0}, {n: np.ones((1, 1)) for n in LONG}, dict.fromkeys(LONG, "mAP")
     )
-    for figure in (saved(plots.precision_recall, found), saved(plots.resolution_figure, curves)):
+    for figure in (
+        saved(retrieval_plots.precision_recall, found),
+        saved(retrieval_plots.resolution_figure, curves),
+    ):
         shown = figure.axes[:4]
         assert [axes.get_title() for axes in shown] == names
         assert not overlaps([axes.title for axes in shown])
@@ -257,8 +260,8 @@ def test_equal_lines_lie_on_wider_ones(found):
         for p in ("trained", "p*")
     ]
     for figure in (
-        saved(plots.precision_recall, alike),
-        saved(plots.resolution_figure, curves),
+        saved(retrieval_plots.precision_recall, alike),
+        saved(retrieval_plots.resolution_figure, curves),
         saved(plots.accuracy_by_size, rows),
     ):
         lines = figure.axes[0].lines
@@ -335,7 +338,7 @@ NAMES = ["holidays", "ukbench", "copydays + 6 distractors"]
 
 
 def test_retrieval_bars_name_their_sets_and_have_intervals(found, whole_sets):
-    figure = saved(plots.retrieval_bars, found)
+    figure = saved(retrieval_plots.retrieval_bars, found)
     [axes] = figure.axes
     assert axes.get_title() and axes.get_ylabel()
     assert [label.get_text() for label in axes.get_xticklabels()] == NAMES
@@ -353,7 +356,7 @@ def test_retrieval_bars_name_their_sets_and_have_intervals(found, whole_sets):
 
 
 def test_precision_against_recall_has_a_panel_a_set_and_a_line_a_kind(found):
-    figure = saved(plots.precision_recall, found)
+    figure = saved(retrieval_plots.precision_recall, found)
     assert_labelled(figure)
     assert [axes.get_title() for axes in figure.axes] == NAMES
     assert all(len(axes.lines) == len(KINDS) for axes in figure.axes)
@@ -363,12 +366,12 @@ def test_precision_against_recall_has_a_panel_a_set_and_a_line_a_kind(found):
 
 def test_the_legend_names_a_kind_that_the_first_set_does_not_have(whole_sets):
     found = [r for r in whole_sets if (r.result.name, r.descriptor) != (NAMES[0], KINDS[2])]
-    [legend] = saved(plots.precision_recall, found).legends
+    [legend] = saved(retrieval_plots.precision_recall, found).legends
     assert [text.get_text() for text in legend.get_texts()] == list(KINDS)
 
 
 def test_level_curves_rise_to_the_harder_copies(found):
-    figure = saved(plots.level_curves, found)
+    figure = saved(retrieval_plots.level_curves, found)
     assert_labelled(figure)
     crops, quality = figure.axes
     assert crops.lines[0].get_xdata().tolist() == sorted(CROPS)
@@ -384,7 +387,7 @@ def test_figure_4_has_a_panel_a_measure_and_a_line_an_exponent(panels):
     measures = dict(zip(names, ["top-1", "mAP", "score", "mAP"], strict=False))
     values = {name: np.arange(6.0).reshape(3, 2) / 6 for name in names}
     curves = ResolutionCurves([64, 96, 128], {"training p = 3": 3.0, "p* of 96 px": 3.4}, values, measures)
-    figure = saved(plots.resolution_figure, curves)
+    figure = saved(retrieval_plots.resolution_figure, curves)
     shown = [axes for axes in figure.axes if axes.axison]
     assert [axes.get_title() for axes in shown] == names
     assert all(axes.get_xlabel() == "resolution (px)" and len(axes.lines) == 2 for axes in shown)
@@ -396,7 +399,7 @@ def test_figure_4_has_a_panel_a_measure_and_a_line_an_exponent(panels):
 @pytest.mark.parametrize("position", [0, 3, 8])
 def test_retrieval_grids_mark_right_and_wrong(whole_sets, position):
     each = whole_sets[position]
-    figure = saved(plots.retrieval_grid, each, queries=3, k=4)
+    figure = saved(retrieval_plots.retrieval_grid, each, queries=3, k=4)
     titles = [axes.get_title() for axes in figure.axes]
     assert len(titles) == 15
     assert [title.split(":")[0] for title in titles[::5]] == ["worst", "middle", "best"]
@@ -422,7 +425,7 @@ def test_a_retrieval_grid_marks_junk(mini_root):
     retrieval = Retrieval("GeM", 3.0, each, retrieve(each, rows))
     titles = [
         axes.get_title()
-        for axes in saved(plots.retrieval_grid, retrieval, queries=2, k=len(each.images)).axes
+        for axes in saved(retrieval_plots.retrieval_grid, retrieval, queries=2, k=len(each.images)).axes
     ]
     assert any(title.startswith("–") for title in titles) and not any(
         title.startswith("✗") for title in titles
@@ -430,7 +433,7 @@ def test_a_retrieval_grid_marks_junk(mini_root):
 
 
 def test_a_retrieval_grid_larger_than_the_set(whole_sets):
-    figure = saved(plots.retrieval_grid, whole_sets[0], queries=100, k=100)
+    figure = saved(retrieval_plots.retrieval_grid, whole_sets[0], queries=100, k=100)
     assert len(figure.axes) == 4 * 11  # four queries, ten neighbours kept
 
 
@@ -472,9 +475,11 @@ def test_a_folder_without_ground_truth_is_shown_without_verdicts(mini_root):
     [each] = find_sets(mini_root / "unlabelled" / "whiten" / "00")
     rows = np.eye(len(each.images), 8, dtype=np.float32) + 0.1
     without = Retrieval("GeM", 3.0, each, retrieve(each, rows))
-    titles = [axes.get_title() for axes in saved(plots.retrieval_grid, without, queries=2, k=3).axes]
+    titles = [
+        axes.get_title() for axes in saved(retrieval_plots.retrieval_grid, without, queries=2, k=3).axes
+    ]
     assert titles.count("query") == 2 and not any(mark in "".join(titles) for mark in "✓✗")
-    for draw in (plots.retrieval_bars, plots.precision_recall):
+    for draw in (retrieval_plots.retrieval_bars, retrieval_plots.precision_recall):
         [axes] = saved(draw, [without]).axes
         assert not axes.patches and "no ground truth" in axes.texts[0].get_text()
 
@@ -545,10 +550,10 @@ def test_a_dollar_in_a_name_is_a_dollar(found, mini_root, name):
     images = replace(class_folders(mini_root / "imagenet" / "train"), classes=(name,))
     curves = ResolutionCurves([64, 96], {name: 3.0}, {name: np.ones((2, 1))}, {name: "mAP"})
     figures = [
-        saved(plots.retrieval_bars, renamed),
-        saved(plots.precision_recall, renamed),
-        saved(plots.resolution_figure, curves),
-        saved(plots.retrieval_grid, renamed[0], queries=1, k=1),
+        saved(retrieval_plots.retrieval_bars, renamed),
+        saved(retrieval_plots.precision_recall, renamed),
+        saved(retrieval_plots.resolution_figure, curves),
+        saved(retrieval_plots.retrieval_grid, renamed[0], queries=1, k=1),
         saved(plots.class_grid, images, per_class=1),
         saved(plots.compare_runs, {name: [{"epoch": 1, "loss": 1.0}]}),
     ]

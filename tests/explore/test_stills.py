@@ -11,7 +11,7 @@ from support import noise
 from mgkit.explore import stills
 from mgkit.explore.browse import Collection
 from mgkit.explore.repooling import Repooling, SetMaps
-from mgkit.explore.toy_batch import ToyBatches
+from mgkit.explore.toys.batch import ToyBatches
 
 
 def titles(axes):

@@ -18,7 +18,7 @@ from mgkit.data.layouts import plain_images
 from mgkit.explore import widgets
 from mgkit.explore.browse import Collection, describe_with
 from mgkit.explore.repooling import Repooling, SetMaps, match
-from mgkit.explore.toy_batch import ToyBatches
+from mgkit.explore.toys.batch import ToyBatches
 from mgkit.features import embed
 
 EVIL = "a b'c\"<img src=x onerror=alert(1)>&amp;😀.png"

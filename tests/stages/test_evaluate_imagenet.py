@@ -16,8 +16,10 @@ from mgkit.data.layouts import labelled_images
 from mgkit.engine.launch import WorkerError
 from mgkit.finetune import sweep_hits
 from mgkit.stages.evaluate_imagenet import evaluate_classification
-from mgkit.stages.evaluate_retrieval import embed_sets, evaluate_retrieval, resolution_curves, retrieval_task
+from mgkit.stages.evaluate_retrieval import embed_sets, evaluate_retrieval
+from mgkit.stages.figure_4 import resolution_curves
 from mgkit.stages.finetune_p import find_p
+from mgkit.stages.retrieval_task import retrieval_task
 from mgkit.stages.whiten import whiten_network, whitened_network
 
 

@@ -24,16 +24,9 @@ from mgkit.machine.download import file_hash
 from mgkit.mini.make import CROPS, QUALITIES
 from mgkit.model import append_one, get_multigrain
 from mgkit.retrieval.protocols import measured_value
-from mgkit.stages.evaluate_retrieval import (
-    RetrievalTask,
-    best_exponents,
-    best_of_each_set,
-    embed_here,
-    evaluate_retrieval,
-    index_table,
-    resolution_curves,
-    retrieval_task,
-)
+from mgkit.stages.evaluate_retrieval import best_of_each_set, embed_here, evaluate_retrieval, index_table
+from mgkit.stages.figure_4 import best_exponents, resolution_curves
+from mgkit.stages.retrieval_task import RetrievalTask, retrieval_task
 from mgkit.transforms import eval_transform
 from mgkit.whitening import fit_pca_whitening, whiten
 
@@ -111,7 +104,7 @@ def test_sizes_of_figure_4_need_no_pass_of_their_own(after_chain, mini_root):
     """Its passes come first, with all exponents that the descriptors of these sizes have."""
     values = {"experiment": "t", "data": str(mini_root), "workers": 0, "sets": ["ukbench"], "size": 96}
     config = make(RetrievalConfig, values | {"scales": [1.0], "resolutions": [96], "indices": []})
-    with patch("mgkit.stages.evaluate_retrieval.stored_features", wraps=stored_features) as stored:
+    with patch("mgkit.stages.retrieval_task.stored_features", wraps=stored_features) as stored:
         embed_here(retrieval_task(config))
     classes, figure, *others = (set(call.kwargs["ps"]) for call in stored.call_args_list)
     assert others and classes == figure and all(ps <= figure for ps in others)
@@ -326,7 +319,7 @@ def tokens_by_hand(net, retrieval_set):
 
 
 def test_incomplete_groups_are_left_out_where_unreadable_images_are(tiny_net, here, monkeypatch):
-    monkeypatch.setattr("mgkit.stages.evaluate_retrieval.whitened_network", lambda config: (tiny_net, {}))
+    monkeypatch.setattr("mgkit.stages.retrieval_task.whitened_network", lambda config: (tiny_net, {}))
     holidays_tree(here / "data/holidays", ["100000", "100001", "100101", "100200", "100201"])
     write_tree(here / "data/ukbench", *ukbench_files([0, 1])[1:])
     values = {"experiment": "t", "data": "data", "dims": 4, "indices": []}

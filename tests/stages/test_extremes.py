@@ -22,8 +22,9 @@ from mgkit.machine.printable import shown_name
 from mgkit.mini.make import MiniSizes, make_mini
 from mgkit.photos.search import photo_task, search_photos
 from mgkit.stages.evaluate_imagenet import run_classification
-from mgkit.stages.evaluate_retrieval import embed_here, evaluate_retrieval, retrieval_task
+from mgkit.stages.evaluate_retrieval import embed_here, evaluate_retrieval
 from mgkit.stages.finetune_p import run_finetune_p
+from mgkit.stages.retrieval_task import retrieval_task
 from mgkit.stages.train import run_training
 from mgkit.stages.whiten import run_whitening
 

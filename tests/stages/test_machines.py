@@ -23,9 +23,10 @@ from mgkit.machine.files import RefusedError, write_text
 from mgkit.model import get_multigrain
 from mgkit.photos.search import embed_photos, photo_task, search_photos
 from mgkit.stages.evaluate_imagenet import evaluate_classification
-from mgkit.stages.evaluate_retrieval import embed_sets, evaluate_retrieval, retrieval_task
+from mgkit.stages.evaluate_retrieval import embed_sets, evaluate_retrieval
 from mgkit.stages.finetune_p import find_p
 from mgkit.stages.inputs import validation_data
+from mgkit.stages.retrieval_task import retrieval_task
 from mgkit.stages.train import run_training
 from mgkit.stages.whiten import whiten_network
 

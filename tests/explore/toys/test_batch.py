@@ -7,7 +7,7 @@ from support import one_line_error, write_picture
 
 from mgkit.config import TrainConfig, make
 from mgkit.data.layouts import class_folders
-from mgkit.explore.toy_batch import COPIES, SAMPLES, ToyBatches, trained_toys
+from mgkit.explore.toys.batch import COPIES, SAMPLES, ToyBatches, trained_toys
 from mgkit.losses import JointLoss
 
 

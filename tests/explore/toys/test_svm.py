@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mgkit.explore.toy_svm import compare_samplings, draw_batches, hinge_step, toy_points, with_mirror_images
+from mgkit.explore.toys.svm import compare_samplings, draw_batches, hinge_step, toy_points, with_mirror_images
 
 
 @pytest.fixture
