@@ -138,7 +138,7 @@ def encode(
     itself = sparse.eye_array(count, dtype=np.float32, format="csr")
     listed, half, averaged = (itself + near.lists(k, count) for k in (k1, round(k1 / 2), k2 - 1))
     half = half.multiply(half.T).tocsr()
-    single = weights(database, database, listed.multiply(listed.T).tocsr(), half)
+    single = reciprocal_weights(database, database, listed.multiply(listed.T).tocsr(), half)
     encoded = row_means(averaged @ single, averaged.sum(1))
 
     inside, outside = np.flatnonzero(own >= 0), np.flatnonzero(own < 0)
@@ -148,12 +148,12 @@ def encode(
     last = np.where(near.found[:, k1 - 1], near.scores[:, k1 - 1], -np.inf)
     reciprocal = near_others.lists(k1, count, kept=near_others.scores > last[near_others.rows])
     averaged = near_others.lists(k2 - 1, count)
-    single = averaged @ single + weights(others, database, reciprocal, half)
+    single = averaged @ single + reciprocal_weights(others, database, reciprocal, half)
     joined = sparse.vstack([encoded[own[inside]], row_means(single, 1 + averaged.sum(1))], format="csr")
     return joined[np.argsort(np.concatenate([inside, outside]))], encoded
 
 
-def weights(
+def reciprocal_weights(
     queries: np.ndarray, database: np.ndarray, reciprocal: sparse.csr_array, half: sparse.csr_array
 ) -> sparse.csr_array:
     """Return exp(similarity) over the expanded k-reciprocal sets, each row with sum 1: [Q,N].
