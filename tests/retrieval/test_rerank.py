@@ -52,10 +52,12 @@ def a_set(queries, images, dim, kind, seed, known):
     """Queries, database and own: None, of some of the queries, or of all."""
     x = made_up(images, dim, kind, seed)
     q = made_up(queries, dim, kind, seed + 500)
-    if known == "none":
-        return q, x, None
     random = np.random.default_rng(seed)
     own = random.integers(0, images, queries)
+    if known == "none":
+        if kind == "repeated":  # queries tie with images too
+            q[::2] = x[own[::2]]
+        return q, x, None
     if known == "some":
         own[random.random(queries) < 0.5] = -1
     q[own >= 0] = x[own[own >= 0]]
