@@ -111,13 +111,15 @@ class StageConfig:
     """The parameters that all stages share.
 
     stage: name of the stage, and of its folder below outputs/<experiment>/
-    notebook: name of the notebook that runs it
+    notebook: name of the notebook that runs it; empty for a stage that has a command instead
+    command: its module, for `python -m`
 
     Raises ValueError, naming the parameter, for an unknown name, a wrong type or a value out of range.
     """
 
     stage: ClassVar[str]
     notebook: ClassVar[str]
+    command: ClassVar[str] = ""
 
     experiment: Name = "mini"  # results go to outputs/<experiment>/<stage>/
     data: Text = "mini"  # a folder, or mini: the embedded set, drawn on first use
@@ -217,6 +219,13 @@ class NetworkConfig(StageConfig):
         """Whether the network's weights are published ones or in a file of one's own, not a checkpoint's."""
         return self.pretrained_backbone or bool(self.weights)
 
+    def check_alone(self, descriptors: list[str]) -> None:
+        """Raise ValueError where both descriptors and a network to make them are given."""
+        if descriptors and (self.checkpoint or self.backbone):
+            raise ValueError(
+                "descriptors are given, so no network makes them: leave checkpoint and backbone out"
+            )
+
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
 class FinetunePConfig(NetworkConfig):
@@ -293,11 +302,33 @@ class RetrievalConfig(NetworkConfig):
         default_factory=lambda: ["IVF16,Flat", "PCAR64,PQ32", "PCAR64,IVF16,PQ32"],
         metadata={"separator": ";"},
     )
+    descriptors: Texts = dataclasses.field(  # folders, as text separated by ;
+        default_factory=list, metadata={"separator": ";"}
+    )  # of descriptors that are evaluated instead of a network's; empty: none
 
     def __post_init__(self):
         super().__post_init__()
+        self.check_alone(self.descriptors)
         if round(max(self.scales) * self.size) > MOST_PIXELS:
             raise ValueError(f"scales: {max(self.scales):g} times size {self.size} is above {MOST_PIXELS} px")
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+class DescribeConfig(NetworkConfig):
+    """Descriptors as files, for other programs (`python -m mgkit.descriptors`)."""
+
+    stage: ClassVar[str] = "descriptors"
+    notebook: ClassVar[str] = ""
+    command: ClassVar[str] = "mgkit.descriptors"
+
+    images: Text = ""  # a folder or list; empty: the sets found below data
+    sets: Texts = dataclasses.field(default_factory=list)  # empty: every set found below data
+    distractors: Text = ""  # a folder or list; empty: data's unlabelled/distractors, if present
+    size: Pixels = 96
+    crop: Crop = "rect"
+    p: Exponent | None = None  # None: the whitened network's own
+    dtype: Literal["float32", "float16"] = "float32"
+    index: Text = "Flat"  # a faiss string; empty: no index
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -322,12 +353,22 @@ class PhotosConfig(NetworkConfig):
     index: Text = ""  # a faiss string; empty: exact search, or HNSW for a large collection
     queries: whole(0, 1000) = 12  # shown in the report
     k: whole(1, 1000) = 8
+    descriptors: Texts = dataclasses.field(  # folders, as text separated by ;
+        default_factory=list, metadata={"separator": ";"}
+    )  # of descriptors that are searched instead of a network's; empty: none
     on_unreadable: Literal["raise", "skip"] = "skip"
 
     def __post_init__(self):
         super().__post_init__()
+        self.check_alone(self.descriptors)
+        if self.descriptors and self.threshold is None:
+            raise ValueError(
+                "descriptors: no edited copies can be embedded to calibrate threshold: give it, too"
+            )
+        if self.descriptors and self.whitening in ("photos", "network"):
+            raise ValueError("descriptors are searched as they are given: leave whitening out (auto)")
         filled = {}
-        if self.photos and self.data == "mini" and not (self.checkpoint or self.backbone):
+        if self.photos and self.data == "mini" and not (self.checkpoint or self.backbone or self.descriptors):
             filled = {"backbone": PHOTO_BACKBONE, "pretrained_backbone": True}
             if self.p is None:
                 filled["p"] = PHOTO_P

@@ -10,6 +10,7 @@ from support import one_line_error
 
 from mgkit.config import (
     ClassifyConfig,
+    DescribeConfig,
     FinetunePConfig,
     PhotosConfig,
     RetrievalConfig,
@@ -239,7 +240,7 @@ def test_faiss_strings_keep_their_commas(text, indices):
 
 # --- Every field of every config
 
-CONFIGS = (*STAGES[1:], PhotosConfig)
+CONFIGS = (*STAGES[1:], DescribeConfig, PhotosConfig)
 NUMBERS = (0, -1, 1, 0.5, 2**70, 10**5000, 1e-300, 1e308, -1e308, math.inf, -math.inf, math.nan)
 OTHERS = (
     "",

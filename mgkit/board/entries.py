@@ -118,7 +118,7 @@ def detected(outputs: Path, line: dict) -> Iterator[Measured]:
     """Yield measurements of a line's micro-AP (%) on DISC21 by notebook 05."""
     for run in runs(outputs, line["experiment"], "evaluate_retrieval"):
         for row in run.results["rows"]:
-            found = row["set"], row["descriptor"], run.results["size"]
+            found = row["set"], row["descriptor"], run.results.get("size")
             if found == ("disc21", line["descriptor"], line["size"]):
                 yield run.measured(100 * row["value"], row["queries"], row["queries"] == DISC21_QUERIES)
 

@@ -153,6 +153,9 @@ def identities(config: StageConfig) -> dict[str, int]:
 def papermill_command(config: StageConfig) -> str:
     """The command that runs a stage with this config, without Jupyter."""
     parameters = changed_parameters(config)
+    if config.command:
+        options = [word for name, value in parameters.items() for word in (f"--{name}", as_text(value))]
+        return shlex.join(["python", "-m", config.command, *options])
     copy = f"outputs/{config.experiment}-{config.notebook}.ipynb"
     options = [
         word

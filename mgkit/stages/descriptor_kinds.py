@@ -8,7 +8,7 @@ import numpy as np
 from mgkit.backbones.backbone import TOKENS
 from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.features import multi_scale, plain, whitened
-from mgkit.stages.retrieval_task import RetrievalTask, scaled_sizes
+from mgkit.stages.retrieval_task import GivenTask, RetrievalTask, scaled_sizes
 
 POOLED = {"patches": "GeM", "class": "class token", "both": "class token and GeM"}  # by tokens
 
@@ -35,11 +35,13 @@ def own_exponents(task: RetrievalTask) -> list[float]:
     return [task.p] if task.net.tokens == "class" else list(dict.fromkeys([task.training_p, task.p]))
 
 
-def own_names(task: RetrievalTask) -> tuple[str, str, str]:
+def own_names(task: RetrievalTask | GivenTask) -> tuple[str, str, str]:
     """Names of the network's own descriptors: with its training p, with p* or a given p, and whitened.
 
-    A class token has no p: the first two are the same.
+    A class token has no p: the first two are the same. Given descriptors are all the same.
     """
+    if isinstance(task, GivenTask):
+        return (task.name,) * 3
     name = POOLED[task.net.tokens]
     if task.net.tokens == "class":
         return name, name, f"{name}, whitened"
@@ -48,7 +50,7 @@ def own_names(task: RetrievalTask) -> tuple[str, str, str]:
 
 
 def descriptor_kinds(
-    task: RetrievalTask, one: RetrievalSet, readable: np.ndarray
+    task: RetrievalTask | GivenTask, one: RetrievalSet, readable: np.ndarray
 ) -> Iterator[DescriptorKind]:
     """All kinds of descriptor of a set's images: pooled, whitened, reduced, normalised, multi-scale.
 
@@ -56,6 +58,9 @@ def descriptor_kinds(
 
     readable: see `RetrievalTask.readable` ([N])
     """
+    if isinstance(task, GivenTask):
+        yield from given_kinds(task, one, readable)
+        return
     config, net, p = task.config, task.net, None if task.net.tokens == "class" else task.p
     features = task.features(one.images, size=config.size, ps=own_exponents(task), name=one.name)
     trained, tuned, white = own_names(task)
@@ -82,3 +87,11 @@ def descriptor_kinds(
     if config.scales != [1.0]:
         rows = multi_scale([task.descriptors(one, size=size) for size in scaled_sizes(config)])
         yield DescriptorKind(f"{whole}, {len(config.scales)} scales", p, rows, over=whole)
+
+
+def given_kinds(task: GivenTask, one: RetrievalSet, readable: np.ndarray) -> Iterator[DescriptorKind]:
+    """The given descriptors of a set's images; with normalised scores, where there is a background."""
+    rows = task.descriptors(one, size=task.config.size)
+    yield DescriptorKind(task.name, None, rows)
+    if readable[one.background].any():
+        yield DescriptorKind(f"{task.name}, scores normalised", None, rows, over=task.name, normalise=True)

@@ -19,6 +19,7 @@ from mgkit.stages.figure_4 import curve_exponents, curve_images
 from mgkit.stages.inputs import data_root
 from mgkit.stages.results import Retrieval
 from mgkit.stages.retrieval_task import (
+    GivenTask,
     RetrievalTask,
     by_images,
     given_distractors,
@@ -30,8 +31,14 @@ NPROBE = 4  # lists of an IVF index that a query searches
 FEWEST_INDEXED = 1000  # images
 
 
-def embed_sets(task: RetrievalTask) -> None:
-    """Embed all images of the task on all devices, cached for `task.features`; raises as `on_all_devices`."""
+def embed_sets(task: RetrievalTask | GivenTask) -> None:
+    """Embed all images of the task on all devices, cached for `task.features`; raises as `on_all_devices`.
+
+    Where descriptors are given, nothing is embedded.
+    """
+    if isinstance(task, GivenTask):
+        print(f"nothing is embedded: the {task.name} are given")
+        return
     on_all_devices(task.config, lambda config: embed_here(task))
 
 
@@ -60,23 +67,20 @@ def embed_here(task: RetrievalTask) -> None:
             task.features(images, size=size, ps=[task.p], name=name)
 
 
-def evaluate_retrieval(task: RetrievalTask) -> list[Retrieval]:
+def evaluate_retrieval(task: RetrievalTask | GivenTask) -> list[Retrieval]:
     """Evaluate every set with every kind of descriptor; one backbone pass per image and scale.
 
     Writes results.json, and distractors.sha256 with the names and SHA-256 of the distractors, unless another
     process has just written them; see `holding`, whose errors are raised.
     """
-    config, net = task.config, task.net
+    config = task.config
     with holding(config) as joined:
-        run = None if joined else Run(config, checkpoint=net.source, sha256=net.source_sha256)
+        run = None if joined else Run(config, **task.origin)
         if run:
             record_distractors(task, run)
         found = measured_sets(task)
         if run:
-            run.results({
-                "size": config.size, "crop": config.crop, "scales": config.scales,
-                "rows": [as_row(r) for r in found],
-            })  # fmt: skip
+            run.results(task.settings | {"rows": [as_row(r) for r in found]})
     return found
 
 
