@@ -89,7 +89,7 @@ class Report:
         found, task = self.found, self.found.task
         return [
             ("Folder", shown_name(str(found.images.root))),
-            ("Network", f"{task.net.name}, {task.config.size} px, p = {task.p:.2f}"),
+            ("Network", task.network),
             ("Descriptor", f"{found.descriptors.shape[1]} dimensions, {found.whitened}"),
             ("Near-duplicates", f"{found.describe()}; {found.threshold.describe()}"),
             ("Classes", found.fit),
