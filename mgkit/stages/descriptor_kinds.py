@@ -57,7 +57,7 @@ def descriptor_kinds(
     readable: see `RetrievalTask.readable` ([N])
     """
     config, net, p = task.config, task.net, None if task.net.tokens == "class" else task.p
-    features = task.features(one.images, size=config.size, ps=own_exponents(task), name=one.name)
+    features = task.features_of(one, size=config.size, ps=own_exponents(task))
     trained, tuned, white = own_names(task)
     name, rows = trained, plain(features[0])
     yield DescriptorKind(name, p and task.training_p, rows)
@@ -66,7 +66,7 @@ def descriptor_kinds(
         yield DescriptorKind(name, p, rows, over)
     for tokens in TOKENS if net.has_class_token else ():
         if tokens != net.tokens:
-            [others] = task.features(one.images, size=config.size, ps=[task.p], name=one.name, tokens=tokens)
+            [others] = task.features_of(one, size=config.size, ps=[task.p], tokens=tokens)
             yield DescriptorKind(
                 POOLED[tokens], None if tokens == "class" else task.p, plain(others), over=name
             )

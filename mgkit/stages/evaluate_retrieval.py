@@ -12,6 +12,7 @@ from mgkit.data.images import evenly
 from mgkit.engine.holding import holding
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run
+from mgkit.features import rows_where
 from mgkit.retrieval import indices
 from mgkit.retrieval.protocols import RetrievalResult, difference, retrieve, score_bias, shown
 from mgkit.stages.descriptor_kinds import DescriptorKind, descriptor_kinds, own_exponents
@@ -48,16 +49,15 @@ def embed_here(task: RetrievalTask) -> None:
     config = task.config
     classes, sets = curve_images(task)
     ps = list(curve_exponents(task).values())
-    every = {"classes": classes} if classes else {}
-    every |= {of_images[0].name: of_images[0].images for of_images in by_images(sets)}
     for size in config.resolutions:
-        for name, images in every.items():
-            task.features(images, size=size, ps=ps, name=f"figure 4, {name}")
-    for sets in by_images(task.sets):
-        images, name = sets[0].images, sets[0].name
-        task.features(images, size=config.size, ps=own_exponents(task), name=name)
+        if classes:
+            task.features(classes, size=size, ps=ps, name="figure 4, classes")
+        for of_images in by_images(sets):
+            task.features_of(of_images[0], size=size, ps=ps)
+    for of_images in by_images(task.sets):
+        task.features_of(of_images[0], size=config.size, ps=own_exponents(task))
         for size in scaled_sizes(config):
-            task.features(images, size=size, ps=[task.p], name=name)
+            task.features_of(of_images[0], size=size, ps=[task.p])
 
 
 def evaluate_retrieval(task: RetrievalTask) -> list[Retrieval]:
@@ -99,7 +99,7 @@ def measured(
     sets: list[RetrievalSet], kind: DescriptorKind, readable: np.ndarray
 ) -> Iterator[tuple[RetrievalSet, RetrievalResult]]:
     """Evaluate every set with one kind of descriptor on the readable images [N]; prints a line per set."""
-    rows = kind.descriptors if readable.all() else kind.descriptors[readable]
+    rows = rows_where(kind.descriptors, readable)
     for one in sets:
         left = one.only(readable)
         bias = score_bias(left, rows) if kind.normalise else None
