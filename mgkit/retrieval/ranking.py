@@ -1,14 +1,18 @@
 """How the images of a database rank for each query: by inner products, or by scores of another kind."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from mgkit.features import empty_rows
+from mgkit.retrieval.neighbours import Blocks
+from mgkit.retrieval.rerank import (
+    alpha_query_expansion,
+    database_augmentation,
+    diffusion_blocks,
+    k_reciprocal_blocks,
+)
 from mgkit.retrieval.search import MEMORY, similarities, slices, top_k, top_pairs
-
-Blocks = Iterator[tuple[slice, np.ndarray]]  # (slice of queries, scores [q,M])
 
 
 @dataclass(frozen=True)
@@ -82,3 +86,35 @@ class Scores:
 
 
 Ranking = InnerProducts | Scores
+
+
+# --- After query expansion and re-ranking
+
+ALPHA = 3.0  # of αQE, as in the paper
+RERANKED = {  # name in a config: name of the kind
+    "average_qe": "AQE", "alpha_qe": "αQE", "dba": "DBA", "k_reciprocal": "k-reciprocal",
+    "diffusion": "diffusion",
+}  # fmt: skip
+
+
+def reranked(method: str, plain: InnerProducts, own: np.ndarray, *, k: int) -> Ranking:
+    """Return the ranking by one of RERANKED, with the parameters that its paper gives.
+
+    plain: the ranking before
+    own: row of each query in the database ([Q], -1 if it is not in it)
+    k: number of neighbours of query expansion and of database augmentation
+    Smaller numbers of neighbours are taken where the database is small.
+    """
+    queries, database, count = plain.queries, plain.database, len(plain.database)
+    if method in ("average_qe", "alpha_qe"):
+        alpha = ALPHA if method == "alpha_qe" else 0.0
+        expanded = alpha_query_expansion(queries, database, min(k, count), alpha, own=own)
+        return InnerProducts(expanded, database)
+    if method == "dba":
+        return InnerProducts(queries, database_augmentation(database, min(k, count), ALPHA))
+    shape = len(queries), count
+    if method == "k_reciprocal":
+        distances = k_reciprocal_blocks(queries, database, min(20, count), min(6, count), own=own)
+        return Scores.collected(((part, -block) for part, block in distances), shape, database)
+    blocks = diffusion_blocks(queries, database, min(50, count), query_k=min(10, count), own=own)
+    return Scores.collected(blocks, shape, database)

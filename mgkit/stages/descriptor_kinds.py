@@ -47,6 +47,16 @@ def own_names(task: RetrievalTask) -> tuple[str, str, str]:
     return f"{name}, training p", tuned, f"{tuned}, whitened"
 
 
+def own_descriptors(task: RetrievalTask, one: RetrievalSet) -> Iterator[DescriptorKind]:
+    """The network's own descriptors of a set's images, before whitening and, if it has one, after."""
+    p = None if task.net.tokens == "class" else task.p
+    trained, tuned, white = own_names(task)
+    [pooled] = task.features_of(one, size=task.config.size, ps=[task.p])
+    yield DescriptorKind(tuned if len(own_exponents(task)) > 1 else trained, p, plain(pooled))
+    if task.net.whitening is not None:
+        yield DescriptorKind(white, p, whitened(task.net, pooled))
+
+
 def descriptor_kinds(
     task: RetrievalTask, one: RetrievalSet, readable: np.ndarray
 ) -> Iterator[DescriptorKind]:
