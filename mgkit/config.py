@@ -276,7 +276,8 @@ class RetrievalConfig(NetworkConfig):
     notebook: ClassVar[str] = "05_evaluate_retrieval"
 
     sets: Texts = dataclasses.field(default_factory=list)  # empty: every set found below data
-    distractors: Text = ""  # a folder or list; empty: data's unlabelled/distractors, if present
+    queries: Text = ""  # a folder or csv, of queries to one's own images in data; empty: those of data
+    distractors: Text = ""  # a folder or list, for every set; empty: unlabelled/distractors, for Copydays
     size: Pixels = 96
     crop: Crop = "rect"
     p: Exponent | None = None  # None: the whitened network's own

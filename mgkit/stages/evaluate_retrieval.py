@@ -29,13 +29,7 @@ from mgkit.stages.descriptor_kinds import DescriptorKind, descriptor_kinds, own_
 from mgkit.stages.figure_4 import curve_exponents, curve_images
 from mgkit.stages.inputs import data_root
 from mgkit.stages.results import Retrieval
-from mgkit.stages.retrieval_task import (
-    RetrievalTask,
-    by_images,
-    given_distractors,
-    retrieval_task,
-    scaled_sizes,
-)
+from mgkit.stages.retrieval_task import RetrievalTask, by_images, given, retrieval_task, scaled_sizes
 
 NPROBE = 4  # lists of an IVF index that a query searches
 FEWEST_INDEXED = 1000  # images
@@ -191,12 +185,12 @@ def rejection_row(found: Rejection) -> dict:
 
 def record_distractors(task: RetrievalTask, run: Run) -> None:
     """Write distractors.sha256, for `sha256sum -c` in the distractors' folder."""
-    source = distractor_source(data_root(task.config.data), given_distractors(task.config))
-    for sets in by_images(task.sets):
-        images, distractors = sets[0].images, sets[0].distractors
-        if len(distractors):
-            path = run.write("distractors.sha256", distractor_record(images, distractors, source))
-            print(f"{len(distractors)} distractors, listed with their hashes in {path}")
+    source = distractor_source(data_root(task.config.data), given(task.config.distractors))
+    lists = [sets[0] for sets in by_images(task.sets)]
+    paths = dict.fromkeys(one.images.paths[i] for one in lists for i in one.distractors.tolist())
+    if paths:
+        path = run.write("distractors.sha256", distractor_record(paths, source))
+        print(f"{len(paths)} distractors, listed with their hashes in {path}")
 
 
 def index_table(task: RetrievalTask, *, queries: int = 200) -> str:

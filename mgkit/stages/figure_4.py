@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from mgkit.benchmarks.find import GROUPS, SET_NAMES, is_there
+from mgkit.benchmarks.find import SET_NAMES, is_there
+from mgkit.benchmarks.own import GROUPS
 from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.config import FinetunePConfig
 from mgkit.data.images import ImageList

@@ -103,8 +103,8 @@ def retrieval_task(config: RetrievalConfig) -> RetrievalTask:
     """Load the network of 03, or the configured one, and find the sets below data."""
     net, checkpoint = whitened_network(config)
     sets = find_sets(
-        data_root(config.data), names=config.sets, distractors=given_distractors(config),
-        incomplete=config.on_unreadable,
+        data_root(config.data), names=config.sets, queries=given(config.queries),
+        distractors=given(config.distractors), incomplete=config.on_unreadable,
     )  # fmt: skip
     own_p = net.pool.p.item()
     p = own_p if config.p is None else config.p
@@ -115,9 +115,9 @@ def retrieval_task(config: RetrievalConfig) -> RetrievalTask:
     return task
 
 
-def given_distractors(config: RetrievalConfig) -> str:
-    """The path of the config's distractors, from here or from the project's root; empty for none."""
-    return str(find_path(config.distractors)) if config.distractors else ""
+def given(path: str) -> str:
+    """A parameter's path, from here or from the project's root; empty if it is empty."""
+    return str(find_path(path)) if path else ""
 
 
 def check_before_work(task: RetrievalTask) -> None:
