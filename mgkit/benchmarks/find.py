@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mgkit.benchmarks.copies.copydays import COPYDAYS, LEVEL_KINDS, copydays, copydays_all, copydays_levels
-from mgkit.benchmarks.copies.disc21 import DISC21, disc21
+from mgkit.benchmarks.copies.disc21 import DISC21, disc21, disc21_10k
 from mgkit.benchmarks.instances.holidays import HOLIDAYS, holidays
 from mgkit.benchmarks.instances.revisited import ROXFORD5K, RPARIS6K, revisited
 from mgkit.benchmarks.instances.ukbench import UKBENCH, ukbench
@@ -32,7 +32,9 @@ BENCHMARKS = {
     "holidays": HOLIDAYS, "ukbench": UKBENCH, "copydays": COPYDAYS,
     "roxford5k": ROXFORD5K, "rparis6k": RPARIS6K, "disc21": DISC21,
 }  # fmt: skip
-SET_NAMES = ("holidays", "ukbench", "copydays", "copydays_levels", "roxford5k", "rparis6k", "disc21")
+SET_NAMES = (
+    "holidays", "ukbench", "copydays", "copydays_levels", "roxford5k", "rparis6k", "disc21", "disc21_10k"
+)  # fmt: skip
 GROUPS = "groups.csv"
 GROUP_COLUMNS = ("image", "group")
 
@@ -46,7 +48,7 @@ def find_sets(
     root: folder; each benchmark is in the folder of its name (`copydays_levels` in `copydays/`). Other images
     are grouped by `groups.csv`, or by sub-folder, or not at all; ImageNet gives its validation images.
     A csv of groups may be given instead.
-    names: of `SET_NAMES`
+    names: of `SET_NAMES`; `disc21_10k`, a part of `disc21/`, is read only if named
     distractors: folder or list for Copydays; "" for `unlabelled/distractors` below root, if it exists
     incomplete: `raise` an error for incomplete groups of Holidays and UKBench, or `skip` them, with a line
     Raises ValueError for an unknown name, FileNotFoundError for a missing set, and what readers raise.
@@ -79,6 +81,7 @@ def find_sets(
         "roxford5k": lambda: revisited(root / "roxford5k", "roxford5k"),
         "rparis6k": lambda: revisited(root / "rparis6k", "rparis6k"),
         "disc21": lambda: [disc21(root / "disc21")],
+        "disc21_10k": lambda: [disc21_10k(root / "disc21")],
     }
     if {"copydays", "copydays_levels"} <= set(wanted):  # read together to share their images
         readers["copydays"] = lambda: copydays_all(root / "copydays", distractors=extra)
@@ -87,7 +90,12 @@ def find_sets(
 
 
 def is_there(root: Path, name: str) -> bool:
-    """Return whether root has the folders of a set; the user's own folder may have the same name."""
+    """Return whether root has the folders of a set; the user's own folder may have the same name.
+
+    Never for `disc21_10k`, whose images are all in `disc21`.
+    """
+    if name == "disc21_10k":
+        return False
     if name == "copydays_levels":
         return any((root / "copydays" / kind).is_dir() for kind in LEVEL_KINDS)
     return (root / name / next(iter(BENCHMARKS[name].folders))).is_dir()

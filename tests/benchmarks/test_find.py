@@ -28,6 +28,7 @@ from support import (
     written,
 )
 
+from mgkit.benchmarks.copies.disc21 import SUBSET
 from mgkit.benchmarks.find import distractor_record, find_sets, grouped_folder, read_groups
 from mgkit.data.layouts import plain_images
 
@@ -130,6 +131,9 @@ def test_every_benchmark_below_a_folder_is_found(tmp_path):
     assert [each.name for each in find_sets(root)] == [
         "holidays", "ukbench", "copydays", *levels, *oxford, *paris, "disc21"
     ]  # fmt: skip
+    (root / "disc21" / SUBSET).write_text("Q00001,R003000\n")
+    assert [each.name for each in find_sets(root, names=["disc21_10k"])] == ["disc21_10k"]
+    assert find_sets(root)[-1].name == "disc21"  # the subset only where it is named
     names = ["disc21", "copydays_levels", "rparis6k", "holidays"]
     assert [each.name for each in find_sets(root, names=names)] == ["disc21", *levels, *paris, "holidays"]
 
