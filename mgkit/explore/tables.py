@@ -4,7 +4,7 @@ from itertools import groupby
 
 import numpy as np
 
-from mgkit.retrieval.protocols import shown, shown_difference, shown_interval, shown_value
+from mgkit.retrieval.protocols import shown, shown_difference, shown_interval, shown_other, shown_value
 from mgkit.stages.results import Adaptation, Retrieval
 
 VERDICT = {True: "better", False: "worse", None: "undecided"}
@@ -64,7 +64,7 @@ def set_lines(of_set: list[Retrieval], width: int) -> list[str]:
         lines.append(line)
     best = max(of_set, key=lambda r: r.result.value)
     if best.result.others:
-        further = ", ".join(f"{key} {100 * value:.1f} %" for key, value in best.result.others.items())
+        further = ", ".join(shown_other(*other) for other in best.result.others.items())
         lines.append(f"  {best.descriptor}: {further}")
     return lines
 
@@ -94,7 +94,7 @@ def perfect_queries(best: dict[str, Retrieval]) -> str:
     lines = []
     for name, r in best.items():
         values = r.result.per_query[np.isfinite(r.result.per_query)]
-        if r.result.measure != "none" and len(values):
+        if r.result.measure not in ("none", "Recall@1") and len(values):
             perfect = int((values >= (4 if r.result.measure == "score" else 1)).sum())
             unit = "score" if r.result.measure == "score" else "mAP"
             lines.append(
