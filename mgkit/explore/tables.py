@@ -69,6 +69,40 @@ def set_lines(of_set: list[Retrieval], width: int) -> list[str]:
     return lines
 
 
+def rejection_table(found: list[Retrieval]) -> str:
+    """Aligned text: how well each descriptor tells queries with an answer from those without.
+
+    found: results, of which those with a `rejection` are shown
+    """
+    lines = []
+    found = [r for r in found if r.result.rejection]
+    width = max((len(r.descriptor) for r in found), default=0)
+    for name, of_set in groupby(found, key=lambda r: r.result.name):
+        of_set = list(of_set)
+        one = of_set[0].result.rejection
+        counts = f"{int(one.answered.sum())} queries with an answer, {int((~one.answered).sum())} without"
+        lines += [
+            f"{name}: {counts}; at most {100 * one.false_rate:g} % of these are to be accepted",
+            f"  {'':{width}}  {'ROC area':>8}  {'threshold':>9}  {'95 % interval':>13}  "
+            f"{'no answer, accepted':>24}  {'accepted, right first':>24}",
+        ]
+        for r in of_set:
+            one = r.result.rejection
+            interval = "{:.3f} … {:.3f}".format(*one.threshold_interval)
+            lines.append(
+                f"  {r.descriptor:{width}}  {one.area:8.3f}  {one.threshold:9.3f}  {interval:>13}  "
+                f"{shown_rate(one.found_rate, one.found_interval):>24}  "
+                f"{shown_rate(one.right_rate, one.right_interval):>24}"
+            )
+        lines.append("")
+    return "\n".join(lines[:-1])
+
+
+def shown_rate(value: float, interval: tuple[float, float]) -> str:
+    """Format a rate and its interval in per cent; - if it is not known."""
+    return "-" if np.isnan(value) else f"{100 * value:.1f} % ({shown_interval('rate', *interval)})"
+
+
 def level_lines(of_edit: list[Retrieval], width: int) -> list[str]:
     """mAP (%) for each level of an edit, one column per level, one line per descriptor."""
     levels = list(dict.fromkeys(r.retrieval_set.level[1] for r in of_edit))

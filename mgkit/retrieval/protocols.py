@@ -64,7 +64,7 @@ class RetrievalResult:
     curve: what the curve below is of
     recall, precision: its points ([T])
     predictions: pooled over queries
-    shown: positions of queries to display, from the worst to the best ([S])
+    shown: positions of queries to display, from the worst to the best, then some to be rejected ([S])
     neighbours, scores: image indices found for these, without the query, and their similarities ([S,k])
     rejection: of queries without positives; None if there are none to reject
     """
@@ -121,12 +121,14 @@ def retrieve(
     value, interval = measure_set(dataset.measure, per_query, predictions)
     others = further_measures(dataset, ranks or nearest_ranks(dataset, ranking), predictions)
     curve, (recall, precision) = precision_recall(ranks, predictions)
+    unanswered = rejected(dataset, ranking, false_rate) if bias is None else None
     shown = worst_to_best(per_query, show)
+    if unanswered:
+        shown = np.append(shown, unanswered.most_to_least_alike(show))
     neighbours, scores = nearest(dataset, ranking, shown, k)
     return RetrievalResult(
         dataset.name, measure_name(dataset), value, interval, per_query, others,
-        curve, recall, precision, predictions, shown, neighbours, scores,
-        rejected(dataset, ranking, false_rate) if bias is None else None,
+        curve, recall, precision, predictions, shown, neighbours, scores, unanswered,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from mgkit.data.images import evenly
 from mgkit.metrics import bootstrap_interval, threshold_at
 
 
@@ -43,6 +44,12 @@ class Rejection:
     def accepted(self) -> np.ndarray:
         """Whether each query is accepted, [Q] bool."""
         return self.best >= self.threshold
+
+    def most_to_least_alike(self, count: int) -> np.ndarray:
+        """Return positions of at most `count` queries without answer, evenly spaced by falling score."""
+        unanswered = np.flatnonzero(~self.answered)
+        order = unanswered[np.argsort(-self.best[unanswered], kind="stable")]
+        return order[evenly(len(order), count)]
 
     def roc(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return rates (0..1) at every threshold, [T] each, from the highest to the lowest threshold.

@@ -26,7 +26,7 @@ from mgkit.retrieval.protocols import (
     shown_interval,
     worst_to_best,
 )
-from mgkit.retrieval.ranking import BlockScores
+from mgkit.retrieval.ranking import Scores
 
 
 def images(count):
@@ -245,15 +245,16 @@ def test_any_set_by_its_first_images(drawn):
 
 @settings(max_examples=40, deadline=None)
 @given(any_set())
-def test_scores_that_come_in_blocks_rank_as_inner_products_do(drawn):
+def test_scores_of_any_kind_rank_as_inner_products_do(drawn):
     each, descriptors = drawn
     if not any(map(len, each.positives)):
         return
     products = protocols.by_descriptors(each, descriptors)
+    scores = Scores.collected(products.blocks(), (len(each.queries), len(each.database)))
     for measure in ("mAP", "micro-AP"):
         one = replace(each, measure=measure)
         plain = retrieve(one, descriptors)
-        blocks = retrieve(one, descriptors, ranking=BlockScores(products.blocks))
+        blocks = retrieve(one, descriptors, ranking=scores)
         assert blocks.value == plain.value and blocks.others == plain.others
         np.testing.assert_array_equal(blocks.neighbours, plain.neighbours)
         np.testing.assert_array_equal(blocks.predictions.scores, plain.predictions.scores)
