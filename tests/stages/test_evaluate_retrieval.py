@@ -310,7 +310,8 @@ def test_copy_detection_as_it_is_and_with_normalised_scores(after_chain, mini_ro
     assert 0 < as_it_is.value <= 1 and 0 < normalised.value <= 1
     np.testing.assert_array_equal(as_it_is.per_query, normalised.per_query)  # within a query nothing moves
     assert not np.allclose(as_it_is.predictions.scores, normalised.predictions.scores)
-    assert list(as_it_is.others) == ["recall at precision 90 %"]
+    assert list(as_it_is.others) == ["Recall@1", "Recall@10", "recall at precision 90 %"]
+    assert as_it_is.others["Recall@1"] == normalised.others["Recall@1"]  # nor does the first of a query
 
 
 def test_weights_that_are_not_finite_are_an_error(after_chain, mini_root, tmp_path):
