@@ -1,5 +1,6 @@
 """How the images of a database rank for each query: by inner products, or by scores of another kind."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,9 @@ class InnerProducts:
 
     def pairs(self, count: int, bias: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (scores, queries, rows) of the best pairs, see `top_pairs`."""
+        shape = len(self.queries), len(self.database)
+        if math.prod(shape) <= count:  # all pairs: their scores as a product of matrices are the same, sooner
+            return Scores.collected(self.blocks(), shape).pairs(count, bias)
         return top_pairs(self.queries, self.database, count=count, bias=bias)
 
     def nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
