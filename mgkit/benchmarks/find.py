@@ -6,9 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from mgkit.benchmarks.classes.cars196 import CARS196, cars196
+from mgkit.benchmarks.classes.cub200 import CUB200, cub200
+from mgkit.benchmarks.classes.inshop import INSHOP, inshop
+from mgkit.benchmarks.classes.sop import SOP, sop
 from mgkit.benchmarks.copies.copydays import COPYDAYS, LEVEL_KINDS, copydays, copydays_all, copydays_levels
 from mgkit.benchmarks.copies.disc21 import DISC21, disc21
+from mgkit.benchmarks.instances.gldv2 import GLDV2, gldv2
 from mgkit.benchmarks.instances.holidays import HOLIDAYS, holidays
+from mgkit.benchmarks.instances.ilias import ILIAS, ilias
+from mgkit.benchmarks.instances.instre import INSTRE, instre
 from mgkit.benchmarks.instances.revisited import ROXFORD5K, RPARIS6K, revisited
 from mgkit.benchmarks.instances.ukbench import UKBENCH, ukbench
 from mgkit.benchmarks.retrieval_set import RetrievalSet, columns, no_images, read_rows, unlabelled
@@ -31,8 +38,13 @@ from mgkit.machine.records import shown
 BENCHMARKS = {
     "holidays": HOLIDAYS, "ukbench": UKBENCH, "copydays": COPYDAYS,
     "roxford5k": ROXFORD5K, "rparis6k": RPARIS6K, "disc21": DISC21,
+    "gldv2": GLDV2, "instre": INSTRE, "ilias": ILIAS,
+    "sop": SOP, "cub200": CUB200, "cars196": CARS196, "inshop": INSHOP,
 }  # fmt: skip
-SET_NAMES = ("holidays", "ukbench", "copydays", "copydays_levels", "roxford5k", "rparis6k", "disc21")
+SET_NAMES = (
+    "holidays", "ukbench", "copydays", "copydays_levels", "roxford5k", "rparis6k", "disc21",
+    "gldv2", "instre", "ilias", "sop", "cub200", "cars196", "inshop",
+)  # fmt: skip
 GROUPS = "groups.csv"
 GROUP_COLUMNS = ("image", "group")
 
@@ -79,6 +91,13 @@ def find_sets(
         "roxford5k": lambda: revisited(root / "roxford5k", "roxford5k"),
         "rparis6k": lambda: revisited(root / "rparis6k", "rparis6k"),
         "disc21": lambda: [disc21(root / "disc21")],
+        "gldv2": lambda: gldv2(root / "gldv2"),
+        "instre": lambda: [instre(root / "instre")],
+        "ilias": lambda: ilias(root / "ilias"),
+        "sop": lambda: [sop(root / "sop")],
+        "cub200": lambda: [cub200(root / "cub200")],
+        "cars196": lambda: [cars196(root / "cars196")],
+        "inshop": lambda: [inshop(root / "inshop")],
     }
     if {"copydays", "copydays_levels"} <= set(wanted):  # read together to share their images
         readers["copydays"] = lambda: copydays_all(root / "copydays", distractors=extra)
@@ -90,7 +109,7 @@ def is_there(root: Path, name: str) -> bool:
     """Return whether root has the folders of a set; the user's own folder may have the same name."""
     if name == "copydays_levels":
         return any((root / "copydays" / kind).is_dir() for kind in LEVEL_KINDS)
-    return (root / name / next(iter(BENCHMARKS[name].folders))).is_dir()
+    return BENCHMARKS[name].layout_of(root / name).is_in(root / name)
 
 
 # --- The user's own images
