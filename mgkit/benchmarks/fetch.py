@@ -89,7 +89,10 @@ def fetch_from_any(urls: Sequence[str], path: Path, **options) -> Path:
 
 
 def filled_folders(benchmark: Benchmark, folder: Path) -> set[str]:
-    """Return the folders of a benchmark that hold the published number of images."""
+    """Return the folders that hold the published number of images; none if an archive's other file lacks."""
+    from_archives = [companion.path for companion in benchmark.companions if not companion.urls]
+    if not all((folder / path).is_file() for path in from_archives):
+        return set()
     images, _ = sort_files(benchmark, folder)
     return {inside for inside, number in benchmark.folders.items() if len(images[inside]) == number}
 

@@ -122,7 +122,7 @@ def check_lists(
 
 def missing_images(listed: Iterable[str], images: Images) -> Iterator[str]:
     """Yield a finding on images that lists name, by their paths in the set's folder, and that are missing."""
-    there = {f"{inside}/{name}" for inside, names in images.items() for name in names}
+    there = {f"{inside.lower()}/{name}" for inside, names in images.items() for name in names}
     missing = {path for path in listed if path.lower() not in there}
     if missing and there:
         yield f"missing: {abbreviated(missing)}"

@@ -38,7 +38,8 @@ def read_partition(listing: Path) -> Partition:
     listed twice, or a query without image of its item in the gallery.
     """
     rows = list(spaced_rows(listing, FIELDS, above=2))
-    number = whole_number(listing, 1, read_lines(listing)[0].strip(), "the number of images")
+    first = next(iter(read_lines(listing)), "").strip()
+    number = whole_number(listing, 1, first, "the number of images")
     if number != len(rows):
         raise ValueError(f"{listing} says that it lists {number:,} images, and lists {len(rows):,}")
     checked_names(listing, [name for _, (name, _, _) in rows])
