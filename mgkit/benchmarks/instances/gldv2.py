@@ -62,9 +62,9 @@ def solution_of(root: Path) -> Solution:
 
 def compare_solution(solution: Solution, images: Images) -> Iterator[str]:
     """Yield a finding on queries and positives that are missing."""
-    for queries in solution.values():
-        yield from missing_images((place_of("test", query) for query in queries), images)
-        yield from missing_images((place_of("index", image) for image in chain(*queries.values())), images)
+    wanted = {"test": chain(*solution.values()), "index": chain(*chain(*map(dict.values, solution.values())))}
+    listed = (place_of(inside, image) for inside, ids in wanted.items() for image in ids)
+    yield from missing_images(listed, images)
 
 
 def place_of(inside: str, image: str) -> str:

@@ -59,6 +59,12 @@ def test_a_list_without_images_is_named(tmp_path):
         sop(sop_tree(tmp_path, {}))
 
 
+def test_no_name_leads_out_of_the_folder(tmp_path):
+    (tmp_path / "secret.jpg").touch()
+    with one_line_error(FileNotFoundError, "Ebay_test.txt", "../secret.jpg"):
+        sop(sop_tree(tmp_path / "sop", {"../../secret.jpg": 11319}))
+
+
 def test_numbers_and_missing_images_are_checked(tmp_path):
     root = sop_tree(tmp_path / "sop")
     for path in root.rglob("*.JPG"):
