@@ -126,7 +126,7 @@ def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -
         known = dict.fromkeys(r.result.name for r in found)
         raise ValueError(f"the set {name!r} is not among those measured: {', '.join(known)}")
     [each] = [each for each in task.sets if each.name == name]
-    [pooled] = task.features(each.images, size=task.config.size, ps=[task.p], name=name)
+    [pooled] = task.features_of(each, size=task.config.size, ps=[task.p])
     descriptors = task.descriptors(each, size=task.config.size)
 
     classes = classes_by(task.net, pooled, class_names(task.config.data, task.net))
@@ -165,7 +165,7 @@ def judged_collection(
 
 def classes_by(net: MultiGrain, pooled: np.ndarray, names: Sequence[str]) -> Callable[[int], Classes]:
     """A function: image index -> its likely classes, from the pooled features of all images [N,C]."""
-    return lambda i: likely_classes(net, torch.from_numpy(np.array(pooled[i])), names)
+    return lambda i: likely_classes(net, torch.from_numpy(np.array(pooled[i : i + 1])[0]), names)
 
 
 def class_names(data: str, net: MultiGrain) -> tuple[str, ...]:
