@@ -439,15 +439,13 @@ class JoinedRows:
         return np.concatenate(pieces)
 
 
-def rows_where(rows: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """The rows [N,D] where kept [N] is True, -> [n,D]; themselves if all are. See `empty_rows`."""
-    if kept.all():
-        return rows
-    found, filled = empty_rows((int(kept.sum()), rows.shape[1]), beside=rows), 0
-    for start in range(0, len(rows), ROWS):
-        block = rows[start : start + ROWS][kept[start : start + ROWS]]
-        found[filled : filled + len(block)] = block
-        filled += len(block)
+def rows_at(rows: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """The rows [N,D] at indices [n], -> [n,D]: a view of consecutive ones, else a copy; see `empty_rows`."""
+    if len(indices) and (np.diff(indices) == 1).all():
+        return rows[indices[0] : indices[-1] + 1]
+    found = empty_rows((len(indices), rows.shape[1]), beside=rows)
+    for start in range(0, len(indices), ROWS):
+        found[start : start + ROWS] = rows[indices[start : start + ROWS]]
     return found
 
 

@@ -9,7 +9,7 @@ from mgkit.benchmarks.classes.cub200 import CUB200, cub200
 from mgkit.benchmarks.classes.inshop import INSHOP, inshop
 from mgkit.benchmarks.classes.sop import SOP, sop
 from mgkit.benchmarks.copies.copydays import COPYDAYS, LEVEL_KINDS, copydays, copydays_all, copydays_levels
-from mgkit.benchmarks.copies.disc21 import DISC21, disc21
+from mgkit.benchmarks.copies.disc21 import DISC21, disc21, disc21_10k
 from mgkit.benchmarks.instances.gldv2 import GLDV2, gldv2
 from mgkit.benchmarks.instances.holidays import HOLIDAYS, holidays
 from mgkit.benchmarks.instances.ilias import ILIAS, ilias
@@ -31,7 +31,7 @@ BENCHMARKS = {
     "sop": SOP, "cub200": CUB200, "cars196": CARS196, "inshop": INSHOP,
 }  # fmt: skip
 FILES_OF_ONES_OWN = (".csv", ".txt")
-READERS = {  # {name: reader of the set's folder}; the folder of copydays_levels is copydays/
+READERS = {  # {name: reader of the set's folder}, see FOLDERS
     "holidays": lambda folder, incomplete: [holidays(folder, incomplete=incomplete)],
     "ukbench": lambda folder, incomplete: [ukbench(folder, incomplete=incomplete)],
     "copydays": lambda folder, incomplete: [copydays(folder)],
@@ -39,6 +39,7 @@ READERS = {  # {name: reader of the set's folder}; the folder of copydays_levels
     "roxford5k": lambda folder, incomplete: revisited(folder, "roxford5k"),
     "rparis6k": lambda folder, incomplete: revisited(folder, "rparis6k"),
     "disc21": lambda folder, incomplete: [disc21(folder)],
+    "disc21_10k": lambda folder, incomplete: [disc21_10k(folder)],
     "gldv2": lambda folder, incomplete: gldv2(folder),
     "instre": lambda folder, incomplete: [instre(folder)],
     "ilias": lambda folder, incomplete: ilias(folder),
@@ -49,6 +50,7 @@ READERS = {  # {name: reader of the set's folder}; the folder of copydays_levels
 }
 SET_NAMES = tuple(READERS)
 OF_COPYDAYS = ("copydays", "copydays_levels")
+FOLDERS = {"copydays_levels": "copydays", "disc21_10k": "disc21"}  # of sets in the folder of another name
 
 
 @printable_errors()
@@ -61,7 +63,7 @@ def find_sets(
     root: folder; each benchmark is in the folder of its name (`copydays_levels` in `copydays/`). Other images
     are grouped by `groups.csv`, or by sub-folder, or not at all; ImageNet gives its validation images.
     A csv of groups, or a list of images without groups (`.txt`), may be given instead.
-    names: of `SET_NAMES`
+    names: of `SET_NAMES`; `disc21_10k`, a part of `disc21/`, is read only if named
     queries: folder or csv of queries, for which the user's own images are the gallery (see `queried_set`)
     distractors: folder or list, added to the database of every set; "": Copydays has those in
     `unlabelled/distractors` below root, if that exists
@@ -120,9 +122,8 @@ def published_sets(
         names = [name for name in names if name != "copydays_levels"]
     found = []
     for name in names:
-        of_copydays = name in OF_COPYDAYS
-        sets = readers[name](root / ("copydays" if of_copydays else name), incomplete)
-        if of_copydays and spare and spare.is_dir():
+        sets = readers[name](root / FOLDERS.get(name, name), incomplete)
+        if name in OF_COPYDAYS and spare and spare.is_dir():
             sets = with_distractors(sets, plain_images(spare, purpose="distractors"))
         found += sets
     return found
@@ -142,7 +143,12 @@ def own_set(root: Path, queries: str) -> RetrievalSet:
 
 
 def is_there(root: Path, name: str) -> bool:
-    """Return whether root has the folders of a set; the user's own folder may have the same name."""
+    """Return whether root has the folders of a set; the user's own folder may have the same name.
+
+    Never for `disc21_10k`, whose images are all in `disc21`.
+    """
+    if name == "disc21_10k":
+        return False
     if name == "copydays_levels":
         return any((root / "copydays" / kind).is_dir() for kind in LEVEL_KINDS)
     return BENCHMARKS[name].layout_of(root / name).is_in(root / name)

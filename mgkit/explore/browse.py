@@ -13,10 +13,10 @@ from mgkit.backbones.imagenet import imagenet_names
 from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.data.decoding import UnreadableImageError, load_image, without_warnings
 from mgkit.data.images import ImageList, evenly
-from mgkit.features import maps_of, too_narrow
+from mgkit.features import maps_of, rows_at, too_narrow
 from mgkit.machine.printable import shown_name
 from mgkit.model import MultiGrain
-from mgkit.retrieval.protocols import rows_of, shown_query, with_places
+from mgkit.retrieval.protocols import shown_query, with_places
 from mgkit.retrieval.search import top_k
 from mgkit.stages.descriptor_kinds import own_names
 from mgkit.stages.inputs import data_root, is_mini
@@ -76,7 +76,7 @@ class Collection:
         self.queries = readable_indices(queries, readable, "queries")
         self.database = readable_indices(database, readable, "database")
         self.descriptors = descriptors
-        self.answering = rows_of(descriptors, self.database)
+        self.answering = rows_at(descriptors, self.database)
 
     def answers(self, query: int, k: int) -> Answers:
         """The k images (or all, if fewer) most similar to image `query`, without itself."""

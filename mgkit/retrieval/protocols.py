@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from mgkit.data.images import evenly
+from mgkit.features import rows_at
 from mgkit.metrics import (
     average_precision,
     average_precision_at,
@@ -148,7 +149,7 @@ def measure_name(dataset: RetrievalSet) -> str:
 
 def by_descriptors(dataset: RetrievalSet, descriptors: np.ndarray) -> InnerProducts:
     """Return the ranking of a set's database by the descriptors of its images [N,D]."""
-    return InnerProducts(rows_of(descriptors, dataset.queries), rows_of(descriptors, dataset.database))
+    return InnerProducts(rows_at(descriptors, dataset.queries), rows_at(descriptors, dataset.database))
 
 
 def check_fit(dataset: RetrievalSet, descriptors: np.ndarray) -> None:
@@ -157,13 +158,6 @@ def check_fit(dataset: RetrievalSet, descriptors: np.ndarray) -> None:
         raise ValueError(f"{len(descriptors)} descriptors for {len(dataset.images)} images of {dataset.name}")
     if not len(dataset.queries) or (dataset.measure != "none" and not any(map(len, dataset.positives))):
         raise ValueError(f"{dataset.name}: no query with positives is left")
-
-
-def rows_of(descriptors: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Return the rows of the indices, as a view if the indices are consecutive."""
-    if len(indices) and (np.diff(indices) == 1).all():
-        return descriptors[indices[0] : indices[-1] + 1]
-    return descriptors[indices]
 
 
 def answer_ranks(dataset: RetrievalSet, ranking: Ranking) -> list[np.ndarray]:
@@ -381,8 +375,8 @@ def score_bias(
     """
     if not len(dataset.background):
         raise ValueError(f"{dataset.name}: score normalisation needs background images, there are none")
-    background = rows_of(descriptors, dataset.background)
-    scores, _ = top_k(rows_of(descriptors, dataset.queries), background, k=min(rank, len(background)))
+    background = rows_at(descriptors, dataset.background)
+    scores, _ = top_k(rows_at(descriptors, dataset.queries), background, k=min(rank, len(background)))
     return factor * scores[:, -1]
 
 

@@ -48,9 +48,7 @@ class Scores:
     scores: np.ndarray
 
     @classmethod
-    def collected(
-        cls, blocks: Blocks, shape: tuple[int, int], *, beside: np.ndarray | None = None
-    ) -> "Scores":
+    def collected(cls, blocks: Blocks, shape: tuple[int, int], beside: np.ndarray | None = None) -> "Scores":
         """Collect blocks into scores [Q,M]; large ones go to a file, see `empty_rows`."""
         scores = empty_rows(shape, beside=beside)
         for part, block in blocks:

@@ -12,7 +12,7 @@ from mgkit.data.images import evenly
 from mgkit.engine.holding import holding
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, add_results
-from mgkit.features import rows_where
+from mgkit.features import rows_at
 from mgkit.retrieval import indices
 from mgkit.retrieval.protocols import (
     RetrievalResult,
@@ -109,7 +109,7 @@ def evaluate_reranking(task: RetrievalTask) -> list[Retrieval]:
     for sets in by_images(task.sets) if task.config.reranking else ():
         readable = task.readable(sets[0])
         for kind in own_descriptors(task, sets[0]):
-            rows = rows_where(kind.descriptors, readable)
+            rows = rows_at(kind.descriptors, np.flatnonzero(readable))
             for one in sets:
                 if one.measure != "none" and one.level is None:
                     found += rankings(task.config, one.only(readable), kind, rows)
@@ -136,7 +136,7 @@ def measured(
     sets: list[RetrievalSet], kind: DescriptorKind, readable: np.ndarray, false_rate: float
 ) -> Iterator[tuple[RetrievalSet, RetrievalResult]]:
     """Evaluate every set with one kind of descriptor on the readable images [N]; prints a line per set."""
-    rows = rows_where(kind.descriptors, readable)
+    rows = rows_at(kind.descriptors, np.flatnonzero(readable))
     for one in sets:
         left = one.only(readable)
         bias = score_bias(left, rows) if kind.normalise else None

@@ -9,7 +9,7 @@ from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.config import FinetunePConfig
 from mgkit.data.images import ImageList
 from mgkit.engine.run import add_results
-from mgkit.features import plain, rows_where
+from mgkit.features import plain, rows_at
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
 from mgkit.retrieval.protocols import measured_value
@@ -43,7 +43,7 @@ def resolution_curves(task: RetrievalTask) -> ResolutionCurves:
         for of_images in by_images(sets):
             for j, features in enumerate(task.features_of(of_images[0], size=size, ps=ps)):
                 readable = np.isfinite(features[:, 0])
-                rows = rows_where(plain(features), readable)
+                rows = rows_at(plain(features), np.flatnonzero(readable))
                 for one in of_images:
                     put(one.name, one.measure, s, j, measured_value(one.only(readable), rows))
     curves = ResolutionCurves(sizes, exponents, values, measures)
@@ -66,7 +66,7 @@ def curve_exponents(task: RetrievalTask) -> dict[str, float]:
 
 
 def curve_images(task: RetrievalTask) -> tuple[ImageList | None, list[RetrievalSet]]:
-    """The images of figure 4: labelled ones, if there are any, and the sets without distractors."""
+    """The images of figure 4: labelled ones, if there are any, and the sets, each with its own images."""
     if not task.config.resolutions:
         return None, []
     sets = [one.alone() for one in task.sets if one.measure != "none" and one.level is None]

@@ -23,6 +23,7 @@ from benchmark_trees import (
 )
 from support import answers, file_name, one_line_error, ranked, write_empty, write_tree
 
+from mgkit.benchmarks.copies.disc21 import SUBSET
 from mgkit.benchmarks.find import distractor_record, find_sets
 from mgkit.data.images import UNLABELLED
 from mgkit.data.layouts import plain_images
@@ -66,6 +67,9 @@ def test_every_benchmark_below_a_folder_is_found(tmp_path):
     assert [each.name for each in find_sets(root)] == [
         "holidays", "ukbench", "copydays", *levels, *oxford, *paris, "disc21"
     ]  # fmt: skip
+    (root / "disc21" / SUBSET).write_text("Q00001,R003000\n")
+    assert [each.name for each in find_sets(root, names=["disc21_10k"])] == ["disc21_10k"]
+    assert find_sets(root)[-1].name == "disc21"  # the subset only where it is named
     names = ["disc21", "copydays_levels", "rparis6k", "holidays"]
     assert [each.name for each in find_sets(root, names=names)] == ["disc21", *levels, *paris, "holidays"]
 
