@@ -20,7 +20,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from mgkit.benchmarks.find import plain_folder
+from mgkit.benchmarks.own import plain_set
 from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.config import DescribeConfig
 from mgkit.data.images import ImageList, image_shapes
@@ -29,7 +29,7 @@ from mgkit.engine.holding import holding
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.provenance import provenance
 from mgkit.engine.run import Run, papermill_command, stage_folder
-from mgkit.features import ROWS, Passes, plain, whitened
+from mgkit.features import ROWS, JoinedRows, Passes, plain, whitened
 from mgkit.machine.files import find_path, sync, writing
 from mgkit.machine.printable import csv_name, file_stem, shown_name
 from mgkit.retrieval import indices
@@ -71,7 +71,7 @@ def run_describing(config: DescribeConfig) -> None:
 def describe_task(config: DescribeConfig) -> RetrievalTask:
     """Load the network of 03, or the configured one, and find the images."""
     net, checkpoint = whitened_network(config)
-    sets = [plain_folder(find_path(config.images))] if config.images else sets_of(config)
+    sets = [plain_set(find_path(config.images))] if config.images else sets_of(config)
     own_p = net.pool.p.item()
     p = own_p if config.p is None else config.p
     task = RetrievalTask(config, net, checkpoint.get("training_p", own_p), p, sets, Passes.of(config))
@@ -85,9 +85,9 @@ def embed_here(task: RetrievalTask) -> None:
         pooled(task, sets[0])
 
 
-def pooled(task: RetrievalTask, one: RetrievalSet) -> np.ndarray:
+def pooled(task: RetrievalTask, one: RetrievalSet) -> np.ndarray | JoinedRows:
     """Pooled features of a set's images [N,C], from disk; NaN for unreadable images."""
-    [rows] = task.features(one.images, size=task.config.size, ps=[task.p], name=one.name)
+    [rows] = task.features_of(one, size=task.config.size, ps=[task.p])
     return rows
 
 
@@ -115,16 +115,16 @@ def write_folder(task: RetrievalTask, sets: list[RetrievalSet], folder: Path) ->
     """
     images = sets[0].images.with_exif(task.config.exif)
     features = pooled(task, sets[0])
-    kept = np.flatnonzero(readable_rows(features))
+    kept = np.isfinite(features[:, 0])
     with whole_folder(folder) as partial_folder:
         write_rows(task, features, kept, partial_folder / DESCRIPTORS)
         write_images(task, images, groups(sets), kept, partial_folder)
         if task.config.index:
             write_index(task.config.index, partial_folder)
-        manifest = manifest_of(task, sets, len(kept))
+        manifest = manifest_of(task, sets, int(kept.sum()))
         (partial_folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    print(f"{shown_name(folder)}: {len(kept)} rows of {task.dimensions} dimensions", flush=True)
-    return len(kept)
+    print(f"{shown_name(folder)}: {kept.sum()} rows of {task.dimensions} dimensions", flush=True)
+    return int(kept.sum())
 
 
 @contextmanager
@@ -148,45 +148,41 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def readable_rows(features: np.ndarray) -> np.ndarray:
-    """Whether each row of features [N,C] is of an image that was read [N]."""
-    return np.isfinite(features[:, 0])
-
-
-def write_rows(task: RetrievalTask, features: np.ndarray, kept: np.ndarray, path: Path) -> None:
-    """Write the descriptors of the images `kept` [n] as an array of numpy [n,D]."""
+def write_rows(task: RetrievalTask, features: np.ndarray | JoinedRows, kept: np.ndarray, path: Path) -> None:
+    """Write descriptors as an array of numpy [n,D], from features [N,C] of which n are `kept` [N]."""
     describe_block = plain if task.net.whitening is None else partial(whitened, task.net)
     dtype = np.dtype(task.config.dtype).newbyteorder("<")
-    header = {"descr": dtype.str, "fortran_order": False, "shape": (len(kept), task.dimensions)}
+    header = {"descr": dtype.str, "fortran_order": False, "shape": (int(kept.sum()), task.dimensions)}
     with open(path, "wb") as file:  # not a memory map, through which a full disk would end the process
         np.lib.format.write_array_header_1_0(file, header)
         for part in slices(len(kept), ROWS):
-            file.write(describe_block(features[kept[part]]).astype(dtype))
+            file.write(describe_block(features[part][kept[part]]).astype(dtype))
 
 
 def write_images(
     task: RetrievalTask, images: ImageList, group_of: list[str], kept: np.ndarray, folder: Path
 ) -> None:
-    """Write images.csv, a line for each of the images `kept` [n], and left_out.csv for the others."""
+    """Write images.csv, a line for each of the images that are `kept` [N]; left_out.csv has the others."""
     names = relative_names(images, root_of(task.config))
-    shapes = image_shapes(images.subset(kept))
+    there, others = np.flatnonzero(kept).tolist(), np.flatnonzero(~kept).tolist()
+    shapes = image_shapes(images.subset(there))
     with open(folder / IMAGES, "w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(COLUMNS)
-        for row, (i, (width, height)) in enumerate(zip(kept.tolist(), shapes, strict=True)):
+        for row, (i, (width, height)) in enumerate(zip(there, shapes, strict=True)):
             size = os.path.getsize(images.paths[i])
             lines.writerow((row, csv_name(names[i]), size, width, height, csv_name(group_of[i])))
     reasons = task.passes.unreadable.reasons
-    others = np.setdiff1d(np.arange(len(images)), kept).tolist()
     with open(folder / LEFT_OUT, "w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(("path", "why"))
         lines.writerows((csv_name(names[i]), reasons.get(images.paths[i], "")) for i in others)
 
 
-def root_of(config: DescribeConfig) -> Path:
-    """What the paths in images.csv are relative to: the folder of `images`, or `data`."""
-    return find_path(config.images) if config.images else data_root(config.data)
+def root_of(config: DescribeConfig) -> str:
+    """The folder that the paths in images.csv are relative to: `images`, or `data`, or that of the file."""
+    root = os.path.realpath(find_path(config.images) if config.images else data_root(config.data))
+    return os.path.dirname(root) if os.path.isfile(root) else root
 
 
 def groups(sets: list[RetrievalSet]) -> list[str]:
@@ -247,7 +243,7 @@ def manifest_of(task: RetrievalTask, sets: list[RetrievalSet], count: int) -> di
         "normalised": "L2",
         "index": task.config.index or None,
         "images": [one.name for one in sets],
-        "root": str(root_of(task.config)),
+        "root": root_of(task.config),
         "exif": images.with_exif(task.config.exif).exif,
         "made_by": f"mgkit {metadata.version('mgkit')}",
         "command": papermill_command(task.config),

@@ -7,7 +7,7 @@ import numpy as np
 from mgkit.config import PhotosConfig
 from mgkit.features import Passes
 from mgkit.photos.folder import PhotoFolder
-from mgkit.retrieval.descriptor_files import DescriptorFolder, find_rows, lacking, rows_at
+from mgkit.retrieval.descriptor_files import DescriptorFolder, descriptors_at, find_rows, lacking
 
 
 @dataclass(frozen=True)
@@ -47,4 +47,4 @@ class GivenPhotoTask:
             raise ValueError(message)
         without = [images.paths[i] for i in np.flatnonzero(at < 0)]
         self.passes.unreadable.note((path, "it has no descriptor") for path in without)
-        return rows_at(self.folders, at)
+        return descriptors_at(self.folders, at)

@@ -23,7 +23,7 @@ import numpy as np
 from mgkit.benchmarks.retrieval_set import columns, read_rows
 from mgkit.data.folders import check_folder
 from mgkit.data.images import ImageList, evenly
-from mgkit.features import ROWS, plain
+from mgkit.features import ROWS, empty_rows, plain
 from mgkit.machine.files import find_path
 from mgkit.machine.printable import csv_name, printable_errors, shown_name
 from mgkit.machine.records import MOST_BYTES, read_json, shown
@@ -64,6 +64,12 @@ class DescriptorFolder:
         network = self.manifest.get("network")
         named = network if isinstance(network, str) and network else self.folder.resolve().name
         return shown_name(named[:80])
+
+    @cached_property
+    def root(self) -> str:
+        """The folder that relative paths start from, if the manifest names one that exists; else empty."""
+        root = self.manifest.get("root")
+        return os.path.realpath(root) if isinstance(root, str) and os.path.isdir(root) else ""
 
 
 # --- Reading
@@ -223,29 +229,64 @@ def relative_names(images: ImageList, root: str | Path) -> list[str]:
     return replace(images, root=Path(root)).names()
 
 
+@dataclass(frozen=True)
+class RowsByPath:
+    """Where the rows of several folders are, one folder after the other.
+
+    absolute: {path: row}, also for relative paths of a manifest that names their root
+    relative: {path: row}
+    ambiguous: relative paths of several folders
+    sizes: bytes of each image's file, empty where unknown
+    """
+
+    absolute: dict[str, int]
+    relative: dict[str, int]
+    ambiguous: set[str]
+    sizes: list[str]
+
+    @classmethod
+    def of(cls, folders: Sequence[DescriptorFolder]) -> "RowsByPath":
+        """Those of folders; of an absolute path in several, the first folder's."""
+        found = cls({}, {}, set(), list(chain.from_iterable(each.sizes for each in folders)))
+        start = 0
+        for each in folders:
+            for path, row in each.row_of.items():
+                if each.root or os.path.isabs(path):
+                    found.absolute.setdefault(os.path.normpath(os.path.join(each.root, path)), start + row)
+                if found.relative.setdefault(path, start + row) != start + row:
+                    found.ambiguous.add(path)
+            start += len(each.rows)
+        return found
+
+    def row(self, path: str, name: str) -> int:
+        """The row of an image by its absolute path, else by its name relative to the data; -1 for none."""
+        for text in (path, csv_name(path), os.path.realpath(path)):
+            if (key := text.strip()) in self.absolute:  # cells of a csv are read without spaces around
+                return self.absolute[key]
+        for text in (name, csv_name(name)):
+            if (key := path_key(text.strip())) in self.relative:
+                if key in self.ambiguous:
+                    raise ValueError(f"descriptors: {name} is in several folders: give absolute paths there")
+                return self.relative[key]
+        return -1
+
+
 @printable_errors()
 def find_rows(folders: Sequence[DescriptorFolder], images: ImageList, root: str | Path) -> np.ndarray:
     """The row of each image among those of all folders, one after the other; -1 for one without [n].
 
-    Paths are compared as they are and as `csv_name` writes them, relative to the root and absolute.
-    Raises ValueError for an image whose file has another size than images.csv says.
+    Paths are compared as they are and as `csv_name` writes them, absolute, then relative to the root.
+    Raises ValueError for a relative path in several folders, and for an image whose file has another size
+    than images.csv says.
     """
-    starts = np.cumsum([0, *(len(each.rows) for each in folders)])
-    row_of = {}
-    for start, each in zip(starts.tolist(), folders, strict=False):
-        row_of = {
-            path: start + row for path, row in each.row_of.items()
-        } | row_of  # the first folder's counts
-    sizes = list(chain.from_iterable(each.sizes for each in folders))
-    found = np.full(len(images), -1)
-    changed = []
-    for i, (path, name) in enumerate(zip(images.paths, relative_names(images, root), strict=True)):
-        written = (name, csv_name(name), path, csv_name(path))
-        keys = (path_key(text.strip()) for text in written)  # cells of a csv are read without spaces around
-        found[i] = next((row_of[key] for key in keys if key in row_of), -1)
-        size = sizes[found[i]] if found[i] >= 0 else ""
-        if size and size != str(os.path.getsize(path)):
-            changed.append(name)
+    rows = RowsByPath.of(folders)
+    pairs = zip(images.paths, relative_names(images, root), strict=True)
+    found = np.array([rows.row(path, name) for path, name in pairs], dtype=np.int64)
+    changed = [
+        path
+        for path, row in zip(images.paths, found.tolist(), strict=True)
+        if row >= 0 and rows.sizes[row] not in ("", str(os.path.getsize(path)))
+    ]
     if changed:
         raise ValueError(
             f"descriptors: {len(changed)} images have changed since they were described, by the sizes of "
@@ -254,9 +295,10 @@ def find_rows(folders: Sequence[DescriptorFolder], images: ImageList, root: str 
     return found
 
 
-def rows_at(folders: Sequence[DescriptorFolder], at: np.ndarray) -> np.ndarray:
+def descriptors_at(folders: Sequence[DescriptorFolder], at: np.ndarray) -> np.ndarray:
     """L2-normalised descriptors at the rows `find_rows` gives [n] -> [n,D] float32; NaN for -1."""
-    found = np.full((len(at), folders[0].rows.shape[1]), np.nan, dtype=np.float32)
+    found = empty_rows((len(at), folders[0].rows.shape[1]))
+    found[at < 0] = np.nan
     start = 0
     for each in folders:
         own = np.flatnonzero((at >= start) & (at < start + len(each.rows)))
@@ -277,7 +319,7 @@ def descriptors_of(folders: Sequence[str], images: ImageList, root: str | Path) 
     at = find_rows(read, images, root)
     if message := lacking(images, at):
         raise ValueError(message)
-    return rows_at(read, at)
+    return descriptors_at(read, at)
 
 
 def lacking(images: ImageList, at: np.ndarray) -> str:

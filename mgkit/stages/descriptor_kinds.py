@@ -1,7 +1,7 @@
 """The kinds of descriptor that 05 compares: pooled, whitened, reduced, normalised, multi-scale."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,6 +49,22 @@ def own_names(task: RetrievalTask | GivenTask) -> tuple[str, str, str]:
     return f"{name}, training p", tuned, f"{tuned}, whitened"
 
 
+def own_descriptors(task: RetrievalTask | GivenTask, one: RetrievalSet) -> Iterator[DescriptorKind]:
+    """The network's own descriptors of a set's images, before whitening and, if it has one, after.
+
+    Or the given ones.
+    """
+    if isinstance(task, GivenTask):
+        yield DescriptorKind(task.name, None, task.descriptors(one, size=task.config.size))
+        return
+    p = None if task.net.tokens == "class" else task.p
+    trained, tuned, white = own_names(task)
+    [pooled] = task.features_of(one, size=task.config.size, ps=[task.p])
+    yield DescriptorKind(tuned if len(own_exponents(task)) > 1 else trained, p, plain(pooled))
+    if task.net.whitening is not None:
+        yield DescriptorKind(white, p, whitened(task.net, pooled))
+
+
 def descriptor_kinds(
     task: RetrievalTask | GivenTask, one: RetrievalSet, readable: np.ndarray
 ) -> Iterator[DescriptorKind]:
@@ -62,7 +78,7 @@ def descriptor_kinds(
         yield from given_kinds(task, one, readable)
         return
     config, net, p = task.config, task.net, None if task.net.tokens == "class" else task.p
-    features = task.features(one.images, size=config.size, ps=own_exponents(task), name=one.name)
+    features = task.features_of(one, size=config.size, ps=own_exponents(task))
     trained, tuned, white = own_names(task)
     name, rows = trained, plain(features[0])
     yield DescriptorKind(name, p and task.training_p, rows)
@@ -71,7 +87,7 @@ def descriptor_kinds(
         yield DescriptorKind(name, p, rows, over)
     for tokens in TOKENS if net.has_class_token else ():
         if tokens != net.tokens:
-            [others] = task.features(one.images, size=config.size, ps=[task.p], name=one.name, tokens=tokens)
+            [others] = task.features_of(one, size=config.size, ps=[task.p], tokens=tokens)
             yield DescriptorKind(
                 POOLED[tokens], None if tokens == "class" else task.p, plain(others), over=name
             )
@@ -91,7 +107,7 @@ def descriptor_kinds(
 
 def given_kinds(task: GivenTask, one: RetrievalSet, readable: np.ndarray) -> Iterator[DescriptorKind]:
     """The given descriptors of a set's images; with normalised scores, where there is a background."""
-    rows = task.descriptors(one, size=task.config.size)
-    yield DescriptorKind(task.name, None, rows)
+    [kind] = own_descriptors(task, one)
+    yield kind
     if readable[one.background].any():
-        yield DescriptorKind(f"{task.name}, scores normalised", None, rows, over=task.name, normalise=True)
+        yield replace(kind, name=f"{kind.name}, scores normalised", over=kind.name, normalise=True)

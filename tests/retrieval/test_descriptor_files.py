@@ -4,6 +4,7 @@ import csv
 import json
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -13,12 +14,12 @@ from support import one_line_error, write_tree
 from mgkit.data.layouts import plain_images
 from mgkit.retrieval import descriptor_files as module
 from mgkit.retrieval.descriptor_files import (
+    descriptors_at,
     descriptors_of,
     find_rows,
     lacking,
     read_descriptors,
     relative_names,
-    rows_at,
 )
 from mgkit.retrieval.protocols import retrieve
 
@@ -92,18 +93,35 @@ def test_paths_may_be_absolute_links_or_unusual_ways(tmp_path, images, rows):
 
 def test_two_folders_are_one_after_the_other(tmp_path, images, rows):
     first = write(tmp_path / "queries", rows[:2], NAMES[:2], manifest={"network": "n", "size": 96})
-    second = write(tmp_path / "gallery", rows[1:], NAMES[1:], manifest={"network": "n"})
-    folders = read_descriptors([str(first), str(second)])
+    second = write(tmp_path / "gallery", rows[2:], NAMES[2:], manifest={"network": "n"})
+    folders = read_descriptors([str(second), str(first)])
     at = find_rows(folders, images, tmp_path / "data")
-    assert at.tolist() == [0, 1, 3, 4, 5]  # of an image in both, the first folder's counts
-    np.testing.assert_allclose(rows_at(folders, at), unit(rows), atol=1e-5)
+    assert at.tolist() == [3, 4, 0, 1, 2]
+    np.testing.assert_allclose(descriptors_at(folders, at), unit(rows), atol=1e-5)
+
+
+def test_a_name_in_both_folders_is_told_by_the_root_of_its_manifest(tmp_path, images, rows):
+    """A query and an image of the gallery may have one name, each below a folder of its own."""
+    asked = plain_images(write_tree(tmp_path / "asked", NAMES[0]))
+    roots = {"asked": (rows[4:], NAMES[:1]), "data": (rows[:4], NAMES[:4])}
+    folders = [
+        str(write(tmp_path / f"of {name}", *content, manifest={"root": str(tmp_path / name)}))
+        for name, content in roots.items()
+    ]
+    both = replace(images.subset(range(4)), paths=(*images.paths[:4], *asked.paths))
+    found = descriptors_of(folders, both, tmp_path / "data")
+    np.testing.assert_allclose(found, unit(rows), atol=1e-5)
+    for folder in folders:
+        (Path(folder) / "manifest.json").unlink()
+    with one_line_error(ValueError, "a/1.png is in several folders", "absolute paths"):
+        descriptors_of(folders, both, tmp_path / "data")
 
 
 def test_images_without_a_row_are_counted_and_nan(tmp_path, images, rows):
     folders = read_descriptors([str(write(tmp_path / "given", rows[:3], NAMES[:3]))])
     at = find_rows(folders, images, tmp_path / "data")
     assert at.tolist() == [0, 1, 2, -1, -1] and "2 of 5 images" in lacking(images, at)
-    assert np.isnan(rows_at(folders, at)).all(1).tolist() == [False] * 3 + [True] * 2
+    assert np.isnan(descriptors_at(folders, at)).all(1).tolist() == [False] * 3 + [True] * 2
     with one_line_error(ValueError, "2 of 5 images have no row in images.csv", "5 €.png"):
         descriptors_of([str(tmp_path / "given")], images, tmp_path / "data")
 
