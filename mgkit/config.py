@@ -370,9 +370,7 @@ class PhotosConfig(NetworkConfig):
         super().__post_init__()
         self.check_alone(self.descriptors)
         if self.descriptors and self.threshold is None:
-            raise ValueError(
-                "descriptors: no edited copies can be embedded to calibrate threshold: give it, too"
-            )
+            raise ValueError("descriptors: without a network, threshold cannot be calibrated: give it, too")
         if self.descriptors and self.whitening in ("photos", "network"):
             raise ValueError("descriptors are searched as they are given: leave whitening out (auto)")
         filled = {}
