@@ -179,8 +179,9 @@ def raise_ending(folder: Path, code: int, *, asked_to_stop: bool = False, machin
     lost = follows_another(traceback)
     if lost and machines > 1:
         raise WorkerError(
-            "a worker process of this or another machine has ended, which ended all: see why, where one says "
-            f"so; the same commands on all {machines} machines then go on from what is done"
+            f"a worker process on one of the {machines} machines has ended, and so have all others: the "
+            "output there says why, unless it was killed; the same commands on all machines go on from what "
+            "is done"
         )
     if traceback:
         hint = " (it lost another, which may have been killed for lack of memory)" if lost else ""
