@@ -187,8 +187,8 @@ def raise_ending(folder: Path, code: int, *, asked_to_stop: bool = False, machin
         hint = " (it lost another, which may have been killed for lack of memory)" if lost else ""
         raise WorkerError(f"a worker process failed{hint}, and restarting it did not help:\n{traceback}")
     apart = (
-        f", or not all {machines} machines had started the same command within {SECONDS_TO_MEET // 60} "
-        "minutes, or rdzv_endpoint cannot be reached"
+        f", or another of the {machines} machines has ended, or did not start the same command within "
+        f"{SECONDS_TO_MEET // 60} minutes, or rdzv_endpoint cannot be reached"
     )
     raise WorkerError(
         f"the worker processes ended without an error message (torch.distributed.run: exit code {code}): "

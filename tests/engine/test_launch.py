@@ -147,7 +147,9 @@ def test_an_end_without_a_word_says_so_and_what_to_do(tmp_path):
         raise_ending(tmp_path, 9)
     with one_line_error(StoppedError, "run the same command again"):
         raise_ending(tmp_path, 9, asked_to_stop=True)
-    with one_line_error(WorkerError, "exit code 9", "not all 3 machines", "10 minutes", "rdzv_endpoint"):
+    with one_line_error(
+        WorkerError, "exit code 9", "another of the 3 machines", "10 minutes", "rdzv_endpoint"
+    ):
         raise_ending(tmp_path, 9, machines=3)
 
 

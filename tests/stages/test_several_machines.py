@@ -79,7 +79,7 @@ def test_a_machine_that_stays_alone_says_what_is_missing(config, monkeypatch):
     monkeypatch.setattr(launch, "SECONDS_TO_MEET", 2)
     for rank in (0, 1):
         alone = replace(config, nnodes=2, node_rank=rank, rdzv_endpoint=f"localhost:{free_port()}")
-        with one_line_error(WorkerError, "not all 2 machines", "rdzv_endpoint"):
+        with one_line_error(WorkerError, "another of the 2 machines", "rdzv_endpoint"):
             retrieval(alone)
 
 
