@@ -91,6 +91,7 @@ Sizes = Annotated[list[Pixels], Field(min_length=1, max_length=MOST_ITEMS), Dist
 Texts = Annotated[list[Text], Field(max_length=MOST_ITEMS), Distinct]
 Crop = Literal["square", "rect"]
 Tokens = Literal["patches", "class", "both"]  # of a transformer, that are pooled
+Reranking = Literal["average_qe", "alpha_qe", "dba", "k_reciprocal", "diffusion"]
 
 Processes = Annotated[int | str, AfterValidator(check_processes)]
 
@@ -279,7 +280,8 @@ class RetrievalConfig(NetworkConfig):
     notebook: ClassVar[str] = "05_evaluate_retrieval"
 
     sets: Texts = dataclasses.field(default_factory=list)  # empty: every set found below data
-    distractors: Text = ""  # a folder or list; empty: data's unlabelled/distractors, if present
+    queries: Text = ""  # a folder or csv, of queries to one's own images in data; empty: those of data
+    distractors: Text = ""  # a folder or list, for every set; empty: unlabelled/distractors, for Copydays
     size: Pixels = 96
     crop: Crop = "rect"
     p: Exponent | None = None  # None: the whitened network's own
@@ -287,6 +289,11 @@ class RetrievalConfig(NetworkConfig):
         default_factory=lambda: [0.70711, 1.0, 1.41421]
     )  # of the multi-scale descriptor, as factors of size; [1.0]: single scale only
     dims: Count | None = 64  # also evaluate descriptors reduced to this many dimensions; None: do not
+    reranking: Annotated[list[Reranking], Distinct] = dataclasses.field(
+        default_factory=lambda: ["average_qe", "alpha_qe", "dba", "k_reciprocal", "diffusion"]
+    )
+    expansion_k: Count = 2  # neighbours of query expansion and of database augmentation
+    false_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05  # of queries without an answer
     resolutions: Annotated[list[Pixels], Field(max_length=MOST_ITEMS), Distinct] = dataclasses.field(
         default_factory=lambda: [64, 96, 128, 160]
     )  # of figure 4

@@ -13,10 +13,10 @@ from mgkit.backbones.imagenet import imagenet_names
 from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.data.decoding import UnreadableImageError, load_image, without_warnings
 from mgkit.data.images import ImageList, evenly
-from mgkit.features import maps_of, too_narrow
+from mgkit.features import maps_of, rows_at, too_narrow
 from mgkit.machine.printable import shown_name
 from mgkit.model import MultiGrain
-from mgkit.retrieval.protocols import rows_of, shown_query, with_places
+from mgkit.retrieval.protocols import shown_query, with_places
 from mgkit.retrieval.search import top_k
 from mgkit.stages.descriptor_kinds import own_names
 from mgkit.stages.inputs import data_root, is_mini
@@ -76,7 +76,7 @@ class Collection:
         self.queries = readable_indices(queries, readable, "queries")
         self.database = readable_indices(database, readable, "database")
         self.descriptors = descriptors
-        self.answering = rows_of(descriptors, self.database)
+        self.answering = rows_at(descriptors, self.database)
 
     def answers(self, query: int, k: int) -> Answers:
         """The k images (or all, if fewer) most similar to image `query`, without itself."""
@@ -126,7 +126,7 @@ def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -
         known = dict.fromkeys(r.result.name for r in found)
         raise ValueError(f"the set {name!r} is not among those measured: {', '.join(known)}")
     [each] = [each for each in task.sets if each.name == name]
-    [pooled] = task.features(each.images, size=task.config.size, ps=[task.p], name=name)
+    [pooled] = task.features_of(each, size=task.config.size, ps=[task.p])
     descriptors = task.descriptors(each, size=task.config.size)
 
     classes = classes_by(task.net, pooled, class_names(task.config.data, task.net))
@@ -165,7 +165,7 @@ def judged_collection(
 
 def classes_by(net: MultiGrain, pooled: np.ndarray, names: Sequence[str]) -> Callable[[int], Classes]:
     """A function: image index -> its likely classes, from the pooled features of all images [N,C]."""
-    return lambda i: likely_classes(net, torch.from_numpy(np.array(pooled[i])), names)
+    return lambda i: likely_classes(net, torch.from_numpy(np.array(pooled[i : i + 1])[0]), names)
 
 
 def class_names(data: str, net: MultiGrain) -> tuple[str, ...]:

@@ -47,6 +47,16 @@ def own_names(task: RetrievalTask) -> tuple[str, str, str]:
     return f"{name}, training p", tuned, f"{tuned}, whitened"
 
 
+def own_descriptors(task: RetrievalTask, one: RetrievalSet) -> Iterator[DescriptorKind]:
+    """The network's own descriptors of a set's images, before whitening and, if it has one, after."""
+    p = None if task.net.tokens == "class" else task.p
+    trained, tuned, white = own_names(task)
+    [pooled] = task.features_of(one, size=task.config.size, ps=[task.p])
+    yield DescriptorKind(tuned if len(own_exponents(task)) > 1 else trained, p, plain(pooled))
+    if task.net.whitening is not None:
+        yield DescriptorKind(white, p, whitened(task.net, pooled))
+
+
 def descriptor_kinds(
     task: RetrievalTask, one: RetrievalSet, readable: np.ndarray
 ) -> Iterator[DescriptorKind]:
@@ -57,7 +67,7 @@ def descriptor_kinds(
     readable: see `RetrievalTask.readable` ([N])
     """
     config, net, p = task.config, task.net, None if task.net.tokens == "class" else task.p
-    features = task.features(one.images, size=config.size, ps=own_exponents(task), name=one.name)
+    features = task.features_of(one, size=config.size, ps=own_exponents(task))
     trained, tuned, white = own_names(task)
     name, rows = trained, plain(features[0])
     yield DescriptorKind(name, p and task.training_p, rows)
@@ -66,7 +76,7 @@ def descriptor_kinds(
         yield DescriptorKind(name, p, rows, over)
     for tokens in TOKENS if net.has_class_token else ():
         if tokens != net.tokens:
-            [others] = task.features(one.images, size=config.size, ps=[task.p], name=one.name, tokens=tokens)
+            [others] = task.features_of(one, size=config.size, ps=[task.p], tokens=tokens)
             yield DescriptorKind(
                 POOLED[tokens], None if tokens == "class" else task.p, plain(others), over=name
             )

@@ -10,7 +10,7 @@ from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.config import RetrievalConfig
 from mgkit.data.images import ImageList
 from mgkit.engine.feature_store import features_folder, stored_features
-from mgkit.features import Passes, plain, whitened
+from mgkit.features import JoinedRows, Passes, plain, whitened
 from mgkit.machine.files import find_path
 from mgkit.model import MultiGrain, with_tokens
 from mgkit.retrieval import indices
@@ -56,9 +56,21 @@ class RetrievalTask:
         columns = columns_of(tokens or self.net.tokens, self.embedder)
         return [rows[:, columns] for rows in every]
 
+    def features_of(
+        self, one: RetrievalSet, *, size: int, ps: list[float], tokens: str = ""
+    ) -> list[np.ndarray | JoinedRows]:
+        """Those of all images of a set, whose distractors are embedded once for all sets that have them."""
+        options = {"size": size, "ps": ps, "tokens": tokens}
+        if not len(one.distractors):
+            return self.features(one.images, name=one.name, **options)
+        own = np.arange(one.distractors[0])  # they are the last images
+        parts = (one.images.subset(own), one.name), (one.images.subset(one.distractors), "distractors")
+        every = [self.features(images, name=name, **options) for images, name in parts]
+        return [JoinedRows(rows) for rows in zip(*every, strict=True)]
+
     def descriptors(self, one: RetrievalSet, *, size: int) -> np.ndarray:
         """The network's own descriptors [N,D] of a set's images at a size (px)."""
-        [pooled] = self.features(one.images, size=size, ps=[self.p], name=one.name)
+        [pooled] = self.features_of(one, size=size, ps=[self.p])
         return plain(pooled) if self.net.whitening is None else whitened(self.net, pooled)
 
     def readable(self, one: RetrievalSet) -> np.ndarray:
@@ -66,7 +78,7 @@ class RetrievalTask:
         sizes = [self.config.size, *(scaled_sizes(self.config) if self.config.scales != [1.0] else [])]
         passed = np.ones(len(one.images), dtype=bool)
         for size in sizes:
-            [pooled] = self.features(one.images, size=size, ps=[self.p], name=one.name)
+            [pooled] = self.features_of(one, size=size, ps=[self.p])
             passed &= np.isfinite(pooled[:, 0])
         return passed
 
@@ -91,8 +103,8 @@ def retrieval_task(config: RetrievalConfig) -> RetrievalTask:
     """Load the network of 03, or the configured one, and find the sets below data."""
     net, checkpoint = whitened_network(config)
     sets = find_sets(
-        data_root(config.data), names=config.sets, distractors=given_distractors(config),
-        incomplete=config.on_unreadable,
+        data_root(config.data), names=config.sets, queries=given(config.queries),
+        distractors=given(config.distractors), incomplete=config.on_unreadable,
     )  # fmt: skip
     own_p = net.pool.p.item()
     p = own_p if config.p is None else config.p
@@ -103,9 +115,9 @@ def retrieval_task(config: RetrievalConfig) -> RetrievalTask:
     return task
 
 
-def given_distractors(config: RetrievalConfig) -> str:
-    """The path of the config's distractors, from here or from the project's root; empty for none."""
-    return str(find_path(config.distractors)) if config.distractors else ""
+def given(path: str) -> str:
+    """A parameter's path, from here or from the project's root; empty if it is empty."""
+    return str(find_path(path)) if path else ""
 
 
 def check_before_work(task: RetrievalTask) -> None:
