@@ -292,7 +292,7 @@ class RetrievalConfig(NetworkConfig):
     reranking: Annotated[list[Reranking], Distinct] = dataclasses.field(
         default_factory=lambda: ["average_qe", "alpha_qe", "dba", "k_reciprocal", "diffusion"]
     )
-    expansion_k: Count = 2  # neighbours of query expansion and of database augmentation
+    expansion_k: Count = 2  # nearest images that re-ranking takes for answers
     false_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05  # of queries without an answer
     resolutions: Annotated[list[Pixels], Field(max_length=MOST_ITEMS), Distinct] = dataclasses.field(
         default_factory=lambda: [64, 96, 128, 160]

@@ -4,9 +4,16 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from mgkit.benchmarks.classes.cars196 import CARS196, cars196
+from mgkit.benchmarks.classes.cub200 import CUB200, cub200
+from mgkit.benchmarks.classes.inshop import INSHOP, inshop
+from mgkit.benchmarks.classes.sop import SOP, sop
 from mgkit.benchmarks.copies.copydays import COPYDAYS, LEVEL_KINDS, copydays, copydays_all, copydays_levels
 from mgkit.benchmarks.copies.disc21 import DISC21, disc21, disc21_10k
+from mgkit.benchmarks.instances.gldv2 import GLDV2, gldv2
 from mgkit.benchmarks.instances.holidays import HOLIDAYS, holidays
+from mgkit.benchmarks.instances.ilias import ILIAS, ilias
+from mgkit.benchmarks.instances.instre import INSTRE, instre
 from mgkit.benchmarks.instances.revisited import ROXFORD5K, RPARIS6K, revisited
 from mgkit.benchmarks.instances.ukbench import UKBENCH, ukbench
 from mgkit.benchmarks.own import GROUPS, csv_set, folder_set, plain_set, queried_set
@@ -20,6 +27,8 @@ from mgkit.machine.progress import progress
 BENCHMARKS = {
     "holidays": HOLIDAYS, "ukbench": UKBENCH, "copydays": COPYDAYS,
     "roxford5k": ROXFORD5K, "rparis6k": RPARIS6K, "disc21": DISC21,
+    "gldv2": GLDV2, "instre": INSTRE, "ilias": ILIAS,
+    "sop": SOP, "cub200": CUB200, "cars196": CARS196, "inshop": INSHOP,
 }  # fmt: skip
 FILES_OF_ONES_OWN = (".csv", ".txt")
 READERS = {  # {name: reader of the set's folder}, see FOLDERS
@@ -31,6 +40,13 @@ READERS = {  # {name: reader of the set's folder}, see FOLDERS
     "rparis6k": lambda folder, incomplete: revisited(folder, "rparis6k"),
     "disc21": lambda folder, incomplete: [disc21(folder)],
     "disc21_10k": lambda folder, incomplete: [disc21_10k(folder)],
+    "gldv2": lambda folder, incomplete: gldv2(folder),
+    "instre": lambda folder, incomplete: [instre(folder)],
+    "ilias": lambda folder, incomplete: ilias(folder),
+    "sop": lambda folder, incomplete: [sop(folder)],
+    "cub200": lambda folder, incomplete: [cub200(folder)],
+    "cars196": lambda folder, incomplete: [cars196(folder)],
+    "inshop": lambda folder, incomplete: [inshop(folder)],
 }
 SET_NAMES = tuple(READERS)
 OF_COPYDAYS = ("copydays", "copydays_levels")
@@ -135,7 +151,7 @@ def is_there(root: Path, name: str) -> bool:
         return False
     if name == "copydays_levels":
         return any((root / "copydays" / kind).is_dir() for kind in LEVEL_KINDS)
-    return (root / name / next(iter(BENCHMARKS[name].folders))).is_dir()
+    return BENCHMARKS[name].layout_of(root / name).is_in(root / name)
 
 
 # --- Distractors

@@ -207,6 +207,20 @@ def files_of(folder: Path, name: str) -> list[str]:
     return paths
 
 
+def files_below(root: Path, folders: Iterable[str], name: str) -> tuple[list[str], dict[str, int]]:
+    """Return the images of a benchmark's folders, and {path below root, with slashes: index}.
+
+    Raises as `files_of`.
+    """
+    paths, index_of = [], {}
+    for inside in folders:
+        start = len(os.path.join(os.path.realpath(root / inside), ""))
+        for path in files_of(root / inside, name):
+            index_of[f"{inside}/{path[start:].replace(os.sep, '/')}"] = len(paths)
+            paths.append(path)
+    return paths, index_of
+
+
 def complete_groups(
     groups: Mapping[int, list], faults: Mapping[int, str], *, where: str, incomplete: str
 ) -> dict[int, list]:

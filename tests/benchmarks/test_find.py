@@ -9,9 +9,16 @@ from benchmark_trees import (
     LEVELS,
     MATCHES,
     STRONG,
+    cars_tree_in_parts,
+    cub_tree,
     disc_tree,
+    gldv2_tree,
     holidays_tree,
+    ilias_tree,
+    inshop_tree,
+    instre_tree,
     revisited_tree,
+    sop_tree,
     ukbench_files,
 )
 from support import answers, file_name, one_line_error, ranked, write_empty, write_tree
@@ -65,6 +72,19 @@ def test_every_benchmark_below_a_folder_is_found(tmp_path):
     assert find_sets(root)[-1].name == "disc21"  # the subset only where it is named
     names = ["disc21", "copydays_levels", "rparis6k", "holidays"]
     assert [each.name for each in find_sets(root, names=names)] == ["disc21", *levels, *paris, "holidays"]
+
+
+def test_benchmarks_of_classes_and_of_many_images_are_found(tmp_path):
+    trees = {
+        "gldv2": gldv2_tree, "instre": instre_tree, "ilias": ilias_tree,
+        "sop": sop_tree, "cub200": cub_tree, "cars196": cars_tree_in_parts, "inshop": inshop_tree,
+    }  # fmt: skip
+    for name, tree in trees.items():
+        tree(tmp_path / name)
+    assert [each.name for each in find_sets(tmp_path)] == [
+        "gldv2 private", "gldv2 public", "instre", "ilias core", "sop", "cub200", "cars196", "inshop"
+    ]  # fmt: skip
+    assert [each.name for each in find_sets(tmp_path, names=["inshop", "sop"])] == ["inshop", "sop"]
 
 
 def test_named_sets_come_in_the_order_asked(mini_root):

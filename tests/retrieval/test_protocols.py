@@ -27,6 +27,7 @@ from mgkit.retrieval.protocols import (
     worst_to_best,
 )
 from mgkit.retrieval.ranking import Scores
+from mgkit.retrieval.search import top_pairs
 
 
 def images(count):
@@ -251,6 +252,11 @@ def test_scores_of_any_kind_rank_as_inner_products_do(drawn):
         return
     products = protocols.by_descriptors(each, descriptors)
     scores = Scores.collected(products.blocks(), (len(each.queries), len(each.database)))
+    bias = np.linspace(0, 1, len(each.queries))
+    for count in (1, 4, 100):
+        theirs = top_pairs(products.queries, products.database, count=count, bias=bias)
+        for ours in (scores.pairs(count, bias), products.pairs(count, bias)):
+            assert all(np.array_equal(*pair) for pair in zip(ours, theirs, strict=True))
     for measure in ("mAP", "micro-AP"):
         one = replace(each, measure=measure)
         plain = retrieve(one, descriptors)

@@ -128,7 +128,7 @@ def test_expanded_queries_are_evaluated_without_themselves(after_chain, retrieve
     assert after.result.per_query == pytest.approx(products)
 
 
-def test_queries_without_an_answer_are_rejected_by_a_learned_threshold(with_strangers):
+def test_queries_without_an_answer_are_rejected_by_a_learned_threshold(after_chain, with_strangers):
     for r in with_strangers:
         one, groups = r.result.rejection, r.retrieval_set.query_groups
         assert len(one.best) == len(groups) and one.answered.sum() == 4
