@@ -68,11 +68,13 @@ def evaluate_retrieval(task: RetrievalTask) -> list[Retrieval]:
     """Evaluate every set with every kind of descriptor; one backbone pass per image and scale.
 
     Writes results.json, and distractors.sha256 with the names and SHA-256 of the distractors, unless another
-    process has just written them; see `holding`, whose errors are raised.
+    process has just written them; see `holding`, whose errors are raised. Each of several machines evaluates
+    from the stored features, the first one writes.
     """
     config, net = task.config, task.net
     with holding(config) as joined:
-        run = None if joined else Run(config, checkpoint=net.source, sha256=net.source_sha256)
+        writes = not (joined or config.node_rank)
+        run = Run(config, checkpoint=net.source, sha256=net.source_sha256) if writes else None
         if run:
             record_distractors(task, run)
         found = measured_sets(task)
