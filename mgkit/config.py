@@ -130,6 +130,15 @@ class StageConfig:
     on_unreadable: Literal["raise", "skip"] = "raise"
     exif: Literal["auto", "apply", "ignore"] = "auto"
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1  # held out where data has no val/
+    nnodes: whole(1, 10_000) = 1  # machines
+    node_rank: whole(0, 10_000) = 0  # of this machine; that of rank 0 hosts rdzv_endpoint
+    rdzv_endpoint: Text = ""  # host:port
+
+    def __post_init__(self):
+        if self.node_rank >= self.nnodes:
+            raise ValueError(f"node_rank {self.node_rank} must be below nnodes {self.nnodes}")
+        if self.nnodes > 1 and not self.rdzv_endpoint:
+            raise ValueError("nnodes > 1 needs rdzv_endpoint: host:port of node 0, the same on every node")
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -170,9 +179,6 @@ class TrainConfig(StageConfig):
     accumulate: Batch = 1
     lr_batch_size: whole(0, 10**6) = 0
     compile: bool = False
-    nnodes: whole(1, 10_000) = 1
-    node_rank: whole(0, 10_000) = 0
-    rdzv_endpoint: Text = ""
     max_restarts: whole(0, 1000) = 3
     resume: bool = True
     checkpoint_minutes: Annotated[float, Field(gt=0, le=10**6)] = 10.0
@@ -182,6 +188,7 @@ class TrainConfig(StageConfig):
     dry_run: bool = False
 
     def __post_init__(self):
+        super().__post_init__()
         if self.lambda_ < 1 and self.repetitions == 1:
             raise ValueError(
                 f"lambda_={self.lambda_} needs positives for the margin loss: repetitions must be at least 2 "
@@ -193,10 +200,6 @@ class TrainConfig(StageConfig):
         names = [name for name, value in (given | {"weights": self.weights}).items() if value]
         if len(names) > 1:
             raise ValueError(f"{names[0]} and {names[1]} both give the initial weights: choose one")
-        if self.node_rank >= self.nnodes:
-            raise ValueError(f"node_rank {self.node_rank} must be below nnodes {self.nnodes}")
-        if self.nnodes > 1 and not self.rdzv_endpoint:
-            raise ValueError("nnodes > 1 needs rdzv_endpoint: host:port of node 0, the same on every node")
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -211,6 +214,7 @@ class NetworkConfig(StageConfig):
     batch_size: Batch = 32
 
     def __post_init__(self):
+        super().__post_init__()
         if self.pretrained_backbone and (self.checkpoint or not self.backbone):
             raise ValueError("pretrained_backbone needs a backbone and no checkpoint")
         if self.weights and (self.checkpoint or self.pretrained_backbone or not self.backbone):
@@ -297,7 +301,7 @@ class RetrievalConfig(NetworkConfig):
     reranking: Annotated[list[Reranking], Distinct] = dataclasses.field(
         default_factory=lambda: ["average_qe", "alpha_qe", "dba", "k_reciprocal", "diffusion"]
     )
-    expansion_k: Count = 2  # neighbours of query expansion and of database augmentation
+    expansion_k: Count = 2  # nearest images that re-ranking takes for answers
     false_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05  # of queries without an answer
     resolutions: Annotated[list[Pixels], Field(max_length=MOST_ITEMS), Distinct] = dataclasses.field(
         default_factory=lambda: [64, 96, 128, 160]

@@ -100,6 +100,11 @@ def test_a_refused_training_parameter_is_named_in_one_line(values, culprits):
         (RetrievalConfig, {"set": "holidays"}, ["'set'", "did you mean sets?"]),
         (ClassifyConfig, {"size": 64}, ["'size'", "did you mean sizes?"]),
         (WhitenConfig, {"sizes": [64]}, ["'sizes'", "did you mean size?"]),
+        (WhitenConfig, {"node_rank": 1}, ["node_rank 1", "nnodes 1"]),
+        (RetrievalConfig, {"nnodes": 2}, ["nnodes", "rdzv_endpoint"]),
+        (PhotosConfig, {"nnodes": 2}, ["nnodes", "rdzv_endpoint"]),
+        (TrainConfig, {"nnodes": 0}, ["nnodes"]),
+        (TrainConfig, {"node_rank": 1}, ["node_rank 1", "nnodes 1"]),
     ],
 )
 def test_a_refused_parameter_of_another_stage_is_named_in_one_line(cls, values, culprits):

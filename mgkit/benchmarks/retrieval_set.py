@@ -96,10 +96,10 @@ class RetrievalSet:
         """Return one line with the numbers of queries, images and positives."""
         if self.measure == "none":
             return f"{self.name}: {len(self.queries)} images without ground truth, all queries"
-        numbers_of_positives = [len(positives) for positives in self.positives]
-        mean = sum(numbers_of_positives) / max(len(self.queries), 1)
+        numbers = [len(positives) for positives in self.positives]
+        unanswered = numbers.count(0)
+        mean = sum(numbers) / max(len(numbers) - unanswered, 1)  # of queries that have any
         counts = f"{len(self.queries)} queries, {len(self.database)} database images"
-        unanswered = numbers_of_positives.count(0)
         without = f", {unanswered} queries without an answer" if unanswered else ""
         return f"{self.name}: {counts}, {mean:.1f} positives per query{without}"
 

@@ -54,7 +54,7 @@ def describe(config: DescribeConfig) -> list[Path]:
     every = by_images(task.sets)
     folders = [stage_folder(config) / name for name in folder_names(every)]
     with holding(config) as joined:
-        if not joined:
+        if not (joined or config.node_rank):  # the first machine writes
             run = Run(config, **task.origin, images=[sets[0].images for sets in every])
             counts = [write_folder(task, sets, folder) for sets, folder in zip(every, folders, strict=True)]
             written = {folder.name: count for folder, count in zip(folders, counts, strict=True)}

@@ -290,12 +290,14 @@ def search_photos(task: PhotoTask | GivenPhotoTask) -> FoundPhotos:
     """Whiten the features, then find neighbours, threshold, near-duplicates and classes.
 
     Writes results.json, near_duplicates.csv and left_out.csv to outputs/<experiment>/search_photos/, unless
-    another process has just written them; see `holding`, whose errors are raised. The names in the csv files
-    are printable and can be read back (`csv_name`).
+    another process has just written them; see `holding`, whose errors are raised. Each of several machines
+    searches in the stored features, the first one writes. The names in the csv files are printable and can be
+    read back (`csv_name`).
     """
     config = task.config
     with holding(config) as joined:
-        run = None if joined else Run(config, **task.origin, images=task.folder.images)
+        options = task.origin | {"images": task.folder.images}
+        run = None if joined or config.node_rank else Run(config, **options)
         found = find_given(task) if isinstance(task, GivenPhotoTask) else find_in(task)
         if run:
             write_results(run, found)

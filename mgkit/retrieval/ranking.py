@@ -100,12 +100,12 @@ RERANKED = {  # name in a config: name of the kind
 
 
 def reranked(method: str, plain: InnerProducts, own: np.ndarray, *, k: int) -> Ranking:
-    """Return the ranking by one of RERANKED, with the parameters that its paper gives.
+    """Return the ranking by one of RERANKED.
 
     plain: the ranking before
     own: row of each query in the database ([Q], -1 if it is not in it)
-    k: number of neighbours of query expansion and of database augmentation
-    Smaller numbers of neighbours are taken where the database is small.
+    k: number of neighbours that are averaged, by k-reciprocal re-ranking as k2, with k1 = 3 k as in its paper
+    Other parameters are those of the papers. Fewer neighbours are taken where the database is small.
     """
     queries, database, count = plain.queries, plain.database, len(plain.database)
     if method in ("average_qe", "alpha_qe"):
@@ -116,7 +116,7 @@ def reranked(method: str, plain: InnerProducts, own: np.ndarray, *, k: int) -> R
         return InnerProducts(queries, database_augmentation(database, min(k, count), ALPHA))
     shape = len(queries), count
     if method == "k_reciprocal":
-        distances = k_reciprocal_blocks(queries, database, min(20, count), min(6, count), own=own)
+        distances = k_reciprocal_blocks(queries, database, min(3 * k, count), min(k, count), own=own)
         return Scores.collected(((part, -block) for part, block in distances), shape, database)
     blocks = diffusion_blocks(queries, database, min(50, count), query_k=min(10, count), own=own)
     return Scores.collected(blocks, shape, database)

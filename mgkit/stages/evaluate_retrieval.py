@@ -81,11 +81,12 @@ def evaluate_retrieval(task: RetrievalTask | GivenTask) -> list[Retrieval]:
     """Evaluate every set with every kind of descriptor; one backbone pass per image and scale.
 
     Writes results.json, and distractors.sha256 with the names and SHA-256 of the distractors, unless another
-    process has just written them; see `holding`, whose errors are raised.
+    process has just written them; see `holding`, whose errors are raised. Each of several machines evaluates
+    from the stored features, the first one writes.
     """
     config = task.config
     with holding(config) as joined:
-        run = None if joined else Run(config, **task.origin)
+        run = None if joined or config.node_rank else Run(config, **task.origin)
         if run:
             record_distractors(task, run)
         found = measured_sets(task)
