@@ -104,7 +104,9 @@ def reranked(method: str, plain: InnerProducts, own: np.ndarray, *, k: int) -> R
 
     plain: the ranking before
     own: row of each query in the database ([Q], -1 if it is not in it)
-    k: number of neighbours that are averaged, by k-reciprocal re-ranking as k2, with k1 = 3 k as in its paper
+    k: number of nearest images that are taken for answers. Query expansion and database augmentation average
+    them. For k-reciprocal re-ranking k2 = k and k1 = 3 k, about its paper's ratio. For diffusion each image has
+    3 k neighbours, and alpha = 1 - 1 / (k+1), so that the walk from a query visits about as many images
     Other parameters are those of the papers. Fewer neighbours are taken where the database is small.
     """
     queries, database, count = plain.queries, plain.database, len(plain.database)
@@ -118,5 +120,6 @@ def reranked(method: str, plain: InnerProducts, own: np.ndarray, *, k: int) -> R
     if method == "k_reciprocal":
         distances = k_reciprocal_blocks(queries, database, min(3 * k, count), min(k, count), own=own)
         return Scores.collected(((part, -block) for part, block in distances), shape, database)
-    blocks = diffusion_blocks(queries, database, min(50, count), query_k=min(10, count), own=own)
-    return Scores.collected(blocks, shape, database)
+    numbers = {"query_k": min(k, count), "alpha": 1 - 1 / (k + 1)}
+    diffused = diffusion_blocks(queries, database, min(3 * k, count), **numbers, own=own)
+    return Scores.collected(diffused, shape, database)
