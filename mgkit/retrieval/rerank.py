@@ -138,7 +138,7 @@ def encode(
     itself = sparse.eye_array(count, dtype=np.float32, format="csr")
     listed, half, averaged = (itself + near.lists(k, count) for k in (k1, round(k1 / 2), k2 - 1))
     half = half.multiply(half.T).tocsr()
-    single = weights(database, database, listed.multiply(listed.T).tocsr(), half)
+    single = reciprocal_weights(database, database, listed.multiply(listed.T).tocsr(), half)
     encoded = row_means(averaged @ single, averaged.sum(1))
 
     inside, outside = np.flatnonzero(own >= 0), np.flatnonzero(own < 0)
@@ -148,12 +148,12 @@ def encode(
     last = np.where(near.found[:, k1 - 1], near.scores[:, k1 - 1], -np.inf)
     reciprocal = near_others.lists(k1, count, kept=near_others.scores > last[near_others.rows])
     averaged = near_others.lists(k2 - 1, count)
-    single = averaged @ single + weights(others, database, reciprocal, half)
+    single = averaged @ single + reciprocal_weights(others, database, reciprocal, half)
     joined = sparse.vstack([encoded[own[inside]], row_means(single, 1 + averaged.sum(1))], format="csr")
     return joined[np.argsort(np.concatenate([inside, outside]))], encoded
 
 
-def weights(
+def reciprocal_weights(
     queries: np.ndarray, database: np.ndarray, reciprocal: sparse.csr_array, half: sparse.csr_array
 ) -> sparse.csr_array:
     """Return exp(similarity) over the expanded k-reciprocal sets, each row with sum 1: [Q,N].
@@ -224,24 +224,25 @@ def diffusion_blocks(
     """Yield diffused scores by blocks of queries: (slice of queries, scores [q,N] float32).
 
     The database images are nodes of a graph, with an edge of weight similarity^gamma between two images that
-    are among each other's k nearest. A query starts at its query_k nearest images, with similarity^gamma, and
-    at its own row if it has one; diffusion solves (I - alpha S) f = start, S = D^-1/2 A D^-1/2 being the
-    symmetrically normalised graph. For each query the graph is cut to its nearest images, then normalised.
+    are among each other's k nearest. A query starts at its own node, or, if it is not in the database, at its
+    query_k nearest images with similarity^gamma. Diffusion solves (I - alpha S) f = start, S = D^-1/2 A D^-1/2
+    being the symmetrically normalised graph, which for each query is cut to its nearest images before.
 
     queries, database: descriptors ([Q,D], [N,D])
-    k, query_k: number of neighbours of an image, and of a query
+    k, query_k: number of neighbours of an image, and of a query that is not in the database
     gamma: exponent > 0; negative similarities count as 0
     alpha: weight of the graph (0 <= alpha < 1)
     truncation: number of images of a query's graph; all N, if there are fewer
     own: rows of the queries in the database ([Q]), see above
     Images that diffusion reaches score 0 to 1 above the query's largest similarity, in the order of f; others
-    keep their similarity. Needs the neighbours of all N rows, found before the first block.
+    keep their similarity. Needs the neighbours of all N rows, found before the first block. The defaults are
+    the paper's, for sets where a query has tens of answers or more; smaller sets want a smaller k or alpha.
     Raises ValueError for a parameter out of range, unequal D, or non-finite descriptors.
     Iscen et al., arXiv 1611.05113, sections 3 and 4.
     """
     own = check(queries, database, own, k=k, query_k=query_k)
-    if truncation < query_k + 1:
-        raise ValueError(f"truncation must be greater than query_k = {query_k}, got {truncation}")
+    if truncation < query_k:
+        raise ValueError(f"truncation must be at least query_k = {query_k}, got {truncation}")
     if not 0 < gamma < np.inf or not 0 <= alpha < 1:
         raise ValueError(f"gamma must be above 0 and alpha in 0 <= alpha < 1, got {gamma} and {alpha}")
     graph = affinities(database, k, gamma)
@@ -250,7 +251,7 @@ def diffusion_blocks(
         for row, place in zip(scores, own[part], strict=True):
             images = shortlist(row, truncation, place)
             start = np.zeros(len(images))
-            first = query_k + (place >= 0)
+            first = query_k if place < 0 else 1
             start[:first] = np.maximum(row[images[:first]], 0) ** gamma
             f = solved(graph[images][:, images], start, alpha)
             reached = f > ACCURACY * f.max()
