@@ -24,7 +24,7 @@ Around it, each folder importing only from those above it (the method comes afte
     mini         generates the embedded dataset, and a set of photographs that come with packages
     backbones    backbone networks by name
     benchmarks   the published retrieval sets: layouts, ground truth, download, checks
-    retrieval    exact and approximate search; evaluation protocols; descriptors in files
+    retrieval    exact and approximate search; re-ranking; evaluation protocols; descriptors in files
     engine       runs and their folders, launching, the training loop, resuming, stored features
     stages       what notebooks 01 to 05 run: the method on data, with results in outputs/
     descriptors  the command that leaves descriptors in files

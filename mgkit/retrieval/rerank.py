@@ -225,8 +225,8 @@ def diffusion_blocks(
 
     The database images are nodes of a graph, with an edge of weight similarity^gamma between two images that
     are among each other's k nearest. A query starts at its own node, or, if it is not in the database, at its
-    query_k nearest images with similarity^gamma. Diffusion solves (I - alpha S) f = start, S = D^-1/2 A D^-1/2
-    being the symmetrically normalised graph, which for each query is cut to its nearest images before.
+    query_k nearest images with similarity^gamma. Diffusion solves (I - alpha S) f = start, where S is the
+    graph, cut to the query's nearest images and then normalised symmetrically, D^-1/2 A D^-1/2.
 
     queries, database: descriptors ([Q,D], [N,D])
     k, query_k: number of neighbours of an image, and of a query that is not in the database
@@ -236,7 +236,8 @@ def diffusion_blocks(
     own: rows of the queries in the database ([Q]), see above
     Images that diffusion reaches score 0 to 1 above the query's largest similarity, in the order of f; others
     keep their similarity. Needs the neighbours of all N rows, found before the first block. The defaults are
-    the paper's, for sets where a query has tens of answers or more; smaller sets want a smaller k or alpha.
+    the paper's, for sets where a query has tens of answers or more; others want a smaller alpha or k,
+    or a larger gamma.
     Raises ValueError for a parameter out of range, unequal D, or non-finite descriptors.
     Iscen et al., arXiv 1611.05113, sections 3 and 4.
     """

@@ -49,11 +49,11 @@ def both(
     name: str, database: np.ndarray, call: Callable, searched: np.ndarray, k: int, rounds: int
 ) -> list[Row]:
     """Rows of time and of memory of a call on a database; its floor: `top_k` of the rows searched."""
+    grown = extra_memory(lambda: call(database))  # first, before the heap has room from other calls
     search = compared(
         f"{name}, {len(database):,} × {DIM}: the search it needs", lambda: call(database),
         lambda: top_k(searched, database, k=k, device=CPU), rounds=rounds, wanted=TIMES,
     )  # fmt: skip
-    grown = extra_memory(lambda: call(database))
     if grown is None:
         return [search]
     mebibytes = grown / 2**20
