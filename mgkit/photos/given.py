@@ -28,7 +28,7 @@ class GivenPhotoTask:
     @property
     def settings(self) -> dict:
         """Where the descriptors are, and what made them, for results.json."""
-        return {"descriptors": self.config.descriptors, "made": [each.manifest for each in self.folders]}
+        return {"descriptors": self.config.descriptors, "made": [each.made for each in self.folders]}
 
     @property
     def network(self) -> str:

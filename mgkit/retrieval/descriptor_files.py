@@ -65,6 +65,11 @@ class DescriptorFolder:
         named = network if isinstance(network, str) and network else self.folder.resolve().name
         return shown_name(named[:80])
 
+    @property
+    def made(self) -> dict:
+        """How they were made, as far as the manifest tells."""
+        return {name: self.manifest[name] for name in MADE_WITH if name in self.manifest}
+
     @cached_property
     def root(self) -> str:
         """The folder that relative paths start from, if the manifest names one that exists; else empty."""
@@ -215,9 +220,9 @@ def check_alike(one: DescriptorFolder, other: DescriptorFolder) -> None:
     widths = one.rows.shape[1], other.rows.shape[1]
     if widths[0] != widths[1]:
         raise ValueError(f"{where}: they have {widths[0]} and {widths[1]} dimensions")
-    for name in MADE_WITH:
-        if name in one.manifest and name in other.manifest and one.manifest[name] != other.manifest[name]:
-            values = " and ".join(shown(each.manifest[name]) for each in (one, other))
+    for name in one.made:
+        if name in other.made and one.made[name] != other.made[name]:
+            values = " and ".join(shown(each.made[name]) for each in (one, other))
             raise ValueError(f"{where}: {name} is {values}")
 
 

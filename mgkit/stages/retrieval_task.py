@@ -128,7 +128,7 @@ class GivenTask:
     @property
     def settings(self) -> dict:
         """Where the descriptors are, and what made them, for results.json."""
-        return {"descriptors": self.config.descriptors, "made": [each.manifest for each in self.folders]}
+        return {"descriptors": self.config.descriptors, "made": [each.made for each in self.folders]}
 
     @property
     def dimensions(self) -> int:

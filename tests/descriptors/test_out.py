@@ -242,6 +242,28 @@ def test_05_measures_by_the_files_what_it_measures_by_the_network(
     assert "nothing is embedded" in capsys.readouterr().out
 
 
+def test_queries_and_gallery_may_each_have_a_folder(here):
+    """Also where both have files of one name, as here."""
+    for seed in range(6):
+        write_picture(here / "gallery" / f"class{seed % 2}" / f"{seed // 2}.png", seed=seed)
+    for seed in range(2):
+        write_picture(here / "asked" / f"class{seed}" / "0.png", seed=10 + seed)
+    save_checkpoint(here / "net.pth", get_multigrain("resnet8", p=2.0, num_classes=2))
+    folders = [*describe(of_pictures("gallery", experiment="g")), *describe(of_pictures("asked"))]
+    shared = {"data": "gallery", "queries": "asked", "size": 32, "workers": 0, "scales": [1.0], "dims": None}
+    shared |= {"resolutions": [], "indices": []}
+    task = retrieval_task(make(RetrievalConfig, shared | {"descriptors": list(map(str, folders))}))
+    by_files = evaluate_retrieval(task)[0]
+    task = retrieval_task(make(RetrievalConfig, shared | {"checkpoint": "net.pth", "experiment": "net"}))
+    by_network = evaluate_retrieval(task)[-1]
+    assert len(by_files.result.per_query) == 2
+    np.testing.assert_allclose(by_files.result.per_query, by_network.result.per_query)
+    np.testing.assert_allclose(by_files.result.scores, by_network.result.scores, atol=1e-5)
+    with one_line_error(ValueError, "cannot be compared", "size is 32 and 40"):
+        other = describe(of_pictures("asked", experiment="other", size=40))
+        retrieval_task(make(RetrievalConfig, shared | {"descriptors": f"{folders[0]}; {other[0]}"}))
+
+
 def test_what_needs_a_network_says_so(written, mini_root, capsys, monkeypatch):
     task = retrieval_task(given(mini_root, written(sets=["holidays"])["holidays"], sets=["holidays"]))
     found = evaluate_retrieval(task)
