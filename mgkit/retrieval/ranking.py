@@ -105,8 +105,8 @@ def reranked(method: str, plain: InnerProducts, own: np.ndarray, *, k: int) -> R
     plain: the ranking before
     own: row of each query in the database ([Q], -1 if it is not in it)
     k: number of nearest images that are taken for answers. Query expansion and database augmentation average
-    them. For k-reciprocal re-ranking k2 = k and k1 = 3 k, about its paper's ratio. For diffusion each image has
-    3 k neighbours, and alpha = 1 - 1 / (k+1), so that the walk from a query visits about as many images
+    them. k-reciprocal re-ranking has k2 = k and k1 = 3 k, about its paper's ratio. For diffusion, each image
+    has 3 k neighbours, and alpha = 1 - 1 / (k+1), so that the walk from a query visits about k images
     Other parameters are those of the papers. Fewer neighbours are taken where the database is small.
     """
     queries, database, count = plain.queries, plain.database, len(plain.database)
