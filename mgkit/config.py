@@ -282,11 +282,8 @@ class ClassifyConfig(NetworkConfig):
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
-class RetrievalConfig(NetworkConfig):
-    """Retrieval on the sets found below data (section 4.3)."""
-
-    stage: ClassVar[str] = "evaluate_retrieval"
-    notebook: ClassVar[str] = "05_evaluate_retrieval"
+class SetsConfig(NetworkConfig):
+    """The parameters of stages that embed retrieval sets."""
 
     sets: Texts = dataclasses.field(default_factory=list)  # empty: every set found below data
     queries: Text = ""  # a folder or csv, of queries to one's own images in data; empty: those of data
@@ -294,6 +291,15 @@ class RetrievalConfig(NetworkConfig):
     size: Pixels = 96
     crop: Crop = "rect"
     p: Exponent | None = None  # None: the whitened network's own
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+class RetrievalConfig(SetsConfig):
+    """Retrieval on the sets found below data (section 4.3)."""
+
+    stage: ClassVar[str] = "evaluate_retrieval"
+    notebook: ClassVar[str] = "05_evaluate_retrieval"
+
     scales: Annotated[list[Scale], Field(min_length=1, max_length=MOST_ITEMS)] = dataclasses.field(
         default_factory=lambda: [0.70711, 1.0, 1.41421]
     )  # of the multi-scale descriptor, as factors of size; [1.0]: single scale only
@@ -325,7 +331,7 @@ class RetrievalConfig(NetworkConfig):
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
-class DescribeConfig(NetworkConfig):
+class DescribeConfig(SetsConfig):
     """Descriptors as files, for other programs (`python -m mgkit.descriptors`)."""
 
     stage: ClassVar[str] = "descriptors"
@@ -333,12 +339,6 @@ class DescribeConfig(NetworkConfig):
     command: ClassVar[str] = "mgkit.descriptors"
 
     images: Text = ""  # a folder or list; empty: the sets found below data
-    sets: Texts = dataclasses.field(default_factory=list)  # empty: every set found below data
-    queries: Text = ""  # a folder or csv, of queries to one's own images in data; empty: those of data
-    distractors: Text = ""  # a folder or list, for every set; empty: unlabelled/distractors, for Copydays
-    size: Pixels = 96
-    crop: Crop = "rect"
-    p: Exponent | None = None  # None: the whitened network's own
     dtype: Literal["float32", "float16"] = "float32"
     index: Text = "Flat"  # a faiss string; empty: no index
 

@@ -194,18 +194,9 @@ def row_means(sums: sparse.csr_array, counts: np.ndarray) -> sparse.csr_array:
 
 
 def diffusion(
-    queries: np.ndarray,
-    database: np.ndarray,
-    k: int = 50,
-    *,
-    query_k: int = 10,
-    gamma: float = 3.0,
-    alpha: float = 0.99,
-    truncation: int = 1000,
-    own: np.ndarray | None = None,
+    queries: np.ndarray, database: np.ndarray, k: int = 50, *, own: np.ndarray | None = None, **options
 ) -> np.ndarray:
-    """Return the scores [Q,N] of `diffusion_blocks` in one array."""
-    options = {"query_k": query_k, "gamma": gamma, "alpha": alpha, "truncation": truncation}
+    """Return the scores [Q,N] of `diffusion_blocks`, which has the options, in one array."""
     blocks = diffusion_blocks(queries, database, k, **options, own=own)
     return collected(blocks, len(queries), len(database))
 
