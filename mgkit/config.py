@@ -60,6 +60,16 @@ def check_processes(value: int | str) -> int | str:
     return value
 
 
+def check_endpoint(endpoint: str) -> None:
+    """Raise ValueError for what is not host:port; an IPv6 address is in brackets."""
+    match = re.fullmatch(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})", endpoint)
+    if not match or not 1 <= int(match[1]) < 2**16:
+        raise ValueError(
+            "rdzv_endpoint: host:port of node 0 is wanted, such as node0:29500 or [2001:db8::1]:29500, "
+            f"got {shown(endpoint)}"
+        )
+
+
 def check_distinct(values: list) -> list:
     for k, value in enumerate(values):
         if value in values[:k]:
@@ -139,6 +149,8 @@ class StageConfig:
             raise ValueError(f"node_rank {self.node_rank} must be below nnodes {self.nnodes}")
         if self.nnodes > 1 and not self.rdzv_endpoint:
             raise ValueError("nnodes > 1 needs rdzv_endpoint: host:port of node 0, the same on every node")
+        if self.nnodes > 1:
+            check_endpoint(self.rdzv_endpoint)
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -226,9 +238,12 @@ class NetworkConfig(StageConfig):
 
     def check_alone(self, descriptors: list[str]) -> None:
         """Raise ValueError where both descriptors and a network to make them are given."""
-        if descriptors and (self.checkpoint or self.backbone):
+        network = {"checkpoint": self.checkpoint, "backbone": self.backbone, "weights": self.weights}
+        network["pretrained_backbone"] = self.pretrained_backbone
+        too_many = [name for name, value in network.items() if value]
+        if descriptors and too_many:
             raise ValueError(
-                "descriptors are given, so no network makes them: leave checkpoint and backbone out"
+                f"descriptors are given, so no network makes them: leave {' and '.join(too_many)} out"
             )
 
 
@@ -324,8 +339,8 @@ class RetrievalConfig(SetsConfig):
     )  # of descriptors that are evaluated instead of a network's; empty: none
 
     def __post_init__(self):
+        self.check_alone(self.descriptors)  # before the network's own check
         super().__post_init__()
-        self.check_alone(self.descriptors)
         if round(max(self.scales) * self.size) > MOST_PIXELS:
             raise ValueError(f"scales: {max(self.scales):g} times size {self.size} is above {MOST_PIXELS} px")
 
@@ -341,6 +356,15 @@ class DescribeConfig(SetsConfig):
     images: Text = ""  # a folder or list; empty: the sets found below data
     dtype: Literal["float32", "float16"] = "float32"
     index: Text = "Flat"  # a faiss string; empty: no index
+
+    def __post_init__(self):
+        super().__post_init__()
+        below_data = {"sets": self.sets, "queries": self.queries, "distractors": self.distractors}
+        too_many = [name for name, value in below_data.items() if value]
+        if self.images and too_many:
+            raise ValueError(
+                f"images are given, so no sets below data are described: leave {' and '.join(too_many)} out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -371,8 +395,8 @@ class PhotosConfig(NetworkConfig):
     on_unreadable: Literal["raise", "skip"] = "skip"
 
     def __post_init__(self):
+        self.check_alone(self.descriptors)  # before the network's own check
         super().__post_init__()
-        self.check_alone(self.descriptors)
         if self.descriptors and self.threshold is None:
             raise ValueError("descriptors: without a network, threshold cannot be calibrated: give it, too")
         if self.descriptors and self.whitening in ("photos", "network"):

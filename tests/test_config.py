@@ -7,6 +7,7 @@ import typing
 import pytest
 import yaml
 from support import one_line_error
+from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
 from mgkit.config import (
     ClassifyConfig,
@@ -103,6 +104,23 @@ def test_a_refused_training_parameter_is_named_in_one_line(values, culprits):
         (WhitenConfig, {"node_rank": 1}, ["node_rank 1", "nnodes 1"]),
         (RetrievalConfig, {"nnodes": 2}, ["nnodes", "rdzv_endpoint"]),
         (PhotosConfig, {"nnodes": 2}, ["nnodes", "rdzv_endpoint"]),
+        *(
+            (WhitenConfig, {"nnodes": 2, "rdzv_endpoint": endpoint}, ["rdzv_endpoint", "host:port", endpoint])
+            for endpoint in (
+                "first",
+                "first:",
+                ":29500",
+                "first:0",
+                "first:65536",
+                "a b:1",
+                "::1:29500",
+                "[::1]",
+            )
+        ),
+        (DescribeConfig, {"images": "x", "sets": ["holidays"]}, ["images", "leave sets out"]),
+        (DescribeConfig, {"images": "x", "queries": "y", "distractors": "z"}, ["queries and distractors"]),
+        (RetrievalConfig, {"descriptors": "x", "weights": "y"}, ["descriptors", "leave weights out"]),
+        (PhotosConfig, {"descriptors": "x", "weights": "y"}, ["descriptors", "leave weights out"]),
         (TrainConfig, {"nnodes": 0}, ["nnodes"]),
         (TrainConfig, {"node_rank": 1}, ["node_rank 1", "nnodes 1"]),
     ],
@@ -123,6 +141,14 @@ def test_the_defaults_are_valid_and_frozen(cls):
     config = make(cls, {})
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.data = "elsewhere"
+
+
+@pytest.mark.parametrize("endpoint", ["first:29500", "10.0.0.1:1", "a-b.c_d:65535", "[2001:db8::1]:29500"])
+def test_an_endpoint_has_a_host_and_a_port(endpoint):
+    """As torch reads it, which takes a port of its own where none is given."""
+    config = make(WhitenConfig, {"nnodes": 2, "rdzv_endpoint": endpoint})
+    host, port = parse_rendezvous_endpoint(config.rdzv_endpoint, default_port=0)
+    assert host in endpoint and endpoint.endswith(f":{port}")
 
 
 def test_the_borders_of_the_ranges_are_allowed():

@@ -6,6 +6,7 @@ queries and answers, or roles in `groups.csv`), queries may have no answer: a sy
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from mgkit.benchmarks.retrieval_set import (
     real_paths,
     unlabelled,
 )
-from mgkit.data.folders import check_folder, image_files, list_folder
+from mgkit.data.folders import check_folder, image_files, image_index, list_folder
 from mgkit.data.images import ImageList
 from mgkit.data.layouts import META, class_folders, plain_images, split_folder, val_images, visible
 from mgkit.machine.printable import say_once, shown_name
@@ -194,30 +195,51 @@ def queried_set(data: Path, queries: Path) -> RetrievalSet:
         return pair_set(data, queries)
     if not data.is_dir():
         raise ValueError(f"queries: for the list {data}, a csv {','.join(PAIR_COLUMNS)} is wanted")
-    check_folder(queries, "queries")
-    both = [Path(os.path.realpath(folder)) for folder in (data, queries)]
-    if both[0] in both[1].parents or both[1] in both[0].parents:
-        raise ValueError(f"queries: {queries} and {data} should be apart, but one lies in the other")
-    if not image_files(queries):
-        raise ValueError(f"queries: {queries} holds no images")
+    check_query_folder(data, queries)
     return folder_pair(data, queries)
 
 
+def check_query_folder(data: Path, queries: Path) -> None:
+    """Raise FileNotFoundError or ValueError for queries that are no folder of sub-folders apart from data."""
+    wanted = f"sub-folders named as those of {data}, or a csv {','.join(PAIR_COLUMNS)}"
+    if queries.is_file():
+        raise ValueError(f"queries: {queries} is a file: a folder with {wanted}, is wanted")
+    check_folder(queries, "queries")
+    both = [Path(os.path.realpath(folder)) for folder in (data, queries)]
+    if both[0] == both[1]:
+        raise ValueError(f"queries: {queries} is data itself: without queries, each image of data is one")
+    if both[0] in both[1].parents or both[1] in both[0].parents:
+        raise ValueError(f"queries: {queries} and {data} should be apart, but one lies in the other")
+    index = image_index(queries)
+    if not index.images:
+        raise ValueError(f"queries: {queries} holds no images")
+    if not index.sub_folders():
+        raise ValueError(f"queries: {queries} has no sub-folders: {wanted}, is wanted")
+
+
 def folder_pair(data: Path, queries: Path) -> RetrievalSet:
-    """Read two folders, matched by the names of their sub-folders; raises as `queried_set`."""
+    """Read two folders, matched by the names of their sub-folders, which are the classes of all images.
+
+    Raises as `queried_set`.
+    """
     gallery, asking = class_folders(data, purpose="data"), class_folders(queries, purpose="queries")
     if not set(gallery.classes) & set(asking.classes):
         raise ValueError(f"queries: {queries} and {data} have no sub-folder in common")
     number = {name: k for k, name in enumerate(dict.fromkeys(gallery.classes + asking.classes))}
     groups = np.array([number[name] for name in asking.classes])[asking.labels]  # gallery's labels come first
-    return apart(data.name, gallery, asking.paths, members_of(gallery.labels, groups), groups)
+    found = apart(data.name, gallery, asking.paths, members_of(gallery.labels, groups), groups)
+    labels = found.images.labels.copy()
+    added = labels[found.queries] < 0  # not in the gallery
+    labels[found.queries[added]] = groups[added]
+    return replace(found, images=replace(found.images, labels=labels, classes=tuple(number)))
 
 
 def pair_set(data: Path, listing: Path) -> RetrievalSet:
     """Read a csv `query,image` of queries and their answers among the images of data.
 
     Paths of queries are relative to the csv's folder, those of images to data, or to the folder of a list. A
-    query has a row per answer, or a row without image. Raises as `read_pairs` and `apart`, and
+    query has a row per answer, or a row without image. As nothing tells what a query shows, each counts as
+    an object of its own in the rejection threshold and its intervals. Raises as `read_pairs` and `apart`, and
     FileNotFoundError for an answer that data does not hold.
     """
     if not listing.is_file():

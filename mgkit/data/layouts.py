@@ -85,7 +85,12 @@ def folder_images(folder: Path, purpose: str) -> list[str]:
 
 
 def read_list(listing: Path, purpose: str) -> list[str]:
-    """The absolute paths in a text file; FileNotFoundError for missing, ValueError for repeated files."""
+    """The absolute paths in a text file.
+
+    Raises FileNotFoundError for missing files, ValueError for repeated ones, and for a csv.
+    """
+    if listing.suffix.lower() == ".csv":
+        raise ValueError(f"{purpose}: {listing} is a csv: a folder, or a list of paths (.txt), is wanted")
     try:
         lines = [line.strip(" \t") for line in read_lines(listing)]
     except ValueError as error:

@@ -118,7 +118,7 @@ def write_folder(task: RetrievalTask, sets: list[RetrievalSet], folder: Path) ->
     kept = np.isfinite(features[:, 0])
     with whole_folder(folder) as partial_folder:
         write_rows(task, features, kept, partial_folder / DESCRIPTORS)
-        write_images(task, images, groups(sets), kept, partial_folder)
+        write_images(task, images, groups_of(sets, task.config), kept, partial_folder)
         if task.config.index:
             write_index(task.config.index, partial_folder)
         manifest = manifest_of(task, sets, int(kept.sum()))
@@ -183,6 +183,14 @@ def root_of(config: DescribeConfig) -> str:
     """The folder that the paths in images.csv are relative to: `images`, or `data`, or that of the file."""
     root = os.path.realpath(find_path(config.images) if config.images else data_root(config.data))
     return os.path.dirname(root) if os.path.isfile(root) else root
+
+
+def groups_of(sets: list[RetrievalSet], config: DescribeConfig) -> list[str]:
+    """The group of each image [N] for images.csv: of a folder `images` the sub-folder, else as `groups`."""
+    if not config.images or find_path(config.images).is_file():
+        return groups(sets)
+    parts = [Path(name).parts for name in relative_names(sets[0].images, root_of(config))]
+    return [first if others else "" for first, *others in parts]
 
 
 def groups(sets: list[RetrievalSet]) -> list[str]:

@@ -23,7 +23,10 @@ class GivenPhotoTask:
     folders: list[DescriptorFolder]
     passes: Passes
 
-    origin = {}  # no checkpoint
+    @property
+    def origin(self) -> dict[str, str]:
+        """Empty, as there is no network's file."""
+        return {}
 
     @property
     def settings(self) -> dict:
@@ -42,7 +45,7 @@ class GivenPhotoTask:
         """The descriptors of the pictures [N,D]; NaN for pictures without."""
         images = self.folder.images
         at = find_rows(self.folders, images, images.root)
-        message = lacking(images, at)
+        message = lacking(self.folders, images, at, images.root)
         if message and (self.config.on_unreadable == "raise" or (at < 0).all()):
             raise ValueError(message)
         without = [images.paths[i] for i in np.flatnonzero(at < 0)]

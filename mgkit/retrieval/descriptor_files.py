@@ -35,6 +35,7 @@ MADE_WITH = (  # entries of the manifest that queries and gallery must share
     "network", "checkpoint_sha256", "weights_sha256", "size", "crop", "p", "tokens", "whitening",
 )  # fmt: skip
 UNIT = 1e-3  # that the length of an L2-normalised row may differ from 1, as float16 is rounded
+SHORTEST = 1e-6 / UNIT  # row that `l2_normalize`, which adds 1e-6 to its length, normalises within UNIT
 HEADER = struct.Struct("<4siq")  # of an index: its kind, dimensions, number of rows
 FLAT = (b"IxFI", b"IxF2", b"IxFl")  # kinds of index that hold the rows as they are
 ROWS_AT = 45  # bytes, where these begin
@@ -126,7 +127,7 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def check_lengths(path: Path, rows: np.ndarray) -> None:
-    """Raise ValueError for rows [N,D] that are not finite; print a line if they are not L2-normalised."""
+    """Raise ValueError for rows [N,D] that cannot be L2-normalised; print a line if they are not yet."""
     shortest, longest = np.inf, 0.0
     for part in slices(len(rows), ROWS):
         block = as_float32(rows[part])
@@ -135,6 +136,12 @@ def check_lengths(path: Path, rows: np.ndarray) -> None:
         if len(bad):
             raise ValueError(
                 f"{path} has rows that are not finite, or too long, the first is {part.start + bad[0]}"
+            )
+        bad = np.flatnonzero(lengths < SHORTEST)
+        if len(bad):
+            raise ValueError(
+                f"{path} has rows of zeros, or shorter than {SHORTEST:g}, which cannot be L2-normalised: the "
+                f"first is {part.start + bad[0]}"
             )
         shortest, longest = min(shortest, lengths.min()), max(longest, lengths.max())
     if shortest < 1 - UNIT or longest > 1 + UNIT:
@@ -209,7 +216,7 @@ def check_index(path: Path, rows: np.ndarray) -> None:
     sample = evenly(len(rows), SAMPLED)
     there = np.memmap(path, dtype="<f4", mode="r", offset=ROWS_AT, shape=rows.shape)[sample]
     products = (plain(as_float32(there)) * plain(as_float32(rows[sample]))).sum(1)
-    other = sample[~(products >= ALIKE) & rows[sample].any(1)]
+    other = sample[~(products >= ALIKE)]
     if len(other):
         raise ValueError(f"{path} is of another collection: row {other[0]} is not that of {DESCRIPTORS}")
 
@@ -322,17 +329,20 @@ def descriptors_of(folders: Sequence[str], images: ImageList, root: str | Path) 
     """
     read = read_descriptors(folders)
     at = find_rows(read, images, root)
-    if message := lacking(images, at):
+    if message := lacking(read, images, at, root):
         raise ValueError(message)
     return descriptors_at(read, at)
 
 
-def lacking(images: ImageList, at: np.ndarray) -> str:
+def lacking(folders: Sequence[DescriptorFolder], images: ImageList, at: np.ndarray, root: str | Path) -> str:
     """The message on images without a row, by their `find_rows` [n]; empty if there are none."""
     without = np.flatnonzero(at < 0)
     if not len(without):
         return ""
     first = shown_name(images.paths[without[0]])
+    files = " or ".join(shown_name(each.folder / IMAGES) for each in folders)
+    base = os.path.dirname(root) if os.path.isfile(root) else root
     return (
-        f"descriptors: {len(without)} of {len(images)} images have no row in {IMAGES}, the first is {first}"
+        f"descriptors: {len(without)} of {len(images)} images have no row in {files}, the first is {first}; "
+        f"paths there are relative to {shown_name(base)}, or absolute"
     )

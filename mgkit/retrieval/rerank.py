@@ -98,7 +98,8 @@ def k_reciprocal_blocks(
     Needs the neighbours of all N rows, found before the first block.
     Where the paper is silent, it follows the authors' program: an image is the first of its own neighbours,
     and the weights of its neighbours sum to 1. That program also takes each query for a neighbour of the
-    others: so does this, given queries and database as one, with `own`.
+    others: so does this, given queries and database as one, with `own`. It divides the distances by each
+    row's largest; here they are 1 - similarity, so lambda_ weighs a little differently.
     Raises ValueError for a k1, k2, lambda_ or own out of range, unequal D, or non-finite descriptors.
     Zhong et al., arXiv 1701.08398, section 3.
     """
@@ -227,8 +228,8 @@ def diffusion_blocks(
     own: rows of the queries in the database ([Q]), see above
     Images that diffusion reaches score 0 to 1 above the query's largest similarity, in the order of f; others
     keep their similarity. Needs the neighbours of all N rows, found before the first block. The defaults are
-    the paper's, for sets where a query has tens of answers or more; others want a smaller alpha or k,
-    or a larger gamma.
+    the paper's, and that of truncation is of the code by Yang et al. (github.com/fyang93/diffusion). They are
+    for sets where a query has tens of answers or more; others want a smaller alpha or k, or a larger gamma.
     Raises ValueError for a parameter out of range, unequal D, or non-finite descriptors.
     Iscen et al., arXiv 1611.05113, sections 3 and 4.
     """

@@ -8,7 +8,7 @@ import numpy as np
 from mgkit.backbones.backbone import TOKENS
 from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.features import multi_scale, plain, whitened
-from mgkit.stages.retrieval_task import GivenTask, RetrievalTask, scaled_sizes
+from mgkit.stages.retrieval_task import AnyTask, GivenTask, RetrievalTask, scaled_sizes
 
 POOLED = {"patches": "GeM", "class": "class token", "both": "class token and GeM"}  # by tokens
 
@@ -35,7 +35,7 @@ def own_exponents(task: RetrievalTask) -> list[float]:
     return [task.p] if task.net.tokens == "class" else list(dict.fromkeys([task.training_p, task.p]))
 
 
-def own_names(task: RetrievalTask | GivenTask) -> tuple[str, str, str]:
+def own_names(task: AnyTask) -> tuple[str, str, str]:
     """Names of the network's own descriptors: with its training p, with p* or a given p, and whitened.
 
     A class token has no p: the first two are the same. Given descriptors are all the same.
@@ -49,7 +49,7 @@ def own_names(task: RetrievalTask | GivenTask) -> tuple[str, str, str]:
     return f"{name}, training p", tuned, f"{tuned}, whitened"
 
 
-def own_descriptors(task: RetrievalTask | GivenTask, one: RetrievalSet) -> Iterator[DescriptorKind]:
+def own_descriptors(task: AnyTask, one: RetrievalSet) -> Iterator[DescriptorKind]:
     """The network's own descriptors of a set's images, before whitening and, if it has one, after.
 
     Or the given ones.
@@ -65,9 +65,7 @@ def own_descriptors(task: RetrievalTask | GivenTask, one: RetrievalSet) -> Itera
         yield DescriptorKind(white, p, whitened(task.net, pooled))
 
 
-def descriptor_kinds(
-    task: RetrievalTask | GivenTask, one: RetrievalSet, readable: np.ndarray
-) -> Iterator[DescriptorKind]:
+def descriptor_kinds(task: AnyTask, one: RetrievalSet, readable: np.ndarray) -> Iterator[DescriptorKind]:
     """All kinds of descriptor of a set's images: pooled, whitened, reduced, normalised, multi-scale.
 
     Of a network with a class token also those of its other tokens, compared with its own before whitening.

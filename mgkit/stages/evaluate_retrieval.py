@@ -30,6 +30,7 @@ from mgkit.stages.figure_4 import curve_exponents, curve_images
 from mgkit.stages.inputs import data_root
 from mgkit.stages.results import Retrieval
 from mgkit.stages.retrieval_task import (
+    AnyTask,
     GivenTask,
     RetrievalTask,
     by_images,
@@ -42,7 +43,7 @@ NPROBE = 4  # lists of an IVF index that a query searches
 FEWEST_INDEXED = 1000  # images
 
 
-def embed_sets(task: RetrievalTask | GivenTask) -> None:
+def embed_sets(task: AnyTask) -> None:
     """Embed all images of the task on all devices, cached for `task.features`; raises as `on_all_devices`.
 
     Where descriptors are given, nothing is embedded.
@@ -77,7 +78,7 @@ def embed_here(task: RetrievalTask) -> None:
             task.features_of(of_images[0], size=size, ps=[task.p])
 
 
-def evaluate_retrieval(task: RetrievalTask | GivenTask) -> list[Retrieval]:
+def evaluate_retrieval(task: AnyTask) -> list[Retrieval]:
     """Evaluate every set with every kind of descriptor; one backbone pass per image and scale.
 
     Writes results.json, and distractors.sha256 with the names and SHA-256 of the distractors, unless another
@@ -95,7 +96,7 @@ def evaluate_retrieval(task: RetrievalTask | GivenTask) -> list[Retrieval]:
     return found
 
 
-def measured_sets(task: RetrievalTask) -> list[Retrieval]:
+def measured_sets(task: AnyTask) -> list[Retrieval]:
     """Evaluate every set with every kind of descriptor, each with its gain over the one before."""
     found = []
     for sets in by_images(task.sets):
@@ -110,7 +111,7 @@ def measured_sets(task: RetrievalTask) -> list[Retrieval]:
     return found
 
 
-def evaluate_reranking(task: RetrievalTask) -> list[Retrieval]:
+def evaluate_reranking(task: AnyTask) -> list[Retrieval]:
     """Evaluate the sets after query expansion and re-ranking, by the network's own descriptors.
 
     Returns for each set and kind the plain ranking, then each of the config's with its gain over it. Adds
@@ -194,7 +195,7 @@ def rejection_row(found: Rejection) -> dict:
     return figures | {"unanswered": int((~found.answered).sum())}
 
 
-def record_distractors(task: RetrievalTask, run: Run) -> None:
+def record_distractors(task: AnyTask, run: Run) -> None:
     """Write distractors.sha256, for `sha256sum -c` in the distractors' folder."""
     source = distractor_source(data_root(task.config.data), given(task.config.distractors))
     lists = [sets[0] for sets in by_images(task.sets)]
@@ -204,7 +205,7 @@ def record_distractors(task: RetrievalTask, run: Run) -> None:
         print(f"{len(paths)} distractors, listed with their hashes in {path}")
 
 
-def index_table(task: RetrievalTask, *, queries: int = 200) -> str:
+def index_table(task: AnyTask, *, queries: int = 200) -> str:
     """Compare exact search with the config's indices on all descriptors: recall, bytes per vector, time.
 
     queries: number of images, spread over all sets, that query the others

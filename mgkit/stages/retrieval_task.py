@@ -1,13 +1,13 @@
 """The inputs of 05: the network, the sets below data, and the features of their images."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from mgkit.benchmarks.find import find_sets
 from mgkit.benchmarks.retrieval_set import RetrievalSet
-from mgkit.config import DescribeConfig, RetrievalConfig
+from mgkit.config import DescribeConfig, RetrievalConfig, different
 from mgkit.data.images import ImageList
 from mgkit.engine.feature_store import features_folder, stored_features
 from mgkit.features import JoinedRows, Passes, plain, whitened
@@ -23,6 +23,8 @@ from mgkit.retrieval.descriptor_files import (
 )
 from mgkit.stages.inputs import data_root
 from mgkit.stages.whiten import whitened_network
+
+OF_NETWORKS = ("size", "p", "crop", "scales", "dims", "tokens")  # without effect on given descriptors
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,10 @@ class GivenTask:
     folders: list[DescriptorFolder]
     passes: Passes
 
-    origin = {}  # no checkpoint
+    @property
+    def origin(self) -> dict[str, str]:
+        """Empty, as there is no network's file."""
+        return {}
 
     @property
     def net(self) -> MultiGrain:
@@ -136,10 +141,11 @@ class GivenTask:
 
     def rows(self, one: RetrievalSet) -> np.ndarray:
         """The row of each of a set's images [N], -1 for one without; ValueError unless these are skipped."""
-        at = find_rows(self.folders, one.images, data_root(self.config.data))
-        message = lacking(one.images, at)
+        root = data_root(self.config.data)
+        at = find_rows(self.folders, one.images, root)
+        message = lacking(self.folders, one.images, at, root)
         if message and self.config.on_unreadable == "raise":
-            raise ValueError(f"{message}; with on_unreadable=skip, such images are left out")
+            raise ValueError(f"{message}; with on_unreadable=skip, images without a row are left out")
         without = [one.images.paths[i] for i in np.flatnonzero(at < 0)]
         self.passes.unreadable.note((path, f"{path} has no descriptor") for path in without)
         return at
@@ -151,6 +157,9 @@ class GivenTask:
     def readable(self, one: RetrievalSet) -> np.ndarray:
         """Whether each of a set's images [N] has a descriptor."""
         return self.rows(one) >= 0
+
+
+AnyTask = RetrievalTask | GivenTask
 
 
 def columns_of(tokens: str, embedder: MultiGrain) -> slice:
@@ -169,7 +178,7 @@ def by_images(sets: list[RetrievalSet]) -> list[list[RetrievalSet]]:
     return list(groups.values())
 
 
-def retrieval_task(config: RetrievalConfig) -> RetrievalTask | GivenTask:
+def retrieval_task(config: RetrievalConfig) -> AnyTask:
     """Load the network of 03, or the configured one, or descriptors, and find the sets below data."""
     if config.descriptors:
         return given_task(config)
@@ -186,11 +195,19 @@ def retrieval_task(config: RetrievalConfig) -> RetrievalTask | GivenTask:
 
 def given_task(config: RetrievalConfig) -> GivenTask:
     """Read the configured descriptors, and find the sets below data; raises as both readers."""
+    tell_ignored(config)
     task = GivenTask(config, sets_of(config), read_descriptors(config.descriptors), Passes.of(config))
     for sets in by_images(task.sets):
         task.rows(sets[0])
     check_indices(config.indices, task.dimensions)
     return task
+
+
+def tell_ignored(config: RetrievalConfig) -> None:
+    """Print a line on parameters of networks that differ from their defaults, where descriptors are given."""
+    changed = different(asdict(config), asdict(RetrievalConfig()))
+    if ignored := [name for name in OF_NETWORKS if name in changed]:
+        print(f"descriptors are given, so these parameters have no effect: {', '.join(ignored)}")
 
 
 def sets_of(config: RetrievalConfig | DescribeConfig) -> list[RetrievalSet]:

@@ -157,6 +157,13 @@ def test_distractors_that_are_not_there_are_named_though_no_set_wants_them(mini_
         find_sets(mini_root, names=["holidays"], distractors=str(tmp_path / "nowhere"))
 
 
+def test_a_csv_of_distractors_is_refused(mini_root, tmp_path):
+    listing = tmp_path / "more.csv"
+    listing.write_text("image,group\nimage,group\n")
+    with one_line_error(ValueError, "distractors", listing, "a folder, or a list of paths (.txt)"):
+        find_sets(mini_root, names=["holidays"], distractors=str(listing))
+
+
 def test_a_set_s_own_images_are_no_distractors(mini_root, tmp_path, capsys):
     own = mini_root / "copydays" / "original"
     with one_line_error(ValueError, "distractors", own, "copydays itself"):

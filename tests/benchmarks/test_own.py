@@ -1,5 +1,7 @@
 """Retrieval sets of one's own images: sub-folders, csv files, lists, and queries apart; by file name."""
 
+import os
+
 import numpy as np
 import pytest
 from support import (
@@ -281,7 +283,7 @@ def test_a_query_is_answered_by_the_sub_folder_of_its_name(tmp_path, capsys):
     assert group["b.jpg"] == group["c.jpg"] and len(set(group.values())) == 4
     assert (found.name, found.measure, found.recalls, found.cutoff) == ("shop", "mAP", (1, 5, 10), None)
     assert found.describe() == (
-        "shop: 5 queries, 4 database images, 0.8 positives per query, 2 queries without an answer"
+        "shop: 5 queries, 4 database images, 1.3 positives per query, 2 queries without an answer"
     )
     [line] = capsys.readouterr().out.splitlines()
     assert "shop" in line and "2 of 5 queries have no answer" in line
@@ -297,10 +299,23 @@ def test_a_picture_of_both_folders_is_one_image_that_is_no_answer_to_itself(tmp_
     assert len(found.images) == 4 and ranked(found) == ["1.jpg", "2.jpg", "3.jpg"]
 
 
-def test_a_folder_that_searches_itself_is_a_grouped_folder(tmp_path):
-    write_empty(tmp_path / "data", "cat/1.jpg", "cat/2.jpg", "dog/3.jpg", "dog/4.jpg", "dog/5.jpg")
-    found = queried(tmp_path / "data", tmp_path / "data")
-    assert by_name(found) == by_name(grouped_folder(tmp_path / "data")) and len(found.images) == 5
+def test_sub_folders_of_both_are_the_classes_of_all_images(tmp_path):
+    write_empty(tmp_path / "data", "cat/1.jpg", "dog/2.jpg")
+    write_empty(tmp_path / "asked", "ape/a.jpg", "cat/b.jpg")
+    (tmp_path / "asked" / "cat" / "c.jpg").symlink_to(tmp_path / "data" / "dog" / "2.jpg")  # stays a dog
+    images = queried(tmp_path / "data", tmp_path / "asked").images
+    classes = [images.classes[label] for label in images.labels]
+    assert dict(zip(map(os.path.basename, images.paths), classes, strict=True)) == {
+        "1.jpg": "cat", "2.jpg": "dog", "a.jpg": "ape", "b.jpg": "cat"
+    }  # fmt: skip
+
+
+def test_a_folder_does_not_search_itself(tmp_path):
+    write_empty(tmp_path / "data", "cat/1.jpg", "cat/2.jpg")
+    (tmp_path / "same").symlink_to(tmp_path / "data")
+    for queries in ("data", "same"):
+        with one_line_error(ValueError, "queries", tmp_path / queries, "data itself"):
+            queried(tmp_path / "data", tmp_path / queries)
 
 
 def test_queries_do_not_depend_on_the_order_of_the_directory(tmp_path, monkeypatch):
@@ -319,11 +334,12 @@ def test_queries_do_not_depend_on_the_order_of_the_directory(tmp_path, monkeypat
         (FileNotFoundError, ["cat/1.jpg"], [], "nowhere", ["queries", "nowhere", "does not exist"]),
         (FileNotFoundError, ["cat/1.jpg"], [], "none.csv", ["queries", "none.csv", "does not exist"]),
         (ValueError, ["cat/1.jpg"], ["cat/a.txt"], "asked", ["queries", "asked", "holds no images"]),
-        (ValueError, ["cat/1.jpg"], ["a.jpg"], "asked", ["queries", "asked", "<class>"]),
+        (ValueError, ["cat/1.jpg"], ["a.jpg"], "asked", ["queries", "asked", "sub-folders", "query,image"]),
         (ValueError, ["1.jpg"], ["cat/a.jpg"], "asked", ["data", "<class>"]),
         (ValueError, ["cat/1.jpg"], ["dog/a.jpg"], "asked", ["asked", "data", "no sub-folder in common"]),
         (ValueError, ["cat/1.jpg", "dog/2.jpg"], [], "data/dog", ["queries", "data/dog", "apart"]),
-        (NotADirectoryError, ["cat/1.jpg"], ["a.jpg"], "asked/a.jpg", ["queries", "a.jpg", "not a folder"]),
+        (ValueError, ["cat/1.jpg"], ["a.jpg"], "asked/a.jpg", ["queries", "a.jpg", "folder", "query,image"]),
+        (ValueError, ["cat/1.jpg"], ["a.txt"], "asked/a.txt", ["queries", "a.txt", "folder", "query,image"]),
     ],
 )
 def test_folders_of_queries_that_cannot_be_used_are_named(tmp_path, kind, data, asked, queries, culprits):

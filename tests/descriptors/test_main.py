@@ -38,19 +38,21 @@ def pictures(here):
 
 def test_every_parameter_is_an_option_of_its_kind():
     words = shlex.split(
-        "--images 2019 --sets '[holidays, ukbench]' --p inf --size 64 --gpus 2 --pretrained_backbone True "
+        "--images 2019 --p inf --size 64 --gpus 2 --pretrained_backbone True "
         "--backbone resnet18 --tokens patches --dtype float16 --index 'IVF16,Flat' --val_fraction 0.2"
     )
     config = make(DescribeConfig, module.parameters(words))
-    assert (config.images, config.sets, config.p) == ("2019", ["holidays", "ukbench"], float("inf"))
+    assert (config.images, config.p) == ("2019", float("inf"))
     assert (config.size, config.gpus, config.pretrained_backbone) == (64, 2, True)
     assert (config.dtype, config.index, config.val_fraction) == ("float16", "IVF16,Flat", 0.2)
+    sets = shlex.split("--sets '[holidays, ukbench]'")
+    assert make(DescribeConfig, module.parameters(sets)).sets == ["holidays", "ukbench"]
     assert make(DescribeConfig, module.parameters([])) == DescribeConfig()
 
 
 def test_the_command_of_a_run_gives_its_parameters_back():
     values = {
-        "images": "a b",
+        "data": "a b",
         "sets": ["holidays"],
         "p": 2.5,
         "index": "",
@@ -80,6 +82,7 @@ def test_a_folder_is_described(run, pictures, here, capsys):
         ),
         (["--images", "gone", "--checkpoint", "net.pth"], "FileNotFoundError: .*gone"),
         (["--checkpoint", "gone.pth"], "FileNotFoundError: .*gone.pth"),
+        (["--images", "my pictures", "--queries", "x"], "ValueError: .*images are given.*leave queries out"),
     ],
 )
 def test_an_error_is_one_line(run, pictures, words, said):

@@ -132,7 +132,8 @@ def test_unreadable_images_have_no_row_and_are_listed(pictures):
     rows, lines, manifest = read(folder)
     shapes = {"0.png": (40, 30), "1.png": (40, 31), "2.png": (40, 32), "deep/=4.png": (50, 40)}
     assert {line["path"]: (int(line["width"]), int(line["height"])) for line in lines} == shapes
-    assert len(rows) == 4 and manifest["left_out"] == 1 and {line["group"] for line in lines} == {""}
+    assert len(rows) == 4 and manifest["left_out"] == 1
+    assert [line["group"] for line in lines] == [os.path.dirname(line["path"]) for line in lines]
     with open(folder / "left_out.csv", newline="", encoding="utf-8") as file:
         [left] = csv.DictReader(file)
     assert left["path"] == "broken.png" and "broken.png" in left["why"]
@@ -264,6 +265,31 @@ def test_queries_and_gallery_may_each_have_a_folder(here):
         retrieval_task(make(RetrievalConfig, shared | {"descriptors": f"{folders[0]}; {other[0]}"}))
 
 
+def test_the_sub_folders_of_queries_are_their_groups(here):
+    for seed, name in enumerate(("data/cat/1", "data/dog/2", "asked/cat/3", "asked/yak/deep/4")):
+        write_picture(here / f"{name}.png", seed=seed)
+    save_checkpoint(here / "net.pth", get_multigrain("resnet8", p=2.0, num_classes=2))
+    [folder] = describe(of_pictures("", images="", data="data", queries="asked"))
+    assert {Path(line["path"]).stem: line["group"] for line in read(folder)[1]} == {
+        "1": "cat", "2": "dog", "3": "cat", "4": "yak"
+    }  # fmt: skip
+
+
+def test_parameters_that_given_descriptors_do_not_need_are_named(here, capsys):
+    write_picture(here / "data/cat/1.png", seed=1)
+    write_picture(here / "data/cat/2.png", seed=2)
+    save_checkpoint(here / "net.pth", get_multigrain("resnet8", p=2.0, num_classes=2))
+    folder = describe(of_pictures("data"))[0]
+    capsys.readouterr()
+    retrieval_task(given("data", folder, workers=1))
+    assert "no effect" not in capsys.readouterr().out
+    retrieval_task(
+        given("data", folder, p=3.0, size=64, dims=None, scales=[1.0], crop="square", tokens="both")
+    )
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "no effect" in line]
+    assert line.endswith("size, p, crop, scales, dims, tokens")
+
+
 def test_what_needs_a_network_says_so(written, mini_root, capsys, monkeypatch):
     task = retrieval_task(given(mini_root, written(sets=["holidays"])["holidays"], sets=["holidays"]))
     found = evaluate_retrieval(task)
@@ -297,5 +323,5 @@ def test_images_without_a_row_are_an_error_or_left_out(written, mini_root, tmp_p
     "values", [{"checkpoint": "x.pth"}, {"backbone": "resnet18", "pretrained_backbone": True}]
 )
 def test_a_network_and_descriptors_are_one_too_many(mini_root, values):
-    with one_line_error(ValueError, "descriptors", "leave checkpoint and backbone out"):
+    with one_line_error(ValueError, "descriptors", f"leave {' and '.join(values)} out"):
         given(mini_root, "x", **values)

@@ -74,6 +74,12 @@ def test_rows_are_found_by_path_and_normalised(tmp_path, images, rows, dtype, ca
     assert "are L2-normalised" in capsys.readouterr().out
 
 
+def test_the_shortest_rows_that_are_read_are_normalised(tmp_path, images, rows):
+    folder = write(tmp_path / "given", unit(rows) * module.SHORTEST * 1.01)
+    found = descriptors_of([str(folder)], images, tmp_path / "data")
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=module.UNIT)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_of_rows_that_are_normalised_nothing_is_said(tmp_path, images, rows, dtype, capsys):
     folder = write(tmp_path / "given", unit(rows).astype(dtype))
@@ -120,10 +126,15 @@ def test_a_name_in_both_folders_is_told_by_the_root_of_its_manifest(tmp_path, im
 def test_images_without_a_row_are_counted_and_nan(tmp_path, images, rows):
     folders = read_descriptors([str(write(tmp_path / "given", rows[:3], NAMES[:3]))])
     at = find_rows(folders, images, tmp_path / "data")
-    assert at.tolist() == [0, 1, 2, -1, -1] and "2 of 5 images" in lacking(images, at)
+    assert at.tolist() == [0, 1, 2, -1, -1] and "2 of 5 images" in lacking(folders, images, at, "")
     assert np.isnan(descriptors_at(folders, at)).all(1).tolist() == [False] * 3 + [True] * 2
-    with one_line_error(ValueError, "2 of 5 images have no row in images.csv", "5 €.png"):
+    where = f"2 of 5 images have no row in {tmp_path / 'given/images.csv'}"
+    relative = f"relative to {tmp_path / 'data'}, or absolute"
+    with one_line_error(ValueError, where, tmp_path / "data/b/5 €.png", relative):
         descriptors_of([str(tmp_path / "given")], images, tmp_path / "data")
+    other = write(tmp_path / "other", rows[:1], ["x.png"])
+    with one_line_error(ValueError, where, f" or {other / 'images.csv'}"):
+        descriptors_of([str(tmp_path / "given"), str(other)], images, tmp_path / "data")
 
 
 def test_blocks_do_not_change_the_rows(tmp_path, images, rows, monkeypatch):
@@ -186,6 +197,9 @@ def test_an_array_of_objects_is_not_unpickled(tmp_path, rows):
         (np.where(np.eye(5, 6) * [0, 0, 0, 1, 0, 0] > 0, np.nan, 1.0), ["not finite", "first is 3"]),
         (np.full((5, 2), np.inf, np.float16), ["not finite", "first is 0"]),
         (np.full((5, 2), 1e200), ["not finite", "first is 0"]),
+        (np.arange(5.0)[::-1, None] * [1, 1], ["zeros", "first is 4"]),
+        (np.where(np.arange(5)[:, None] == 3, 1e-4, [1.0, 0.0]), ["shorter than 0.001", "first is 3"]),
+        (np.where(np.arange(5)[:, None] == 3, 1e-200, [1.0, 0.0]), ["zeros", "first is 3"]),
     ],
 )
 @pytest.mark.filterwarnings("ignore:overflow")
