@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from mgkit.backbones.exportable import exportable
+from mgkit.exportable import exportable
 from mgkit.machine.device import frozen
 from mgkit.machine.files import atomic_write
 from mgkit.machine.printable import say_once, shortened
@@ -35,8 +35,8 @@ class Exported(nn.Module):
 
     dtype: of the images [B,3,H,W]: uint8 with 0 to 255, or float32 with 0 to 1
 
-    Batch norms are folded into convolutions. The outputs are `embedding` (L2-normalised, [B,D]) and `scores` of
-    the classes ([B,K]), which is left out for a network that does not classify.
+    Batch norms are folded into convolutions. The outputs are `embedding` (L2-normalised, [B,D]) and `scores`
+    of the classes ([B,K]), which is left out for a network that does not classify.
     """
 
     def __init__(self, net: MultiGrain, dtype: torch.dtype):

@@ -1,7 +1,7 @@
 """Parts of backbones in a form that torch.export can follow for images of any size, with the same results.
 
-torch.export keeps sizes as formulas. A padding or a crop that is chosen by comparing sizes would be kept for the
-size of the example only; here each is a formula of the size before it.
+torch.export keeps sizes as formulas. A padding or a crop that is chosen by comparing sizes would be kept for
+the size of the example only; here each is a formula of the size before it.
 """
 
 import torch
@@ -26,7 +26,7 @@ def exportable(features: nn.Module) -> nn.Module:
 
 
 class SameConvolution(nn.Module):
-    """A convolution of stride 2 and odd kernel with TensorFlow's SAME padding: [B,C,h,w] -> [B,D,⌈h/2⌉,⌈w/2⌉]."""
+    """A convolution of stride 2 and odd kernel with TensorFlow's SAME padding, -> [B,D,⌈h/2⌉,⌈w/2⌉]."""
 
     def __init__(self, convolution: nn.Conv2d):
         super().__init__()
@@ -75,7 +75,7 @@ class SizedCells(nn.Module):
 class SizedCell(nn.Module):
     """A cell that crops `previous`, if that overhangs, to the size of `current`, as `cropped` would.
 
-    overhangs: whether the cell before halved with shifted windows, to ⌊n/2⌋, where `previous` is halved to ⌈n/2⌉
+    overhangs: whether the cell before halved with shifted windows, to ⌊n/2⌋; `previous` is halved to ⌈n/2⌉
     """
 
     def __init__(self, cell: Cell, *, overhangs: bool):
