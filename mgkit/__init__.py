@@ -26,9 +26,10 @@ Around it, each folder importing only from those above it (the method comes afte
     mini         generates the embedded dataset, and a set of photographs that come with packages
     backbones    backbone networks by name
     benchmarks   the published retrieval sets: layouts, ground truth, download, checks
-    retrieval    exact and approximate search; evaluation protocols
+    retrieval    exact and approximate search; re-ranking; evaluation protocols; descriptors in files
     engine       runs and their folders, launching, the training loop, resuming, stored features
     stages       what notebooks 01 to 05 run: the method on data, with results in outputs/
+    descriptors  the command that leaves descriptors in files
     explore      figures, interactive explorers, tables and source code in notebooks
     photos       search in a folder of photos                                      (06)
     board        the paper's results beside those of the runs so far

@@ -12,6 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from mgkit.config import (
     ClassifyConfig,
+    DescribeConfig,
     FinetunePConfig,
     PhotosConfig,
     RetrievalConfig,
@@ -20,6 +21,7 @@ from mgkit.config import (
     from_yaml,
 )
 from mgkit.data.decoding import UnreadableImageError
+from mgkit.descriptors.out import run_describing
 from mgkit.engine.launch import FOLDER, StoppedError, is_repeated, read_ending, write_ending
 from mgkit.engine.loop import NonFiniteError
 from mgkit.engine.stopping import StopRequest, Unbreakable, end_readers, leave_printing_to_main
@@ -41,6 +43,7 @@ STAGES = {  # name: config class, function that runs the stage
         (WhitenConfig, run_whitening),
         (ClassifyConfig, run_classification),
         (RetrievalConfig, run_embedding),
+        (DescribeConfig, run_describing),
         (PhotosConfig, run_photos),
     )
 }

@@ -91,6 +91,7 @@ Sizes = Annotated[list[Pixels], Field(min_length=1, max_length=MOST_ITEMS), Dist
 Texts = Annotated[list[Text], Field(max_length=MOST_ITEMS), Distinct]
 Crop = Literal["square", "rect"]
 Tokens = Literal["patches", "class", "both"]  # of a transformer, that are pooled
+Reranking = Literal["average_qe", "alpha_qe", "dba", "k_reciprocal", "diffusion"]
 
 Processes = Annotated[int | str, AfterValidator(check_processes)]
 
@@ -111,13 +112,15 @@ class StageConfig:
     """The parameters that all stages share.
 
     stage: name of the stage, and of its folder below outputs/<experiment>/
-    notebook: name of the notebook that runs it
+    notebook: name of the notebook that runs it; empty for a stage that has a command instead
+    command: its module, for `python -m`
 
     Raises ValueError, naming the parameter, for an unknown name, a wrong type or a value out of range.
     """
 
     stage: ClassVar[str]
     notebook: ClassVar[str]
+    command: ClassVar[str] = ""
 
     experiment: Name = "mini"  # results go to outputs/<experiment>/<stage>/
     data: Text = "mini"  # a folder, or mini: the embedded set, drawn on first use
@@ -127,6 +130,15 @@ class StageConfig:
     on_unreadable: Literal["raise", "skip"] = "raise"
     exif: Literal["auto", "apply", "ignore"] = "auto"
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1  # held out where data has no val/
+    nnodes: whole(1, 10_000) = 1  # machines
+    node_rank: whole(0, 10_000) = 0  # of this machine; that of rank 0 hosts rdzv_endpoint
+    rdzv_endpoint: Text = ""  # host:port
+
+    def __post_init__(self):
+        if self.node_rank >= self.nnodes:
+            raise ValueError(f"node_rank {self.node_rank} must be below nnodes {self.nnodes}")
+        if self.nnodes > 1 and not self.rdzv_endpoint:
+            raise ValueError("nnodes > 1 needs rdzv_endpoint: host:port of node 0, the same on every node")
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -167,9 +179,6 @@ class TrainConfig(StageConfig):
     accumulate: Batch = 1
     lr_batch_size: whole(0, 10**6) = 0
     compile: bool = False
-    nnodes: whole(1, 10_000) = 1
-    node_rank: whole(0, 10_000) = 0
-    rdzv_endpoint: Text = ""
     max_restarts: whole(0, 1000) = 3
     resume: bool = True
     checkpoint_minutes: Annotated[float, Field(gt=0, le=10**6)] = 10.0
@@ -179,6 +188,7 @@ class TrainConfig(StageConfig):
     dry_run: bool = False
 
     def __post_init__(self):
+        super().__post_init__()
         if self.lambda_ < 1 and self.repetitions == 1:
             raise ValueError(
                 f"lambda_={self.lambda_} needs positives for the margin loss: repetitions must be at least 2 "
@@ -190,10 +200,6 @@ class TrainConfig(StageConfig):
         names = [name for name, value in (given | {"weights": self.weights}).items() if value]
         if len(names) > 1:
             raise ValueError(f"{names[0]} and {names[1]} both give the initial weights: choose one")
-        if self.node_rank >= self.nnodes:
-            raise ValueError(f"node_rank {self.node_rank} must be below nnodes {self.nnodes}")
-        if self.nnodes > 1 and not self.rdzv_endpoint:
-            raise ValueError("nnodes > 1 needs rdzv_endpoint: host:port of node 0, the same on every node")
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -208,6 +214,7 @@ class NetworkConfig(StageConfig):
     batch_size: Batch = 32
 
     def __post_init__(self):
+        super().__post_init__()
         if self.pretrained_backbone and (self.checkpoint or not self.backbone):
             raise ValueError("pretrained_backbone needs a backbone and no checkpoint")
         if self.weights and (self.checkpoint or self.pretrained_backbone or not self.backbone):
@@ -216,6 +223,13 @@ class NetworkConfig(StageConfig):
     def off_the_shelf(self) -> bool:
         """Whether the network's weights are published ones or in a file of one's own, not a checkpoint's."""
         return self.pretrained_backbone or bool(self.weights)
+
+    def check_alone(self, descriptors: list[str]) -> None:
+        """Raise ValueError where both descriptors and a network to make them are given."""
+        if descriptors and (self.checkpoint or self.backbone):
+            raise ValueError(
+                "descriptors are given, so no network makes them: leave checkpoint and backbone out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -268,21 +282,33 @@ class ClassifyConfig(NetworkConfig):
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
-class RetrievalConfig(NetworkConfig):
+class SetsConfig(NetworkConfig):
+    """The parameters of stages that embed retrieval sets."""
+
+    sets: Texts = dataclasses.field(default_factory=list)  # empty: every set found below data
+    queries: Text = ""  # a folder or csv, of queries to one's own images in data; empty: those of data
+    distractors: Text = ""  # a folder or list, for every set; empty: unlabelled/distractors, for Copydays
+    size: Pixels = 96
+    crop: Crop = "rect"
+    p: Exponent | None = None  # None: the whitened network's own
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+class RetrievalConfig(SetsConfig):
     """Retrieval on the sets found below data (section 4.3)."""
 
     stage: ClassVar[str] = "evaluate_retrieval"
     notebook: ClassVar[str] = "05_evaluate_retrieval"
 
-    sets: Texts = dataclasses.field(default_factory=list)  # empty: every set found below data
-    distractors: Text = ""  # a folder or list; empty: data's unlabelled/distractors, if present
-    size: Pixels = 96
-    crop: Crop = "rect"
-    p: Exponent | None = None  # None: the whitened network's own
     scales: Annotated[list[Scale], Field(min_length=1, max_length=MOST_ITEMS)] = dataclasses.field(
         default_factory=lambda: [0.70711, 1.0, 1.41421]
     )  # of the multi-scale descriptor, as factors of size; [1.0]: single scale only
     dims: Count | None = 64  # also evaluate descriptors reduced to this many dimensions; None: do not
+    reranking: Annotated[list[Reranking], Distinct] = dataclasses.field(
+        default_factory=lambda: ["average_qe", "alpha_qe", "dba", "k_reciprocal", "diffusion"]
+    )
+    expansion_k: Count = 2  # nearest images that re-ranking takes for answers
+    false_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05  # of queries without an answer
     resolutions: Annotated[list[Pixels], Field(max_length=MOST_ITEMS), Distinct] = dataclasses.field(
         default_factory=lambda: [64, 96, 128, 160]
     )  # of figure 4
@@ -293,11 +319,28 @@ class RetrievalConfig(NetworkConfig):
         default_factory=lambda: ["IVF16,Flat", "PCAR64,PQ32", "PCAR64,IVF16,PQ32"],
         metadata={"separator": ";"},
     )
+    descriptors: Texts = dataclasses.field(  # folders, as text separated by ;
+        default_factory=list, metadata={"separator": ";"}
+    )  # of descriptors that are evaluated instead of a network's; empty: none
 
     def __post_init__(self):
         super().__post_init__()
+        self.check_alone(self.descriptors)
         if round(max(self.scales) * self.size) > MOST_PIXELS:
             raise ValueError(f"scales: {max(self.scales):g} times size {self.size} is above {MOST_PIXELS} px")
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+class DescribeConfig(SetsConfig):
+    """Descriptors as files, for other programs (`python -m mgkit.descriptors`)."""
+
+    stage: ClassVar[str] = "descriptors"
+    notebook: ClassVar[str] = ""
+    command: ClassVar[str] = "mgkit.descriptors"
+
+    images: Text = ""  # a folder or list; empty: the sets found below data
+    dtype: Literal["float32", "float16"] = "float32"
+    index: Text = "Flat"  # a faiss string; empty: no index
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -322,12 +365,20 @@ class PhotosConfig(NetworkConfig):
     index: Text = ""  # a faiss string; empty: exact search, or HNSW for a large collection
     queries: whole(0, 1000) = 12  # shown in the report
     k: whole(1, 1000) = 8
+    descriptors: Texts = dataclasses.field(  # folders, as text separated by ;
+        default_factory=list, metadata={"separator": ";"}
+    )  # of descriptors that are searched instead of a network's; empty: none
     on_unreadable: Literal["raise", "skip"] = "skip"
 
     def __post_init__(self):
         super().__post_init__()
+        self.check_alone(self.descriptors)
+        if self.descriptors and self.threshold is None:
+            raise ValueError("descriptors: without a network, threshold cannot be calibrated: give it, too")
+        if self.descriptors and self.whitening in ("photos", "network"):
+            raise ValueError("descriptors are searched as they are given: leave whitening out (auto)")
         filled = {}
-        if self.photos and self.data == "mini" and not (self.checkpoint or self.backbone):
+        if self.photos and self.data == "mini" and not (self.checkpoint or self.backbone or self.descriptors):
             filled = {"backbone": PHOTO_BACKBONE, "pretrained_backbone": True}
             if self.p is None:
                 filled["p"] = PHOTO_P

@@ -1,6 +1,8 @@
 """From images to feature maps and descriptors, one backbone pass per image."""
 
 import math
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -354,6 +356,7 @@ def classify(
 
 
 ROWS = 8192  # per block: bounds the memory beside the result
+MOST_IN_MEMORY = 2**30  # bytes of rows
 
 
 def plain(pooled: np.ndarray) -> np.ndarray:
@@ -398,12 +401,62 @@ def multi_scale(descriptors: Sequence[np.ndarray]) -> np.ndarray:
 def in_blocks(
     function: Callable[..., Tensor], arrays: Sequence[np.ndarray], *, dimensions: int
 ) -> np.ndarray:
-    """Apply a function to the rows of arrays, block by block: [N,...] -> [N,dimensions] float32."""
+    """Apply a function to the rows of arrays, block by block: [N,...] -> [N,dimensions] float32.
+
+    The result is beside the first array, see `empty_rows`.
+    """
     count = len(arrays[0])
-    found = np.empty((count, dimensions), dtype=np.float32)
+    found = empty_rows((count, dimensions), beside=arrays[0])
     with torch.no_grad():
         for start in range(0, count, ROWS):
             rows = slice(start, start + ROWS)
             # np.array reads the block from disk, into writable memory as torch requires.
             found[rows] = function(*(torch.from_numpy(np.array(array[rows])) for array in arrays)).numpy()
     return found
+
+
+@dataclass(frozen=True)
+class JoinedRows:
+    """Arrays [n,C] one below the other, [N,C], without a copy; slices of rows, and columns, can be read."""
+
+    parts: tuple[np.ndarray, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), self.parts[0].shape[1]
+
+    def __getitem__(self, wanted: slice | tuple) -> np.ndarray:
+        rows, *columns = wanted if isinstance(wanted, tuple) else (wanted,)
+        start, stop, _ = rows.indices(len(self))
+        pieces, first = [], 0
+        for part in self.parts:
+            inside = slice(max(start - first, 0), max(stop - first, 0))
+            pieces.append(part[(inside, *columns)])
+            first += len(part)
+        return np.concatenate(pieces)
+
+
+def rows_at(rows: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """The rows [N,D] at indices [n], -> [n,D]: a view of consecutive ones, else a copy; see `empty_rows`."""
+    if len(indices) and (np.diff(indices) == 1).all():
+        return rows[indices[0] : indices[-1] + 1]
+    found = empty_rows((len(indices), rows.shape[1]), beside=rows)
+    for start in range(0, len(indices), ROWS):
+        found[start : start + ROWS] = rows[indices[start : start + ROWS]]
+    return found
+
+
+def empty_rows(shape: tuple[int, int], *, beside: np.ndarray | JoinedRows | None = None) -> np.ndarray:
+    """A float32 array to be filled: in memory, or, if it is large, in a file that is deleted with it.
+
+    beside: rows; the file is in the folder of theirs, or of temporary files if they are in memory
+    """
+    if 4 * math.prod(shape) <= MOST_IN_MEMORY:
+        return np.empty(shape, np.float32)
+    first = beside.parts[0] if isinstance(beside, JoinedRows) else beside
+    folder = os.path.dirname(first.filename) if isinstance(first, np.memmap) and first.filename else None
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".rows-") as file:  # the array holds it open
+        return np.memmap(file, np.float32, "w+", shape=shape)

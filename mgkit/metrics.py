@@ -86,6 +86,37 @@ def average_precision(
     return float(((before + at) / 2).sum() / n_positives)
 
 
+def average_precision_at(ranks: ArrayLike, n_positives: int, k: int) -> float:
+    """Return the average precision of the first k images of one query, in 0..1 (mAP@100 of GLDv2).
+
+    ranks: 0-based ranks of the positives that were retrieved, without query and junk
+    n_positives: number of positives, retrieved or not
+    k: number of images
+
+    The precisions at the positives among the first k, by the rectangle rule, divided by the number of
+    positives that could be there. Raises ValueError for k < 1, and as `average_precision`.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    ranks = sorted_ranks(ranks, n_positives)
+    return average_precision(ranks[ranks < k], min(n_positives, k), rule="rectangle")
+
+
+def recall_at(first_ranks: ArrayLike, k: int) -> float:
+    """Return the share of queries with a positive among the first k images (Recall@k), in 0..1.
+
+    first_ranks: 0-based rank of the first positive of each query ([Q])
+
+    Raises ValueError for k < 1 or no query.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    ranks = whole_numbers(first_ranks, "first_ranks")
+    if not len(ranks):
+        raise ValueError("first_ranks must hold at least one rank: leave out queries without positives")
+    return float((ranks < k).mean())
+
+
 def precision_at(ranks: ArrayLike, k: int) -> float:
     """Return the precision at k of one query, in 0..1 (mP@k of revisited Oxford and Paris).
 
@@ -236,6 +267,29 @@ def found_and_precision(hits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the number of correct predictions and the precision after each position, [W] each."""
     found = np.cumsum(hits)
     return found, found / np.arange(1, len(hits) + 1)
+
+
+# --- Queries without an answer
+
+
+def threshold_at(unanswered: ArrayLike, false_rate: float) -> float:
+    """Return the least score to accept, so that at most `false_rate` of queries without answer are accepted.
+
+    unanswered: the best score of each query without answer ([U])
+    false_rate: expected share of further such queries whose best score reaches the threshold (0..1)
+
+    It is the conformal quantile: with the U scores, false_rate · (U+1) of them, rounded down, are accepted.
+    Raises ValueError for no or non-finite scores, and a rate outside 0..1.
+    """
+    scores = np.sort(finite_scores(unanswered))[::-1].astype(np.float64)
+    if not len(scores):
+        raise ValueError("unanswered must hold at least one score")
+    if not 0 <= false_rate <= 1:
+        raise ValueError(f"false_rate must be in 0..1, got {false_rate}")
+    accepted = int(false_rate * (len(scores) + 1) + 1e-9)  # against rounding, as of 0.05 * 20
+    if accepted >= len(scores):
+        return -np.inf
+    return float(np.nextafter(scores[accepted], np.inf))
 
 
 # --- Bootstrap over queries

@@ -1,6 +1,7 @@
 """Shared fixtures: reference values, photos, the reduced mini set, a small network and small images."""
 
 import os
+import shutil
 
 # Before torch is imported, also for the processes that tests start: one thread each, which sleeps while it
 # waits. Two processes whose threads spin on the same cores slow each other down many times over.
@@ -32,7 +33,7 @@ from mgkit.engine.launch import AGENT, FOLDER, LAUNCHER
 from mgkit.engine.stopping import StopRequest
 from mgkit.mini.make import MiniSizes, make_mini
 from mgkit.model import MultiGrain, get_multigrain
-from mgkit.stages.evaluate_retrieval import evaluate_retrieval
+from mgkit.stages.evaluate_retrieval import evaluate_reranking, evaluate_retrieval
 from mgkit.stages.retrieval_task import retrieval_task
 from mgkit.stages.whiten import whitened_network
 
@@ -239,6 +240,7 @@ class Chain:
 
     def __init__(self, folder, config, printed, net):
         self.folder, self.config, self.printed, self.net = folder, config, printed, net
+        self.whitened = folder / "outputs" / "t" / "whiten" / "checkpoint.pth"
 
 
 @pytest.fixture(scope="session")
@@ -267,6 +269,40 @@ def retrieved(chain, mini_root):
         patch.chdir(chain.folder)
         task = retrieval_task(make(RetrievalConfig, values | {"indices": ["IVF4,Flat"]}))
         return task, evaluate_retrieval(task)
+
+
+@pytest.fixture(scope="session")
+def reranked(chain, retrieved):
+    """The sets of that task after query expansion and re-ranking."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(chain.folder)
+        return evaluate_reranking(retrieved[0])
+
+
+@pytest.fixture(scope="session")
+def strangers_root(mini_root, tmp_path_factory):
+    """gallery/ with scenes of Holidays, queries/ with a view of each and the objects of UKBench."""
+    root = tmp_path_factory.mktemp("own")
+    for path in (mini_root / "holidays" / "jpg").iterdir():
+        copy_to(root / ("queries" if path.stem.endswith("00") else "gallery") / path.stem[:4], path)
+    for path in (mini_root / "ukbench" / "full").iterdir():
+        copy_to(root / "queries" / f"object {int(path.stem[-5:]) // 4}", path)
+    return root
+
+
+def copy_to(folder, path):
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, folder)
+
+
+@pytest.fixture(scope="session")
+def with_strangers(chain, strangers_root):
+    """What 05 found of these queries."""
+    values = {"experiment": "own", "checkpoint": str(chain.whitened), "workers": 0, "size": 48}
+    values |= {"data": str(strangers_root / "gallery"), "queries": str(strangers_root / "queries")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(chain.folder)
+        return evaluate_retrieval(retrieval_task(make(RetrievalConfig, values | {"scales": [1.0]})))
 
 
 @pytest.fixture

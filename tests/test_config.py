@@ -10,6 +10,7 @@ from support import one_line_error
 
 from mgkit.config import (
     ClassifyConfig,
+    DescribeConfig,
     FinetunePConfig,
     PhotosConfig,
     RetrievalConfig,
@@ -99,6 +100,11 @@ def test_a_refused_training_parameter_is_named_in_one_line(values, culprits):
         (RetrievalConfig, {"set": "holidays"}, ["'set'", "did you mean sets?"]),
         (ClassifyConfig, {"size": 64}, ["'size'", "did you mean sizes?"]),
         (WhitenConfig, {"sizes": [64]}, ["'sizes'", "did you mean size?"]),
+        (WhitenConfig, {"node_rank": 1}, ["node_rank 1", "nnodes 1"]),
+        (RetrievalConfig, {"nnodes": 2}, ["nnodes", "rdzv_endpoint"]),
+        (PhotosConfig, {"nnodes": 2}, ["nnodes", "rdzv_endpoint"]),
+        (TrainConfig, {"nnodes": 0}, ["nnodes"]),
+        (TrainConfig, {"node_rank": 1}, ["node_rank 1", "nnodes 1"]),
     ],
 )
 def test_a_refused_parameter_of_another_stage_is_named_in_one_line(cls, values, culprits):
@@ -239,7 +245,7 @@ def test_faiss_strings_keep_their_commas(text, indices):
 
 # --- Every field of every config
 
-CONFIGS = (*STAGES[1:], PhotosConfig)
+CONFIGS = (*STAGES[1:], DescribeConfig, PhotosConfig)
 NUMBERS = (0, -1, 1, 0.5, 2**70, 10**5000, 1e-300, 1e308, -1e308, math.inf, -math.inf, math.nan)
 OTHERS = (
     "",

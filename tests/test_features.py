@@ -1,6 +1,7 @@
 """Descriptors depend on the image alone: not on batches, workers, or which other exponents were asked for."""
 
 import copy
+import os
 import tracemalloc
 from functools import partial
 from unittest.mock import patch
@@ -17,6 +18,7 @@ from mgkit.data.decoding import UnreadableImageError, load_image
 from mgkit.data.layouts import class_folders
 from mgkit.data.loader import UnreadableImages
 from mgkit.features import (
+    JoinedRows,
     Passes,
     by_window,
     classify,
@@ -25,6 +27,7 @@ from mgkit.features import (
     multi_scale,
     plain,
     pooled,
+    rows_at,
     whitened,
 )
 from mgkit.machine.distributed import rank, world_size
@@ -350,6 +353,37 @@ def test_blocks_and_files_on_disk_change_nothing(whitened_net, tmp_path, monkeyp
     monkeypatch.setattr(descriptors, "ROWS", 5)
     np.testing.assert_array_equal(plain(mapped), expected[0])
     np.testing.assert_allclose(whitened(whitened_net, mapped), expected[1], atol=1e-6)
+
+
+def test_large_rows_are_in_a_file_beside_theirs_that_is_gone_with_them(tmp_path, monkeypatch):
+    rows = pooled_rows(23)
+    np.save(tmp_path / "rows.npy", rows)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    expected, odd = plain(rows), np.arange(1, 23, 2)
+    monkeypatch.setattr(descriptors, "MOST_IN_MEMORY", 4 * rows.size - 1)
+    found = plain(mapped)
+    assert isinstance(found, np.memmap) and os.path.dirname(found.filename) == str(tmp_path)
+    np.testing.assert_array_equal(found, expected)
+    monkeypatch.setattr(descriptors, "MOST_IN_MEMORY", 0)
+    np.testing.assert_array_equal(rows_at(found, odd), expected[odd])
+    assert os.listdir(tmp_path) == ["rows.npy"]
+
+
+def test_consecutive_rows_are_not_copied():
+    rows = pooled_rows(23)
+    assert np.shares_memory(rows_at(rows, np.arange(3, 9)), rows)
+    np.testing.assert_array_equal(rows_at(rows, np.array([5, 4])), rows[[5, 4]])
+    assert rows_at(rows, np.array([], dtype=np.int64)).shape == (0, rows.shape[1])
+
+
+@pytest.mark.parametrize("wanted", [slice(0, 9), slice(3, 5), slice(2, 30), slice(7, 7), slice(20, 23)])
+def test_joined_rows_are_read_as_one_array(wanted):
+    rows = pooled_rows(23)
+    joined = JoinedRows((rows[:4], rows[4:4], rows[4:]))
+    assert len(joined) == 23 and joined.shape == rows.shape
+    np.testing.assert_array_equal(joined[wanted], rows[wanted])
+    np.testing.assert_array_equal(joined[:, 0], rows[:, 0])
+    np.testing.assert_array_equal(plain(joined), plain(rows))
 
 
 def test_an_unreadable_image_s_row_stays_nan(whitened_net):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mgkit.metrics import (
     average_precision,
+    average_precision_at,
     bootstrap_interval,
     bootstrap_mean,
     mean_precision_recall,
@@ -19,8 +20,10 @@ from mgkit.metrics import (
     positive_ranks,
     precision_at,
     precision_recall_curve,
+    recall_at,
     recall_at_precision,
     target_ranks,
+    threshold_at,
     topk_accuracy,
     ukbench_score,
 )
@@ -673,3 +676,46 @@ def test_bootstrap_rejects(values, options, message):
 def test_a_statistic_that_is_never_defined_is_an_error():
     with pytest.raises(ValueError, match="the statistic is NaN in every resample"):
         bootstrap_interval(lambda counts: math.nan, 3, samples=10)
+
+
+# --- The first images, and queries without an answer
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sets(st.integers(0, 30), min_size=1, max_size=8), st.integers(0, 4), st.integers(1, 35))
+def test_average_precision_of_the_first_images(ranks, missed, k):
+    total = len(ranks) + missed
+    precisions = [Fraction(sum(other <= rank for other in ranks), rank + 1) for rank in ranks if rank < k]
+    expected = sum(precisions) / min(total, k) if total else 0
+    assert average_precision_at(sorted(ranks), total, k) == pytest.approx(float(expected))
+
+
+def test_recall_counts_queries_whose_first_answer_is_among_the_first_images():
+    assert [recall_at([0, 3, 9, 10], k) for k in (1, 4, 10, 11)] == [0.25, 0.5, 0.75, 1.0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.sampled_from([0.0, 0.05, 0.1, 0.5, 1.0]))
+def test_the_threshold_is_the_least_that_accepts_so_few(scores, rate):
+    threshold, allowed = threshold_at(scores, rate), int(rate * (len(scores) + 1) + 1e-9)
+    accepted = sum(score >= threshold for score in scores)
+    assert accepted <= allowed or allowed >= len(scores)
+    next_lower = max((score for score in scores if score < threshold), default=None)
+    if next_lower is not None:  # a lower threshold would accept too many
+        assert sum(score >= next_lower for score in scores) > allowed
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: average_precision_at([0], 1, 0),
+        lambda: recall_at([0], 0),
+        lambda: recall_at([], 1),
+        lambda: threshold_at([], 0.1),
+        lambda: threshold_at([0.5], 1.1),
+        lambda: threshold_at([np.nan], 0.1),
+    ],
+)
+def test_measures_of_the_first_images_refuse_what_they_cannot_count(call):
+    with pytest.raises(ValueError, match="^[^\n]+$"):
+        call()

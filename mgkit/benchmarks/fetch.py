@@ -2,14 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch, translate
 from pathlib import Path, PurePosixPath
 
 from mgkit.benchmarks.archives import extract, is_extracted, recorded_hashes
 from mgkit.benchmarks.find import BENCHMARKS
-from mgkit.benchmarks.published import Benchmark, Images, abbreviated
+from mgkit.benchmarks.published import Benchmark, Images, abbreviated, server_name
 from mgkit.machine.download import TIMEOUT, WAITS, DownloadError, fetch, file_hash
 from mgkit.machine.progress import progress
 
@@ -53,10 +53,10 @@ def fetch_benchmark(
         raise ValueError(f"{root} holds the embedded set ({EMBEDDED}): choose another root for {name}")
     if not benchmark.archives:
         raise DownloadError(f"{name} must be downloaded by hand: {benchmark.by_hand} {folder}")
-    errors = []
+    errors, filled = [], filled_folders(benchmark, folder)
     for archive in benchmark.archives:
-        path = root / DOWNLOADS / server_name(archive.urls)
-        if is_extracted(path, folder) or is_filled(benchmark, folder, archive.fills):
+        path = root / DOWNLOADS / archive.file_name
+        if filled.issuperset(archive.fills) or is_extracted(path, folder):
             continue
         urls = addresses.get(path.name, archive.urls)
         try:
@@ -65,7 +65,7 @@ def fetch_benchmark(
             errors.append(str(error))
         else:
             extract(path, folder, rename=archive.place)
-    for companion in benchmark.companions:
+    for companion in filter(lambda each: each.urls, benchmark.companions):
         urls = addresses.get(server_name(companion.urls), companion.urls)
         try:
             fetch_from_any(urls, folder / companion.path, timeout=timeout, waits=waits)
@@ -88,15 +88,13 @@ def fetch_from_any(urls: Sequence[str], path: Path, **options) -> Path:
     raise DownloadError(errors[0] + others)
 
 
-def server_name(urls: Sequence[str]) -> str:
-    """Return the file name in the first address."""
-    return urls[0].rpartition("/")[2]
-
-
-def is_filled(benchmark: Benchmark, folder: Path, folders: Iterable[str]) -> bool:
-    """Return whether folders of a benchmark hold the published number of images."""
+def filled_folders(benchmark: Benchmark, folder: Path) -> set[str]:
+    """Return the folders that hold the published number of images; none if an archive's other file lacks."""
+    from_archives = [companion.path for companion in benchmark.companions if not companion.urls]
+    if not all((folder / path).is_file() for path in from_archives):
+        return set()
     images, _ = sort_files(benchmark, folder)
-    return all(len(images[inside]) == benchmark.folders[inside] for inside in folders)
+    return {inside for inside, number in benchmark.folders.items() if len(images[inside]) == number}
 
 
 def examine(root: str | Path, name: str, *, hashes: bool = False) -> Report:
@@ -106,8 +104,10 @@ def examine(root: str | Path, name: str, *, hashes: bool = False) -> Report:
     hashes: compare each file with the hashes recorded by fetching
     The embedded set may have fewer images. Raises ValueError for an unknown name only.
     """
-    benchmark, root = benchmark_of(name), Path(root)
-    folder, published = root / name, sum(benchmark.folders.values())
+    root = Path(root)
+    folder = root / name
+    benchmark = benchmark_of(name).layout_of(folder)
+    published = sum(benchmark.folders.values())
     if not folder.is_dir():
         how = f"run python -m mgkit.benchmarks fetch {name} --root {root}"
         how = how if benchmark.archives else f"{benchmark.by_hand} {folder}"
@@ -144,27 +144,46 @@ def benchmark_of(name: str) -> Benchmark:
 
 
 def sort_files(benchmark: Benchmark, folder: Path) -> tuple[Images, list[str]]:
-    """Return the images of a benchmark by folder, and findings on other files; hidden ones are ignored."""
+    """Return the images of a benchmark by folder, and findings on other files; hidden ones are ignored.
+
+    Each folder is listed once, down to `benchmark.depth`; no file is opened.
+    """
     images, unexpected, empty, unreadable = {inside: set() for inside in benchmark.folders}, [], [], []
     known = ("*.sha256", *(companion.path for companion in benchmark.companions))
     fits = re.compile("|".join(map(translate, benchmark.names))).match
-    above = {"", *(str(parent) for inside in images for parent in PurePosixPath(inside).parents)} - {"."}
-    for inside in sorted({*images, *above}):
-        start = f"{inside}/" if inside else ""
-        for name, size in listed(folder / inside, unreadable):
-            if size is None:
-                if f"{start}{name}" not in {*images, *above}:
-                    unexpected.append(f"{start}{name}/")
-                continue
-            if inside in images and fits(name.lower()):
-                images[inside].add(name.lower())
-            elif not any(fnmatch(name, pattern) for pattern in known):
-                unexpected.append(f"{start}{name}")
-                continue
-            if not size:
-                empty.append(f"{start}{name}")
+    for inside, path, size in walk(benchmark, folder, unreadable):
+        name = path.rpartition("/")[2].lower()
+        if size is not None and inside and fits(name):
+            images[inside].add(path[len(inside) + 1 :].lower())
+        elif any(fnmatch(name, pattern) for pattern in benchmark.beside):
+            continue
+        elif size is None or not any(fnmatch(path, pattern) for pattern in known):
+            unexpected.append(path if size is not None else f"{path}/")
+            continue
+        if not size:
+            empty.append(path)
     kinds = {"empty": empty, "not part of the set": unexpected, "cannot be read": unreadable}
     return images, [f"{kind}: {abbreviated(paths)}" for kind, paths in kinds.items() if paths]
+
+
+def walk(benchmark: Benchmark, folder: Path, unreadable: list[str]) -> Iterator[tuple[str, str, int | None]]:
+    """Yield the files of a benchmark, and the folders that are not its own: (of `folders`, path, size).
+
+    The first is "" for what lies above `folders`; the size is None for a folder. Paths are below `folder`.
+    """
+    paths = (*benchmark.folders, *(companion.path for companion in benchmark.companions))
+    above = {str(parent) for path in paths for parent in PurePosixPath(path).parents} - {"."}
+    own = {*above, *benchmark.folders}
+    pending = [("", above_one, 0) for above_one in sorted({"", *above} - {*benchmark.folders})]
+    pending += [(inside, inside, benchmark.depth) for inside in sorted(benchmark.folders)]
+    while pending:
+        inside, path, depth = pending.pop()
+        for name, size in listed(folder / path, unreadable):
+            below = f"{path}/{name}" if path else name
+            if size is None and depth:
+                pending.append((inside, below, depth - 1))
+            elif size is not None or below not in own:
+                yield inside, below, size
 
 
 def listed(folder: Path, unreadable: list[str]) -> Iterator[tuple[str, int | None]]:

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from mgkit.data.folders import check_folder, image_files
 from mgkit.data.images import UNLABELLED, ImageList
 from mgkit.machine.files import read_text, split_lines
 from mgkit.machine.printable import say_once
+from mgkit.machine.records import shown
 
 
 def no_images() -> np.ndarray:
@@ -93,10 +95,73 @@ class RetrievalSet:
     def describe(self) -> str:
         """Return one line with the numbers of queries, images and positives."""
         if self.measure == "none":
-            return f"{self.name}: {len(self.images)} images without ground truth, all queries"
-        positives = sum(map(len, self.positives)) / max(len(self.queries), 1)
+            return f"{self.name}: {len(self.queries)} images without ground truth, all queries"
+        numbers = [len(positives) for positives in self.positives]
+        unanswered = numbers.count(0)
+        mean = sum(numbers) / max(len(numbers) - unanswered, 1)  # of queries that have any
         counts = f"{len(self.queries)} queries, {len(self.database)} database images"
-        return f"{self.name}: {counts}, {positives:.1f} positives per query"
+        without = f", {unanswered} queries without an answer" if unanswered else ""
+        return f"{self.name}: {counts}, {mean:.1f} positives per query{without}"
+
+
+# --- Adding images
+
+
+def extended(images: ImageList, paths: Sequence[str]) -> ImageList:
+    """Return the images followed by unlabelled ones, which are read in the same way."""
+    labels = np.concatenate([images.labels, np.full(len(paths), UNLABELLED, dtype=np.int64)])
+    return replace(images, paths=(*images.paths, *paths), labels=labels)
+
+
+def with_distractors(sets: Sequence[RetrievalSet], extra: ImageList) -> list[RetrievalSet]:
+    """Return the sets with further images at the end of `images` and `database`, which answer no query.
+
+    sets: those that share their images share them afterwards as well
+    extra: the distractors; those that are images of the set already are left out, with a line
+
+    Names say how many there are, but for levels of Copydays. Raises ValueError if none is left.
+    """
+    real = real_paths(extra.paths)
+    of_images: dict[int, ImageList] = {}  # by identity
+    found = []
+    for one in sets:
+        if id(one.images) not in of_images:
+            own = set(real_paths(one.images.paths))
+            others = [path for path, known in zip(extra.paths, real, strict=True) if known not in own]
+            tell_own(one.name, extra, others)
+            of_images[id(one.images)] = extended(one.images, others)
+        images = of_images[id(one.images)]
+        added = np.arange(len(one.images), len(images))
+        found.append(
+            replace(
+                one,
+                name=one.name if one.level else f"{one.name} + {len(added)} distractors",
+                images=images,
+                database=np.concatenate([one.database, added]),
+                distractors=added,
+            )
+        )
+    return found
+
+
+def tell_own(name: str, extra: ImageList, others: Sequence[str]) -> None:
+    """Print a line for distractors that are images of the set; ValueError if all are."""
+    if not others:
+        raise ValueError(f"distractors: all {len(extra)} images of {extra.root} are images of {name} itself")
+    if len(others) < len(extra):
+        own = len(extra) - len(others)
+        say_once(f"distractors: {own} of {len(extra)} are images of {name} itself, and left out")
+
+
+def real_paths(paths: Iterable[str]) -> list[str]:
+    """Return the paths of the files that the paths lead to; each folder is resolved once."""
+    real_folder = cache(os.path.realpath)
+    found = []
+    for path in paths:
+        folder, name = os.path.split(path)
+        linked = os.path.islink(path)
+        found.append(os.path.realpath(path) if linked else os.path.join(real_folder(folder), name))
+    return found
 
 
 # --- Reading folders
@@ -140,6 +205,20 @@ def files_of(folder: Path, name: str) -> list[str]:
     if not paths:
         raise ValueError(f"{name}: {folder} holds no images")
     return paths
+
+
+def files_below(root: Path, folders: Iterable[str], name: str) -> tuple[list[str], dict[str, int]]:
+    """Return the images of a benchmark's folders, and {path below root, with slashes: index}.
+
+    Raises as `files_of`.
+    """
+    paths, index_of = [], {}
+    for inside in folders:
+        start = len(os.path.join(os.path.realpath(root / inside), ""))
+        for path in files_of(root / inside, name):
+            index_of[f"{inside}/{path[start:].replace(os.sep, '/')}"] = len(paths)
+            paths.append(path)
+    return paths, index_of
 
 
 def complete_groups(
@@ -201,6 +280,15 @@ def separator(text: str) -> str:
         return given[1]
     unquoted = re.sub('"[^"]*"', "", first)
     return next((mark for mark in ",;\t" if mark in unquoted), ",")
+
+
+def named_columns(path: Path, header: list[str], names: tuple[str, ...]) -> list[int]:
+    """Return the positions of the named columns of a csv; ValueError if one is missing."""
+    found = columns(header, names)
+    if found is None:
+        wanted, got = ",".join(names), shown(",".join(header))
+        raise ValueError(f"{path}: the first line should name the columns {wanted}, got {got}")
+    return found
 
 
 def columns(header: list[str], names: tuple[str, ...]) -> list[int] | None:

@@ -1,4 +1,4 @@
-"""The board: each figure printed in the paper beside the measurements of runs under outputs/.
+"""The board: each figure printed in the paper beside the measurements of runs; newer figures of others.
 
 Command line: `python -m mgkit.board`.
 """
@@ -6,5 +6,5 @@ Command line: `python -m mgkit.board`.
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submod_attrs={"entries": ["board"], "text": ["table"]}
+    __name__, submod_attrs={"entries": ["board", "elsewhere"], "text": ["table"]}
 )

@@ -1,12 +1,17 @@
 """The board as text."""
 
+from collections.abc import Sequence
 from itertools import groupby
+from string import ascii_lowercase
 
-from mgkit.board.entries import Entry
+from mgkit.board.entries import Elsewhere, Entry
 
 
-def table(entries: list[Entry]) -> str:
-    """Format the board: a line for each row and size of the paper's tables, then the runs cited."""
+def table(entries: list[Entry], elsewhere: Sequence[Elsewhere] = ()) -> str:
+    """Format the board: a line for each row and size of the paper's tables, then the runs cited.
+
+    elsewhere: newer figures, a block of their own at the end
+    """
     lines, sources = [], {}
     for name, of_table in groupby(entries, key=lambda entry: entry.table):
         lines += [f"{name}", f"{'':50}{'measure':30}{'paper':>20}{'measured':>21}{'difference':>21}"]
@@ -19,9 +24,28 @@ def table(entries: list[Entry]) -> str:
             line = f"{label:50}{columns[0]:30}{columns[1]:>20}{columns[2]:>21}{columns[3]:>21}"
             lines.append((line + marks(group, sources)).rstrip())
         lines.append("")
-    if not sources:
-        return "\n".join([*lines, "Nothing has been measured yet: notebooks/recipes/ has the commands."])
-    return "\n".join([*lines, *(f"[{number}] {source}" for source, number in sources.items())])
+    if entries and not sources:
+        lines.append("Nothing has been measured yet: notebooks/recipes/ has the commands.")
+    lines += [f"[{number}] {source}" for source, number in sources.items()]
+    if elsewhere:
+        lines += ["", *newer(elsewhere)]
+    return "\n".join(lines)
+
+
+def newer(figures: Sequence[Elsewhere]) -> list[str]:
+    """Format newer figures, a line for each network and set, then their sources, lettered."""
+    lines = ["Elsewhere (newer, other training or data; not comparable)"]
+    letters = dict(zip(dict.fromkeys(figure.source for figure in figures), ascii_lowercase, strict=False))
+    for name, of_set in groupby(figures, key=lambda figure: figure.set):
+        lines.append(f"{name:50}{'measure':30}{'published':>20}")
+        for (row, size, source), group in groupby(of_set, key=lambda f: (f.row, f.size, f.source)):
+            group = list(group)
+            label = f"{row}, {size} px" if size else row
+            measures = " / ".join(figure.measure for figure in group)
+            values = " / ".join(f"{figure.value:.1f}" for figure in group)
+            lines.append(f"{label:50}{measures:30}{values:>20} [{letters[source]}]")
+        lines.append("")
+    return lines + [f"[{letter}] {source}" for source, letter in letters.items()]
 
 
 def cells(entry: Entry) -> tuple[str, str, str, str]:

@@ -11,7 +11,7 @@ PLOTS = {
     "02_finetune_p": ("p_paths", "p_star", "figure_4"),
     "03_whiten": ("spectrum",),
     "04_evaluate_imagenet": ("accuracy",),
-    "05_evaluate_retrieval": ("retrieval", "precision_recall", "figure_4"),
+    "05_evaluate_retrieval": ("retrieval", "precision_recall", "reranking", "figure_4"),
 }
 REMOVED = "(a picture of photographs, which is not part of the reference)"
 SAVED = re.compile(r"""save_figure\(.*?, config, "(\w+)\.png"\)""")

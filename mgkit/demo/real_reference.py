@@ -27,6 +27,7 @@ TABLE, CURVES = "table.txt", "curves.json"
 FIGURES = (  # below outputs/<experiment>/; none of them shows a photograph
     "finetune_p/p_paths", "finetune_p/p_star", "whiten/spectrum", "evaluate_imagenet/accuracy",
     "evaluate_retrieval/retrieval", "evaluate_retrieval/precision_recall", "evaluate_retrieval/figure_4",
+    "evaluate_retrieval/reranking",
 )  # fmt: skip
 
 

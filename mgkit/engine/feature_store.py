@@ -34,7 +34,7 @@ from mgkit.engine.provenance import provenance
 from mgkit.engine.run import experiment_folder
 from mgkit.features import Passes, by_window, pooled_batches, rows_of_all
 from mgkit.machine.device import autocast
-from mgkit.machine.distributed import all_gather_object, barrier, broadcast_object, is_main
+from mgkit.machine.distributed import all_gather_object, barrier, broadcast_object, is_main, run_in_all
 from mgkit.machine.files import (
     RefusedError,
     exclusive,
@@ -92,7 +92,13 @@ def stored_features(
             write_missing(net, images, {p: arrays[p] for p in missing}, size=size, passes=passes)
         barrier()
     for array in arrays.values():
-        tell(passes.unreadable, images, array.manifest()["skipped"])
+        manifest = array.manifest()
+        if manifest is None:
+            raise FileNotFoundError(
+                f"{array.folder.resolve()} lacks the features that were written just now: all machines must "
+                "work in one and the same folder, and nothing else may change its files"
+            )
+        tell(passes.unreadable, images, manifest["skipped"])
     return [np.load(arrays[p].path, mmap_mode="r") for p in exponents]
 
 
@@ -383,7 +389,8 @@ def pooled_shards(
                 raise
 
     windows = by_window(pass_over_rest(), SHARD, len(rest))
-    for place, (shard, batches) in enumerate(zip(shards, windows, strict=True)):
+    for place, shard in enumerate(shards):
+        batches = run_in_all(lambda: next(windows))  # an unreadable image is named on all machines
         rows = np.full((len(ps), len(parts[shard]), net.width), np.nan, dtype=np.float32)
         for of_batch, indices in batches:
             rows[:, indices - place * SHARD] = of_batch

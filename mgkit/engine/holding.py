@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from pydantic.dataclasses import dataclass
 
-from mgkit.config import StageConfig, TrainConfig, different
+from mgkit.config import StageConfig, different
 from mgkit.engine.run import keep_to_run, leave_run, read_results, stage_folder
 from mgkit.machine.distributed import broadcast_object, is_main, run_in_all
 from mgkit.machine.files import exclusive, write_text
@@ -50,11 +50,12 @@ def holding(config: StageConfig) -> Iterator[bool]:
 
     Yields whether another process has finished a run with the same parameters while this one waited, whose
     results are then to be taken. Waits for such a process without limit, for one with other parameters at
-    most SECONDS_TO_STOP. Of several processes and machines the main one holds the lock.
+    most SECONDS_TO_STOP. Of several processes and machines the main one holds the lock; with machines that
+    wait for each other it takes no results.
 
     Raises TimeoutError, which names the parameters, and OSError where the lock file cannot be written.
     """
-    here = is_main() and not (isinstance(config, TrainConfig) and config.node_rank)
+    here = is_main() and not config.node_rank
     with ExitStack() as stack:
         joined = broadcast_object(run_in_all(lambda: take(config, stack), here=here))
         yield bool(joined)
@@ -67,7 +68,7 @@ def take(config: StageConfig, stack: ExitStack) -> bool:
     last = read_holder(config) if wait(config, stack) else None
     leave_run(config)
     stack.callback(keep_to_run, config)
-    joined = last is not None and last.finished and not last.differs(config)
+    joined = config.nnodes == 1 and last is not None and last.finished and not last.differs(config)
     joined = joined and read_results(config) is not None
     if joined:
         print(f"{stage_folder(config)}: taking the results of {last.process}, which had the same parameters")

@@ -25,6 +25,7 @@ FOLDER = "MGKIT_LAUNCH_FOLDER"  # where they write how the run ended
 LAUNCHER = "MGKIT_LAUNCHER_PID"  # the launching process; workers end when it has ended
 AGENT = "agent.pid"  # file in FOLDER with the process of torch.distributed.run; workers end when it has ended
 SECONDS_TO_STOP = 60  # for the current step, and for saving
+SECONDS_TO_MEET = 600  # from the first of several machines that is ready to the last
 
 
 class WorkerError(RuntimeError):
@@ -49,9 +50,9 @@ def processes_on_this_machine(config: StageConfig) -> int:
 
 
 def on_all_devices(config: AnyConfig, run: Callable[[AnyConfig], object]) -> None:
-    """Run a stage on all devices of `config.gpus`: by `run` if that is one process, else by `launch`."""
+    """Run a stage on all devices of all machines: by `run` if that is one process, else by `launch`."""
     print_anything()
-    if is_initialized() or processes_on_this_machine(config) == 1:
+    if is_initialized() or (config.nnodes == 1 and processes_on_this_machine(config) == 1):
         run(config)
     else:
         launch(config)
@@ -83,7 +84,7 @@ def launch(config: StageConfig) -> None:
         except BaseException:
             stop(process, Path(folder))
             raise
-        raise_ending(Path(folder), code, asked_to_stop=bool(asked_to_stop))
+        raise_ending(Path(folder), code, asked_to_stop=bool(asked_to_stop), machines=config.nnodes)
 
 
 @contextmanager
@@ -111,13 +112,14 @@ def torchrun_command(config: StageConfig, config_file: Path, processes: int) -> 
         sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}",
         "--rdzv-backend=c10d", f"--log-dir={config_file.parent / 'log'}",
     ]  # fmt: skip
-    nodes = config.nnodes if isinstance(config, TrainConfig) else 1
     if isinstance(config, TrainConfig):
         command.append(f"--max-restarts={0 if config.dry_run else config.max_restarts}")
-    if nodes > 1:
+    if config.nnodes > 1:
+        patience = f"join_timeout={SECONDS_TO_MEET},read_timeout={SECONDS_TO_MEET}"
         command += [
-            f"--nnodes={nodes}", f"--rdzv-id={config.experiment}-{config.stage}",
-            f"--rdzv-endpoint={config.rdzv_endpoint}", f"--rdzv-conf=is_host={int(config.node_rank == 0)}",
+            f"--nnodes={config.nnodes}", f"--rdzv-id={config.experiment}-{config.stage}",
+            f"--rdzv-endpoint={config.rdzv_endpoint}",
+            f"--rdzv-conf=is_host={int(config.node_rank == 0)},{patience}",
         ]  # fmt: skip
     else:
         command += [
@@ -162,8 +164,8 @@ def stop(process: subprocess.Popen, folder: Path) -> None:
         print(ending["message"])
 
 
-def raise_ending(folder: Path, code: int, *, asked_to_stop: bool = False) -> None:
-    """Raise StoppedError or WorkerError, unless the workers ended without an error."""
+def raise_ending(folder: Path, code: int, *, asked_to_stop: bool = False, machines: int = 1) -> None:
+    """Raise StoppedError or WorkerError, unless the workers of this machine ended without an error."""
     ending = read_ending(folder)
     if ending and ending["kind"] == "stopped":
         raise StoppedError(ending["message"])
@@ -174,14 +176,24 @@ def raise_ending(folder: Path, code: int, *, asked_to_stop: bool = False) -> Non
     if asked_to_stop:
         raise StoppedError("stopped as asked: run the same command again to resume from the last checkpoint")
     traceback = first_traceback(folder.glob("log/**/error.json"))
+    lost = follows_another(traceback)
+    if lost and machines > 1:
+        raise WorkerError(
+            f"a worker process on one of the {machines} machines has ended, and so have all others: the "
+            "output there says why, unless it was killed; the same commands on all machines go on from what "
+            "is done"
+        )
     if traceback:
-        lost = follows_another(traceback)
         hint = " (it lost another, which may have been killed for lack of memory)" if lost else ""
         raise WorkerError(f"a worker process failed{hint}, and restarting it did not help:\n{traceback}")
+    apart = (
+        f", or another of the {machines} machines has ended, or did not start the same command within "
+        f"{SECONDS_TO_MEET // 60} minutes, or rdzv_endpoint cannot be reached"
+    )
     raise WorkerError(
         f"the worker processes ended without an error message (torch.distributed.run: exit code {code}): "
-        "unless the output above says why, they were killed, perhaps for lack of memory; run the same "
-        "command again to resume from the last checkpoint"
+        "unless the output above says why, they were killed, perhaps for lack of memory"
+        f"{apart if machines > 1 else ''}; run the same command again to resume from the last checkpoint"
     )
 
 

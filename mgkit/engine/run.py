@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 KEPT: dict[tuple[str, str], int] = {}  # the inodes of the folders that this process keeps to
+SECONDS_TO_APPEAR = 90  # of what another machine wrote; NFS may know of it a minute later
 MOST_RENAMED = 10  # times in a row that a folder is renamed while it is read; some file systems change inodes
 
 # Results first: a run killed while it removes the files of an earlier one must not look finished.
@@ -153,6 +154,9 @@ def identities(config: StageConfig) -> dict[str, int]:
 def papermill_command(config: StageConfig) -> str:
     """The command that runs a stage with this config, without Jupyter."""
     parameters = changed_parameters(config)
+    if config.command:
+        options = [word for name, value in parameters.items() for word in (f"--{name}", as_text(value))]
+        return shlex.join(["python", "-m", config.command, *options])
     copy = f"outputs/{config.experiment}-{config.notebook}.ipynb"
     options = [
         word
@@ -226,6 +230,23 @@ def read_results(config: StageConfig) -> dict | None:
     return unmoved(config, lambda: results_in(run_folder(config), config.notebook))
 
 
+def results_of_machines(config: StageConfig) -> dict:
+    """`read_results` of a run that has finished, maybe on another machine, whose files may appear late.
+
+    Raises FileNotFoundError if they do not within SECONDS_TO_APPEAR.
+    """
+    began = time.monotonic()
+    while (results := read_results(config)) is None:
+        if config.nnodes == 1 or time.monotonic() - began > SECONDS_TO_APPEAR:
+            folder = experiment_folder(config.experiment).resolve()
+            raise FileNotFoundError(
+                f"{folder} lacks the results of {config.notebook}, which has ended: all machines must work "
+                "in one and the same folder, and nothing else may remove its files"
+            )
+        time.sleep(0.5)
+    return results
+
+
 def latest_results(config: StageConfig) -> dict | None:
     """The results of the latest run of the config's experiment and stage, with whatever parameters.
 
@@ -235,7 +256,12 @@ def latest_results(config: StageConfig) -> dict | None:
 
 
 def add_results(config: StageConfig, values: dict) -> None:
-    """Add values to results.json of the run with this config, unless the run is being repeated."""
+    """Add values to results.json of the run with this config, unless the run is being repeated.
+
+    Of several machines, the first one does.
+    """
+    if config.node_rank:
+        return
     with opened_folder(config) as folder:
         results = results_in(folder, config.notebook)
         if results is not None:
@@ -368,7 +394,12 @@ class Run:
 
 
 def save_figure(figure: "Figure", config: StageConfig, name: str) -> "Figure":
-    """Write a figure as PNG into the folder of the config's run, at 120 dots per inch, and return it."""
+    """Write a figure as PNG into the folder of the config's run, at 120 dots per inch, and return it.
+
+    Of several machines, the first one writes.
+    """
+    if config.node_rank:
+        return figure
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120, bbox_inches="tight")
     with opened_folder(config) as folder, atomic_write(folder / name) as temporary:

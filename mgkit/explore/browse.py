@@ -13,15 +13,15 @@ from mgkit.backbones.imagenet import imagenet_names
 from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.data.decoding import UnreadableImageError, load_image, without_warnings
 from mgkit.data.images import ImageList, evenly
-from mgkit.features import maps_of, too_narrow
+from mgkit.features import maps_of, rows_at, too_narrow
 from mgkit.machine.printable import shown_name
 from mgkit.model import MultiGrain
-from mgkit.retrieval.protocols import rows_of, shown_query, with_places
+from mgkit.retrieval.protocols import shown_query, with_places
 from mgkit.retrieval.search import top_k
 from mgkit.stages.descriptor_kinds import own_names
 from mgkit.stages.inputs import data_root, is_mini
 from mgkit.stages.results import Retrieval
-from mgkit.stages.retrieval_task import RetrievalTask
+from mgkit.stages.retrieval_task import GivenTask, RetrievalTask
 from mgkit.transforms import eval_transform
 
 MOST_PIXELS = 50_000_000  # of an upload: 200 MB decoded
@@ -76,7 +76,7 @@ class Collection:
         self.queries = readable_indices(queries, readable, "queries")
         self.database = readable_indices(database, readable, "database")
         self.descriptors = descriptors
-        self.answering = rows_of(descriptors, self.database)
+        self.answering = rows_at(descriptors, self.database)
 
     def answers(self, query: int, k: int) -> Answers:
         """The k images (or all, if fewer) most similar to image `query`, without itself."""
@@ -113,7 +113,7 @@ def readable_indices(given: Sequence[int] | None, readable: np.ndarray, name: st
     return indices
 
 
-def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -> Collection:
+def set_collection(task: RetrievalTask | GivenTask, found: Sequence[Retrieval], name: str) -> Collection:
     """A retrieval set of 05 with the network's own descriptors; queries in order of their score, worst first.
 
     found: results of 05, with the scores.
@@ -126,10 +126,11 @@ def set_collection(task: RetrievalTask, found: Sequence[Retrieval], name: str) -
         known = dict.fromkeys(r.result.name for r in found)
         raise ValueError(f"the set {name!r} is not among those measured: {', '.join(known)}")
     [each] = [each for each in task.sets if each.name == name]
-    [pooled] = task.features(each.images, size=task.config.size, ps=[task.p], name=name)
     descriptors = task.descriptors(each, size=task.config.size)
-
-    classes = classes_by(task.net, pooled, class_names(task.config.data, task.net))
+    classes = None
+    if not isinstance(task, GivenTask):
+        [pooled] = task.features_of(each, size=task.config.size, ps=[task.p])
+        classes = classes_by(task.net, pooled, class_names(task.config.data, task.net))
     if each.measure == "none":
         return Collection(each.images, descriptors, database=each.database, classes=classes)
     result, asked = measured[-1].result, measured[-1].retrieval_set.queries
@@ -165,7 +166,7 @@ def judged_collection(
 
 def classes_by(net: MultiGrain, pooled: np.ndarray, names: Sequence[str]) -> Callable[[int], Classes]:
     """A function: image index -> its likely classes, from the pooled features of all images [N,C]."""
-    return lambda i: likely_classes(net, torch.from_numpy(np.array(pooled[i])), names)
+    return lambda i: likely_classes(net, torch.from_numpy(np.array(pooled[i : i + 1])[0]), names)
 
 
 def class_names(data: str, net: MultiGrain) -> tuple[str, ...]:
@@ -248,6 +249,16 @@ def describe_with(
         return descriptor.cpu().numpy(), likely_classes(net, pooled[0], names or net.classes)
 
     return describe
+
+
+def describe_for(task: RetrievalTask | GivenTask) -> Describe | None:
+    """`describe_with` of the network of 05; None, with a line, where there is none."""
+    config = task.config
+    if isinstance(task, GivenTask):
+        print("no picture can be uploaded: descriptors are given, without the network that made them")
+        return None
+    names = class_names(config.data, task.net)
+    return describe_with(task.net, size=config.size, crop=config.crop, p=task.p, names=names)
 
 
 def read_picture(name: str, content: bytes) -> Image.Image:

@@ -18,6 +18,7 @@ from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
 from mgkit.pooling import FLOOR, gem, l2_normalize, offset_of
 from mgkit.retrieval.protocols import (
+    by_descriptors,
     examples,
     failures_first,
     measured_value,
@@ -147,7 +148,8 @@ class SetMaps:
 
     def neighbours(self, q: int, descriptors: np.ndarray, k: int) -> list[tuple[int, float, bool | None]]:
         """(image, score, right) of the k nearest neighbours of query q; right is None for junk or unknown."""
-        [found], [scores] = nearest(self.set, descriptors, self.set.queries[q : q + 1], k)
+        ranking = by_descriptors(self.set, descriptors)
+        [found], [scores] = nearest(self.set, ranking, np.array([q]), k)
         pairs = zip(found.tolist(), scores.tolist(), strict=True)
         return [(image, score, self.set.right(q, image)) for image, score in pairs]
 

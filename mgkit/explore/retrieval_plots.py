@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from mgkit.data.images import evenly
 from mgkit.explore.style import (
     COLOURS,
     LINES,
@@ -28,6 +29,8 @@ from mgkit.retrieval.protocols import examples, shown
 
 if TYPE_CHECKING:  # for annotations: do not load the stages
     from mgkit.stages.results import ResolutionCurves, Retrieval
+
+FADED = 0.35  # opacity of the answers of rejected queries
 
 
 def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
@@ -156,4 +159,91 @@ def retrieval_grid(retrieval: Retrieval, *, queries: int = 3, k: int = 6) -> Fig
         show_found(row, each.images, each.queries[q], found, judged=each.measure != "none", title=title)
     value = shown(result) if result.measure == "none" else f"{result.measure} {shown(result)}"
     figure.suptitle(f"{shortened(result.name, TITLE)}, {retrieval.descriptor}: {value}", fontsize=10)
+    return figure
+
+
+def reranking_gains(found: Sequence[Retrieval]) -> Figure:
+    """Gain of each re-ranking over the plain ranking, with 95 % intervals; one panel per set.
+
+    found: of `evaluate_reranking`
+    """
+    sets = list(dict.fromkeys(r.result.name for r in found))
+    bases = list(dict.fromkeys(r.over for r in found if r.gain))
+    methods = list(dict.fromkeys(r.descriptor.removeprefix(f"{r.over} + ") for r in found if r.gain))
+    if not sets:
+        figure, [[panel]] = axes_grid(1, 1)
+        show_reason(panel)
+        return figure
+    figure, axes = wrapped_grid(len(sets), width=3.4, height=0.8 + 0.35 * len(methods))
+    for panel, name in zip(axes, sets, strict=True):
+        of_set = [r for r in found if r.result.name == name and r.gain]
+        scale = 1 if of_set[0].result.measure == "score" else 100
+        for r in of_set:
+            b, gain = bases.index(r.over), r.gain
+            y = methods.index(r.descriptor.removeprefix(f"{r.over} + ")) + 0.25 * (b - (len(bases) - 1) / 2)
+            whiskers = [[scale * max(gain.value - gain.low, 0)], [scale * max(gain.high - gain.value, 0)]]
+            panel.errorbar(
+                scale * gain.value, y, xerr=whiskers, fmt=cycled(MARKERS, b), markersize=5, capsize=2,
+                color=COLOURS[b % len(COLOURS)], label=r.over,
+            )  # fmt: skip
+        panel.axvline(0, color="grey", linestyle=":")
+        unit = "points of 4" if scale == 1 else "percentage points"
+        style(panel, shortened(name, TITLE), f"gain in {of_set[0].result.measure} ({unit})", "")
+        panel.set_yticks(range(len(methods)), methods)
+        panel.set_ylim(len(methods) - 0.5, -0.5)
+    figure_legend(figure, axes[0])
+    return figure
+
+
+def rejection_curves(found: Sequence[Retrieval]) -> Figure:
+    """Queries with an answer that are accepted against those without that are; one panel per set.
+
+    found: results with a `rejection`; ★ is the threshold's
+    """
+    figure, axes = wrapped_grid(len(found), width=4.0, height=3.2)
+    for panel, r in zip(axes, found, strict=True):
+        one = r.result.rejection
+        false, accepted, right = (100 * rate for rate in one.roc())
+        for k, (rate, label) in enumerate([(accepted, "accepted"), (right, "accepted, right image first")]):
+            panel.step(false, rate, where="post", color=COLOURS[k], linestyle=LINES[k], label=label)
+        star = 100 * one.accepted[~one.answered].mean(), 100 * one.right_rate
+        panel.plot(*star, "*", color=COLOURS[1], markersize=14, markeredgecolor="black")
+        label = f"{100 * one.false_rate:g} % asked for"
+        panel.axvline(100 * one.false_rate, color="grey", linestyle=":", label=label)
+        style(
+            panel, shortened(r.result.name, TITLE), "of queries without an answer, accepted (%)",
+            "of queries with an answer (%)",
+        )  # fmt: skip
+        panel.set(xlim=(-2, 102), ylim=(0, 104))
+    figure_legend(figure, axes[0])
+    return figure
+
+
+def rejection_grid(retrieval: Retrieval, *, queries: int = 3, k: int = 4) -> Figure:
+    """Queries with an answer, then queries without, each with its nearest images; rejected ones are marked.
+
+    The queries with an answer are those with the lowest, a middle and the highest similarity of those shown
+    by `retrieval_grid`; of those without, the highest comes first.
+    """
+    each, result = retrieval.retrieval_set, retrieval.result
+    one, places = result.rejection, np.arange(len(result.shown))
+    answered = one.answered[result.shown]
+    known = places[answered][np.argsort(one.best[result.shown[answered]], kind="stable")]
+    rows = [*known[evenly(len(known), queries)], *places[~answered][evenly((~answered).sum(), queries)]]
+    k = min(k, result.neighbours.shape[1])
+    figure, axes = axes_grid(len(rows), k + 1, width=1.3, height=1.45)
+    for row, s in zip(axes, rows, strict=True):
+        q = result.shown[s]
+        found = [
+            (image, score, each.right(q, image))
+            for image, score in zip(result.neighbours[s].tolist(), result.scores[s], strict=True)
+        ]
+        title = f"{'with' if one.answered[q] else 'no'} answer:\n"
+        title += "accepted" if one.accepted[q] else "rejected"
+        show_found(row, each.images, each.queries[q], found, judged=True, title=title)
+        if not one.accepted[q]:
+            for axes_of_answer in row[1:]:
+                axes_of_answer.images[0].set_alpha(FADED)
+    name = shortened(result.name, TITLE)
+    figure.suptitle(f"{name}, {retrieval.descriptor}: accepted from {one.threshold:.2f} on", fontsize=10)
     return figure

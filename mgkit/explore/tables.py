@@ -4,7 +4,7 @@ from itertools import groupby
 
 import numpy as np
 
-from mgkit.retrieval.protocols import shown, shown_difference, shown_interval, shown_value
+from mgkit.retrieval.protocols import shown, shown_difference, shown_interval, shown_other, shown_value
 from mgkit.stages.results import Adaptation, Retrieval
 
 VERDICT = {True: "better", False: "worse", None: "undecided"}
@@ -64,9 +64,43 @@ def set_lines(of_set: list[Retrieval], width: int) -> list[str]:
         lines.append(line)
     best = max(of_set, key=lambda r: r.result.value)
     if best.result.others:
-        further = ", ".join(f"{key} {100 * value:.1f} %" for key, value in best.result.others.items())
+        further = ", ".join(shown_other(*other) for other in best.result.others.items())
         lines.append(f"  {best.descriptor}: {further}")
     return lines
+
+
+def rejection_table(found: list[Retrieval]) -> str:
+    """Aligned text: how well each descriptor tells queries with an answer from those without.
+
+    found: results, of which those with a `rejection` are shown
+    """
+    lines = []
+    found = [r for r in found if r.result.rejection]
+    width = max((len(r.descriptor) for r in found), default=0)
+    for name, of_set in groupby(found, key=lambda r: r.result.name):
+        of_set = list(of_set)
+        one = of_set[0].result.rejection
+        counts = f"{int(one.answered.sum())} queries with an answer, {int((~one.answered).sum())} without"
+        lines += [
+            f"{name}: {counts}; at most {100 * one.false_rate:g} % of these are to be accepted",
+            f"  {'':{width}}  {'ROC area':>8}  {'threshold':>9}  {'95 % interval':>13}  "
+            f"{'no answer, accepted':>24}  {'accepted, right first':>24}",
+        ]
+        for r in of_set:
+            one = r.result.rejection
+            interval = "{:.3f} … {:.3f}".format(*one.threshold_interval)
+            lines.append(
+                f"  {r.descriptor:{width}}  {one.area:8.3f}  {one.threshold:9.3f}  {interval:>13}  "
+                f"{shown_rate(one.found_rate, one.found_interval):>24}  "
+                f"{shown_rate(one.right_rate, one.right_interval):>24}"
+            )
+        lines.append("")
+    return "\n".join(lines[:-1])
+
+
+def shown_rate(value: float, interval: tuple[float, float]) -> str:
+    """Format a rate and its interval in per cent; - if it is not known."""
+    return "-" if np.isnan(value) else f"{100 * value:.1f} % ({shown_interval('rate', *interval)})"
 
 
 def level_lines(of_edit: list[Retrieval], width: int) -> list[str]:
@@ -94,7 +128,7 @@ def perfect_queries(best: dict[str, Retrieval]) -> str:
     lines = []
     for name, r in best.items():
         values = r.result.per_query[np.isfinite(r.result.per_query)]
-        if r.result.measure != "none" and len(values):
+        if r.result.measure not in ("none", "Recall@1") and len(values):
             perfect = int((values >= (4 if r.result.measure == "score" else 1)).sum())
             unit = "score" if r.result.measure == "score" else "mAP"
             lines.append(

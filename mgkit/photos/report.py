@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mgkit.data.decoding import WHOLE, UnreadableImageError, image_shape, without_warnings
-from mgkit.engine.run import opened_folder
+from mgkit.engine.run import opened_folder, stage_folder
 from mgkit.explore.style import data_uri
 from mgkit.machine.files import write_text
 from mgkit.machine.printable import shown_name
@@ -54,9 +54,15 @@ class Section:
 
 
 def save_report(found: FoundPhotos) -> Path:
-    """Write the report atomically into the folder of its run, and return its path."""
+    """Write the report atomically into the folder of its run, and return its path.
+
+    Of several machines, the first one writes.
+    """
+    config = found.task.config
+    if config.node_rank:
+        return stage_folder(config) / "report.html"
     text = report_text(found)
-    with opened_folder(found.task.config) as folder:
+    with opened_folder(config) as folder:
         write_text(folder / "report.html", text)
     return folder / "report.html"
 
@@ -89,7 +95,7 @@ class Report:
         found, task = self.found, self.found.task
         return [
             ("Folder", shown_name(str(found.images.root))),
-            ("Network", f"{task.net.name}, {task.config.size} px, p = {task.p:.2f}"),
+            ("Network", task.network),
             ("Descriptor", f"{found.descriptors.shape[1]} dimensions, {found.whitened}"),
             ("Near-duplicates", f"{found.describe()}; {found.threshold.describe()}"),
             ("Classes", found.fit),
@@ -199,4 +205,6 @@ def left_out_text(found: FoundPhotos) -> str:
 
 def summary(path: Path) -> str:
     """One line: the report's path and size."""
+    if not path.is_file():
+        return f"{shown_name(path)} is written by the notebook of the first machine"
     return f"{shown_name(path)}: {path.stat().st_size / 1e6:.1f} MB, one file; open it in any browser"

@@ -49,8 +49,10 @@ from mgkit.photos.duplicates import (
     pairs_beyond,
 )
 from mgkit.photos.folder import PhotoFolder, find_photos
+from mgkit.photos.given import GivenPhotoTask
 from mgkit.photos.growing import growing_features
 from mgkit.retrieval import indices
+from mgkit.retrieval.descriptor_files import read_descriptors
 from mgkit.retrieval.search import top_k
 from mgkit.stages.inputs import data_root, is_mini, validation_data
 from mgkit.stages.train import trained_network
@@ -94,6 +96,21 @@ class PhotoTask:
     p: float
     passes: Passes
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """The network's file and its SHA-256, for the provenance of a run."""
+        return {"checkpoint": self.net.source, "sha256": self.net.source_sha256}
+
+    @property
+    def settings(self) -> dict:
+        """How pictures are read, for results.json."""
+        return {"size": self.config.size, "p": self.p}
+
+    @property
+    def network(self) -> str:
+        """The network, its resolution and pooling exponent, for the report."""
+        return f"{self.net.name}, {self.config.size} px, p = {self.p:.2f}"
+
     def describe(self) -> str:
         """One line: the network, its resolution and pooling exponent."""
         net, published = self.net, self.config.pretrained_backbone
@@ -135,7 +152,7 @@ class FoundPhotos:
     more_pairs: whether there may be more pairs than were counted.
     """
 
-    task: PhotoTask
+    task: PhotoTask | GivenPhotoTask
     descriptors: np.ndarray
     whitening: Whitening | None
     whitened: str
@@ -210,12 +227,12 @@ class FoundPhotos:
         )
 
 
-def photo_task(config: PhotosConfig) -> PhotoTask:
-    """Find the pictures and the network: that of 03, the configured one, or that of 01.
+def photo_task(config: PhotosConfig) -> PhotoTask | GivenPhotoTask:
+    """Find the pictures and the network: that of 03, the configured one, or that of 01; or descriptors.
 
-    Raises what `find_photos`, `whitened_network` and `indices.check_factory` raise; FileNotFoundError,
-    NotADirectoryError or PermissionError for a missing `data` folder; ValueError if results would be written
-    among the pictures.
+    Raises what `find_photos`, `whitened_network`, `read_descriptors` and `indices.check_factory` raise;
+    FileNotFoundError, NotADirectoryError or PermissionError for a missing `data` folder; ValueError if
+    results would be written among the pictures.
     """
     if config.data != "mini":
         check_folder(data_root(config.data), "data")
@@ -227,6 +244,11 @@ def photo_task(config: PhotosConfig) -> PhotoTask:
                 f"photos: results would be written among the pictures, to {shown_name(outputs)}: choose a "
                 "folder that does not hold outputs/"
             )
+    if config.descriptors:
+        folders = read_descriptors(config.descriptors)
+        if config.index:
+            indices.check_factory(config.index, folders[0].rows.shape[1])
+        return GivenPhotoTask(config, folder, folders, Passes.of(config))
     try:
         net = whitened_network(config)[0]
     except FileNotFoundError:
@@ -245,8 +267,13 @@ def photo_folders(config: PhotosConfig) -> list[Path]:
     return [root / name for name in MINI_FOLDERS] if is_mini(config.data) else [root]
 
 
-def embed_photos(task: PhotoTask) -> None:
-    """Embed all pictures on all devices and store the features. Raises as `on_all_devices`."""
+def embed_photos(task: PhotoTask | GivenPhotoTask) -> None:
+    """Embed all pictures on all devices and store the features. Raises as `on_all_devices`.
+
+    Where descriptors are given, nothing is embedded.
+    """
+    if isinstance(task, GivenPhotoTask):
+        return
     on_all_devices(task.config, lambda config: embed_here(task))
 
 
@@ -259,17 +286,19 @@ def embed_here(task: PhotoTask) -> None:
     copy_features(task, sampled(task.photo_features()))
 
 
-def search_photos(task: PhotoTask) -> FoundPhotos:
+def search_photos(task: PhotoTask | GivenPhotoTask) -> FoundPhotos:
     """Whiten the features, then find neighbours, threshold, near-duplicates and classes.
 
     Writes results.json, near_duplicates.csv and left_out.csv to outputs/<experiment>/search_photos/, unless
-    another process has just written them; see `holding`, whose errors are raised. The names in the csv files
-    are printable and can be read back (`csv_name`).
+    another process has just written them; see `holding`, whose errors are raised. Each of several machines
+    searches in the stored features, the first one writes. The names in the csv files are printable and can be
+    read back (`csv_name`).
     """
-    config, net, images = task.config, task.net, task.folder.images
+    config = task.config
     with holding(config) as joined:
-        run = None if joined else Run(config, checkpoint=net.source, sha256=net.source_sha256, images=images)
-        found = find_in(task)
+        options = task.origin | {"images": task.folder.images}
+        run = None if joined or config.node_rank else Run(config, **options)
+        found = find_given(task) if isinstance(task, GivenPhotoTask) else find_in(task)
         if run:
             write_results(run, found)
     return found
@@ -285,17 +314,43 @@ def find_in(task: PhotoTask) -> FoundPhotos:
     scores, nearest = neighbours(config, descriptors[readable])  # [n,k]
     copies = copy_similarities(task, rows, whitening)  # [m,E]
     threshold = calibrated(copies, scores, false_rate=config.false_rate, given=config.threshold)
-    groups, pairs = near_duplicates(scores, nearest, threshold.value)
-    groups = [Group(tuple(readable[list(group.members)].tolist()), group.similarities) for group in groups]
+    groups, pairs = groups_of(readable, scores, nearest, threshold)
     labels, probabilities = top_classes(task.net, rows)
     names, fit = check_classes(task, rows[readable])
-    left_out = task.folder.left_out | {
-        path: without_name(path, why) for path, why in task.passes.unreadable.reasons.items()
-    }
     return FoundPhotos(
         task, descriptors, whitening, whitened, threshold, groups, pairs, labels, probabilities, names, fit,
-        left_out, more_pairs=pairs_beyond(scores, threshold.value),
+        left_out_of(task), more_pairs=pairs_beyond(scores, threshold.value),
     )  # fmt: skip
+
+
+def find_given(task: GivenPhotoTask) -> FoundPhotos:
+    """Find neighbours and near-duplicates by the given descriptors and threshold; there are no classes."""
+    config, descriptors = task.config, task.descriptors()  # [N,D]
+    readable = np.flatnonzero(np.isfinite(descriptors[:, 0]))
+    scores, nearest = neighbours(config, descriptors[readable])  # [n,k]
+    copies = np.empty((0, len(EDITS)), np.float32)
+    threshold = calibrated(copies, scores, false_rate=config.false_rate, given=config.threshold)
+    groups, pairs = groups_of(readable, scores, nearest, threshold)
+    none = np.empty((len(descriptors), 0))
+    return FoundPhotos(
+        task, descriptors, None, "as they are given", threshold, groups, pairs, none.astype(int), none, (),
+        "descriptors are given: no classes are shown", left_out_of(task),
+        more_pairs=pairs_beyond(scores, threshold.value),
+    )  # fmt: skip
+
+
+def groups_of(
+    readable: np.ndarray, scores: np.ndarray, nearest: np.ndarray, threshold: Threshold
+) -> tuple[list[Group], int]:
+    """Near-duplicates among the readable pictures [n], as indices of all, and the number of pairs."""
+    groups, pairs = near_duplicates(scores, nearest, threshold.value)
+    return [Group(tuple(readable[list(each.members)].tolist()), each.similarities) for each in groups], pairs
+
+
+def left_out_of(task: PhotoTask | GivenPhotoTask) -> dict[str, str]:
+    """{path: reason} of the files that were not searched."""
+    unreadable = task.passes.unreadable.reasons
+    return task.folder.left_out | {path: without_name(path, why) for path, why in unreadable.items()}
 
 
 def without_name(path: str, why: str) -> str:
@@ -310,10 +365,10 @@ def write_results(run: Run, found: FoundPhotos) -> None:
     run.write("near_duplicates.csv", duplicates_csv(found))
     reasons = [(csv_name(path), why) for path, why in found.left_out.items()]
     run.write("left_out.csv", as_csv(["file", "why"], reasons))
-    threshold, config = found.threshold, found.task.config
+    threshold = found.threshold
     run.results({
         "pictures": len(found.images), "readable": len(found.readable), "left_out": len(found.left_out),
-        "size": config.size, "p": found.task.p, "whitening": found.whitened, "threshold": threshold.value,
+        **found.task.settings, "whitening": found.whitened, "threshold": threshold.value,
         "false_images": threshold.false_images if math.isfinite(threshold.false_images) else None,
         "copies_found": threshold.found, "groups": len(found.groups), "pairs": found.pairs,
         "more_pairs": found.more_pairs, "classes": found.fit,
@@ -335,9 +390,15 @@ def as_csv(header: Sequence[str], rows: Sequence[tuple]) -> str:
     return text.getvalue()
 
 
-def describe_with(found: FoundPhotos) -> Describe:
-    """A function for the browser: another picture (RGB) -> descriptor [D] and classes."""
+def describe_with(found: FoundPhotos) -> Describe | None:
+    """A function for the browser: another picture (RGB) -> descriptor [D] and classes.
+
+    None, with a line, where descriptors are given.
+    """
     task = found.task
+    if isinstance(task, GivenPhotoTask):
+        print("no picture can be uploaded: descriptors are given, without the network that made them")
+        return None
 
     def describe(picture: Image.Image) -> tuple[np.ndarray, Classes]:
         pooled = pooled_picture(task.net, picture, size=task.config.size, p=task.p)

@@ -1,1 +1,1 @@
-"""Exact and approximate nearest neighbours, and the retrieval protocols."""
+"""Exact and approximate nearest neighbours, re-ranking, and the retrieval protocols."""

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from mgkit.data.images import evenly
+from mgkit.features import rows_at
 from mgkit.metrics import (
     average_precision,
+    average_precision_at,
     bootstrap_interval,
     bootstrap_mean,
     mean_precision_recall,
@@ -18,15 +20,20 @@ from mgkit.metrics import (
     positive_ranks,
     precision_at,
     precision_recall_curve,
+    recall_at,
     recall_at_precision,
     ukbench_score,
 )
-from mgkit.retrieval.search import similarities, top_k, top_pairs
+from mgkit.retrieval.ranking import InnerProducts, Ranking
+from mgkit.retrieval.rejection import Rejection, rejection
+from mgkit.retrieval.search import top_k
 
 if TYPE_CHECKING:  # annotations only
     from mgkit.benchmarks.retrieval_set import RetrievalSet
 
 MOST_PREDICTIONS = 500_000  # pairs pooled for micro-AP, as in DISC21's own evaluation
+FALSE_RATE = 0.05  # of queries without answer that are accepted
+RECALLED = 10  # images, of the mAP@k and for the median rank of sets with Recall@k
 SHOWN = 7  # queries whose neighbours are kept for display; odd, for the median is one of them
 
 
@@ -51,15 +58,16 @@ class RetrievalResult:
     """Result of a protocol on one set.
 
     name: of the set
-    measure, value: `mAP`, `micro-AP` (0..1), `score` (0..4) or `none`
+    measure, value: `mAP`, `mAP@<k>`, `Recall@1`, `micro-AP` (0..1), `score` (0..4) or `none`
     interval: 95 % confidence interval of value, by bootstrap over queries
-    per_query: AP or score, NaN without positives ([Q])
-    others: further measures by name (0..1)
+    per_query: AP, score, or whether the first image is right; NaN without positives ([Q])
+    others: further measures by name (0..1; `median rank` is that of the first positive, from 1)
     curve: what the curve below is of
     recall, precision: its points ([T])
     predictions: pooled over queries
-    shown: positions of queries to display, from the worst to the best ([S])
+    shown: positions of queries to display, from the worst to the best, then some to be rejected ([S])
     neighbours, scores: image indices found for these, without the query, and their similarities ([S,k])
+    rejection: of queries without positives; None if there are none to reject
     """
 
     name: str
@@ -75,6 +83,7 @@ class RetrievalResult:
     shown: np.ndarray
     neighbours: np.ndarray
     scores: np.ndarray
+    rejection: Rejection | None = None
 
 
 def retrieve(
@@ -84,6 +93,8 @@ def retrieve(
     k: int = 10,
     show: int = SHOWN,
     bias: np.ndarray | None = None,
+    ranking: Ranking | None = None,
+    false_rate: float = FALSE_RATE,
 ) -> RetrievalResult:
     """Rank the database for each query and evaluate the set by its protocol (section 4.3).
 
@@ -91,37 +102,54 @@ def retrieve(
     descriptors: L2-normalised, one per image of the set ([N,D])
     k: number of neighbours kept for each of `show` queries
     bias: subtracted from all scores of a query ([Q], see `score_bias`)
+    ranking: of the database for the queries, after query expansion or re-ranking; None: by the descriptors
+    false_rate: share of queries without answer to accept; rejection is measured for ranking by descriptors
     The query is removed from its ranking, but counts as the first result in UKBench's score; junk is removed;
     positives lose ties. Raises ValueError for descriptors that do not fit, or no query with positives.
     """
     check_fit(dataset, descriptors)
     if k < 1 or show < 1:
         raise ValueError(f"k and show must be at least 1, got {k} and {show}")
+    ranking = ranking or by_descriptors(dataset, descriptors)
     if dataset.measure == "none":
-        return without_ground_truth(dataset, descriptors, k, show)
-    predictions = pool(dataset, descriptors, bias)
+        return without_ground_truth(dataset, ranking, k, show)
+    predictions = pool(dataset, ranking, bias)
     if dataset.measure == "micro-AP":
         ranks, per_query = [], predicted_precision(predictions)
     else:
-        ranks = answer_ranks(dataset, descriptors)
+        ranks = answer_ranks(dataset, ranking)
         per_query = measure_queries(dataset, ranks)
     value, interval = measure_set(dataset.measure, per_query, predictions)
-    others = further_measures(dataset, ranks, predictions)
+    others = further_measures(dataset, ranks or nearest_ranks(dataset, ranking), predictions)
     curve, (recall, precision) = precision_recall(ranks, predictions)
+    unanswered = rejected(dataset, ranking, false_rate) if bias is None else None
     shown = worst_to_best(per_query, show)
-    neighbours, scores = nearest(dataset, descriptors, dataset.queries[shown], k)
+    if unanswered:
+        shown = np.append(shown, unanswered.most_to_least_alike(show))
+    neighbours, scores = nearest(dataset, ranking, shown, k)
     return RetrievalResult(
-        dataset.name, dataset.measure, value, interval, per_query, others,
-        curve, recall, precision, predictions, shown, neighbours, scores,
+        dataset.name, measure_name(dataset), value, interval, per_query, others,
+        curve, recall, precision, predictions, shown, neighbours, scores, unanswered,
     )  # fmt: skip
 
 
 def measured_value(dataset: RetrievalSet, descriptors: np.ndarray) -> float:
     """Return the value of `retrieve` alone, without intervals, curves and neighbours."""
     check_fit(dataset, descriptors)
+    ranking = by_descriptors(dataset, descriptors)
     if dataset.measure == "micro-AP":
-        return micro_ap(pool(dataset, descriptors, None))
-    return float(np.nanmean(measure_queries(dataset, answer_ranks(dataset, descriptors))))
+        return micro_ap(pool(dataset, ranking, None))
+    return float(np.nanmean(measure_queries(dataset, answer_ranks(dataset, ranking))))
+
+
+def measure_name(dataset: RetrievalSet) -> str:
+    """Return the name of the set's measure, with the number of images that it counts."""
+    return f"mAP@{dataset.cutoff}" if dataset.measure == "mAP@k" else dataset.measure
+
+
+def by_descriptors(dataset: RetrievalSet, descriptors: np.ndarray) -> InnerProducts:
+    """Return the ranking of a set's database by the descriptors of its images [N,D]."""
+    return InnerProducts(rows_at(descriptors, dataset.queries), rows_at(descriptors, dataset.database))
 
 
 def check_fit(dataset: RetrievalSet, descriptors: np.ndarray) -> None:
@@ -132,20 +160,10 @@ def check_fit(dataset: RetrievalSet, descriptors: np.ndarray) -> None:
         raise ValueError(f"{dataset.name}: no query with positives is left")
 
 
-def rows_of(descriptors: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Return the rows of the indices, as a view if the indices are consecutive."""
-    if len(indices) and (np.diff(indices) == 1).all():
-        return descriptors[indices[0] : indices[-1] + 1]
-    return descriptors[indices]
-
-
-def answer_ranks(dataset: RetrievalSet, descriptors: np.ndarray) -> list[np.ndarray]:
+def answer_ranks(dataset: RetrievalSet, ranking: Ranking) -> list[np.ndarray]:
     """Return the 0-based ranks of each query's positives, without the query and its junk."""
-    place = np.full(len(dataset.images), -1)  # image -> row of the database
-    place[dataset.database] = np.arange(len(dataset.database))
-    ranks = []
-    queries, database = rows_of(descriptors, dataset.queries), rows_of(descriptors, dataset.database)
-    for block, scores in similarities(queries, database):
+    place, ranks = rows_by_image(dataset), []
+    for block, scores in ranking.blocks():
         for q, row in zip(range(block.start, block.stop), scores, strict=True):
             junk = dataset.junk[q] if dataset.junk else dataset.queries[:0]
             dropped = place[np.append(junk, dataset.queries[q])]
@@ -153,24 +171,71 @@ def answer_ranks(dataset: RetrievalSet, descriptors: np.ndarray) -> list[np.ndar
     return ranks
 
 
+def rows_by_image(dataset: RetrievalSet) -> np.ndarray:
+    """Return the row of each image in the database, [N]; -1 for images that are not in it."""
+    rows = np.full(len(dataset.images), -1)
+    rows[dataset.database] = np.arange(len(dataset.database))
+    return rows
+
+
 def measure_queries(dataset: RetrievalSet, ranks: list[np.ndarray]) -> np.ndarray:
-    """Return the average precision or UKBench score of each query, [Q]; NaN without positives."""
+    """Return the set's measure of each query, [Q]; NaN without positives."""
     if dataset.measure == "score":  # the query itself is first
         return np.array([ukbench_score([np.concatenate([[0], of_query + 1])]) for of_query in ranks])
-    return np.array([average_precision(r, len(r)) if len(r) else np.nan for r in ranks])
+    measure_of = {
+        "mAP": lambda r: average_precision(r, len(r)),
+        "mAP@k": lambda r: average_precision_at(r, len(r), dataset.cutoff),
+        "Recall@1": lambda r: recall_at(r[:1], 1),
+    }[dataset.measure]
+    return np.array([measure_of(r) if len(r) else np.nan for r in ranks])
 
 
-def pool(dataset: RetrievalSet, descriptors: np.ndarray, bias: np.ndarray | None) -> Predictions:
+def nearest_ranks(dataset: RetrievalSet, ranking: Ranking) -> list[np.ndarray]:
+    """Return the rank of the first positive of each query, if it is small enough for the set's Recall@k, [Q].
+
+    For sets whose ranks are not all computed. Other ranks are the size of the database; empty without
+    positives.
+    """
+    if not dataset.recalls:
+        return []
+    count, place, ranks = len(dataset.database), rows_by_image(dataset), []
+    wanted = min(max(dataset.recalls) + 1 + max(map(len, dataset.junk), default=0), count)
+    scores, rows = ranking.nearest(np.arange(len(dataset.queries)), wanted)
+    for q, (of_query, found) in enumerate(zip(scores, rows, strict=True)):
+        positives = place[dataset.positives[q]]
+        junk = dataset.junk[q] if dataset.junk else dataset.queries[:0]
+        right = np.isin(found, positives)
+        wrong = ~right & ~np.isin(found, place[np.append(junk, dataset.queries[q])])
+        best = of_query[right].max(initial=-np.inf)
+        # Wrong images with the same score rank before; some may be among those that were not asked for.
+        known = right.any() and (wanted == count or of_query[-1] < best)
+        rank = int((wrong & (of_query >= best)).sum()) if known else count
+        ranks.append(np.array([rank][: len(positives)]))
+    return ranks
+
+
+def rejected(dataset: RetrievalSet, ranking: Ranking, false_rate: float) -> Rejection | None:
+    """Return how queries without positives are told from the others; None if there are none to reject."""
+    answered = np.array([len(positives) > 0 for positives in dataset.positives])
+    plain = isinstance(ranking, InnerProducts)
+    if dataset.query_groups is None or answered.all() or not plain or len(dataset.database) < 2:
+        return None
+    scores, rows = ranking.nearest(np.arange(len(dataset.queries)), 2)  # one of them may be the query itself
+    images = dataset.database[rows]  # [Q,2]
+    first = (images[:, 0] == dataset.queries).astype(int)[:, None]
+    best, image = (np.take_along_axis(column, first, 1)[:, 0] for column in (scores, images))
+    right = np.array([i in positives for i, positives in zip(image, dataset.positives, strict=True)])
+    return rejection(best, right, answered, dataset.query_groups, false_rate=false_rate)
+
+
+def pool(dataset: RetrievalSet, ranking: Ranking, bias: np.ndarray | None) -> Predictions:
     """Return the best pairs of all queries and the database, without the query itself and junk.
 
     Beyond MOST_PREDICTIONS, ties with the first pair left out are left out as well, since their order is
     arbitrary.
     """
     junk = sum(map(len, dataset.junk))
-    scores, query, row = top_pairs(
-        rows_of(descriptors, dataset.queries), rows_of(descriptors, dataset.database),
-        count=MOST_PREDICTIONS + len(dataset.queries) + junk + 1, bias=bias,
-    )  # fmt: skip
+    scores, query, row = ranking.pairs(MOST_PREDICTIONS + len(dataset.queries) + junk + 1, bias)
     image = dataset.database[row]
     kept = image != dataset.queries[query]
     if junk:
@@ -227,14 +292,24 @@ def measure_set(measure: str, per_query: np.ndarray, predictions: Predictions) -
 def further_measures(
     dataset: RetrievalSet, ranks: list[np.ndarray], predictions: Predictions
 ) -> dict[str, float]:
-    """Return measures besides the set's own, by name (0..1)."""
+    """Return measures besides the set's own, by name (0..1; the median rank of the first positive from 1).
+
+    ranks: of the positives of each query; for micro-AP at least of the first one, if it has Recall@k
+    """
     scores, correct, total = predictions.scores, predictions.correct, int(predictions.n_positives.sum())
     pooled = {"recall at precision 90 %": recall_at_precision(scores, correct, total)}
-    if dataset.measure == "micro-AP":
-        return pooled
     answered = [r for r in ranks if len(r)]
+    first = [int(r.min()) for r in answered]
+    recalls = {f"Recall@{k}": recall_at(first, k) for k in dataset.recalls}
+    if dataset.measure == "micro-AP":
+        return recalls | pooled
+    if dataset.recalls and dataset.measure == "mAP":
+        at = [average_precision_at(r, len(r), RECALLED) for r in answered]
+        recalls |= {f"mAP@{RECALLED}": float(np.mean(at)), "median rank": float(np.median(first) + 1)}
+    if dataset.measure == "Recall@1":
+        return recalls | {"mAP": float(np.mean([average_precision(r, len(r)) for r in answered]))}
     means = {f"mP@{k}": float(np.mean([precision_at(r, k) for r in answered])) for k in (1, 5, 10)}
-    return means | {"micro-AP": micro_ap(predictions)} | pooled
+    return recalls | means | {"micro-AP": micro_ap(predictions)} | pooled
 
 
 def precision_recall(
@@ -300,31 +375,29 @@ def score_bias(
     """
     if not len(dataset.background):
         raise ValueError(f"{dataset.name}: score normalisation needs background images, there are none")
-    background = rows_of(descriptors, dataset.background)
-    scores, _ = top_k(rows_of(descriptors, dataset.queries), background, k=min(rank, len(background)))
+    background = rows_at(descriptors, dataset.background)
+    scores, _ = top_k(rows_at(descriptors, dataset.queries), background, k=min(rank, len(background)))
     return factor * scores[:, -1]
 
 
 def nearest(
-    dataset: RetrievalSet, descriptors: np.ndarray, queries: np.ndarray, k: int
+    dataset: RetrievalSet, ranking: Ranking, queries: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the neighbours of the images `queries` [S] in the database, and their scores, [S,k] each."""
+    """Return the neighbours of the queries at positions [S], without these, and their scores, [S,k] each."""
     wanted = min(k + 1, len(dataset.database))  # including the query itself
-    scores, rows = top_k(descriptors[queries], rows_of(descriptors, dataset.database), k=wanted)
+    scores, rows = ranking.nearest(queries, wanted)
     neighbours = dataset.database[rows]
-    others = neighbours != queries[:, None]
+    others = neighbours != dataset.queries[queries][:, None]
     shown = min(k, int(others.sum(1).min()))
     kept = np.stack([np.flatnonzero(row)[:shown] for row in others])
     return np.take_along_axis(neighbours, kept, 1), np.take_along_axis(scores, kept, 1)
 
 
-def without_ground_truth(
-    dataset: RetrievalSet, descriptors: np.ndarray, k: int, show: int
-) -> RetrievalResult:
+def without_ground_truth(dataset: RetrievalSet, ranking: Ranking, k: int, show: int) -> RetrievalResult:
     """Return the neighbours of evenly spaced queries, for a set without ground truth."""
     unknown, empty = np.full(len(dataset.queries), np.nan), np.array([])
     shown = evenly(len(dataset.queries), show)
-    neighbours, scores = nearest(dataset, descriptors, dataset.queries[shown], k)
+    neighbours, scores = nearest(dataset, ranking, shown, k)
     return RetrievalResult(
         dataset.name, dataset.measure, np.nan, (np.nan, np.nan), unknown, {},
         "", empty, empty, None, shown, neighbours, scores,
@@ -392,8 +465,15 @@ def shown_value(measure: str, value: float) -> str:
 
 
 def shown_query(measure: str, value: float) -> str:
-    """Format the average precision or score of one query, for the title of a picture."""
+    """Format the measure of one query, for the title of a picture."""
+    if measure == "Recall@1":
+        return "first right" if value else "first wrong"
     return f"score {value:.0f} of 4" if measure == "score" else f"AP {100 * value:.0f} %"
+
+
+def shown_other(name: str, value: float) -> str:
+    """Format one of a result's further measures with its name."""
+    return f"{name} {value:g}" if name == "median rank" else f"{name} {100 * value:.1f} %"
 
 
 def shown_interval(measure: str, low: float, high: float) -> str:

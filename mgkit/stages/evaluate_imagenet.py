@@ -7,7 +7,7 @@ import numpy as np
 from mgkit.config import ClassifyConfig
 from mgkit.engine.holding import holding
 from mgkit.engine.launch import on_all_devices
-from mgkit.engine.run import Run, read_results
+from mgkit.engine.run import Run, results_of_machines
 from mgkit.features import Passes, frozen_backbone, whole_shapes
 from mgkit.finetune import sweep_hits
 from mgkit.machine.distributed import is_main
@@ -26,7 +26,7 @@ def evaluate_classification(config: ClassifyConfig) -> list[Accuracy]:
     with holding(config) as joined:
         if not joined:
             on_all_devices(config, run_classification)
-        return [Accuracy(**row) for row in read_results(config)["rows"]]
+        return [Accuracy(**row) for row in results_of_machines(config)["rows"]]
 
 
 def run_classification(config: ClassifyConfig) -> None:

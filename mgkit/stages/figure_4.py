@@ -3,12 +3,13 @@
 import numpy as np
 import torch
 
-from mgkit.benchmarks.find import GROUPS, SET_NAMES, is_there
+from mgkit.benchmarks.find import SET_NAMES, is_there
+from mgkit.benchmarks.own import GROUPS
 from mgkit.benchmarks.retrieval_set import RetrievalSet
 from mgkit.config import FinetunePConfig
 from mgkit.data.images import ImageList
 from mgkit.engine.run import add_results
-from mgkit.features import plain
+from mgkit.features import plain, rows_at
 from mgkit.metrics import topk_accuracy
 from mgkit.model import MultiGrain
 from mgkit.retrieval.protocols import measured_value
@@ -40,10 +41,9 @@ def resolution_curves(task: RetrievalTask) -> ResolutionCurves:
             for j, features in enumerate(task.features(classes, size=size, ps=ps, name="figure 4")):
                 put("top-1", "top-1", s, j, top1(task.net, features, classes.labels))
         for of_images in by_images(sets):
-            images = of_images[0].images
-            for j, features in enumerate(task.features(images, size=size, ps=ps, name="figure 4")):
+            for j, features in enumerate(task.features_of(of_images[0], size=size, ps=ps)):
                 readable = np.isfinite(features[:, 0])
-                rows = plain(features[readable])
+                rows = rows_at(plain(features), np.flatnonzero(readable))
                 for one in of_images:
                     put(one.name, one.measure, s, j, measured_value(one.only(readable), rows))
     curves = ResolutionCurves(sizes, exponents, values, measures)
@@ -66,7 +66,7 @@ def curve_exponents(task: RetrievalTask) -> dict[str, float]:
 
 
 def curve_images(task: RetrievalTask) -> tuple[ImageList | None, list[RetrievalSet]]:
-    """The images of figure 4: labelled ones, if there are any, and the sets without distractors."""
+    """The images of figure 4: labelled ones, if there are any, and the sets, each with its own images."""
     if not task.config.resolutions:
         return None, []
     sets = [one.alone() for one in task.sets if one.measure != "none" and one.level is None]

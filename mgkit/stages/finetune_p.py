@@ -12,7 +12,7 @@ from mgkit.config import Exponent, FinetunePConfig, NetworkConfig
 from mgkit.data.images import ImageList
 from mgkit.engine.holding import holding
 from mgkit.engine.launch import on_all_devices
-from mgkit.engine.run import Run, latest_results, read_results, stage_folder
+from mgkit.engine.run import Run, latest_results, results_of_machines, stage_folder
 from mgkit.features import Passes, frozen_backbone, whole_shapes
 from mgkit.finetune import finetune_p, set_p, sweep_hits
 from mgkit.machine.distributed import barrier, from_main, is_main
@@ -124,7 +124,7 @@ def sweeps(
 
 def read_search(config: FinetunePConfig) -> PSearch:
     """The findings of `search_p`, read from results.json."""
-    results = read_results(config)
+    results = results_of_machines(config)
     values = {field.name: results[field.name] for field in fields(PSearch)}
     arrays = {key: np.array(values[key]) for key in ("top1", "top5", "intervals")}
     arrays["paths"] = [np.array(path) for path in values["paths"]]

@@ -7,20 +7,27 @@ import numpy as np
 
 from mgkit.benchmarks.find import find_sets
 from mgkit.benchmarks.retrieval_set import RetrievalSet
-from mgkit.config import RetrievalConfig
+from mgkit.config import DescribeConfig, RetrievalConfig
 from mgkit.data.images import ImageList
 from mgkit.engine.feature_store import features_folder, stored_features
-from mgkit.features import Passes, plain, whitened
+from mgkit.features import JoinedRows, Passes, plain, whitened
 from mgkit.machine.files import find_path
 from mgkit.model import MultiGrain, with_tokens
 from mgkit.retrieval import indices
+from mgkit.retrieval.descriptor_files import (
+    DescriptorFolder,
+    descriptors_at,
+    find_rows,
+    lacking,
+    read_descriptors,
+)
 from mgkit.stages.inputs import data_root
 from mgkit.stages.whiten import whitened_network
 
 
 @dataclass(frozen=True)
 class RetrievalTask:
-    """The inputs of 05.
+    """The inputs of 05, and of descriptors that are written to files.
 
     training_p: exponent that the network was trained with
     p: exponent that it pools with
@@ -28,7 +35,7 @@ class RetrievalTask:
     passes: how images are embedded
     """
 
-    config: RetrievalConfig
+    config: RetrievalConfig | DescribeConfig
     net: MultiGrain
     training_p: float
     p: float
@@ -40,6 +47,17 @@ class RetrievalTask:
     def embedder(self) -> MultiGrain:
         """What images pass through: the network, or one with all its tokens if it has a class token."""
         return with_tokens(self.net, "both") if self.net.has_class_token else self.net
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """The network's file and its SHA-256, for the provenance of a run."""
+        return {"checkpoint": self.net.source, "sha256": self.net.source_sha256}
+
+    @property
+    def settings(self) -> dict:
+        """How images are read, for results.json."""
+        config = self.config
+        return {"size": config.size, "crop": config.crop, "scales": config.scales}
 
     @property
     def dimensions(self) -> int:
@@ -56,9 +74,21 @@ class RetrievalTask:
         columns = columns_of(tokens or self.net.tokens, self.embedder)
         return [rows[:, columns] for rows in every]
 
+    def features_of(
+        self, one: RetrievalSet, *, size: int, ps: list[float], tokens: str = ""
+    ) -> list[np.ndarray | JoinedRows]:
+        """Those of all images of a set, whose distractors are embedded once for all sets that have them."""
+        options = {"size": size, "ps": ps, "tokens": tokens}
+        if not len(one.distractors):
+            return self.features(one.images, name=one.name, **options)
+        own = np.arange(one.distractors[0])  # they are the last images
+        parts = (one.images.subset(own), one.name), (one.images.subset(one.distractors), "distractors")
+        every = [self.features(images, name=name, **options) for images, name in parts]
+        return [JoinedRows(rows) for rows in zip(*every, strict=True)]
+
     def descriptors(self, one: RetrievalSet, *, size: int) -> np.ndarray:
         """The network's own descriptors [N,D] of a set's images at a size (px)."""
-        [pooled] = self.features(one.images, size=size, ps=[self.p], name=one.name)
+        [pooled] = self.features_of(one, size=size, ps=[self.p])
         return plain(pooled) if self.net.whitening is None else whitened(self.net, pooled)
 
     def readable(self, one: RetrievalSet) -> np.ndarray:
@@ -66,9 +96,61 @@ class RetrievalTask:
         sizes = [self.config.size, *(scaled_sizes(self.config) if self.config.scales != [1.0] else [])]
         passed = np.ones(len(one.images), dtype=bool)
         for size in sizes:
-            [pooled] = self.features(one.images, size=size, ps=[self.p], name=one.name)
+            [pooled] = self.features_of(one, size=size, ps=[self.p])
             passed &= np.isfinite(pooled[:, 0])
         return passed
+
+
+@dataclass(frozen=True)
+class GivenTask:
+    """The inputs of 05 where descriptors are given: there is no network, and there is one kind of them.
+
+    folders: that hold the descriptors
+    passes: its `unreadable` collects the images without a row
+    """
+
+    config: RetrievalConfig
+    sets: list[RetrievalSet]
+    folders: list[DescriptorFolder]
+    passes: Passes
+
+    origin = {}  # no checkpoint
+
+    @property
+    def net(self) -> MultiGrain:
+        raise ValueError("descriptors are given, and no network that could make others")
+
+    @property
+    def name(self) -> str:
+        """Of the kind of descriptor."""
+        return f"descriptors of {self.folders[0].name}"
+
+    @property
+    def settings(self) -> dict:
+        """Where the descriptors are, and what made them, for results.json."""
+        return {"descriptors": self.config.descriptors, "made": [each.made for each in self.folders]}
+
+    @property
+    def dimensions(self) -> int:
+        return self.folders[0].rows.shape[1]
+
+    def rows(self, one: RetrievalSet) -> np.ndarray:
+        """The row of each of a set's images [N], -1 for one without; ValueError unless these are skipped."""
+        at = find_rows(self.folders, one.images, data_root(self.config.data))
+        message = lacking(one.images, at)
+        if message and self.config.on_unreadable == "raise":
+            raise ValueError(f"{message}; with on_unreadable=skip, such images are left out")
+        without = [one.images.paths[i] for i in np.flatnonzero(at < 0)]
+        self.passes.unreadable.note((path, f"{path} has no descriptor") for path in without)
+        return at
+
+    def descriptors(self, one: RetrievalSet, *, size: int) -> np.ndarray:
+        """The descriptors [N,D] of a set's images, whatever the size; NaN for images without."""
+        return descriptors_at(self.folders, self.rows(one))
+
+    def readable(self, one: RetrievalSet) -> np.ndarray:
+        """Whether each of a set's images [N] has a descriptor."""
+        return self.rows(one) >= 0
 
 
 def columns_of(tokens: str, embedder: MultiGrain) -> slice:
@@ -87,13 +169,12 @@ def by_images(sets: list[RetrievalSet]) -> list[list[RetrievalSet]]:
     return list(groups.values())
 
 
-def retrieval_task(config: RetrievalConfig) -> RetrievalTask:
-    """Load the network of 03, or the configured one, and find the sets below data."""
+def retrieval_task(config: RetrievalConfig) -> RetrievalTask | GivenTask:
+    """Load the network of 03, or the configured one, or descriptors, and find the sets below data."""
+    if config.descriptors:
+        return given_task(config)
     net, checkpoint = whitened_network(config)
-    sets = find_sets(
-        data_root(config.data), names=config.sets, distractors=given_distractors(config),
-        incomplete=config.on_unreadable,
-    )  # fmt: skip
+    sets = sets_of(config)
     own_p = net.pool.p.item()
     p = own_p if config.p is None else config.p
     learned = config.p is None and checkpoint.get("learned_p", True)
@@ -103,9 +184,26 @@ def retrieval_task(config: RetrievalConfig) -> RetrievalTask:
     return task
 
 
-def given_distractors(config: RetrievalConfig) -> str:
-    """The path of the config's distractors, from here or from the project's root; empty for none."""
-    return str(find_path(config.distractors)) if config.distractors else ""
+def given_task(config: RetrievalConfig) -> GivenTask:
+    """Read the configured descriptors, and find the sets below data; raises as both readers."""
+    task = GivenTask(config, sets_of(config), read_descriptors(config.descriptors), Passes.of(config))
+    for sets in by_images(task.sets):
+        task.rows(sets[0])
+    check_indices(config.indices, task.dimensions)
+    return task
+
+
+def sets_of(config: RetrievalConfig | DescribeConfig) -> list[RetrievalSet]:
+    """The sets of the config below its data."""
+    return find_sets(
+        data_root(config.data), names=config.sets, queries=given(config.queries),
+        distractors=given(config.distractors), incomplete=config.on_unreadable,
+    )  # fmt: skip
+
+
+def given(path: str) -> str:
+    """A parameter's path, from here or from the project's root; empty if it is empty."""
+    return str(find_path(path)) if path else ""
 
 
 def check_before_work(task: RetrievalTask) -> None:
@@ -118,9 +216,14 @@ def check_before_work(task: RetrievalTask) -> None:
         raise ValueError(
             f"scales: times size {config.size} they give {sizes} px; distinct sizes of at least 8 are needed"
         )
-    for factory in config.indices:
+    check_indices(config.indices, task.dimensions)
+
+
+def check_indices(factories: list[str], dimensions: int) -> None:
+    """Raise ValueError for an index that does not fit the dimensions."""
+    for factory in factories:
         try:
-            indices.check_factory(factory, task.dimensions)
+            indices.check_factory(factory, dimensions)
         except ValueError as error:
             raise ValueError(f"indices: {error}") from None
 

@@ -179,11 +179,14 @@ def shares_by_lambda(config: TrainConfig) -> Shares:
 
 
 def short_training(config: TrainConfig, lambda_: float) -> TrainConfig:
-    """Half an epoch at half the size, from the same initial weights, that records the share at every step."""
+    """Half an epoch at half the size, from the same initial weights, that records the share at every step.
+
+    In one process of one machine.
+    """
     return replace(
         config, experiment=f"{config.experiment}-lambda{lambda_:g}", lambda_=lambda_,
         size=max(config.size // 2, 32), epochs=1, len_factor=0.5, repetitions=max(config.repetitions, 2),
-        log_every=2, gradient_share_every=1,
+        log_every=2, gradient_share_every=1, nnodes=1, node_rank=0, rdzv_endpoint="",
     )  # fmt: skip
 
 

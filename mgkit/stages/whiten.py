@@ -13,7 +13,7 @@ from mgkit.data.layouts import plain_images
 from mgkit.engine.feature_store import features_folder, stored_features
 from mgkit.engine.holding import holding
 from mgkit.engine.launch import on_all_devices
-from mgkit.engine.run import Run, opened_folder, read_results, run_folder
+from mgkit.engine.run import Run, opened_folder, results_of_machines, run_folder
 from mgkit.features import Passes, pooled
 from mgkit.finetune import set_p
 from mgkit.machine.device import pick_device, place
@@ -63,7 +63,7 @@ def whiten_network(config: WhitenConfig) -> Whitened:
     with holding(config) as joined:
         if not joined:
             on_all_devices(config, run_whitening)
-        results = read_results(config)
+        results = results_of_machines(config)
         path = run_folder(config) / "checkpoint.pth"
         net = place(load_network(path)[0], pick_device())
     variances = np.array(results.pop("variances"))

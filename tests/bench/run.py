@@ -21,6 +21,7 @@ import bench_loader
 import bench_losses
 import bench_passes
 import bench_photos
+import bench_rerank
 import bench_search
 import bench_start
 import bench_step
@@ -43,6 +44,7 @@ SUBJECTS = {
     "start": bench_start.rows,
     "growth": bench_growth.rows,
     "search": bench_search.rows,
+    "rerank": bench_rerank.rows,
     "widgets": bench_widgets.rows,
 }
 MET, MISSED = "#0072B2", "#D55E00"  # told apart by every kind of colour vision

@@ -1,5 +1,6 @@
 """A retrieval set without some of its images, and its description, by file name."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from mgkit.benchmarks.copies.disc21 import disc21
 from mgkit.benchmarks.instances.holidays import holidays
 from mgkit.benchmarks.instances.revisited import revisited
 from mgkit.benchmarks.instances.ukbench import ukbench
-from mgkit.data.images import image_shapes
+from mgkit.benchmarks.retrieval_set import RetrievalSet, with_distractors
+from mgkit.data.images import UNLABELLED, ImageList, image_shapes
 from mgkit.data.layouts import plain_images
 from mgkit.data.loader import ImageDataset
 
@@ -61,7 +63,8 @@ def test_a_query_whose_every_answer_is_unreadable_asks_nothing(tmp_path):
 def test_an_unreadable_original_and_distractor_leave_copydays_consistent(tmp_path):
     write_tree(tmp_path / "set", *COPYDAYS, *STRONG)
     extra = plain_images(write_tree(tmp_path / "extra", "x.jpg", "y.jpg"))
-    kept = without(copydays(tmp_path / "set", distractors=extra), "200000.jpg", "x.jpg")
+    [found] = with_distractors([copydays(tmp_path / "set")], extra)
+    kept = without(found, "200000.jpg", "x.jpg")
     assert answers(kept) == {"215601.jpg": ["215600.jpg"]}
     assert ranked(kept) == ["200100.jpg", "215600.jpg", "y.jpg"]
 
@@ -80,8 +83,28 @@ def test_boxes_and_junk_stay_with_their_images_when_others_go(tmp_path):
 def test_distractors_stay_known(tmp_path):
     write_tree(tmp_path / "set", *COPYDAYS, *STRONG)
     extra = plain_images(write_tree(tmp_path / "extra", "x.jpg", "y.jpg"))
-    kept = without(copydays(tmp_path / "set", distractors=extra), "200000.jpg", "x.jpg")
+    [found] = with_distractors([copydays(tmp_path / "set")], extra)
+    kept = without(found, "200000.jpg", "x.jpg")
     assert [file_name(kept, i) for i in kept.distractors] == ["y.jpg"]
+
+
+def test_many_distractors_are_added_within_seconds(monkeypatch):
+    """200,000 paths without files: each folder is resolved once, not each path."""
+    resolved = []
+    real = os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path: resolved.append(path) or real(path))
+
+    def listed(paths):
+        return ImageList(Path("/none"), tuple(paths), np.full(len(paths), UNLABELLED))
+
+    images = listed([f"/none/own/{k}.jpg" for k in range(10)])
+    extra = listed([f"/none/{k % 100}/{k}.jpg" for k in range(200_000)])
+    one = RetrievalSet("own", images, np.arange(10), np.arange(10), tuple(np.arange(10)[:, None] - 1))
+    first, second = with_distractors([one, one], extra)
+    assert first.images is second.images and len(first.images) == 200_010
+    assert first.database.tolist() == list(range(200_010)) and len(resolved) <= 101
+    kept = first.only(np.arange(200_010) % 3 > 0)
+    assert len(kept.distractors) == np.count_nonzero(np.arange(10, 200_010) % 3)
 
 
 def test_what_is_right_what_is_wrong_and_what_is_neither(searched_set):

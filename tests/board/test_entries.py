@@ -2,14 +2,20 @@
 
 import json
 import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from mgkit.board import board, table
-from mgkit.board.entries import WHITENED
+from mgkit.board import board, elsewhere, table
+from mgkit.board.entries import PAPER, WHITENED, Elsewhere
 from mgkit.config import ClassifyConfig, make
 from mgkit.engine.run import Run
+from mgkit.stages.descriptor_kinds import own_names
+
+RECIPES = Path(__file__).parents[2] / "notebooks" / "recipes"
+DISC21_KIND = "GeM, p = 7, whitened, 1500 d"
 
 
 @pytest.fixture
@@ -68,6 +74,7 @@ def test_the_figures_are_those_that_the_paper_prints(reference):
             for v in row[key]
         ],
         "DISC21": [100 * paper["isc2021_baseline"][k] for k in ("micro_ap", "micro_ap_score_normalised")],
+        "DISC21, 10k images": [56.3, 41.4, 61.0, 70.8],  # isc2021, docs/4: 0.56314, 0.41374, 0.60970, 0.70827
     }  # fmt: skip
     assert ours.keys() == theirs.keys()
     for name in ours:
@@ -152,18 +159,66 @@ def test_a_level_of_copydays_is_not_taken_for_copydays(outputs):
 
 
 def test_copy_detection_on_disc(outputs):
-    kind = "GeM, p*, whitened, 1500 d"
     rows = [
-        {"set": "disc21", "descriptor": kind, "measure": "micro-AP", "value": 0.16, "queries": 25_000},
+        {"set": "disc21", "descriptor": DISC21_KIND, "measure": "micro-AP", "value": 0.16, "queries": 25_000},
         {
-            "set": "disc21", "descriptor": f"{kind}, scores normalised", "measure": "micro-AP", "value": 0.35,
-            "queries": 900,
+            "set": "disc21", "descriptor": f"{DISC21_KIND}, scores normalised", "measure": "micro-AP",
+            "value": 0.35, "queries": 900,
         },
     ]  # fmt: skip
     leave(outputs, "disc21_joint_3B_0.5", "evaluate_retrieval", {"size": 512, "rows": rows})
     found = [e for e in board(outputs) if e.table == "DISC21"]
     assert [e.difference for e in found] == pytest.approx([0.6, -1.5])
     assert [e.measured.complete for e in found] == [True, False]
+    assert not any(e.measured for e in board(outputs) if e.table != "DISC21")
+
+
+@pytest.mark.parametrize(
+    "others", [{}, {"recall at precision 90 %": 0.4, "Recall@1": 0.62, "Recall@10": 0.7}]
+)
+def test_the_10k_subset_of_disc_with_its_further_measures(outputs, others):
+    row = {"set": "disc21_10k", "descriptor": DISC21_KIND, "measure": "micro-AP", "value": 0.57}
+    rows = [row | {"queries": 4_991, "others": others}]
+    leave(outputs, "disc21_joint_3B_0.5", "evaluate_retrieval", {"size": 512, "rows": rows})
+    found = {e.measure: e for e in board(outputs) if e.table == "DISC21, 10k images"}
+    assert found["micro-AP"].difference == pytest.approx(0.7) and found["micro-AP"].measured.complete
+    measured = {name: e.measured.value for name, e in found.items() if e.measured}
+    assert measured == pytest.approx({"micro-AP": 57.0} | {name: 100 * x for name, x in others.items()})
+    assert len(found) == 4 and not any(e.measured for e in board(outputs) if e.table == "DISC21")
+
+
+def test_the_descriptors_on_disc_have_the_names_that_05_gives_them():
+    """03 is given p, so the names are not those of a p* that 02 found."""
+    for line in yaml.safe_load(PAPER.read_text())["copy_detection"]:
+        evaluated = yaml.safe_load((RECIPES / f"{line['recipe']}.yaml").read_text())
+        whitened = yaml.safe_load((RECIPES / f"whiten_{line['experiment']}.yaml").read_text())
+        net = SimpleNamespace(tokens="patches")
+        *_, name = own_names(SimpleNamespace(net=net, learned_p=False, p=whitened["p"]))
+        ends = ("", ", scores normalised")
+        assert line["descriptor"] in [f"{name}, {evaluated['dims']} d{end}" for end in ends]
+        assert evaluated["sets"] == [line["set"]] and evaluated["experiment"] == whitened["experiment"]
+
+
+def test_newer_figures_name_their_source_and_are_compared_with_nothing():
+    figures = elsewhere()
+    assert {figure.set for figure in figures} >= {"DISC21", "ImageNet", "revisited Oxford"}
+    for figure in figures:
+        assert isinstance(figure, Elsewhere) and figure.source and 0 < figure.value < 100
+        assert not {"recipe", "measured", "difference"} & set(dir(figure))
+    assert len({(f.set, f.row, f.size, f.measure) for f in figures}) == len(figures)
+
+
+def test_newer_figures_are_a_block_of_their_own(outputs):
+    text = table([], elsewhere())
+    assert text.strip().startswith("Elsewhere (newer, other training or data; not comparable)")
+    assert "difference" not in text and "measured" not in text
+    [line] = [line for line in text.splitlines() if line.startswith("SSCD") and "normalised" in line]
+    assert "micro-AP / scores normalised" in line and "61.5 / 72.5" in line and line.endswith("[a]")
+    cited = text.partition("[a] ")[2]
+    assert all(figure.source in f"{cited}" for figure in elsewhere())
+    leave(outputs, "joint_3B_0.5", "evaluate_imagenet", classification(0.79))
+    whole = table(board(outputs), elsewhere())
+    assert whole == table(board(outputs)) + "\n" + text
 
 
 def test_a_real_run_leaves_what_the_board_shows(outputs, tmp_path, monkeypatch):

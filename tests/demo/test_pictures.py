@@ -93,6 +93,7 @@ def test_the_named_plots_are_saved_by_cells_that_draw_no_photographs(name):
         "plots.p_paths(found)", "plots.p_search(found)", "plots.search_by_resolution(found)",
         "plots.spectrum(whitened.variances, config.shrinkage)", "plots.accuracy_by_size(rows)",
         "retrieval_plots.retrieval_bars(measured)", "retrieval_plots.precision_recall(measured)",
+        "retrieval_plots.reranking_gains(reranked)",
         "retrieval_plots.resolution_figure(curves)",
     }  # fmt: skip
     for plot in PLOTS[name]:

@@ -45,6 +45,16 @@ def test_whitening_without_a_check_of_the_classes():
     assert "keeps the predicted class" not in real_table({WHITEN: bare}, DESCRIPTION)
 
 
+def test_re_ranking_has_lines_of_its_own():
+    [row, *_] = [row for row in RESULTS[RETRIEVE]["rows"] if "gain" in row]
+    reranked = {RETRIEVE: RESULTS[RETRIEVE] | {"reranked": [row | {"descriptor": "GeM + DBA"}]}}
+    text = real_table(reranked, DESCRIPTION)
+    assert "05, re-ranked" in text and f"{row['set']}: GeM + DBA" in text
+    assert "re-ranked" not in real_table(RESULTS, DESCRIPTION)
+    [curve] = real_curves(reranked)["reranked"]
+    assert curve["descriptor"] == "GeM + DBA" and curve["gain"]["low"] == row["gain"]["low"]
+
+
 def test_figure_4_may_be_missing():
     bare = {RETRIEVE: {"rows": RESULTS[RETRIEVE]["rows"]}}
     assert real_curves(bare)["figure_4"] == {} and "figure 4" not in real_table(bare, DESCRIPTION)

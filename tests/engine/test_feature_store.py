@@ -762,6 +762,22 @@ def test_processes_go_on_with_what_one_began(tiny_net, images, keep, tmp_path, m
         np.testing.assert_array_equal(rows, keep(ps=PS))
 
 
+def names_unreadable(net, images, folder, path):
+    with one_line_error(UnreadableImageError, path):
+        shared_work(net, images, folder, "raise")
+
+
+def test_an_image_that_one_process_cannot_read_is_named_by_all(tiny_net, images, tmp_path):
+    Path(images.paths[7]).write_bytes(b"no image")
+    in_processes(2, names_unreadable, tiny_net, images, tmp_path / "shared", images.paths[7])
+
+
+def test_features_that_another_machine_wrote_elsewhere_are_missed_in_one_line(keep, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "write_missing", lambda *_, **__: None)
+    with one_line_error(FileNotFoundError, tmp_path / "store", "one and the same folder"):
+        keep()
+
+
 def nothing_readable(net, images, folder):
     with pytest.raises(UnreadableImageError, match="none of 13 images is readable"):
         shared_work(net, images, folder, "skip")

@@ -12,7 +12,7 @@ import yaml
 from support import one_line_error, train_config
 from two_runs import Name, side_by_side
 
-from mgkit.config import WhitenConfig, make
+from mgkit.config import TrainConfig, WhitenConfig, make
 from mgkit.engine import holding as module
 from mgkit.engine.holding import holding, read_holder
 from mgkit.engine.run import Run, add_results, opened_folder, read_metrics, read_results, save_figure
@@ -175,10 +175,22 @@ def test_stages_and_experiments_do_not_wait_for_each_other():
         assert not one and not another
 
 
-def test_only_the_first_machine_of_several_holds_the_lock():
-    config = train_config(nnodes=2, node_rank=1, rdzv_endpoint="localhost:1")
+@pytest.mark.parametrize("stage", [TrainConfig, WhitenConfig])
+def test_only_the_first_machine_of_several_holds_the_lock(stage):
+    config = make(stage, {"experiment": "t", "nnodes": 2, "node_rank": 1, "rdzv_endpoint": "localhost:1"})
     with holding(config) as joined:
         assert not joined and read_holder(config) is None
+    first = replace(config, node_rank=0)
+    with holding(first):
+        assert read_holder(first) is not None
+
+
+def test_machines_that_wait_for_the_first_do_not_wait_in_vain(here):
+    config = train_config()
+    several = replace(config, nnodes=2, rdzv_endpoint="localhost:1")
+    works = [(0, partial(hold, config, 1.0)), (0.1, partial(join, several)), (0.2, partial(join, config))]
+    [_, (joined, _), (joined_alone, _)] = side_by_side(here, works)
+    assert not joined and joined_alone
 
 
 def test_who_holds_it_is_noted_with_its_config():

@@ -16,7 +16,7 @@ import torch
 from support import free_port, in_processes, one_line_error
 
 from mgkit.checkpoints import load_checkpoint
-from mgkit.config import TrainConfig, from_yaml, make
+from mgkit.config import RetrievalConfig, TrainConfig, from_yaml, make
 from mgkit.engine import launch as module
 from mgkit.engine.launch import (
     FOLDER,
@@ -24,6 +24,7 @@ from mgkit.engine.launch import (
     StoppedError,
     WorkerError,
     first_traceback,
+    on_all_devices,
     processes_on_this_machine,
     raise_ending,
     read_ending,
@@ -75,12 +76,24 @@ def test_the_command_starts_the_workers_of_this_machine_alone(tmp_path):
     }
 
 
+MACHINES = {"experiment": "t", "nnodes": 2, "rdzv_endpoint": "first:29400"}
+
+
 @pytest.mark.parametrize("rank", [0, 1])
-def test_the_commands_of_many_machines_meet_at_the_first(tmp_path, rank):
-    config = config_of(nnodes=2, node_rank=rank, rdzv_endpoint="first:29400")
+@pytest.mark.parametrize("stage", [TrainConfig, RetrievalConfig])
+def test_the_commands_of_many_machines_meet_at_the_first(tmp_path, rank, stage):
+    config = make(stage, MACHINES | {"node_rank": rank})
     command = {*torchrun_command(config, tmp_path / "config.yaml", 8)}
-    assert {"--nnodes=2", "--rdzv-endpoint=first:29400", "--rdzv-id=t-train"} <= command
-    assert f"--rdzv-conf=is_host={int(rank == 0)}" in command
+    assert {"--nnodes=2", "--rdzv-endpoint=first:29400", f"--rdzv-id=t-{stage.stage}"} <= command
+    assert f"--rdzv-conf=is_host={int(rank == 0)},join_timeout=600,read_timeout=600" in command
+
+
+def test_one_process_is_launched_where_other_machines_have_more(monkeypatch):
+    launched, here = [], []
+    monkeypatch.setattr(module, "launch", launched.append)
+    for values in ({}, {"nnodes": 1}, MACHINES):
+        on_all_devices(make(RetrievalConfig, {"gpus": 1} | values), here.append)
+    assert [config.nnodes for config in launched] == [2] and len(here) == 2
 
 
 def test_workers_share_the_cores_and_know_whom_to_tell(monkeypatch):
@@ -134,6 +147,10 @@ def test_an_end_without_a_word_says_so_and_what_to_do(tmp_path):
         raise_ending(tmp_path, 9)
     with one_line_error(StoppedError, "run the same command again"):
         raise_ending(tmp_path, 9, asked_to_stop=True)
+    with one_line_error(
+        WorkerError, "exit code 9", "another of the 3 machines", "10 minutes", "rdzv_endpoint"
+    ):
+        raise_ending(tmp_path, 9, machines=3)
 
 
 def test_the_traceback_is_that_of_the_first_to_fail_in_the_last_attempt(tmp_path):
@@ -151,6 +168,8 @@ def test_the_traceback_is_that_of_the_first_to_fail_in_the_last_attempt(tmp_path
     os.utime(path, (1, 1))
     with pytest.raises(WorkerError, match="lack of memory.*\\n.*closed by peer"):
         raise_ending(tmp_path, 1)
+    with one_line_error(WorkerError, "one of the 2 machines", "go on"):
+        raise_ending(tmp_path, 1, machines=2)
 
 
 # --- Real processes, some ten seconds each

@@ -22,6 +22,7 @@ from mgkit.explore.style import NotebookFigure
 from mgkit.explore.toys.svm import ToyRuns
 from mgkit.mini.make import CROPS, QUALITIES
 from mgkit.retrieval.protocols import Difference, retrieve
+from mgkit.retrieval.ranking import RERANKED
 from mgkit.stages.results import Accuracy, Adaptation, PSearch, ResolutionCurves, Retrieval
 from mgkit.transforms import train_transform
 
@@ -379,6 +380,44 @@ def test_level_curves_rise_to_the_harder_copies(found):
     assert quality.get_xlim()[0] > quality.get_xlim()[1]  # best quality at the left
     levels = {r.retrieval_set.level: 100 * r.result.value for r in found if r.descriptor == KINDS[1]}
     np.testing.assert_allclose(crops.lines[1].get_ydata(), [levels["crops", n] for n in sorted(CROPS)])
+
+
+def test_gains_of_re_ranking_have_a_panel_a_set_and_a_bar_a_kind_and_descriptor(reranked):
+    figure = saved(retrieval_plots.reranking_gains, reranked)
+    panels = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_title() for axes in panels] == NAMES
+    for axes, name in zip(panels, NAMES, strict=True):
+        gains = [r for r in reranked if r.result.name == name and r.gain]
+        scale = 1 if gains[0].result.measure == "score" else 100
+        drawn = [container.lines[0].get_xdata()[0] for container in axes.containers]
+        assert drawn == pytest.approx([scale * r.gain.value for r in gains])
+        assert [label.get_text() for label in axes.get_yticklabels()] == list(RERANKED.values())
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(KINDS[1:3])
+    saved(retrieval_plots.reranking_gains, [])
+
+
+def test_rejection_curves_pass_through_their_threshold(with_strangers):
+    figure = saved(retrieval_plots.rejection_curves, with_strangers[:1])
+    [axes] = figure.axes
+    assert_labelled(figure)
+    accepted, right, star, _ = axes.lines
+    one = with_strangers[0].result.rejection
+    assert star.get_xdata()[0] == 100 * one.accepted[~one.answered].mean()
+    at = np.flatnonzero(right.get_xdata() == star.get_xdata()[0])
+    assert star.get_ydata()[0] <= right.get_ydata()[at].max() <= accepted.get_ydata()[at].max()
+
+
+def test_rejected_queries_are_marked(with_strangers):
+    r = with_strangers[0]
+    figure = saved(retrieval_plots.rejection_grid, r, queries=3, k=2)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert [title.split(" ")[0] for title in titles[::3]] == ["with"] * 3 + ["no"] * 3
+    one, faded = r.result.rejection, [axes.images[0].get_alpha() is not None for axes in figure.axes]
+    rejected = [title.endswith("rejected") for title in titles[::3]]
+    assert any(rejected) and faded[1::3] == faded[2::3] == rejected and not any(faded[::3])
+    most_alike = one.best[~one.answered].max() >= one.threshold
+    assert rejected[3] == (not most_alike)
 
 
 @pytest.mark.parametrize("panels", [1, 3, 4])

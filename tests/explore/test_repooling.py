@@ -30,7 +30,7 @@ from mgkit.features import classify, embed
 from mgkit.finetune import set_p
 from mgkit.metrics import topk_accuracy
 from mgkit.pooling import gem, l2_normalize
-from mgkit.retrieval.protocols import measured_value, nearest
+from mgkit.retrieval.protocols import by_descriptors, measured_value, nearest
 
 EXPONENTS = [1.0, 2.5, 10.0, math.inf]
 
@@ -127,7 +127,7 @@ def test_accuracy_and_neighbours_are_those_of_the_stages(tiny_net, uneven_images
         assert held.top1(p) == pytest.approx(topk_accuracy(logits, labels, ks=(1,))[0])
         rows = embed(set_p(tiny_net, p), uneven_images, size=32, description=None)
         descriptors = held.searched.descriptors(p)
-        [found], [scores] = nearest(searched_set, rows, searched_set.queries[4:5], 5)
+        [found], [scores] = nearest(searched_set, by_descriptors(searched_set, rows), np.array([4]), 5)
         ours = held.searched.neighbours(4, descriptors, 5)
         assert [image for image, _, _ in ours] == found.tolist()
         np.testing.assert_allclose([score for _, score, _ in ours], scores, atol=1e-5)

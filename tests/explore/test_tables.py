@@ -10,6 +10,7 @@ from mgkit.explore.tables import (
     adaptation_table,
     perfect_queries,
     precision_at_half_recall,
+    rejection_table,
     table,
     weakest_and_strongest_copies,
 )
@@ -36,6 +37,17 @@ def test_the_table_has_a_line_for_every_measurement(retrieved):
         if r.retrieval_set.level == ("jpegqual", QUALITIES[0]) and r.descriptor == "GeM, training p"
     ]
     assert quality[2].split()[-9] == f"{100 * first.result.value:.1f}"
+
+
+def test_rejection_has_a_line_a_descriptor(with_strangers, retrieved):
+    lines = rejection_table(with_strangers + retrieved[1]).splitlines()
+    assert len(lines) == 2 + len(with_strangers)
+    assert "4 queries with an answer, 12 without; at most 5 %" in lines[0]
+    for line, r in zip(lines[2:], with_strangers, strict=True):
+        one = r.result.rejection
+        assert r.descriptor in line and f"{one.threshold:.3f}" in line
+        assert f"{100 * one.right_rate:.1f} % (" in line and f"{100 * one.found_rate:.1f} % (" in line
+    assert rejection_table(retrieved[1]) == ""
 
 
 def with_result(r, **values):

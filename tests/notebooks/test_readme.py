@@ -49,7 +49,7 @@ def taken_apart(command):
 def test_the_commands_are_found():
     assert len(COMMANDS) > 20 and len(OWN) == 7
     assert {command.split()[0] for command in COMMANDS} == {"make", "papermill", "python", "source"}
-    assert len(LONG) == 2 and len(PYTHON) == 4
+    assert len(LONG) == 2 and len(PYTHON) == 5
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("papermill notebooks")])

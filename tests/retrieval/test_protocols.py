@@ -26,6 +26,8 @@ from mgkit.retrieval.protocols import (
     shown_interval,
     worst_to_best,
 )
+from mgkit.retrieval.ranking import Scores
+from mgkit.retrieval.search import top_pairs
 
 
 def images(count):
@@ -194,6 +196,74 @@ def test_any_set_with_all_pairs_pooled(drawn):
         result = retrieve(each, descriptors)
         assert result.value == pytest.approx(slow_micro_ap(each, descriptors), abs=1e-9)
         assert measured_value(each, descriptors) == result.value
+
+
+def slow_first_ranks(each, descriptors):
+    """The place of the first answer of each query that has one, from 0."""
+    return [
+        next(rank for rank, (image, _) in enumerate(slow_ranking(each, descriptors, q)) if image in answers)
+        for q, answers in enumerate(each.positives)
+        if len(answers)
+    ]
+
+
+def slow_map_at(each, descriptors, k):
+    """The precision at each answer among the first k, over the number of answers that fit there."""
+    values = []
+    for q, answers in enumerate(each.positives):
+        found, total = 0, 0.0
+        for rank, (image, _) in enumerate(slow_ranking(each, descriptors, q)[:k], start=1):
+            if image in answers:
+                found += 1
+                total += found / rank
+        if len(answers):
+            values.append(total / min(len(answers), k))
+    return values
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_set())
+def test_any_set_by_its_first_images(drawn):
+    each, descriptors = replace(drawn[0], recalls=(1, 2, 5)), drawn[1]
+    if not any(map(len, each.positives)):
+        return
+    first = np.array(slow_first_ranks(each, descriptors))
+    recalls = {f"Recall@{k}": float((first < k).mean()) for k in (1, 2, 5)}
+    by_map = retrieve(each, descriptors)
+    assert {name: by_map.others[name] for name in recalls} == pytest.approx(recalls)
+    assert by_map.others["median rank"] == np.median(first) + 1
+    assert by_map.others["mAP@10"] == pytest.approx(np.mean(slow_map_at(each, descriptors, 10)))
+    by_recall = retrieve(replace(each, measure="Recall@1"), descriptors)
+    assert by_recall.value == pytest.approx(recalls["Recall@1"])
+    assert by_recall.others["mAP"] == pytest.approx(by_map.value)
+    cut = retrieve(replace(each, measure="mAP@k", cutoff=2), descriptors)
+    assert cut.measure == "mAP@2" and cut.value == pytest.approx(np.mean(slow_map_at(each, descriptors, 2)))
+    pooled = retrieve(replace(each, measure="micro-AP", recalls=(1,)), descriptors).others["Recall@1"]
+    assert pooled <= recalls["Recall@1"] + 1e-9  # a tie beyond the images that are looked at counts as wrong
+    if len(set(map(tuple, descriptors.tolist()))) == len(descriptors):
+        assert pooled == pytest.approx(recalls["Recall@1"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(any_set())
+def test_scores_of_any_kind_rank_as_inner_products_do(drawn):
+    each, descriptors = drawn
+    if not any(map(len, each.positives)):
+        return
+    products = protocols.by_descriptors(each, descriptors)
+    scores = Scores.collected(products.blocks(), (len(each.queries), len(each.database)))
+    bias = np.linspace(0, 1, len(each.queries))
+    for count in (1, 4, 100):
+        theirs = top_pairs(products.queries, products.database, count=count, bias=bias)
+        for ours in (scores.pairs(count, bias), products.pairs(count, bias)):
+            assert all(np.array_equal(*pair) for pair in zip(ours, theirs, strict=True))
+    for measure in ("mAP", "micro-AP"):
+        one = replace(each, measure=measure)
+        plain = retrieve(one, descriptors)
+        blocks = retrieve(one, descriptors, ranking=scores)
+        assert blocks.value == plain.value and blocks.others == plain.others
+        np.testing.assert_array_equal(blocks.neighbours, plain.neighbours)
+        np.testing.assert_array_equal(blocks.predictions.scores, plain.predictions.scores)
 
 
 @settings(max_examples=40, deadline=None)
@@ -470,6 +540,43 @@ def result_of(per_query, measure="mAP"):
         "r", measure, per_query.mean(), (per_query.min(), per_query.max()), per_query, {}, "", empty, empty,
         None, empty, empty, empty,
     )  # fmt: skip
+
+
+def strangers(answered, unanswered, *, apart=2):
+    """Pairs of alike images that answer each other, and queries of `apart` views of what nothing shows."""
+    count = 2 * answered + unanswered
+    queries = np.array([*range(0, 2 * answered, 2), *range(2 * answered, count)])
+    positives = tuple(np.array([q + 1] if q < 2 * answered else [], dtype=np.int64) for q in queries)
+    groups = np.array([*range(answered), *(answered + k // apart for k in range(unanswered))])
+    return RetrievalSet(
+        "strangers", images(count), queries, np.arange(2 * answered), positives, query_groups=groups
+    )
+
+
+def test_queries_without_answer_are_rejected():
+    each = strangers(20, 40)
+    rows = random_descriptors(80, 0, 64)
+    rows[1:40:2] = unit(rows[0:40:2] + 0.05 * rows[1:40:2])
+    found = retrieve(each, rows, false_rate=0.05).rejection
+    assert found.area == 1.0 and found.right_rate == 1.0
+    assert found.accepted[:20].all() and found.accepted[20:].sum() == 2  # of 41, 5 %
+    assert found.answered.tolist() == [True] * 20 + [False] * 40
+    slow = [max(slow_similarity(rows[q], rows[i]) for i in range(40) if i != q) for q in each.queries]
+    np.testing.assert_allclose(found.best, slow)
+
+
+def test_the_images_of_a_query_with_answer_do_not_reject_it():
+    """Its own image, in the database, is not its first answer."""
+    each = strangers(6, 4)
+    found = retrieve(each, random_descriptors(16, 0, 64)).rejection
+    assert (found.best < 0.9).all() and not found.right[6:].any()
+
+
+def test_without_a_query_to_reject_nothing_is_rejected():
+    each = strangers(6, 4)
+    rows = random_descriptors(16, 0)
+    assert retrieve(replace(each, query_groups=None), rows).rejection is None
+    assert retrieve(strangers(6, 0), rows[:12]).rejection is None
 
 
 def test_values_are_shown_in_the_unit_of_their_measure():

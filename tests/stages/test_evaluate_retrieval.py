@@ -1,6 +1,7 @@
 """Retrieval from end to end on the reduced set: every set, every kind of descriptor, figure 4, indices."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -21,10 +22,19 @@ from mgkit.explore.repooling import set_maps
 from mgkit.explore.tables import table
 from mgkit.features import Passes, embed
 from mgkit.machine.download import file_hash
+from mgkit.metrics import average_precision, positive_ranks
 from mgkit.mini.make import CROPS, QUALITIES
 from mgkit.model import append_one, get_multigrain
 from mgkit.retrieval.protocols import measured_value
-from mgkit.stages.evaluate_retrieval import best_of_each_set, embed_here, evaluate_retrieval, index_table
+from mgkit.retrieval.ranking import RERANKED
+from mgkit.stages.descriptor_kinds import DescriptorKind
+from mgkit.stages.evaluate_retrieval import (
+    best_of_each_set,
+    embed_here,
+    evaluate_retrieval,
+    index_table,
+    rankings,
+)
 from mgkit.stages.figure_4 import best_exponents, resolution_curves
 from mgkit.stages.retrieval_task import RetrievalTask, retrieval_task
 from mgkit.transforms import eval_transform
@@ -76,6 +86,83 @@ def test_each_kind_is_held_against_the_one_it_changes(retrieved):
         over, gain = gains[kind]
         assert gain.value == pytest.approx(values[kind] - values[over])
         assert gain.low <= gain.value <= gain.high
+
+
+def test_re_rankings_are_held_against_the_plain_ranking_of_the_same_descriptor(reranked, retrieved):
+    bases = KINDS[1:3]
+    names = [name for base in bases for name in (base, *(f"{base} + {kind}" for kind in RERANKED.values()))]
+    assert [(r.result.name, r.descriptor) for r in reranked] == [(s, name) for s in SETS for name in names]
+    plain = {(r.result.name, r.descriptor): r.result.value for r in retrieved[1]}
+    values = {(r.result.name, r.descriptor): r.result.value for r in reranked}
+    for r in reranked:
+        base = r.result.name, r.over or r.descriptor
+        assert values[base] == plain[base]
+        if r.gain:
+            assert r.gain.value == pytest.approx(r.result.value - plain[base])
+            assert r.gain.low <= r.gain.value <= r.gain.high
+
+
+def test_re_ranking_is_left_with_the_results(after_chain, reranked, retrieved):
+    written = latest_results(RetrievalConfig(experiment="t"))
+    assert [row["value"] for row in written["reranked"]] == [r.result.value for r in reranked]
+    assert [row["value"] for row in written["rows"]] == [r.result.value for r in retrieved[1]]
+
+
+def test_expanded_queries_are_evaluated_without_themselves(after_chain, retrieved):
+    """αQE of Holidays, whose queries are in the database, by hand."""
+    task = retrieved[0]
+    one, rows = task.sets[0], task.descriptors(task.sets[0], size=48)
+    scores = rows @ rows.T
+    np.fill_diagonal(scores, -1)
+    expanded = rows.copy()
+    for q in one.queries:
+        for i in np.argsort(-scores[q])[:2]:
+            expanded[q] += max(scores[q, i], 0) ** 3 * rows[i]
+        expanded[q] /= np.linalg.norm(expanded[q])
+    products = [
+        average_precision(positive_ranks(expanded[q] @ rows.T, found, junk=[q]), len(found))
+        for q, found in zip(one.queries, one.positives, strict=True)
+    ]
+    config = replace(task.config, reranking=["alpha_qe"])
+    [_, after] = rankings(config, one, DescriptorKind("plain", 3.0, rows), rows)
+    assert after.result.per_query == pytest.approx(products)
+
+
+def test_queries_without_an_answer_are_rejected_by_a_learned_threshold(after_chain, with_strangers):
+    for r in with_strangers:
+        one, groups = r.result.rejection, r.retrieval_set.query_groups
+        assert len(one.best) == len(groups) and one.answered.sum() == 4
+        assert np.isnan(r.result.per_query).tolist() == (~one.answered).tolist()
+        assert {"Recall@1", "Recall@5", "mAP@10", "median rank"} <= r.result.others.keys()
+    rows = latest_results(RetrievalConfig(experiment="own"))["rows"]
+    assert rows[0]["rejection"]["unanswered"] == (~with_strangers[0].result.rejection.answered).sum()
+    assert rows[0]["rejection"]["threshold"] == with_strangers[0].result.rejection.threshold
+
+
+def test_distractors_are_embedded_once_for_all_sets(after_chain, mini_root):
+    distractors = mini_root / "unlabelled" / "distractors"
+    values = {
+        "experiment": "more",
+        "data": str(mini_root),
+        "checkpoint": str(after_chain.whitened),
+        "workers": 0,
+    }
+    values |= {"sets": ["holidays", "ukbench"], "distractors": str(distractors), "size": 48}
+    task = retrieval_task(make(RetrievalConfig, values | {"scales": [1.0], "resolutions": [], "indices": []}))
+    with patch("mgkit.stages.retrieval_task.stored_features", wraps=stored_features) as stored:
+        found = evaluate_retrieval(task)
+    passes = {call.args[1].paths for call in stored.call_args_list}
+    assert sorted(map(len, passes)) == sorted(
+        [
+            len(list(distractors.rglob("*.jpg"))),
+            *(len(one.images) - len(one.distractors) for one in task.sets),
+        ]
+    )
+    whole = embed(task.net, task.sets[0].images, size=48, ps=[task.p])[0]
+    by_kind = {r.descriptor: r.result for r in found if r.retrieval_set.name == task.sets[0].name}
+    [name] = [name for name in by_kind if name.endswith("whitened")]
+    assert by_kind[name].value == measured_value(task.sets[0], whole)
+    assert "distractors" in task.sets[0].name
 
 
 def test_the_best_kind_of_each_set(retrieved):
@@ -223,7 +310,8 @@ def test_copy_detection_as_it_is_and_with_normalised_scores(after_chain, mini_ro
     assert 0 < as_it_is.value <= 1 and 0 < normalised.value <= 1
     np.testing.assert_array_equal(as_it_is.per_query, normalised.per_query)  # within a query nothing moves
     assert not np.allclose(as_it_is.predictions.scores, normalised.predictions.scores)
-    assert list(as_it_is.others) == ["recall at precision 90 %"]
+    assert list(as_it_is.others) == ["Recall@1", "Recall@10", "recall at precision 90 %"]
+    assert as_it_is.others["Recall@1"] == normalised.others["Recall@1"]  # nor does the first of a query
 
 
 def test_weights_that_are_not_finite_are_an_error(after_chain, mini_root, tmp_path):

@@ -257,6 +257,12 @@ def test_short_trainings_have_positives_and_are_not_too_small(values):
     assert (short.lambda_, short.size, short.epochs) == (0.5, 32, 1) and short.repetitions >= 2
 
 
+def test_short_trainings_of_several_machines_are_made_once():
+    several = {"nnodes": 2, "node_rank": 1, "rdzv_endpoint": "localhost:1"}
+    short = balance.short_training(training_config("mini", **several), 0.5)
+    assert (short.nnodes, short.node_rank) == (1, 0)  # so that one makes them while the others wait
+
+
 def leave_run(experiment, name, *, lambda_, steps):
     """What a training with this λ leaves of what matters here."""
     folder = stage_folder(train_config(experiment=experiment)).with_name(name)

@@ -1,6 +1,5 @@
 """INRIA Copydays: originals and their cropped, compressed and strongly edited copies."""
 
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -11,7 +10,6 @@ import numpy as np
 from mgkit.benchmarks.published import INRIA, Archive, Benchmark, Images, abbreviated, images_to
 from mgkit.benchmarks.retrieval_set import RetrievalSet, files_of, numbers, unlabelled
 from mgkit.data.folders import list_folder
-from mgkit.data.images import ImageList
 
 LEVEL_KINDS = ("crops", "jpegqual")
 COPYDAYS_NAME = r"(\d{4})\d*\.jpe?g"  # the first four digits identify the original
@@ -62,26 +60,26 @@ COPYDAYS = Benchmark(
 )
 
 
-def copydays(root: str | Path, *, distractors: ImageList | None = None) -> RetrievalSet:
-    """Read Copydays: images of `strong/` are queries, `original/` and distractors are the database.
+def copydays(root: str | Path) -> RetrievalSet:
+    """Read Copydays: images of `strong/` are queries, `original/` is the database.
 
-    distractors: additional database images (10,000 in the paper's CD10k)
-    Raises ValueError for a copy without original, two originals of one number, or two files of one name.
+    The paper's CD10k has 10,000 distractors besides, see `with_distractors`. Raises ValueError for a copy
+    without original, two originals of one number, or two files of one name.
     """
-    return sets_of_copies(Path(root), [Path("strong")], distractors)[0]
+    return sets_of_copies(Path(root), [Path("strong")])[0]
 
 
-def copydays_levels(root: str | Path, *, distractors: ImageList | None = None) -> list[RetrievalSet]:
+def copydays_levels(root: str | Path) -> list[RetrievalSet]:
     """Read the levels of Copydays, `crops/<percent>/` and `jpegqual/<quality>/`: one set each.
 
     The sets share their images. Raises FileNotFoundError without any level, ValueError as `copydays`.
     """
-    return sets_of_copies(Path(root), levels(Path(root)), distractors)
+    return sets_of_copies(Path(root), levels(Path(root)))
 
 
-def copydays_all(root: str | Path, *, distractors: ImageList | None = None) -> list[RetrievalSet]:
+def copydays_all(root: str | Path) -> list[RetrievalSet]:
     """Read the strong copies and the levels, with shared images; raises as `copydays_levels`."""
-    return sets_of_copies(Path(root), [Path("strong"), *levels(Path(root))], distractors)
+    return sets_of_copies(Path(root), [Path("strong"), *levels(Path(root))])
 
 
 def levels(root: Path) -> list[Path]:
@@ -99,31 +97,23 @@ def levels(root: Path) -> list[Path]:
     return found
 
 
-def sets_of_copies(root: Path, folders: Sequence[Path], distractors: ImageList | None) -> list[RetrievalSet]:
-    """Read one set per folder of copies; all share the images: originals, distractors, copies by folder."""
+def sets_of_copies(root: Path, folders: Sequence[Path]) -> list[RetrievalSet]:
+    """Read one set per folder of copies; all share the images: originals, then copies by folder."""
     originals = files_of(root / "original", "copydays")
     of_number = numbered_originals(originals, root / "original")
-    extra = distractors.paths if distractors is not None else ()
-    database = np.arange(len(originals) + len(extra))
-    paths, queries, positives = [*originals, *extra], [], []
+    paths, queries, positives = [*originals], [], []
     for folder in folders:
         copies = files_of(root / folder, "copydays")
         queries.append(np.arange(len(paths), len(paths) + len(copies)))
         positives.append(originals_of(copies, root, folder, of_number))
         paths += copies
-    own = {os.path.realpath(path) for path in [*paths[: len(originals)], *paths[len(database) :]]}
-    shared = [path for path in extra if os.path.realpath(path) in own]
-    if shared:
-        raise ValueError(f"distractors: {shared[0]} is an image of Copydays itself, in {root}")
-    images, added = unlabelled(root, paths), database[len(originals) :]
+    images, database = unlabelled(root, paths), np.arange(len(originals))
     sets = []
     for folder, query, answers in zip(folders, queries, positives, strict=True):
         name, level = "copydays", None
         if folder.parts[0] in LEVEL_KINDS:
             name, level = " ".join([name, *folder.parts]), (folder.parts[0], int(folder.parts[1]))
-        elif extra:
-            name = f"copydays + {len(extra)} distractors"
-        sets.append(RetrievalSet(name, images, query, database, answers, distractors=added, level=level))
+        sets.append(RetrievalSet(name, images, query, database, answers, level=level))
     return sets
 
 

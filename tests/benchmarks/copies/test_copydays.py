@@ -6,6 +6,7 @@ from benchmark_trees import COPYDAYS, LEVELS, STRONG
 from support import answers, file_name, one_line_error, ranked, write_tree
 
 from mgkit.benchmarks.copies.copydays import copydays, copydays_all, copydays_levels
+from mgkit.benchmarks.retrieval_set import with_distractors
 from mgkit.data.layouts import plain_images
 
 
@@ -24,7 +25,7 @@ def test_copydays_counts_every_strong_copy_of_an_original(tmp_path):
 def test_distractors_are_ranked_but_answer_nothing(tmp_path):
     write_tree(tmp_path / "set", *COPYDAYS, *STRONG)
     extra = plain_images(write_tree(tmp_path / "extra", "00/x.jpg", "01/y.jpg"))
-    found = copydays(tmp_path / "set", distractors=extra)
+    [found] = with_distractors([copydays(tmp_path / "set")], extra)
     assert ranked(found) == ["200000.jpg", "200100.jpg", "215600.jpg", "x.jpg", "y.jpg"]
     assert answers(found)["215601.jpg"] == ["215600.jpg"]
     assert "2 distractors" in found.name
@@ -46,7 +47,7 @@ def test_two_originals_of_one_number_are_named(tmp_path):
 def test_every_level_of_copydays_is_a_set_of_the_same_images(tmp_path):
     write_tree(tmp_path / "set", *COPYDAYS, *LEVELS)
     extra = plain_images(write_tree(tmp_path / "extra", "x.jpg", "y.jpg"))
-    found = copydays_levels(tmp_path / "set", distractors=extra)
+    found = with_distractors(copydays_levels(tmp_path / "set"), extra)
     names = ["crops 9", "crops 10", "crops 80", "jpegqual 3", "jpegqual 15"]
     assert [each.name for each in found] == [f"copydays {name}" for name in names]
     asked = [["215600"], ["200000", "200100", "215600"], ["200100"], ["200000"], ["200100"]]

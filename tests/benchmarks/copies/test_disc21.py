@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from benchmark_trees import MATCHES, REFERENCES, disc_answers, disc_tree
-from support import file_name, one_line_error, ranked, written
+from support import file_name, one_line_error, ranked, write_empty, written
 
-from mgkit.benchmarks.copies.disc21 import disc21, read_pairs
+from mgkit.benchmarks.copies.disc21 import SUBSET, disc21, disc21_10k, read_pairs
 
 TRAIN = ["train/T000000.jpg", "train/T000001.jpg"]
 
@@ -94,3 +94,55 @@ def test_disc_asks_the_listed_queries_where_distractors_are_listed(tmp_path, cap
     assert len(found.images) == 4 + 3 and len(found.background) == 0
     [line] = capsys.readouterr().out.splitlines()
     assert "3 of 5 queries" in line and "public_ground_truth.csv" in line
+
+
+SUBSET_PAIRS = "query_id,reference_id\nQ00004,R000000\nQ00001,R003000\n"
+
+
+def subset_tree(root, text=SUBSET_PAIRS):
+    disc_tree(root, MATCHES, *TRAIN)
+    (root / SUBSET).write_text(text)
+    return root
+
+
+def test_the_10k_subset_is_the_listed_pairs_alone(tmp_path):
+    found = disc21_10k(subset_tree(tmp_path))
+    assert disc_answers(found) == {"Q00001.jpg": [3], "Q00004.jpg": [0]}
+    assert ranked(found) == ["R000000.jpg", "R003000.jpg"]
+    assert len(found.images) == 4 and not len(found.background)
+    assert (found.name, found.measure, found.recalls) == ("disc21_10k", "micro-AP", (1, 10))
+
+
+def test_the_list_of_the_subset_is_not_taken_for_the_ground_truth(tmp_path):
+    subset_tree(tmp_path)
+    assert len(disc21(tmp_path).queries) == 5
+    (tmp_path / "public_ground_truth.csv").unlink()
+    assert len(disc21_10k(tmp_path).queries) == 2
+    with one_line_error(FileNotFoundError, tmp_path, "*ground*truth*.csv"):
+        disc21(tmp_path)
+
+
+def test_without_the_list_of_the_subset_the_error_says_where_it_is(tmp_path):
+    with one_line_error(FileNotFoundError, tmp_path / SUBSET, "github.com/facebookresearch/isc2021"):
+        disc21_10k(disc_tree(tmp_path, MATCHES))
+
+
+@pytest.mark.parametrize(
+    ("row", "error", "culprits"),
+    [
+        ("Q77777,R000000\n", FileNotFoundError, ["1 images", "Q77777", "queries"]),
+        ("Q00000,R777777\n", FileNotFoundError, ["1 images", "R777777", "references"]),
+        ("Q00000,\n", ValueError, ["Q00000", "no reference"]),
+        ("Q00000\n", ValueError, ["line 4", "Q00000"]),
+    ],
+)
+def test_a_wrong_list_of_the_subset_is_named(tmp_path, row, error, culprits):
+    with one_line_error(error, tmp_path / SUBSET, *culprits):
+        disc21_10k(subset_tree(tmp_path, SUBSET_PAIRS + row))
+
+
+@pytest.mark.parametrize("name", ["queries/Q00001.png", "references/R003000.png"])
+def test_two_images_of_one_id_of_the_subset_are_named(tmp_path, name):
+    write_empty(subset_tree(tmp_path), name)
+    with one_line_error(ValueError, Path(name).name, f"{Path(name).stem}.jpg", tmp_path):
+        disc21_10k(tmp_path)
