@@ -15,6 +15,8 @@ The method, in reading order:
     features     images -> feature maps -> descriptors
     finetune     p* by SGD on p alone; its rival FixRes; accuracy against p        (02)
     whitening    PCA whitening, folded into the classifier                         (03)
+    exportable   parts of backbones in a form that torch.export can follow
+    export       the network as an ONNX file or an exported program, to run without the kit
     metrics      accuracy, average precision, UKBench score, confidence intervals  (04, 05)
 
 Around it, each folder importing only from those above it (the method comes after benchmarks):

@@ -273,23 +273,23 @@ def found_and_precision(hits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def threshold_at(unanswered: ArrayLike, false_rate: float) -> float:
-    """Return the least score to accept, so that at most `false_rate` of queries without answer are accepted.
+    """Return the least score to accept, so that about `false_rate` of queries without answer are accepted.
 
     unanswered: the best score of each query without answer ([U])
-    false_rate: expected share of further such queries whose best score reaches the threshold (0..1)
+    false_rate: expected share of further such queries whose best score reaches it (0..1, exclusive)
 
-    It is the conformal quantile: with the U scores, false_rate · (U+1) of them, rounded down, are accepted.
-    Raises ValueError for no or non-finite scores, and a rate outside 0..1.
+    It is the conformal threshold, just above the j-th largest score, j = false_rate · (U+1) rounded down: a
+    further score is among the j largest of U+1 with a probability of j / (U+1). With j = 0, as for fewer than
+    1 / false_rate - 1 scores, it is just above the largest, and that probability is 1 / (U+1). Raises
+    ValueError for no or non-finite scores, and a rate outside (0, 1).
     """
     scores = np.sort(finite_scores(unanswered))[::-1].astype(np.float64)
     if not len(scores):
         raise ValueError("unanswered must hold at least one score")
-    if not 0 <= false_rate <= 1:
-        raise ValueError(f"false_rate must be in 0..1, got {false_rate}")
-    accepted = int(false_rate * (len(scores) + 1) + 1e-9)  # against rounding, as of 0.05 * 20
-    if accepted >= len(scores):
-        return -np.inf
-    return float(np.nextafter(scores[accepted], np.inf))
+    if not 0 < false_rate < 1:
+        raise ValueError(f"false_rate must be in the open interval (0, 1), got {false_rate}")
+    j = max(int(false_rate * (len(scores) + 1) + 1e-9), 1)  # against rounding, as of 0.05 * 20
+    return float(np.nextafter(scores[j - 1], np.inf))
 
 
 # --- Bootstrap over queries
@@ -327,21 +327,31 @@ def bootstrap_interval(
 
 
 def bootstrap_mean(
-    values: ArrayLike, *, level: float = 0.95, samples: int = 1000, seed: int = 0
+    values: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    level: float = 0.95,
+    samples: int = 1000,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Return the bootstrap confidence interval (low, high) of a mean over queries.
 
     values: one per query ([Q]); NaN for queries without positives, which are ignored
+    groups: number of what each query shows ([Q]), if groups are drawn instead of single queries
 
     For two systems on the same queries, `bootstrap_mean(a - b)` is the interval of the difference. Raises
     ValueError for no value, infinite values, or a level outside (0, 1).
     """
     values = np.asarray(values, dtype=np.float64)
-    values = values[~np.isnan(values)]
+    known = ~np.isnan(values)
+    drawn = np.arange(known.sum()) if groups is None else np.asarray(groups)[known]
+    values, (names, of_value) = values[known], np.unique(drawn, return_inverse=True)
     if not np.isfinite(values).all():
         raise ValueError("values must be finite, or NaN for queries without positives; one is infinite")
+    sizes = np.bincount(of_value)
+    sums = np.bincount(of_value, values)
     return bootstrap_interval(
-        lambda counts: counts @ values / len(values), len(values), level=level, samples=samples, seed=seed
+        lambda counts: counts @ sums / (counts @ sizes), len(names), level=level, samples=samples, seed=seed
     )
 
 

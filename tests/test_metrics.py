@@ -690,19 +690,38 @@ def test_average_precision_of_the_first_images(ranks, missed, k):
     assert average_precision_at(sorted(ranks), total, k) == pytest.approx(float(expected))
 
 
+def test_whole_groups_are_drawn_for_the_interval_of_a_mean():
+    """Of copies of values, as of the values alone; unequal groups as by drawing them one by one."""
+    values = np.random.default_rng(0).normal(size=40)
+    assert bootstrap_mean(np.repeat(values, 3), groups=np.repeat(np.arange(40), 3)) == pytest.approx(
+        bootstrap_mean(values)
+    )
+    groups = np.array([0, 0, 0, 1, 2, 2, 9])
+    rng, own = np.random.default_rng(0), [np.arange(3), np.array([3]), np.array([4, 5]), np.array([6])]
+    means = [np.mean(values[np.concatenate([own[g] for g in rng.integers(4, size=4)])]) for _ in range(4000)]
+    found = bootstrap_mean(values[:7], groups=groups, samples=4000, seed=1)
+    assert found == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.08)
+
+
 def test_recall_counts_queries_whose_first_answer_is_among_the_first_images():
     assert [recall_at([0, 3, 9, 10], k) for k in (1, 4, 10, 11)] == [0.25, 0.5, 0.75, 1.0]
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.sampled_from([0.0, 0.05, 0.1, 0.5, 1.0]))
-def test_the_threshold_is_the_least_that_accepts_so_few(scores, rate):
-    threshold, allowed = threshold_at(scores, rate), int(rate * (len(scores) + 1) + 1e-9)
-    accepted = sum(score >= threshold for score in scores)
-    assert accepted <= allowed or allowed >= len(scores)
-    next_lower = max((score for score in scores if score < threshold), default=None)
-    if next_lower is not None:  # a lower threshold would accept too many
-        assert sum(score >= next_lower for score in scores) > allowed
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.sampled_from([0.01, 0.05, 0.1, 0.5, 0.95]))
+def test_the_threshold_is_just_above_a_score(scores, rate):
+    j = max(1, int(Fraction(rate).limit_denominator(1000) * (len(scores) + 1)))
+    threshold, border = threshold_at(scores, rate), sorted(scores, reverse=True)[j - 1]
+    assert [score >= threshold for score in scores] == [score > border for score in scores]
+
+
+@pytest.mark.parametrize("count, rate", [(19, 0.05), (39, 0.05), (20, 0.1), (6, 0.05), (99, 0.01)])
+def test_a_further_query_reaches_the_threshold_as_often_as_asked_for(count, rate):
+    """Over many draws; as often as one of the queries and itself is the first, if these are too few."""
+    rng, expected = np.random.default_rng(count), max(int(rate * (count + 1) + 1e-9), 1) / (count + 1)
+    reached = [rng.random() >= threshold_at(rng.random(count), rate) for _ in range(20_000)]
+    assert abs(np.mean(reached) - expected) < 0.007
+    assert expected <= max(rate, 1 / (count + 1)) + 1e-9
 
 
 @pytest.mark.parametrize(
@@ -713,6 +732,7 @@ def test_the_threshold_is_the_least_that_accepts_so_few(scores, rate):
         lambda: recall_at([], 1),
         lambda: threshold_at([], 0.1),
         lambda: threshold_at([0.5], 1.1),
+        lambda: threshold_at([0.5], 0.0),
         lambda: threshold_at([np.nan], 0.1),
     ],
 )

@@ -58,7 +58,8 @@ def retrieval_bars(found: Sequence[Retrieval]) -> Figure:
         whiskers = [[max(value - low, 0)], [max(high - value, 0)]]
         panel.errorbar(x, value, yerr=whiskers, color="black", linewidth=1, capsize=2)
         panel.text(x, max(high, value) + 1, shown(result).split()[0], ha="center", fontsize=7)
-    unit = "mAP or micro-AP (%)\nUKBench: score / 4 (%)"
+    measures = dict.fromkeys(r.result.measure for r in found)
+    unit = f"{' or '.join('score / 4' if one == 'score' else one for one in measures)} (%)"
     style(panel, "Retrieval, with 95 % confidence intervals", "", unit)
     panel.set_xticks(range(len(sets)), names, fontsize=9)
     panel.set_ylim(0, 112)
@@ -174,7 +175,7 @@ def reranking_gains(found: Sequence[Retrieval]) -> Figure:
         figure, [[panel]] = axes_grid(1, 1)
         show_reason(panel)
         return figure
-    figure, axes = wrapped_grid(len(sets), width=3.4, height=0.8 + 0.35 * len(methods))
+    figure, axes = wrapped_grid(len(sets), width=3.4, height=1.1 + 0.3 * len(methods))
     for panel, name in zip(axes, sets, strict=True):
         of_set = [r for r in found if r.result.name == name and r.gain]
         scale = 1 if of_set[0].result.measure == "score" else 100
@@ -207,7 +208,8 @@ def rejection_curves(found: Sequence[Retrieval]) -> Figure:
         for k, (rate, label) in enumerate([(accepted, "accepted"), (right, "accepted, right image first")]):
             panel.step(false, rate, where="post", color=COLOURS[k], linestyle=LINES[k], label=label)
         star = 100 * one.accepted[~one.answered].mean(), 100 * one.right_rate
-        panel.plot(*star, "*", color=COLOURS[1], markersize=14, markeredgecolor="black")
+        look = {"color": COLOURS[1], "markersize": 14, "markeredgecolor": "black", "linestyle": ""}
+        panel.plot(*star, marker="*", label="the learned threshold", **look)
         label = f"{100 * one.false_rate:g} % asked for"
         panel.axvline(100 * one.false_rate, color="grey", linestyle=":", label=label)
         style(
@@ -245,5 +247,5 @@ def rejection_grid(retrieval: Retrieval, *, queries: int = 3, k: int = 4) -> Fig
             for axes_of_answer in row[1:]:
                 axes_of_answer.images[0].set_alpha(FADED)
     name = shortened(result.name, TITLE)
-    figure.suptitle(f"{name}, {retrieval.descriptor}: accepted from {one.threshold:.2f} on", fontsize=10)
+    figure.suptitle(f"{name}, {retrieval.descriptor}: accepted from {one.threshold:.3f} on", fontsize=10)
     return figure

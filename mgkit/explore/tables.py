@@ -80,9 +80,12 @@ def rejection_table(found: list[Retrieval]) -> str:
     for name, of_set in groupby(found, key=lambda r: r.result.name):
         of_set = list(of_set)
         one = of_set[0].result.rejection
-        counts = f"{int(one.answered.sum())} queries with an answer, {int((~one.answered).sum())} without"
+        wrong = int((~one.answered).sum())
+        counts = f"{int(one.answered.sum())} queries with an answer, {wrong} without"
+        few = f" ({wrong} are too few: about {100 * one.attainable_rate:.1f} % will be)"
         lines += [
-            f"{name}: {counts}; at most {100 * one.false_rate:g} % of these are to be accepted",
+            f"{name}: {counts}; about {100 * one.false_rate:g} % of these are to be accepted"
+            + (few if one.attainable_rate > one.false_rate else ""),
             f"  {'':{width}}  {'ROC area':>8}  {'threshold':>9}  {'95 % interval':>13}  "
             f"{'no answer, accepted':>24}  {'accepted, right first':>24}",
         ]

@@ -59,7 +59,7 @@ class RetrievalResult:
 
     name: of the set
     measure, value: `mAP`, `mAP@<k>`, `Recall@1`, `micro-AP` (0..1), `score` (0..4) or `none`
-    interval: 95 % confidence interval of value, by bootstrap over queries
+    interval: 95 % confidence interval of value, by bootstrap over queries, or over what they show
     per_query: AP, score, or whether the first image is right; NaN without positives ([Q])
     others: further measures by name (0..1; `median rank` is that of the first positive, from 1)
     curve: what the curve below is of
@@ -68,6 +68,7 @@ class RetrievalResult:
     shown: positions of queries to display, from the worst to the best, then some to be rejected ([S])
     neighbours, scores: image indices found for these, without the query, and their similarities ([S,k])
     rejection: of queries without positives; None if there are none to reject
+    groups: number of what each query shows ([Q]); None if each is drawn alone for intervals
     """
 
     name: str
@@ -84,6 +85,7 @@ class RetrievalResult:
     neighbours: np.ndarray
     scores: np.ndarray
     rejection: Rejection | None = None
+    groups: np.ndarray | None = None
 
 
 def retrieve(
@@ -110,6 +112,7 @@ def retrieve(
     check_fit(dataset, descriptors)
     if k < 1 or show < 1:
         raise ValueError(f"k and show must be at least 1, got {k} and {show}")
+    plain = bias is None and ranking is None
     ranking = ranking or by_descriptors(dataset, descriptors)
     if dataset.measure == "none":
         return without_ground_truth(dataset, ranking, k, show)
@@ -119,17 +122,17 @@ def retrieve(
     else:
         ranks = answer_ranks(dataset, ranking)
         per_query = measure_queries(dataset, ranks)
-    value, interval = measure_set(dataset.measure, per_query, predictions)
+    value, interval = measure_set(dataset, per_query, predictions)
     others = further_measures(dataset, ranks or nearest_ranks(dataset, ranking), predictions)
     curve, (recall, precision) = precision_recall(ranks, predictions)
-    unanswered = rejected(dataset, ranking, false_rate) if bias is None else None
+    unanswered = rejected(dataset, ranking, false_rate) if plain else None
     shown = worst_to_best(per_query, show)
     if unanswered:
         shown = np.append(shown, unanswered.most_to_least_alike(show))
     neighbours, scores = nearest(dataset, ranking, shown, k)
     return RetrievalResult(
         dataset.name, measure_name(dataset), value, interval, per_query, others,
-        curve, recall, precision, predictions, shown, neighbours, scores, unanswered,
+        curve, recall, precision, predictions, shown, neighbours, scores, unanswered, dataset.query_groups,
     )  # fmt: skip
 
 
@@ -214,14 +217,16 @@ def nearest_ranks(dataset: RetrievalSet, ranking: Ranking) -> list[np.ndarray]:
     return ranks
 
 
-def rejected(dataset: RetrievalSet, ranking: Ranking, false_rate: float) -> Rejection | None:
+def rejected(dataset: RetrievalSet, ranking: InnerProducts, false_rate: float) -> Rejection | None:
     """Return how queries without positives are told from the others; None if there are none to reject."""
     answered = np.array([len(positives) > 0 for positives in dataset.positives])
-    plain = isinstance(ranking, InnerProducts)
-    if dataset.query_groups is None or answered.all() or not plain or len(dataset.database) < 2:
+    if dataset.query_groups is None or answered.all():
         return None
-    scores, rows = ranking.nearest(np.arange(len(dataset.queries)), 2)  # one of them may be the query itself
-    images = dataset.database[rows]  # [Q,2]
+    wanted = min(2, len(dataset.database))  # one of them may be the query itself
+    scores, rows = ranking.nearest(np.arange(len(dataset.queries)), wanted)
+    images = dataset.database[rows]  # [Q,wanted]
+    if (images[:, -1] == dataset.queries).any() and wanted == 1:
+        return None  # it has no other image to be compared with
     first = (images[:, 0] == dataset.queries).astype(int)[:, None]
     best, image = (np.take_along_axis(column, first, 1)[:, 0] for column in (scores, images))
     right = np.array([i in positives for i, positives in zip(image, dataset.positives, strict=True)])
@@ -281,10 +286,12 @@ def micro_ap(predictions: Predictions, counts: np.ndarray | None = None) -> floa
     return micro_average_precision(predictions.scores, predictions.correct, total, weights=weights)
 
 
-def measure_set(measure: str, per_query: np.ndarray, predictions: Predictions) -> tuple[float, tuple]:
-    """Return the set's measure and its confidence interval (low, high)."""
-    if measure != "micro-AP":
-        return float(np.nanmean(per_query)), bootstrap_mean(per_query)
+def measure_set(
+    dataset: RetrievalSet, per_query: np.ndarray, predictions: Predictions
+) -> tuple[float, tuple[float, float]]:
+    """Return the set's measure and its confidence interval, over what the queries show if that is known."""
+    if dataset.measure != "micro-AP":
+        return float(np.nanmean(per_query)), bootstrap_mean(per_query, groups=dataset.query_groups)
     interval = bootstrap_interval(lambda counts: micro_ap(predictions, counts), len(per_query), samples=200)
     return micro_ap(predictions), interval
 
@@ -351,7 +358,7 @@ def difference(before: RetrievalResult, after: RetrievalResult) -> Difference:
             samples=200,
         )
     else:
-        low, high = bootstrap_mean(after.per_query - before.per_query)
+        low, high = bootstrap_mean(after.per_query - before.per_query, groups=before.groups)
     return Difference(after.value - before.value, low, high)
 
 

@@ -1,13 +1,14 @@
 """Queries without an answer in the database, to be rejected by the score of their first image."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from mgkit.data.images import evenly
-from mgkit.metrics import bootstrap_interval, threshold_at
+from mgkit.metrics import bootstrap_interval, bootstrap_mean, threshold_at
+
+FOLDS = 20  # of the cross-validation over objects
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Rejection:
     false_rate: share of queries without answer that the threshold is to accept
     threshold, threshold_interval: learned on all queries without answer
     found_rate, found_interval: share of queries without answer that are accepted, each by the threshold that
-    was learned on other objects, a random half of them; NaN for a single object
+    was learned on other objects, see `accepted_by_others`; NaN for a single object
     right_rate, right_interval: share of queries with answer that are accepted, with the right image first
     """
 
@@ -39,6 +40,11 @@ class Rejection:
     found_interval: tuple[float, float]
     right_rate: float
     right_interval: tuple[float, float]
+
+    @property
+    def attainable_rate(self) -> float:
+        """The least share that a threshold learned on these queries can be expected to accept (0..1)."""
+        return 1 / (1 + int((~self.answered).sum()))
 
     @property
     def accepted(self) -> np.ndarray:
@@ -80,7 +86,7 @@ def rejection(
     best, right, answered: see `Rejection`
     groups: number of what each query shows ([Q]); queries of one object are learned from or measured together
     false_rate: share of queries without answer to accept (0..1, exclusive)
-    seed: of the halves
+    seed: of the parts of the cross-validation
 
     Raises ValueError unless there are queries with and without an answer.
     """
@@ -91,38 +97,36 @@ def rejection(
     accepted = accepted_by_others(wrong, of_wrong, false_rate, np.random.default_rng(seed))
     threshold = threshold_at(wrong, false_rate)
     kept = ((best >= threshold) & right)[answered]
-    known = np.isfinite(accepted)
     return Rejection(
         best, right, answered, float(roc_auc_score(answered, best)), false_rate, threshold,
-        over_groups(lambda scores: threshold_at(scores, false_rate), wrong, of_wrong),
+        threshold_interval(wrong, of_wrong, false_rate),
         float(accepted.mean()),
-        over_groups(np.mean, accepted, of_wrong) if known.all() else (np.nan, np.nan),
-        float(kept.mean()), over_groups(np.mean, kept, groups[answered]),
+        bootstrap_mean(accepted, groups=of_wrong) if np.isfinite(accepted).all() else (np.nan, np.nan),
+        float(kept.mean()), bootstrap_mean(kept, groups=groups[answered]),
     )  # fmt: skip
 
 
 def accepted_by_others(
     scores: np.ndarray, groups: np.ndarray, false_rate: float, generator: np.random.Generator
 ) -> np.ndarray:
-    """Return whether each score [U] is accepted by the threshold of the other half of the groups, 0 or 1.
+    """Return whether each score [U] is accepted by a threshold of other groups, 0 or 1 (cross-validation).
 
-    NaN for all if there is one group only.
+    The groups are divided into FOLDS parts, or as many as there are, each of which is accepted or not by the
+    threshold of the others. NaN for all if there is one group only.
     """
     names = generator.permutation(np.unique(groups))
     if len(names) < 2:
         return np.full(len(scores), np.nan)
-    first = np.isin(groups, names[: len(names) // 2])
     accepted = np.empty(len(scores))
-    for half in (first, ~first):
-        accepted[half] = scores[half] >= threshold_at(scores[~half], false_rate)
+    for part in np.array_split(names, min(FOLDS, len(names))):
+        inside = np.isin(groups, part)
+        accepted[inside] = scores[inside] >= threshold_at(scores[~inside], false_rate)
     return accepted
 
 
-def over_groups(
-    statistic: Callable[[np.ndarray], float], values: np.ndarray, groups: np.ndarray
-) -> tuple[float, float]:
-    """Return the bootstrap interval of a statistic of values [U], which are drawn by groups [U]."""
-    names, of_value = np.unique(groups, return_inverse=True)
+def threshold_interval(scores: np.ndarray, groups: np.ndarray, false_rate: float) -> tuple[float, float]:
+    """Return the bootstrap interval of the threshold of scores [U], of which whole groups [U] are drawn."""
+    names, of_score = np.unique(groups, return_inverse=True)
     return bootstrap_interval(
-        lambda counts: statistic(np.repeat(values, counts[of_value])), len(names), samples=1000
+        lambda counts: threshold_at(np.repeat(scores, counts[of_score]), false_rate), len(names)
     )

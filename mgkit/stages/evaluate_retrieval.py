@@ -134,7 +134,7 @@ def rankings(
     config: RetrievalConfig, one: RetrievalSet, kind: DescriptorKind, rows: np.ndarray
 ) -> Iterator[Retrieval]:
     """Evaluate a set by descriptors [N,D] as they are, and after each of the config's re-rankings."""
-    before = retrieve(one, rows)
+    before = retrieve(one, rows, false_rate=config.false_rate)
     yield Retrieval(kind.name, kind.p, one, before)
     products, own = by_descriptors(one, rows), rows_by_image(one)[one.queries]
     for method in config.reranking:

@@ -42,7 +42,8 @@ def test_the_table_has_a_line_for_every_measurement(retrieved):
 def test_rejection_has_a_line_a_descriptor(with_strangers, retrieved):
     lines = rejection_table(with_strangers + retrieved[1]).splitlines()
     assert len(lines) == 2 + len(with_strangers)
-    assert "4 queries with an answer, 12 without; at most 5 %" in lines[0]
+    assert "4 queries with an answer, 12 without; about 5 %" in lines[0]
+    assert "12 are too few: about 7.7 %" in lines[0]
     for line, r in zip(lines[2:], with_strangers, strict=True):
         one = r.result.rejection
         assert r.descriptor in line and f"{one.threshold:.3f}" in line

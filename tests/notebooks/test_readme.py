@@ -136,7 +136,7 @@ def test_a_long_command_of_python_is_known(of_python, command):
 
 
 def test_the_example_in_python_prints_the_shapes(capsys):
-    [code] = [block for language, block in BLOCKS if language == "python"]
+    code = next(block for language, block in BLOCKS if language == "python")
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.split() == ["torch.Size([2,", "2048])", "torch.Size([2,", "1000])"]
 

@@ -559,7 +559,7 @@ def test_queries_without_answer_are_rejected():
     rows[1:40:2] = unit(rows[0:40:2] + 0.05 * rows[1:40:2])
     found = retrieve(each, rows, false_rate=0.05).rejection
     assert found.area == 1.0 and found.right_rate == 1.0
-    assert found.accepted[:20].all() and found.accepted[20:].sum() == 2  # of 41, 5 %
+    assert found.accepted[:20].all() and found.accepted[20:].sum() == 1  # 2 of 41 with a further one
     assert found.answered.tolist() == [True] * 20 + [False] * 40
     slow = [max(slow_similarity(rows[q], rows[i]) for i in range(40) if i != q) for q in each.queries]
     np.testing.assert_allclose(found.best, slow)
