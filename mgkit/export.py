@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from mgkit.exportable import exportable
+from mgkit.exportable import exportable, takes_one_size
 from mgkit.machine.device import frozen
 from mgkit.machine.files import atomic_write
 from mgkit.machine.printable import say_once, shortened
@@ -153,12 +153,6 @@ def trace(net: MultiGrain, dtype: torch.dtype) -> Traced:
         traced = traced_for(network, tuple(own))
     say_once(f"{net.name} is exported for images of {own[0]} x {own[1]} px only")
     return traced
-
-
-def takes_one_size(features: nn.Module) -> bool:
-    """Whether a backbone takes only its own size, or takes that one otherwise than others."""
-    own, patch = getattr(features, "own_size", ()), getattr(features, "patch", 1)
-    return getattr(features, "is_fixed", False) or any(side % patch for side in own if patch > 1)
 
 
 @torch.no_grad()

@@ -9,20 +9,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgkit.backbones.nasnet import Cell, CellNetwork
+from mgkit.backbones.timm_models import TimmFeatures
 
-SAME = "Conv2dSame"  # by name, since timm takes seconds to import
+SAME, PATCHES = "Conv2dSame", "PatchEmbed"  # by name, since timm takes seconds to import
 
 
 def exportable(features: nn.Module) -> nn.Module:
     """The features with such parts replaced, in place; returned."""
+    if isinstance(features, TimmFeatures) and not takes_one_size(features):
+        features.own_size = ()  # images are cut to whole patches alike at all sizes
     for name, module in list(features.named_modules()):
         if is_same(module):
             features.set_submodule(name, SameConvolution(module))
         elif isinstance(module, CellNetwork):
             features.set_submodule(name, SizedCells(module))
+        elif type(module).__name__ == PATCHES:
+            module.img_size = None  # images are cut before: their sides need not be checked
         elif getattr(module, "inplace", False):
             module.inplace = False  # takes torch.export a multiple of the time
     return features
+
+
+def takes_one_size(features: nn.Module) -> bool:
+    """Whether a backbone takes only its own size, or takes that one otherwise than others."""
+    if not isinstance(features, TimmFeatures):
+        return False
+    return features.is_fixed or any(side % features.patch for side in features.own_size if features.patch > 1)
 
 
 class SameConvolution(nn.Module):
