@@ -85,7 +85,7 @@ def test_an_index_searches_them_too(album, here):
         ({"threshold": None}, "threshold"),
         ({"whitening": "photos"}, "whitening"),
         ({"whitening": "network"}, "whitening"),
-        ({"checkpoint": "net.pth"}, "leave checkpoint and backbone out"),
+        ({"checkpoint": "net.pth"}, "leave checkpoint out"),
     ],
 )
 def test_what_needs_a_network_is_refused(album, values, culprit):
