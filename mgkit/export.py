@@ -144,14 +144,15 @@ def trace(net: MultiGrain, dtype: torch.dtype) -> Traced:
     """Trace the network for images of any size; where that fails, for one size, and a line says so."""
     network = Exported(net, dtype)
     own = getattr(net.features, "own_size", (FIXED, FIXED))
+    why = "it takes no other size"
     if not takes_one_size(net.features):
         try:
             return traced_for(network, None)
-        except Exception:  # torch.export raises errors of any type
-            pass
+        except Exception as error:  # torch.export raises errors of any type
+            why = first_line(error)
     with refusing(net, "torch.export"):
         traced = traced_for(network, tuple(own))
-    say_once(f"{net.name} is exported for images of {own[0]} x {own[1]} px only")
+    say_once(f"{net.name} is exported for images of {own[0]} x {own[1]} px only: {why}")
     return traced
 
 
@@ -239,5 +240,10 @@ def refusing(net: MultiGrain, by: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # torch.export and torch.onnx raise errors of any type
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{net.name} cannot be exported by {by}: {shortened(lines[0], 200)}") from None
+        raise ValueError(f"{net.name} cannot be exported by {by}: {first_line(error)}") from None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, shortened; the name of its type if it has none."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return shortened(lines[0], 200)

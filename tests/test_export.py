@@ -54,25 +54,42 @@ def onnx_run(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "whitened"), [("resnet8", False), ("resnet8", True), ("efficientnet_lite0", True)]
+    ("name", "whitened"),
+    [
+        ("resnet8", False),
+        ("resnet8", True),
+        ("resnet50", False),
+        ("efficientnet_lite0", True),
+        ("timm/vit_tiny_patch16_224", True),
+    ],
 )
 def test_onnxruntime_agrees_with_torch_at_any_size(tmp_path, capsys, name, whitened):
     net = network(name, whitened=whitened)
+    capsys.readouterr()  # what is said of the network itself
     to_onnx(net, tmp_path / "net.onnx")
     said = capsys.readouterr()
     assert not said.out + said.err
+    assert network_size(tmp_path / "net.onnx") == "any"
     assert_agree(net, onnx_run(tmp_path / "net.onnx"))
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
 
-@pytest.mark.parametrize("whitened", [False, True])
-def test_a_reloaded_program_agrees_with_torch_at_any_size(tmp_path, whitened):
-    net = network("resnet8", whitened=whitened)
+def network_size(path):
+    """The size that an ONNX file tells."""
+    [size] = [prop.value for prop in onnx.load(path).metadata_props if prop.key == "size"]
+    return json.loads(size)
+
+
+@pytest.mark.parametrize(
+    ("name", "whitened"), [("resnet8", False), ("resnet8", True), ("timm/vit_tiny_patch16_224", False)]
+)
+def test_a_reloaded_program_agrees_with_torch_at_any_size(tmp_path, name, whitened):
+    net = network(name, whitened=whitened)
     to_exported_program(net, tmp_path / "net.pt2")
     extra = {"mgkit.json": ""}
     assert_agree(net, torch.export.load(tmp_path / "net.pt2", extra_files=extra).module())
     facts = json.loads(extra["mgkit.json"])
-    assert facts["backbone"] == "resnet8" and facts["size"] == "any" and facts["whitened"] is whitened
+    assert facts["backbone"] == name and facts["size"] == "any" and facts["whitened"] is whitened
 
 
 def test_images_may_be_float(tmp_path):
@@ -149,11 +166,13 @@ def test_all_cells_of_the_published_networks_give_the_same(name):
 
 def test_a_backbone_of_one_size_is_exported_for_that_and_says_so(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export, "say_once", print)
+    monkeypatch.setattr(export, "takes_one_size", lambda features: True)
     net = network("resnet8")
-    net.features.own_size, net.features.is_fixed = (64, 96), True
+    net.features.own_size = (64, 96)
     to_onnx(net, tmp_path / "net.onnx")
     assert "resnet8 is exported for images of 64 x 96 px only" in capsys.readouterr().out
     assert_agree(net, onnx_run(tmp_path / "net.onnx"), [(3, 64, 96)])
+    assert network_size(tmp_path / "net.onnx") == [64, 96]
 
 
 class Chooses(nn.Module):
