@@ -61,7 +61,8 @@ def real_curves(results: Results) -> dict:
         found["spectrum"] = results[WHITEN]["variances"]
     if RETRIEVE in results:
         found["retrieval"] = results[RETRIEVE]["rows"]
-        found["reranked"] = results[RETRIEVE].get("reranked", [])
+        reranked = results[RETRIEVE].get("reranked", [])
+        found["reranked"] = [{k: row[k] for k in row if k != "others"} for row in reranked]
         found["figure_4"] = results[RETRIEVE].get("figure_4", {})
     return shortened_numbers(found)
 
