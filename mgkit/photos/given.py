@@ -8,10 +8,11 @@ from mgkit.config import PhotosConfig
 from mgkit.features import Passes
 from mgkit.photos.folder import PhotoFolder
 from mgkit.retrieval.descriptor_files import DescriptorFolder, descriptors_at, find_rows, lacking
+from mgkit.stages.retrieval_task import WithoutNetwork
 
 
 @dataclass(frozen=True)
-class GivenPhotoTask:
+class GivenPhotoTask(WithoutNetwork):
     """Pictures whose descriptors are given, without the network that made them.
 
     folders: that hold the descriptors.
@@ -22,16 +23,6 @@ class GivenPhotoTask:
     folder: PhotoFolder
     folders: list[DescriptorFolder]
     passes: Passes
-
-    @property
-    def origin(self) -> dict[str, str]:
-        """Empty, as there is no network's file."""
-        return {}
-
-    @property
-    def settings(self) -> dict:
-        """Where the descriptors are, and what made them, for results.json."""
-        return {"descriptors": self.config.descriptors, "made": [each.made for each in self.folders]}
 
     @property
     def network(self) -> str:

@@ -64,9 +64,8 @@ def check(queries: np.ndarray, database: np.ndarray, own: np.ndarray | None, **n
     return own
 
 
-def collected(blocks: Blocks, queries: int, images: int) -> np.ndarray:
-    """Return blocks as one array [Q,N] float32."""
-    whole = np.empty((queries, images), np.float32)
+def collected(blocks: Blocks, whole: np.ndarray) -> np.ndarray:
+    """Write blocks into an array [Q,N], and return it."""
     for part, values in blocks:
         whole[part] = values
     return whole

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mgkit.features import empty_rows
-from mgkit.retrieval.neighbours import Blocks
+from mgkit.retrieval.neighbours import Blocks, collected
 from mgkit.retrieval.rerank import (
     alpha_query_expansion,
     database_augmentation,
@@ -54,10 +54,7 @@ class Scores:
     @classmethod
     def collected(cls, blocks: Blocks, shape: tuple[int, int], beside: np.ndarray | None = None) -> "Scores":
         """Collect blocks into scores [Q,M]; large ones go to a file, see `empty_rows`."""
-        scores = empty_rows(shape, beside=beside)
-        for part, block in blocks:
-            scores[part] = block
-        return cls(scores)
+        return cls(collected(blocks, empty_rows(shape, beside=beside)))
 
     def blocks(self) -> Blocks:
         """Yield all scores."""

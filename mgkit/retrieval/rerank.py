@@ -74,7 +74,7 @@ def k_reciprocal(
 ) -> np.ndarray:
     """Return the distances [Q,N] of `k_reciprocal_blocks` in one array."""
     blocks = k_reciprocal_blocks(queries, database, k1, k2, lambda_, own=own)
-    return collected(blocks, len(queries), len(database))
+    return collected(blocks, np.empty((len(queries), len(database)), np.float32))
 
 
 def k_reciprocal_blocks(
@@ -199,7 +199,7 @@ def diffusion(
 ) -> np.ndarray:
     """Return the scores [Q,N] of `diffusion_blocks`, which has the options, in one array."""
     blocks = diffusion_blocks(queries, database, k, **options, own=own)
-    return collected(blocks, len(queries), len(database))
+    return collected(blocks, np.empty((len(queries), len(database)), np.float32))
 
 
 def diffusion_blocks(

@@ -125,7 +125,8 @@ def evaluate_reranking(task: AnyTask) -> list[Retrieval]:
             for one in sets:
                 if one.measure != "none" and one.level is None:
                     found += rankings(task.config, one.only(readable), kind, rows)
-    found.sort(key=lambda r: [one.name for one in task.sets].index(r.retrieval_set.name))
+    order = {one.name: place for place, one in enumerate(task.sets)}
+    found.sort(key=lambda r: order[r.retrieval_set.name])
     add_results(task.config, {"reranked": [as_row(r) for r in found]})
     return found
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from mgkit.benchmarks.find import find_sets
 from mgkit.benchmarks.retrieval_set import RetrievalSet
-from mgkit.config import DescribeConfig, RetrievalConfig, different
+from mgkit.config import DescribeConfig, PhotosConfig, RetrievalConfig, different
 from mgkit.data.images import ImageList
 from mgkit.engine.feature_store import features_folder, stored_features
 from mgkit.features import JoinedRows, Passes, plain, whitened
@@ -103,8 +103,25 @@ class RetrievalTask:
         return passed
 
 
+class WithoutNetwork:
+    """What tasks of 05 and 06 say of descriptors that are given."""
+
+    config: RetrievalConfig | PhotosConfig
+    folders: list[DescriptorFolder]
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Empty, as there is no network's file."""
+        return {}
+
+    @property
+    def settings(self) -> dict:
+        """Where the descriptors are, and what made them, for results.json."""
+        return {"descriptors": self.config.descriptors, "made": [each.made for each in self.folders]}
+
+
 @dataclass(frozen=True)
-class GivenTask:
+class GivenTask(WithoutNetwork):
     """The inputs of 05 where descriptors are given: there is no network, and there is one kind of them.
 
     folders: that hold the descriptors
@@ -117,11 +134,6 @@ class GivenTask:
     passes: Passes
 
     @property
-    def origin(self) -> dict[str, str]:
-        """Empty, as there is no network's file."""
-        return {}
-
-    @property
     def net(self) -> MultiGrain:
         raise ValueError("descriptors are given, and no network that could make others")
 
@@ -129,11 +141,6 @@ class GivenTask:
     def name(self) -> str:
         """Of the kind of descriptor."""
         return f"descriptors of {self.folders[0].name}"
-
-    @property
-    def settings(self) -> dict:
-        """Where the descriptors are, and what made them, for results.json."""
-        return {"descriptors": self.config.descriptors, "made": [each.made for each in self.folders]}
 
     @property
     def dimensions(self) -> int:
