@@ -55,11 +55,11 @@ def extract(
     archive, folder = Path(archive), Path(folder)
     if not archive.is_file():
         raise FileNotFoundError(f"the archive {archive} does not exist")
+    temporary = folder / f".{archive.name}.partial"
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
     if is_extracted(archive, folder):
         return record_of(archive, folder)
-    temporary = folder / f".{archive.name}.partial"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
         for record in folder.glob(f".{record_of(archive, folder).name}.*.partial"):
             record.unlink()
         temporary.mkdir(parents=True)

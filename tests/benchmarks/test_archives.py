@@ -383,6 +383,17 @@ def test_a_killed_extraction_is_repeated(tmp_path, folder):
     assert {path.name for path in folder.iterdir()} == {"jpg", "mine.txt", "a.tar.gz.contents.sha256"}
 
 
+def test_what_a_kill_left_beside_a_complete_record_is_removed(tmp_path, folder):
+    """Killed after the record was written, before the temporary folder was removed."""
+    archive = write_archive(tmp_path / "a.tar.gz")
+    extract(archive, folder)
+    whole = found(folder)
+    (folder / ".a.tar.gz.partial").mkdir()
+    (folder / ".a.tar.gz.partial" / "1.jpg").write_bytes(b"half")
+    extract(archive, folder)
+    assert found(folder) == whole and not (folder / ".a.tar.gz.partial").exists()
+
+
 def test_a_bomb_is_not_unpacked(tmp_path, folder):
     bombs = tmp_path / "bomb.zip", tmp_path / "bomb.tar.gz"
     with zipfile.ZipFile(bombs[0], "w", zipfile.ZIP_DEFLATED) as archive:
