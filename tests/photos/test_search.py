@@ -23,17 +23,11 @@ from mgkit.engine import feature_store as store
 from mgkit.explore.browse import class_names
 from mgkit.model import append_one, get_multigrain
 from mgkit.photos import search as module
-from mgkit.photos.duplicates import EDITS, recompressed
-from mgkit.photos.search import (
-    check_classes,
-    choose_whitening,
-    describe_with,
-    embed_photos,
-    photo_folders,
-    photo_task,
-    search_photos,
-    top_classes,
-)
+from mgkit.photos.classes import check_classes, top_classes
+from mgkit.photos.copies.edits import EDITS, recompressed
+from mgkit.photos.embedding.whitening import choose_whitening
+from mgkit.photos.search import describe_with, embed_photos, search_photos
+from mgkit.photos.task import photo_folders, photo_task
 from mgkit.whitening import fit_pca_whitening, whiten
 
 
