@@ -17,13 +17,14 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import squareform
 
+from mgkit.photos.copies.orientation import relative, turns_along
 from mgkit.photos.copies.pairs import SAME_FILE, SAME_MOMENT, Pairs
-from mgkit.photos.copies.turned import relative, turns_along
 
 # Of the threshold of a pair, that the mean of a group's pairs reaches: the nearest two of several frames are
 # more alike than the others.
 SHARE = 0.8
 MOST = 2000  # pictures of a moment whose similarities are held at once: 32 MB
+AT_ONCE = 4096  # pairs whose descriptors are compared at once
 CENTRES = 32  # of a component that are compared also with pictures that are not among their neighbours
 IDENTICAL = 0.999  # similarity of identical pictures is 1 up to rounding
 
@@ -108,7 +109,8 @@ def near_duplicates(
     for kept, copies in stars(edges, count, measure, choose):
         stands_for[list(copies)] = kept
         found.append(star_group(kept, copies, SAME_FILE, turns, choose))
-    for members, similarities, tightness in clusters(edges_between(pairs, stands_for), descriptors, least):
+    edges = edges_between(pairs, stands_for, descriptors, least)
+    for members, similarities, tightness in clusters(edges, descriptors, least):
         found.append(group_of(members, similarities, SAME_MOMENT, tightness, turns, choose))
     return in_order(found)
 
@@ -240,14 +242,26 @@ def components(matrix: csr_array) -> list[np.ndarray]:
 # --- Frames of a moment
 
 
-def edges_between(pairs: Pairs, stands_for: np.ndarray) -> Edges:
-    """Pairs of those that stand for the pictures of the pairs; of several between two, the most similar."""
+def edges_between(pairs: Pairs, stands_for: np.ndarray, descriptors: np.ndarray, least: float) -> Edges:
+    """The pairs that are alike enough, of the pictures that stand for those of the pairs; each once."""
     ends = np.sort(stands_for[np.stack([pairs.first, pairs.second])], axis=0)  # [2,P]
-    order = np.lexsort((-pairs.similarity, ends[1], ends[0]))
-    ends, similarity = ends[:, order], pairs.similarity[order]
-    which = ends[0] != ends[1]
+    itself = (ends[0] == pairs.first) & (ends[1] == pairs.second)
+    similarity = pairs.similarity.astype(np.float64)
+    similarity[~itself] = cosines(descriptors, *ends[:, ~itself])
+    order = np.lexsort((-similarity, ends[1], ends[0]))
+    ends, similarity = ends[:, order], similarity[order]
+    which = (ends[0] != ends[1]) & (similarity >= least)
     which[1:] &= (np.diff(ends) != 0).any(0)
     return Edges(ends[0, which], ends[1, which], similarity[which])
+
+
+def cosines(descriptors: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The similarities [P] of pictures first [P] and second [P], in bounded memory."""
+    found = np.empty(len(first))
+    for start in range(0, len(first), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        found[part] = (descriptors[first[part]] * descriptors[second[part]]).sum(1)
+    return found
 
 
 def clusters(
