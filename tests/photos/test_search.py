@@ -144,9 +144,9 @@ def test_a_picture_that_is_added_is_the_only_one_embedded(album, config, capsys)
     picture(50).save(album / "a" / "07 new.png")
     capsys.readouterr()
     found = searched(config(album))
-    assert (
-        "33 of 37 images are known from earlier, 4 are new" in capsys.readouterr().out
-    )  # three cannot be read
+    said = capsys.readouterr().out
+    assert "36 of 37 photos are known from earlier, 1 new" in said
+    assert "132 of 136 copies are known from earlier, 4 new" in said
     assert len(found.readable) == len(before.readable) + 1 and found.left_out == before.left_out
     assert [len(group.members) for group in found.groups] == [len(group.members) for group in before.groups]
 
