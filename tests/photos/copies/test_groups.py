@@ -7,6 +7,7 @@ import pytest
 
 from mgkit.photos.copies import groups as module
 from mgkit.photos.copies.groups import SHARE, Measure, matches, near_duplicates, pairs_beyond
+from mgkit.photos.copies.orientation import THEN
 from mgkit.photos.copies.pairs import SAME_FILE, SAME_MOMENT, Pairs, pairs_above
 from mgkit.photos.embedding.nearest import neighbours_without_self
 from mgkit.retrieval.search import top_k
@@ -192,7 +193,8 @@ def test_a_copy_of_a_copy_is_no_copy_of_the_one_that_stays():
 def test_pictures_that_were_not_compared_are_compared_with_the_one_that_stays():
     asked = []
 
-    def score(i, j):
+    def score(i, j, turn):
+        assert (turn == 1).all()
         asked.extend(zip(i.tolist(), j.tolist(), strict=True))
         return np.where(j == 2, 0.85, 0.2)
 
@@ -201,6 +203,20 @@ def test_pictures_that_were_not_compared_are_compared_with_the_one_that_stays():
     [group] = near_duplicates(pairs, apart(4), least=LEAST, choose=first, measure=measure)
     assert group.members == (0, 1, 2) and group.similarities == pytest.approx([0.95, 0.95, 0.85])
     assert sorted(asked) == [(0, 2), (0, 3)]
+
+
+def test_turned_pictures_are_compared_as_they_are_turned():
+    """With the tag 6, 1 looks like 0, and with the tag 2, 2 looks like 1: 2 is compared with 0 by both."""
+    asked = []
+
+    def score(i, j, turn):
+        asked.extend(zip(i.tolist(), j.tolist(), turn.tolist(), strict=True))
+        return np.where(j == 2, 0.9, np.nan)
+
+    pairs = files({(0, 1): 0.95, (1, 2): 0.9, (1, 3): 0.9})
+    pairs.turn[:] = [6, 2, 1]
+    [group] = near_duplicates(pairs, apart(4), least=LEAST, choose=first, measure=Measure(score, 0.8))
+    assert asked == [(0, 2, THEN[2, 6]), (0, 3, 6)] and group.turns == (1, 6, THEN[2, 6])
 
 
 def test_a_copy_belongs_to_the_most_similar_of_two_that_stay():
@@ -233,7 +249,7 @@ def test_twenty_thousand_copies_of_one_picture_are_one_group():
     pairs = Pairs(i, j, ones, 0.95 * ones, ones.astype(int), np.full(len(i), SAME_FILE))
     compared = []
 
-    def score(a, b):
+    def score(a, b, turn):
         compared.append(len(a))
         return np.full(len(a), 0.9)
 
