@@ -21,6 +21,8 @@ from mgkit.photos.given import GivenPhotoTask
 from mgkit.photos.looks import Facts
 from mgkit.photos.task import PhotoTask
 
+MOST_NAMED = 10  # of the files that were left out
+
 
 @dataclass(frozen=True)
 class FoundPhotos:
@@ -152,9 +154,14 @@ class FoundPhotos:
         )
 
     def describe_left_out(self) -> str:
-        """One line: how many files were left out, by reason."""
-        kinds = by_kind(self.left_out.values())
-        return f"left out: {len(self.left_out):,}, listed in left_out.csv{f' ({kinds})' if kinds else ''}"
+        """Lines: how many files were left out, by reason, and the first of them."""
+        if not self.left_out:
+            return "left out: none"
+        first = list(self.left_out.items())[:MOST_NAMED]
+        lines = [
+            f"left out: {len(self.left_out):,}, listed in left_out.csv: {by_kind(self.left_out.values())}"
+        ]
+        return "\n".join(lines + [f"  {shown_name(path)}: {why}" for path, why in first])
 
 
 def by_kind(reasons: Iterable[str], most: int = 6) -> str:

@@ -295,8 +295,10 @@ def test_what_could_go_is_counted_in_bytes_of_copies_only(album, config):
     assert found.could_go() == (len(going), sum(os.path.getsize(found.images.paths[i]) for i in going))
     assert f"{len(going)} copies could go" in found.describe_grades()
     assert "the same file, edited: " in found.describe_grades()
-    line = found.describe_left_out()
-    assert line.startswith("left out: 3, listed in left_out.csv (") and "the file is empty 1" in line
+    first, *names = found.describe_left_out().splitlines()
+    assert first.startswith("left out: 3, listed in left_out.csv: ") and "the file is empty 1" in first
+    assert f"  {album / 'b' / 'empty.jpg'}: the file is empty" in names and len(names) == 3
+    assert replace(found, left_out={}).describe_left_out() == "left out: none"
 
 
 def test_reasons_are_counted_by_kind():
