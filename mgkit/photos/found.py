@@ -134,8 +134,8 @@ class FoundPhotos:
         lines = [self.describe_against()] if apart else [self.describe_grade(grade) for grade in GRADES]
         count, size = self.could_go()
         lines.append(
-            f"{count:,} copies could go, which would free {size / 1e6:,.1f} MB; which ones is in "
-            "near_duplicates.csv"
+            f"{count:,} copies could go, which would free {size / 1e6:,.1f} MB: those of the same file with "
+            "keep = no in near_duplicates.csv"
         )
         return "\n".join(lines)
 

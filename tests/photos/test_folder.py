@@ -213,6 +213,15 @@ def test_a_sub_folder_without_permission_is_left_out_and_named(tmp_path, locked)
     assert "1 left out" in found.describe() and "private" in found.describe()
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_found_and_cannot_be_read(tmp_path):
+    write_tree(tmp_path, "1.jpg")
+    (tmp_path / "1.jpg").chmod(0)
+    found = find_photos([tmp_path], side=96)
+    with one_line_error(UnreadableImageError, "1.jpg", "Permission denied"):
+        found.images.load(0)
+
+
 ODD = [
     "a b.jpg", "it's \"quoted\".jpg", "<b>&amp;.jpg", "naïve 🏖️👨‍👩‍👧.jpg", "line\nbreak\t.jpg",
     "\u202egpj.exe.jpg", "100%.jpg", "$x$.jpg", "-rf.jpg", "=1+1.jpg", "@x, y; z.jpg",
