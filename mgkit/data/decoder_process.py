@@ -1,7 +1,7 @@
 """Decode pictures in a process of their own: a decoder that crashes or hangs ends that, not the run.
 
-Every process has at most one such child, started with its first picture. The two talk through pipes in
-messages of JSON and raw bytes, so that nothing in a picture makes the parent run code.
+Every process has at most one such child, started with its first picture. It is asked in JSON, and answers
+with numbers, text and pixels, so that nothing in a picture makes the parent run code.
 """
 
 import json
@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from io import RawIOBase
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import AvifImagePlugin, Image
 
@@ -23,14 +24,15 @@ from mgkit.data.decoding import WHOLE, UnreadableImageError, image_shape, load_i
 from mgkit.machine.printable import shown_name
 
 SECONDS = 60  # for a picture
-MOST_MEMORY = 4 * 2**30  # bytes of the child's address space: 128 megapixels in any format take less
-MOST_PIXELS = 128_000_000  # of a picture that the child sends
-LENGTHS = struct.Struct(">II")  # of a message: bytes of JSON, bytes that follow
-PIPE_BYTES = (
-    2**20
-)  # more than a thumbnail's, so that the child need not wait; the most that Linux gives anyone
+MOST_MEMORY = 4 * 2**30  # bytes of the child's address space; 128 megapixels of JPEG 2000 take 2.4 GiB
+MOST_PIXELS = 128_000_000  # of a picture that is read
+PIPE_BYTES = 2**20  # more than a thumbnail; the most that Linux gives to anyone
 COMMAND = (sys.executable, "-m", "mgkit.data.decoder_process")
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    **dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**25)),  # glibc keeps memory
+    "PYTHONSAFEPATH": "1",  # modules are not looked for in the working directory
+}
 
 
 def load_apart(
@@ -39,28 +41,27 @@ def load_apart(
     name: str | None = None,
     exif: bool = True,
     least: int | None = None,
-    most_pixels: float = MOST_PIXELS,
+    most_pixels: int = MOST_PIXELS,
     srgb: bool = True,
     size: tuple[int, int] | None = None,
 ) -> Image.Image:
     """`load_image` of a whole image, in the child.
 
+    name: what errors call the image; needed for the content of a file.
     size: (width, height) to resize to; None leaves the size as it is.
 
     Raises UnreadableImageError, also for a picture whose decoder crashes, takes longer than a minute or wants
     more memory than the child may have.
     """
-    name = name or source
-    most_pixels = min(most_pixels, MOST_PIXELS)
     options = {"exif": exif, "least": least, "most_pixels": most_pixels, "srgb": srgb, "size": size}
-    answer, pixels = ask("load", source, name, **options)
-    return Image.frombytes("RGB", answer["size"], pixels)
+    answer = ask("load", source, name or source, **options)
+    return Image.frombytes("RGB", answer.size, answer.content)
 
 
 def shape_apart(path: str, exif: bool) -> tuple[int, int]:
     """`image_shape` of a whole image, in the child; (1, 1) also where the child crashes."""
     try:
-        return tuple(ask("shape", path, path, exif=exif)[0]["size"])
+        return ask("shape", path, path, exif=exif).size
     except UnreadableImageError:
         return 1, 1
 
@@ -68,22 +69,22 @@ def shape_apart(path: str, exif: bool) -> tuple[int, int]:
 def remark_apart(path: str) -> str:
     """`remark`, in the child; empty also where the child crashes."""
     try:
-        return ask("remark", path, path)[0]["remark"]
+        return ask("remark", path, path).content.decode()
     except UnreadableImageError:
         return ""
 
 
-def ask(what: str, source: str | bytes, name: str, **options) -> tuple[dict, bytes]:
+def ask(what: str, source: str | bytes, name: str, **options) -> "Answer":
     """The child's answer on a picture; UnreadableImageError if it has none."""
-    content = source if isinstance(source, bytes) else b""
-    question = {"what": what, "path": None if isinstance(source, bytes) else source, "name": name, **options}
+    content = source if isinstance(source, bytes) else None
+    question = {"what": what, "path": source if content is None else None, "name": name, **options}
     try:
-        answer, pixels = child_of(os.getpid()).ask(question, content)
+        answer = child_of(os.getpid()).ask(question, content)
     except ChildProcessError as error:
         raise UnreadableImageError(shown_name(f"cannot read the image {name}: {error}")) from None
-    if "error" in answer:
-        raise UnreadableImageError(answer["error"])
-    return answer, pixels
+    if answer.kind == ERROR:
+        raise UnreadableImageError(answer.content.decode(errors="replace"))
+    return answer
 
 
 @cache
@@ -94,25 +95,44 @@ def child_of(process: int) -> "Child":
 
 # --- Messages
 
+QUESTION = struct.Struct(">II")  # bytes of JSON, bytes of a file that follow
+ANSWER = struct.Struct(">cII")  # kind, two numbers
+PICTURE, SHAPE, TEXT, ERROR = b"P", b"S", b"T", b"E"  # the numbers: width and height; the length of a text, 0
 
-def send(pipe: RawIOBase, header: dict, content: bytes = b"") -> None:
-    """Write a message; names that are no UTF-8 are kept, as JSON escapes them."""
-    text = json.dumps(header).encode("ascii")
-    waiting = memoryview(LENGTHS.pack(len(text), len(content)) + text + content)
+
+class Answer(NamedTuple):
+    """What the child says: size (width, height) of a picture or shape; content: its pixels, or a text."""
+
+    kind: bytes
+    size: tuple[int, int]
+    content: bytes = b""
+
+    @classmethod
+    def of(cls, kind: bytes, text: str) -> "Answer":
+        content = text.encode(errors="replace")
+        return cls(kind, (len(content), 0), content)
+
+    @classmethod
+    def read(cls, pipe: RawIOBase) -> "Answer":
+        """The next answer; EOFError if the child has ended, ValueError for one that makes no sense."""
+        kind, first, second = ANSWER.unpack(read(pipe, ANSWER.size))
+        length = {PICTURE: 3 * first * second, SHAPE: 0, TEXT: first, ERROR: first}.get(kind)
+        if length is None or length > 3 * MOST_PIXELS or (kind in (PICTURE, SHAPE) and not first * second):
+            raise ValueError(f"the decoder answers {kind!r}, {first}, {second}")
+        return cls(kind, (first, second), bytes(read(pipe, length)))
+
+    def write(self, pipe: RawIOBase) -> None:
+        write(pipe, ANSWER.pack(self.kind, *self.size) + self.content)
+
+
+def write(pipe: RawIOBase, content: bytes) -> None:
+    waiting = memoryview(content)
     while waiting:
         waiting = waiting[pipe.write(waiting) :]
 
 
-def receive(pipe: RawIOBase, most: int = 2**32) -> tuple[dict, bytes]:
-    """Read a message; EOFError if the other process has ended, ValueError for more than `most` bytes."""
-    text, content = LENGTHS.unpack(read(pipe, LENGTHS.size))
-    if content > most:
-        raise ValueError(f"a message of {content} bytes")
-    return json.loads(read(pipe, text)), read(pipe, content)
-
-
 def read(pipe: RawIOBase, count: int) -> bytearray:
-    """The next `count` bytes."""
+    """The next `count` bytes; EOFError if the other process has ended."""
     content = bytearray(count)
     missing = memoryview(content)
     while missing:
@@ -132,22 +152,22 @@ class Child:
     def __init__(self):
         self.process, self.lock = None, threading.Lock()
 
-    def ask(self, question: dict, content: bytes) -> tuple[dict, bytes]:
+    def ask(self, question: dict, content: bytes | None = None) -> Answer:
         """The answer to a question; ChildProcessError, with a reason, if the process dies of it."""
+        # Names that are no UTF-8 are kept, as JSON escapes them.
+        text, content = json.dumps(question).encode("ascii"), content or b""
         with self.lock:
             if self.process is None or self.process.poll() is not None:
                 self.start()
             try:
-                send(self.process.stdin, question, content)
-                answer, pixels = receive(self.process.stdout, most=3 * MOST_PIXELS)
-                width, height = answer.get("size", (0, 0)) if pixels else (0, 0)
-                if len(pixels) != 3 * width * height:
-                    raise ValueError("not as many pixels as said")
-                return answer, pixels
+                write(self.process.stdin, QUESTION.pack(len(text), len(content)) + text + content)
+                return Answer.read(self.process.stdout)
             except (EOFError, BrokenPipeError, ConnectionResetError):
                 raise ChildProcessError(why(self.process.wait())) from None
-            except BaseException:  # such as Ctrl-C: the next question must not get this answer
+            except BaseException as error:  # such as Ctrl-C: the next question must not get this answer
                 self.process.kill()
+                if isinstance(error, ValueError):
+                    raise ChildProcessError("its decoder gave an answer that makes no sense") from None
                 raise
 
     def start(self) -> None:
@@ -156,16 +176,15 @@ class Child:
         paths = [root, os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else [root]
         self.process = subprocess.Popen(
             COMMAND, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env=os.environ | ONE_THREAD | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"},
+            env=os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(paths)},
             start_new_session=True,  # Ctrl-C and a scheduler's signals are for the parent, with which it ends
         )  # fmt: skip
         widen(self.process.stdout)
         try:
-            receive(self.process.stdout, most=0)
+            Answer.read(self.process.stdout)
         except EOFError:
-            raise RuntimeError(
-                f"the process that decodes pictures ended: {why(self.process.wait())}"
-            ) from None
+            status = self.process.wait()
+            raise RuntimeError(f"the process that decodes pictures did not start: {why(status)}") from None
 
 
 def widen(pipe: RawIOBase) -> None:
@@ -200,37 +219,38 @@ def serve() -> None:
     limit_memory()
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each would reserve memory
     with suppress(EOFError, BrokenPipeError), without_warnings():
-        send(answers, {})
+        Answer.of(TEXT, "ready").write(answers)
         while True:
-            question, content = receive(questions)
+            text, content = QUESTION.unpack(read(questions, QUESTION.size))
+            question, content = json.loads(read(questions, text)), bytes(read(questions, content))
             with limited_time():
                 answer = answer_to(question, content)
-            send(answers, *answer)
+            answer.write(answers)
 
 
-def answer_to(question: dict, content: bytes) -> tuple[dict, bytes]:
+def answer_to(question: dict, content: bytes) -> Answer:
     """The answer, or the reason why there is none."""
     path = question["path"]
     try:
         if question["what"] == "shape":
-            return {"size": image_shape(path, question["exif"], WHOLE)}, b""
+            return Answer(SHAPE, image_shape(path, question["exif"], WHOLE))
         if question["what"] == "remark":
-            return {"remark": remark(path)}, b""
-        return loaded_picture(path or bytes(content), question)
+            return Answer.of(TEXT, remark(path))
+        return loaded_picture(content if path is None else path, question)
     except UnreadableImageError as error:
-        return {"error": str(error)}, b""
+        return Answer.of(ERROR, str(error))
     except MemoryError:
         reason = f"its decoder wanted more than {MOST_MEMORY / 2**30:.0f} GB of memory"
-        return {"error": shown_name(f"cannot read the image {question['name']}: {reason}")}, b""
+        return Answer.of(ERROR, shown_name(f"cannot read the image {question['name']}: {reason}"))
 
 
-def loaded_picture(source: str | bytes, question: dict) -> tuple[dict, bytes]:
+def loaded_picture(source: str | bytes, question: dict) -> Answer:
     """A picture's size and pixels."""
     options = {key: question[key] for key in ("name", "exif", "least", "most_pixels", "srgb")}
     picture = load_image(source, **options)
     if question["size"]:
         picture = picture.resize(question["size"], Image.Resampling.BILINEAR)
-    return {"size": picture.size}, picture.tobytes()
+    return Answer(PICTURE, picture.size, picture.tobytes())
 
 
 def limit_memory() -> None:

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -50,7 +50,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by the values of the rotation tag
-TAGS_OF_RAW = {3: 3, 5: 8, 6: 6}  # values of the rotation tag by LibRaw's
+TAGS_BY_FLIP = (1, 2, 4, 3, 5, 8, 6, 7)  # values of the rotation tag by LibRaw's `flip`
 
 
 class UnreadableImageError(OSError):
@@ -131,9 +131,9 @@ def load_image(
             image.draft(None, (least, least))
         transparent = transparent_colour(image)
         profile = usable_profile(image) if srgb else None
-        image = loaded(image)
+        tag = rotation(image) if (exif or image.format in ALWAYS_TURNED) and image.format != "TIFF" else 1
+        image = loaded(image)  # and turned, if it is a TIFF
         look = Look(shown_range(image), transparent, unsigned(image), profile)
-        tag = rotation(image) if exif or image.format in ALWAYS_TURNED else 1
         if not shrink:
             return view.of(turned(to_rgb(image, look), tag))
         factor = max(1, min(image.size) // least, -(-max(image.size) // MOST_SIDE))
@@ -216,10 +216,13 @@ def embedded_preview(source: str | Path | bytes) -> Image.Image:
         raise ValueError("a RAW file without an embedded preview, and RAW itself is not developed") from None
     except rawpy.LibRawError:
         raise ValueError("not a RAW file that LibRaw reads") from None
-    if preview.format == rawpy.ThumbFormat.JPEG:  # LibRaw adds the tag where the preview has none
-        return Image.open(BytesIO(preview.data), formats=["JPEG"])
-    image = Image.fromarray(preview.data)
-    image.getexif()[ROTATION_TAG] = TAGS_OF_RAW.get(flip, 1)
+    if preview.format == rawpy.ThumbFormat.JPEG:
+        image = Image.open(BytesIO(preview.data), formats=["JPEG"])
+    else:
+        image = Image.fromarray(preview.data)
+    with suppress(Exception):  # malformed EXIF data may raise anything
+        if ROTATION_TAG not in image.getexif():
+            image.getexif()[ROTATION_TAG] = TAGS_BY_FLIP[flip]
     return image
 
 
@@ -319,7 +322,7 @@ def in_words(error: Exception) -> str:
 
 
 def rotation(image: Image.Image) -> int:
-    """The rotation tag, 1 to 8; 1 (upright) if it is missing or malformed, for a loaded TIFF, and for a HEIF.
+    """The rotation tag of an image that is not loaded, 1 to 8; 1 (upright) if there is none, and for a HEIF.
 
     libheif turns a HEIF by the boxes that its format has for that, and viewers ignore a tag beside them. PIL
     turns an AVIF's boxes into the tag's value.
@@ -329,7 +332,9 @@ def rotation(image: Image.Image) -> int:
     try:
         if image.format == "AVIF":
             image.info.pop("xmp", None)  # where PIL looks for a tag as well
-        tag = image.getexif().get(ROTATION_TAG)
+        # That of a PNG would decode the image, in search of a tag behind the pixels.
+        exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
+        tag = exif.get(ROTATION_TAG)
         return tag if tag in TURNS else 1
     except MemoryError:
         raise
