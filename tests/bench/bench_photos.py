@@ -23,8 +23,8 @@ from mgkit.data.layouts import class_folders
 from mgkit.features import Passes, frozen_backbone
 from mgkit.machine.device import autocast
 from mgkit.model import get_multigrain
+from mgkit.photos.embedding.growing import growing_features
 from mgkit.photos.folder import PhotoList
-from mgkit.photos.growing import growing_features
 from mgkit.pooling import gem
 
 LARGE = 4000, 3000  # px

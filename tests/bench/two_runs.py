@@ -46,8 +46,9 @@ from mgkit.engine.run import json_lines, read_config, read_metrics, save_figure
 from mgkit.machine.records import read_json
 from mgkit.mini.make import MiniSizes, make_mini
 from mgkit.model import get_multigrain
-from mgkit.photos.report import save_report
-from mgkit.photos.search import photo_task, search_photos
+from mgkit.photos.report.page import save_report
+from mgkit.photos.search import search_photos
+from mgkit.photos.task import photo_task
 from mgkit.stages.evaluate_imagenet import evaluate_classification
 from mgkit.stages.evaluate_retrieval import evaluate_retrieval
 from mgkit.stages.figure_4 import resolution_curves

@@ -9,9 +9,12 @@ from support import noise
 
 from mgkit.config import PhotosConfig, make
 from mgkit.features import Passes
-from mgkit.photos.duplicates import EDITS, Group, calibrated
+from mgkit.photos.copies.edits import EDITS
+from mgkit.photos.copies.groups import Group
+from mgkit.photos.copies.thresholds import calibrated
 from mgkit.photos.folder import PhotoFolder, find_photos
-from mgkit.photos.search import FoundPhotos, PhotoTask
+from mgkit.photos.found import FoundPhotos
+from mgkit.photos.task import PhotoTask
 
 
 @pytest.fixture

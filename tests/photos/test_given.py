@@ -9,8 +9,9 @@ import pytest
 from support import one_line_error, write_picture
 
 from mgkit.config import PhotosConfig, make
-from mgkit.photos.report import save_report
-from mgkit.photos.search import describe_with, embed_photos, photo_task, search_photos
+from mgkit.photos.report.page import save_report
+from mgkit.photos.search import describe_with, embed_photos, search_photos
+from mgkit.photos.task import photo_task
 
 NAMES = [f"{k}.png" for k in range(8)]
 

@@ -24,18 +24,13 @@ from mgkit.data.decoding import UnreadableImageError
 from mgkit.engine import feature_store as store
 from mgkit.explore.browse import class_names
 from mgkit.model import append_one, get_multigrain
-from mgkit.photos import search as module
-from mgkit.photos.duplicates import EDITS, recompressed
-from mgkit.photos.search import (
-    check_classes,
-    choose_whitening,
-    describe_with,
-    embed_photos,
-    photo_folders,
-    photo_task,
-    search_photos,
-    top_classes,
-)
+from mgkit.photos import classes, task
+from mgkit.photos.classes import check_classes, top_classes
+from mgkit.photos.copies.edits import EDITS, recompressed
+from mgkit.photos.embedding import whitening as whitening_of_photos
+from mgkit.photos.embedding.whitening import choose_whitening
+from mgkit.photos.search import describe_with, embed_photos, search_photos
+from mgkit.photos.task import photo_folders, photo_task
 from mgkit.whitening import fit_pca_whitening, whiten
 
 
@@ -299,7 +294,7 @@ def test_weights_that_are_missing_or_others_are_one_line_with_the_remedy(
 
 def test_without_folders_the_embedded_set_s_pictures_are_taken(config, mini_root):
     assert [folder.relative_to(mini_root).as_posix() for folder in photo_folders(config())] == list(
-        module.MINI_FOLDERS
+        task.MINI_FOLDERS
     )
     assert photo_task(config()).folder.images.root == mini_root.resolve()
 
@@ -393,7 +388,7 @@ def test_which_whitening_and_why(tiny_net, whitened_net, network, count, asked, 
 
 
 def test_a_hundred_and_more_are_whitened_with_shrinkage_where_there_is_no_other(tiny_net, monkeypatch):
-    monkeypatch.setattr(module, "IMAGES_PER_DIMENSION", 100)
+    monkeypatch.setattr(whitening_of_photos, "IMAGES_PER_DIMENSION", 100)
     assert "shrunk by 0.9" in choose_whitening(PhotosConfig(), tiny_net, features(200))[1]
 
 
@@ -468,7 +463,7 @@ def test_classes_are_shown_for_pictures_like_the_known_ones_only(config, mini_ro
     assert all(0 < probability <= 1 for _, probability in known.classes(0))
     names, said = check_classes(known.task, np.eye(known.task.net.width, dtype=np.float32))
     assert names == () and said.startswith("0 % of the pictures") and "do not fit" in said
-    monkeypatch.setattr(module, "FITTING", 1.1)
+    monkeypatch.setattr(classes, "FITTING", 1.1)
     strange = searched(config(mini_root / "imagenet" / "val"))
     assert "do not fit" in strange.fit and not strange.class_names
     assert strange.classes(0) == [] and strange.by_class(classes=3, each=3) == []

@@ -20,7 +20,8 @@ from mgkit.config import (
 )
 from mgkit.machine.printable import shown_name
 from mgkit.mini.make import MiniSizes, make_mini
-from mgkit.photos.search import photo_task, search_photos
+from mgkit.photos.search import search_photos
+from mgkit.photos.task import photo_task
 from mgkit.stages.evaluate_imagenet import run_classification
 from mgkit.stages.evaluate_retrieval import embed_here, evaluate_retrieval
 from mgkit.stages.finetune_p import run_finetune_p

@@ -21,7 +21,8 @@ from mgkit.features import embed
 from mgkit.machine import shared_memory
 from mgkit.machine.files import RefusedError, write_text
 from mgkit.model import get_multigrain
-from mgkit.photos.search import embed_photos, photo_task, search_photos
+from mgkit.photos.search import embed_photos, search_photos
+from mgkit.photos.task import photo_task
 from mgkit.stages.evaluate_imagenet import evaluate_classification
 from mgkit.stages.evaluate_retrieval import embed_sets, evaluate_retrieval
 from mgkit.stages.finetune_p import find_p

@@ -16,8 +16,9 @@ from mgkit.engine import launch, run
 from mgkit.engine.launch import WorkerError
 from mgkit.engine.run import Run, read_config, read_results, stage_folder
 from mgkit.model import get_multigrain
-from mgkit.photos.report import save_report, summary
-from mgkit.photos.search import embed_photos, photo_task, search_photos
+from mgkit.photos.report.page import save_report, summary
+from mgkit.photos.search import embed_photos, search_photos
+from mgkit.photos.task import photo_task
 from mgkit.stages.evaluate_retrieval import embed_sets, evaluate_retrieval
 from mgkit.stages.figure_4 import resolution_curves
 from mgkit.stages.retrieval_task import retrieval_task

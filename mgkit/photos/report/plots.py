@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from mgkit.data.images import ImageList
 from mgkit.explore.style import COLOURS, axes_grid, picture_tile, show_image, style
 from mgkit.machine.printable import shortened
-from mgkit.photos.duplicates import Threshold
-from mgkit.photos.search import FoundPhotos
+from mgkit.photos.copies.thresholds import Threshold
+from mgkit.photos.found import FoundPhotos
 
 
 def threshold_figure(threshold: Threshold) -> Figure:

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mgkit.photos.duplicates import EDITS, calibrated
-from mgkit.photos.plots import classes_of_photos, duplicate_groups, threshold_figure
+from mgkit.photos.copies.edits import EDITS
+from mgkit.photos.copies.thresholds import calibrated
+from mgkit.photos.report.plots import classes_of_photos, duplicate_groups, threshold_figure
 
 
 def drawn(figure):

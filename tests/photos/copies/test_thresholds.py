@@ -8,16 +8,10 @@ from PIL import Image
 from support import noise, one_line_error, write_picture
 
 from mgkit.data.decoding import UnreadableImageError
-from mgkit.photos.duplicates import (
-    EDITS,
-    MOST,
-    Strangers,
-    calibrated,
-    edited_copies,
-    near_duplicates,
-    neighbours_without_self,
-    pairs_beyond,
-)
+from mgkit.photos.copies.edits import EDITS, edited_copies
+from mgkit.photos.copies.groups import near_duplicates, pairs_beyond
+from mgkit.photos.copies.thresholds import MOST, Strangers, calibrated
+from mgkit.photos.embedding.nearest import neighbours_without_self
 from mgkit.photos.folder import find_photos
 from mgkit.retrieval.search import top_k
 

@@ -17,8 +17,8 @@ from mgkit.engine.run import opened_folder, stage_folder
 from mgkit.explore.style import data_uri
 from mgkit.machine.files import write_text
 from mgkit.machine.printable import shown_name
-from mgkit.photos.duplicates import Group
-from mgkit.photos.search import FoundPhotos
+from mgkit.photos.copies.groups import Group
+from mgkit.photos.found import FoundPhotos
 
 MOST_GROUPS, MOST_MEMBERS = 40, 12
 MOST_CLASSES, MOST_PER_CLASS = 12, 8
@@ -70,10 +70,10 @@ def save_report(found: FoundPhotos) -> Path:
 def report_text(found: FoundPhotos) -> str:
     """The report as HTML."""
     report = Report(found)
-    loader = PackageLoader("mgkit.photos", ".")
+    loader = PackageLoader("mgkit.photos.report", ".")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     left_out = list(found.left_out.items())
-    return environment.get_template("report.html").render(
+    return environment.get_template("page.html").render(
         title=f"{len(found.readable):,} pictures below {shown_name(found.images.root.name)}",
         side=SIDE,
         facts=report.facts(),

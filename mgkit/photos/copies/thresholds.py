@@ -1,4 +1,4 @@
-"""Near-duplicates: groups of images above a similarity threshold, which is calibrated on each collection.
+"""The similarity threshold of near-duplicates, which is calibrated on each collection.
 
 The threshold is the similarity that most edited copies of the collection's own images have to their
 originals. It is raised where unrelated images ("strangers") would exceed it too often. How often they do is
@@ -7,83 +7,16 @@ in some collections of most images: the number of strangers above a similarity i
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageEnhance
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from mgkit.data.decoding import decoding, in_words
-from mgkit.machine.printable import shown_name
-from mgkit.photos.folder import PhotoList, load_photo
+from mgkit.photos.copies.edits import EDITS
 
 FEWEST = 20  # images needed to extrapolate strangers
 NEAREST, FARTHEST = 8, 32  # rank of the farthest neighbour that they are extrapolated from
 KEPT_COPIES = 0.95  # share of edited copies above the threshold, unless strangers are as similar
 MOST = 0.999  # largest threshold: identical pictures have 1 up to rounding
-
-
-# --- Edited copies
-
-
-def recompressed(image: Image.Image) -> Image.Image:
-    """JPEG compression of quality 20."""
-    file = BytesIO()
-    image.save(file, "JPEG", quality=20)
-    return Image.open(file, formats=["JPEG"]).convert("RGB")
-
-
-def cropped(image: Image.Image) -> Image.Image:
-    """Centre crop of 80 % of the area, resized to the original size."""
-    width, height = image.size
-    margin = (1 - math.sqrt(0.8)) / 2
-    box = (margin * width, margin * height, (1 - margin) * width, (1 - margin) * height)
-    return image.resize(image.size, Image.Resampling.BILINEAR, box=box)
-
-
-def brightened(image: Image.Image) -> Image.Image:
-    """Brightness times 1.5, colour saturation times 0.6."""
-    return ImageEnhance.Color(ImageEnhance.Brightness(image).enhance(1.5)).enhance(0.6)
-
-
-def shrunk(image: Image.Image) -> Image.Image:
-    """Resized to a quarter of the sides and back."""
-    small = image.resize([max(1, side // 4) for side in image.size], Image.Resampling.BILINEAR)
-    return small.resize(image.size, Image.Resampling.BILINEAR)
-
-
-EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "JPEG quality 20": recompressed,
-    "a fifth cropped": cropped,
-    "brighter, paler": brightened,
-    "a quarter of the resolution": shrunk,
-}
-
-
-@dataclass(frozen=True)
-class EditedPhotos(PhotoList):
-    """Photos, each repeated once per edit in the order of EDITS; edits are made at twice the resolution."""
-
-    edits: tuple[str, ...] = tuple(EDITS)
-
-    def load(self, index: int, *, least: int | None = None) -> Image.Image:
-        """As `PhotoList.load`, edited. Raises UnreadableImageError if that fails."""
-        path, name = self.paths[index], self.edits[index % len(self.edits)]
-        picture = load_photo(path, least=2 * self.side, exif=self.exif)
-        with decoding(lambda error: f"{shown_name(path)} cannot be edited ({name}: {in_words(error)})"):
-            return EDITS[name](picture).resize(self.fitted_size(index), Image.Resampling.BILINEAR)
-
-
-def edited_copies(photos: PhotoList) -> EditedPhotos:
-    """n photos -> n·E edited photos, the E edits of each in sequence."""
-    repeated = photos.subset(np.repeat(np.arange(len(photos)), len(EDITS)))
-    return EditedPhotos(**vars(repeated))
-
-
-# --- The threshold
 
 
 @dataclass(frozen=True)
@@ -196,55 +129,3 @@ class Strangers:
         """The share (0..1) of the images of which a stranger exceeds a similarity."""
         expected = self.count * np.exp(np.minimum((self.last - similarity) / self.scale, 50))
         return float(-np.expm1(-expected).mean())
-
-
-# --- Groups
-
-
-@dataclass(frozen=True)
-class Group:
-    """Near-duplicates: indices of the images, and each one's similarity to the nearest of the others."""
-
-    members: tuple[int, ...]
-    similarities: tuple[float, ...]
-
-    @property
-    def strongest(self) -> float:
-        return max(self.similarities)
-
-
-def neighbours_without_self(scores: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbours [N,k+1] of images among themselves -> [N,k], without the image itself.
-
-    Without the last instead, where the image is not among them: it may have more than k identical ones.
-    """
-    itself = indices == np.arange(len(indices))[:, None]
-    order = np.argsort(itself, axis=1, kind="stable")[:, :-1]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(indices, order, 1)
-
-
-def near_duplicates(scores: np.ndarray, indices: np.ndarray, threshold: float) -> tuple[list[Group], int]:
-    """Connected components of the pairs above the threshold, the strongest first, and the number of pairs.
-
-    scores, indices: of the nearest neighbours ([N,k]); there may be more pairs (`pairs_beyond`).
-    """
-    i, column = np.nonzero(scores >= threshold)
-    j, values = indices[i, column], scores[i, column]
-    count = len(indices)
-    pairs = {(min(a, b), max(a, b)) for a, b in zip(i.tolist(), j.tolist(), strict=True)}
-    _, label = connected_components(coo_array((values, (i, j)), shape=(count, count)), directed=False)
-    best = np.full(count, -np.inf)
-    np.maximum.at(best, i, values)
-    np.maximum.at(best, j, values)
-    members = np.flatnonzero(best > -np.inf)
-    by_label: dict[int, list[int]] = {}
-    for image in members.tolist():
-        by_label.setdefault(int(label[image]), []).append(image)
-    groups = [Group(tuple(of), tuple(float(min(best[m], 1.0)) for m in of)) for of in by_label.values()]
-    return sorted(groups, key=lambda group: (-group.strongest, group.members)), len(pairs)
-
-
-def pairs_beyond(scores: np.ndarray, threshold: float) -> bool:
-    """Whether all k neighbours of an image lie above the threshold, so that pairs may be missing."""
-    count, k = scores.shape
-    return 0 < k < count - 1 and bool((scores[:, -1] >= threshold).any())

@@ -13,8 +13,8 @@ from PIL import Image
 from support import noise
 
 from mgkit.engine.run import Run
-from mgkit.photos import report as module
-from mgkit.photos.report import save_report, summary
+from mgkit.photos.report import page as module
+from mgkit.photos.report.page import save_report, summary
 
 pytestmark = pytest.mark.usefixtures("here")
 

@@ -11,7 +11,7 @@ from mgkit.benchmarks.retrieval_set import unlabelled
 from mgkit.data.decoding import UnreadableImageError, View
 from mgkit.data.loader import UnreadableImages
 from mgkit.features import pooled
-from mgkit.photos.growing import growing_features
+from mgkit.photos.embedding.growing import growing_features
 
 pytestmark = pytest.mark.usefixtures("small_shards")
 

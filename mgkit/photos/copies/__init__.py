@@ -1,0 +1,1 @@
+"""Near-duplicates: edited copies, thresholds, groups."""

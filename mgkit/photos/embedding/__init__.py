@@ -1,0 +1,1 @@
+"""Features and neighbours of pictures in a folder that grows."""

@@ -1,0 +1,1 @@
+"""The results of 06 as one HTML file and as figures."""
