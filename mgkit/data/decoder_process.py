@@ -5,6 +5,7 @@ with numbers, text and pixels, so that nothing in a picture makes the parent run
 """
 
 import json
+import math
 import os
 import signal
 import struct
@@ -20,7 +21,8 @@ from typing import NamedTuple
 
 from PIL import AvifImagePlugin, Image
 
-from mgkit.data.decoding import WHOLE, UnreadableImageError, image_shape, load_image, remark, without_warnings
+from mgkit.data.decoding import WHOLE, UnreadableImageError, image_shape, load_image, without_warnings
+from mgkit.data.headers import Header, header_of
 from mgkit.machine.printable import shown_name
 
 SECONDS = 60  # for a picture
@@ -66,12 +68,15 @@ def shape_apart(path: str, exif: bool) -> tuple[int, int]:
         return 1, 1
 
 
-def remark_apart(path: str) -> str:
-    """`remark`, in the child; empty also where the child crashes."""
+def header_apart(path: str, exif: bool) -> Header:
+    """`header_of`, in the child; that of an unreadable picture also where the child crashes."""
     try:
-        return ask("remark", path, path).content.decode()
+        answer = ask("header", path, path, exif=exif)
     except UnreadableImageError:
-        return ""
+        return Header()
+    taken, camera, turned = FACTS.unpack(answer.content[: FACTS.size])
+    remark = answer.content[FACTS.size :].decode(errors="replace")
+    return Header(answer.size, None if math.isnan(taken) else taken, camera, turned, remark)
 
 
 def ask(what: str, source: str | bytes, name: str, **options) -> "Answer":
@@ -96,33 +101,31 @@ def child_of(process: int) -> "Child":
 # --- Messages
 
 QUESTION = struct.Struct(">II")  # bytes of JSON, bytes of a file that follow
-ANSWER = struct.Struct(">cII")  # kind, two numbers
-PICTURE, SHAPE, TEXT, ERROR = b"P", b"S", b"T", b"E"  # the numbers: width and height; the length of a text, 0
+ANSWER = struct.Struct(">cIII")  # kind, width, height, bytes that follow
+PICTURE, HEADER, ERROR = b"P", b"H", b"E"  # followed by pixels, by nothing or facts and a remark, by a text
+FACTS = struct.Struct(">d??")  # of a header: taken (NaN: not known), camera, turned
+LONGEST_TEXT = 2**20  # bytes
 
 
 class Answer(NamedTuple):
-    """What the child says: size (width, height) of a picture or shape; content: its pixels, or a text."""
+    """What the child says: size is (width, height)."""
 
     kind: bytes
-    size: tuple[int, int]
+    size: tuple[int, int] = (1, 1)
     content: bytes = b""
-
-    @classmethod
-    def of(cls, kind: bytes, text: str) -> "Answer":
-        content = text.encode(errors="replace")
-        return cls(kind, (len(content), 0), content)
 
     @classmethod
     def read(cls, pipe: RawIOBase) -> "Answer":
         """The next answer; EOFError if the child has ended, ValueError for one that makes no sense."""
-        kind, first, second = ANSWER.unpack(read(pipe, ANSWER.size))
-        length = {PICTURE: 3 * first * second, SHAPE: 0, TEXT: first, ERROR: first}.get(kind)
-        if length is None or length > 3 * MOST_PIXELS or (kind in (PICTURE, SHAPE) and not first * second):
-            raise ValueError(f"the decoder answers {kind!r}, {first}, {second}")
-        return cls(kind, (first, second), bytes(read(pipe, length)))
+        kind, width, height, length = ANSWER.unpack(read(pipe, ANSWER.size))
+        pixels = width * height
+        fits = length == 3 * pixels <= 3 * MOST_PIXELS if kind == PICTURE else length <= LONGEST_TEXT
+        if kind not in (PICTURE, HEADER, ERROR) or not pixels or not fits:
+            raise ValueError(f"the decoder answers {kind!r}, {width} x {height}, {length} bytes")
+        return cls(kind, (width, height), bytes(read(pipe, length)))
 
     def write(self, pipe: RawIOBase) -> None:
-        write(pipe, ANSWER.pack(self.kind, *self.size) + self.content)
+        write(pipe, ANSWER.pack(self.kind, *self.size, len(self.content)) + self.content)
 
 
 def write(pipe: RawIOBase, content: bytes) -> None:
@@ -219,7 +222,7 @@ def serve() -> None:
     limit_memory()
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each would reserve memory
     with suppress(EOFError, BrokenPipeError), without_warnings():
-        Answer.of(TEXT, "ready").write(answers)
+        Answer(HEADER).write(answers)  # ready
         while True:
             text, content = QUESTION.unpack(read(questions, QUESTION.size))
             question, content = json.loads(read(questions, text)), bytes(read(questions, content))
@@ -228,20 +231,23 @@ def serve() -> None:
             answer.write(answers)
 
 
-def answer_to(question: dict, content: bytes) -> Answer:
+def answer_to(question: dict, content: bytes | None) -> Answer:
     """The answer, or the reason why there is none."""
     path = question["path"]
     try:
         if question["what"] == "shape":
-            return Answer(SHAPE, image_shape(path, question["exif"], WHOLE))
-        if question["what"] == "remark":
-            return Answer.of(TEXT, remark(path))
+            return Answer(HEADER, image_shape(path, question["exif"], WHOLE))
+        if question["what"] == "header":
+            size, taken, camera, turned, remark = header_of(path, question["exif"])
+            facts = FACTS.pack(math.nan if taken is None else taken, camera, turned)
+            return Answer(HEADER, size, facts + remark.encode())
         return loaded_picture(content if path is None else path, question)
     except UnreadableImageError as error:
-        return Answer.of(ERROR, str(error))
+        reason = str(error)
     except MemoryError:
-        reason = f"its decoder wanted more than {MOST_MEMORY / 2**30:.0f} GB of memory"
-        return Answer.of(ERROR, shown_name(f"cannot read the image {question['name']}: {reason}"))
+        wanted = f"its decoder wanted more than {MOST_MEMORY / 2**30:.0f} GB of memory"
+        reason = shown_name(f"cannot read the image {question['name']}: {wanted}")
+    return Answer(ERROR, content=reason.encode(errors="replace"))
 
 
 def loaded_picture(source: str | bytes, question: dict) -> Answer:

@@ -18,7 +18,6 @@ from pillow_heif import register_heif_opener
 
 from mgkit.data.avif import with_one_association
 from mgkit.data.pixels import (
-    ALPHA,
     Look,
     loaded,
     profile_to_srgb,
@@ -249,35 +248,6 @@ def usable_profile(image: Image.Image) -> ImageCmsTransform | None:
         return None
 
 
-def remark(source: str | Path | bytes, *, name: str | None = None) -> str:
-    """What `load_image` with `srgb` shows of a picture that is more than its pixels, from the header.
-
-    Empty if there is nothing to say, or if the picture cannot be read.
-    """
-    try:
-        with opened(source, name=name) as image:
-            return "; ".join(remarks(image, raw=is_raw(source if name is None else name)))
-    except MemoryError:
-        raise
-    except Exception:  # a damaged file may raise anything
-        return ""
-
-
-def remarks(image: Image.Image, *, raw: bool) -> Iterator[str]:
-    """The parts of `remark`, of an image that is not loaded."""
-    if raw:
-        yield "the preview embedded in a RAW file"
-    # The further images of an MPO are for other devices: depth, brightness, the other eye.
-    if image.format != "MPO" and getattr(image, "is_animated", False):
-        yield "the main one of several images" if image.format == "HEIF" else "the first of several frames"
-    if image.mode in ALPHA or "transparency" in image.info:
-        yield "what is transparent is shown on white"
-    try:
-        profile_to_srgb(image)
-    except ValueError:
-        yield "its colour profile cannot be used"
-
-
 def too_large(megapixels: str, most_pixels: float) -> str:
     return f"it has {megapixels} megapixels, at most {most_pixels / 1e6:.0f} are read"
 
@@ -358,13 +328,17 @@ def image_shape(path: str, exif: bool, view: View) -> tuple[int, int]:
     """(width, height) of an image as `load_image` returns it, from the header; (1, 1) if unreadable."""
     try:
         with opened(path) as image:
-            size = image.size
-            if image.format == "TIFF":  # PIL turns it while loading; `size` may be that before or after
-                size = (image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH])
-            exif |= image.format in ALWAYS_TURNED
-            swapped = exif and rotation(image) in (5, 6, 7, 8)
-            return view.size(size[::-1] if swapped else size)
+            return view.size(shown_size(image, exif))
     except MemoryError:
         raise
     except Exception:  # a damaged file may raise anything
         return 1, 1
+
+
+def shown_size(image: Image.Image, exif: bool) -> tuple[int, int]:
+    """(width, height) of an image that is not loaded, once it is turned."""
+    size = image.size
+    if image.format == "TIFF":  # PIL turns it while loading; `size` may be that before or after
+        size = (image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH])
+    exif |= image.format in ALWAYS_TURNED
+    return size[::-1] if exif and rotation(image) in (5, 6, 7, 8) else size

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mgkit.data.decoder_process import load_apart, remark_apart, shape_apart
+from mgkit.data.decoder_process import header_apart, load_apart, shape_apart
 from mgkit.data.folders import NO_FILE, check_folder, kind, of_other_kinds, walk
+from mgkit.data.headers import Header
 from mgkit.data.images import UNLABELLED, ImageList
 from mgkit.machine.printable import printable_errors, shown_name
 from mgkit.machine.progress import progress
@@ -50,6 +51,10 @@ class PhotoList(ImageList):
     def shape(self, index: int) -> tuple[int, int]:
         """(width, height) of image `index` as it is shown, from the header; (1, 1) if unreadable."""
         return shape_apart(self.paths[index], self.exif)
+
+    def header(self, index: int) -> Header:
+        """What the header of image `index` tells: its shape, the camera's data, what is not shown."""
+        return header_apart(self.paths[index], self.exif)
 
     def fitted_size(self, index: int) -> tuple[int, int]:
         """(width, height) that `feature_maps` expects for the file of image `index`."""
@@ -170,12 +175,12 @@ def load_photo(path: str, *, least: int, exif: bool = True, srgb: bool = True) -
 
 
 def remarks(images: PhotoList) -> dict[str, str]:
-    """{path: remark} of the pictures of which more can be said than is shown, see `decoding.remark`.
+    """{path: remark} of the pictures that are shown otherwise than they are stored, see `Header`.
 
     Every header is read, which takes a fraction of a millisecond each.
     """
-    found = {path: remark_apart(path) for path in images.paths}
-    return {path: remark for path, remark in found.items() if remark}
+    said = {path: images.header(i).remark for i, path in enumerate(images.paths)}
+    return {path: remark for path, remark in said.items() if remark}
 
 
 def describe_remarks(found: dict[str, str]) -> str:
