@@ -18,7 +18,7 @@ class Header(NamedTuple):
     size: (width, height) as shown (px); (1, 1) if the picture cannot be read.
     taken: when it was photographed (s since 1970, by the camera's clock); None if that is not said.
     camera: whether it names the camera.
-    turned: whether its rotation tag says to turn it, or a mark of its format.
+    turned: whether it is stored in another direction than it is shown, by its rotation tag.
     remark: what is shown that is more, less or other than what is stored; empty: nothing.
     """
 
@@ -34,7 +34,9 @@ def header_of(path: str, exif: bool) -> Header:
     try:
         with opened(path) as image:
             said = "; ".join(remarks(image, raw=is_raw(path)))
-            size, turned = shown_size(image, exif), rotation(image) != 1
+            # Of a HEIF, the tag that stands beside the marks by which it is turned.
+            turned = (rotation(image), image.info.get("original_orientation") or 1) != (1, 1)
+            size = shown_size(image, exif)
             return Header(size, taken(image), names_camera(image), turned, said)
     except MemoryError:
         raise

@@ -46,9 +46,7 @@ def test_pictures_of_all_sub_folders_are_found_and_the_rest_is_counted(tmp_path)
     assert names(found) == ["a.png", "b/2.JPG", "b/c/3.webp"]
     assert found.others == {".jxl": 2, ".txt": 1, "no suffix": 1} and not found.left_out
     line = found.describe()
-    assert (
-        "3 pictures" in line and "4 files of other kinds" in line and ".jxl 2" in line and "\n" not in line
-    )
+    assert "3 pictures" in line and "4 files of other kinds" in line and ".jxl 2" in line and "\n" not in line
 
 
 def test_several_folders_and_links_give_each_file_once(tmp_path):
