@@ -169,6 +169,7 @@ class Child:
                 raise ChildProcessError(why(self.process.wait())) from None
             except BaseException as error:  # such as Ctrl-C: the next question must not get this answer
                 self.process.kill()
+                self.process.wait()
                 if isinstance(error, ValueError):
                     raise ChildProcessError("its decoder gave an answer that makes no sense") from None
                 raise
