@@ -16,7 +16,7 @@ class Header(NamedTuple):
     """What a picture's header tells.
 
     size: (width, height) as shown (px); (1, 1) if the picture cannot be read.
-    taken: when it was photographed (s since 1970, by the camera's clock); None if that is not said.
+    taken: when it was photographed (s since 1970), by the camera's data; None if it has none.
     camera: whether it names the camera.
     turned: whether it is stored in another direction than it is shown, by its rotation tag.
     remark: what is shown that is more, less or other than what is stored; empty: nothing.
@@ -60,18 +60,24 @@ def remarks(image: Image.Image, *, raw: bool) -> Iterator[str]:
 
 
 def taken(image: Image.Image) -> float | None:
-    """When a picture was photographed (s since 1970), by its EXIF data."""
-    with suppress(Exception):  # malformed EXIF data may raise anything
-        exif = Image.Image.getexif(image)
-        said = exif.get_ifd(IFD.Exif).get(Base.DateTimeOriginal) or exif.get(Base.DateTime)
-        moment = datetime.strptime(said.strip("\0 "), "%Y:%m:%d %H:%M:%S").replace(tzinfo=timezone.utc)
-        return moment.timestamp() or None  # LibRaw writes 1970 where nothing is said
-    return None
+    """When a picture was photographed (s since 1970), by the camera's data; in UTC if they name no zone."""
+    try:
+        of_camera = Image.Image.getexif(image).get_ifd(IFD.Exif)
+        tags = Base.DateTimeOriginal, Base.OffsetTimeOriginal
+        time, offset = (str(of_camera.get(tag, "")).strip("\0 ") for tag in tags)
+        moment = datetime.strptime(time[:19], "%Y:%m:%d %H:%M:%S")
+    except Exception:  # malformed EXIF data may raise anything
+        return None
+    try:
+        zone = datetime.strptime(offset, "%z").tzinfo
+    except ValueError:
+        zone = timezone.utc
+    return moment.replace(tzinfo=zone).timestamp() or None  # LibRaw writes 1970 where nothing is said
 
 
 def names_camera(image: Image.Image) -> bool:
     """Whether a picture's EXIF data name the camera's maker or model."""
     with suppress(Exception):
         exif = Image.Image.getexif(image)
-        return any(str(exif.get(tag) or "").strip("\0 ") for tag in (Base.Make, Base.Model))
+        return any(str(exif.get(tag, "")).strip("\0 ") for tag in (Base.Make, Base.Model))
     return False

@@ -290,14 +290,14 @@ def test_a_profile_that_cannot_be_used_is_ignored_and_said(tmp_path, profile):
 def test_the_time_and_the_camera_are_read(tmp_path):
     exif = Image.Exif()
     exif[0x010F], exif[0x0132] = "Kit", "2001:01:01 00:00:00"
-    exif.get_ifd(0x8769)[0x9003] = "1970:01:02 00:00:10"
+    exif.get_ifd(0x8769)[0x9003], exif.get_ifd(0x8769)[0x9011] = "1970:01:02 01:00:10", "+01:00"
     for suffix in ("jpg", "heic", "avif", "png", "webp"):
         noise(0, (96, 64)).save(tmp_path / f"a.{suffix}", exif=exif.tobytes())
         header = header_of(str(tmp_path / f"a.{suffix}"), True)
         assert (header.taken, header.camera, header.turned) == (86410.0, True, False), suffix
     for time in ("", "yesterday", "0000:00:00 00:00:00"):
         exif = Image.Exif()
-        exif[0x0132] = time
+        exif.get_ifd(0x8769)[0x9003] = time
         noise(0).save(tmp_path / "b.jpg", exif=exif)
         assert header_of(str(tmp_path / "b.jpg"), True)[1:] == (None, False, False, "")
     (tmp_path / "c.jpg").write_text("no picture")
