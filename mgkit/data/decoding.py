@@ -36,6 +36,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF
 RAW = """.cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .dng .raf .orf .rw2 .raw .pef .srw .x3f .3fr .iiq .erf .mrw
     .kdc .dcr .rwl"""
 RAW_SUFFIXES = frozenset(RAW.split())
+BRANDS = {b"avif": "AVIF", b"avis": "AVIF", **dict.fromkeys((b"heic", b"heix", b"mif1"), "HEIF")}
 MOST_SIDE = 2**15  # px, of an image decoded with `least`
 ROTATION_TAG = 0x0112  # of EXIF data
 ALWAYS_TURNED = ("TIFF", "AVIF", "HEIF")  # rotation is part of the format: viewers apply it in any case
@@ -164,26 +165,23 @@ def in_format(source: str | Path | bytes) -> Image.Image:
     try:
         return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=readable())
     except Image.UnidentifiedImageError:
-        mended = with_one_association(beginning(source, None)) if brand(source) == "AVIF" else None
+        mended = with_one_association(beginning(source, None)) if brand(beginning(source)) == "AVIF" else None
         if mended is None:
             raise
         return Image.open(BytesIO(mended), formats=readable())
 
 
-def beginning(source: str | Path | bytes, count: int | None) -> bytes:
-    """The first bytes of a file, or all."""
+def beginning(source: str | Path | bytes, count: int | None = 12) -> bytes:
+    """The first bytes of a file; None: all."""
     if isinstance(source, bytes):
         return source[:count]
     with open(source, "rb") as file:
         return file.read(count)
 
 
-def brand(source: str | Path | bytes) -> str | None:
-    """`AVIF` or `HEIF` of a file that says to be one; None of others."""
-    start = beginning(source, 12)
-    return {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIF", b"heix": "HEIF", b"mif1": "HEIF"}.get(
-        start[8:] if start[4:8] == b"ftyp" else b""
-    )
+def brand(start: bytes) -> str | None:
+    """`AVIF` or `HEIF` by the first 12 bytes of a file that says to be one; None for others."""
+    return BRANDS.get(start[8:]) if start[4:8] == b"ftyp" else None
 
 
 @cache
@@ -277,13 +275,22 @@ def without_warnings() -> Iterator[None]:
 def reason(source: str | Path | bytes, error: Exception) -> str:
     """Why an image cannot be read, on one line."""
     if isinstance(error, Image.UnidentifiedImageError):
-        size = len(source) if isinstance(source, bytes) else os.path.getsize(source)
-        lacking = [name for name in FORMATS if name not in readable()]
-        note = f" (the installed Pillow does not read {', '.join(lacking)})" if lacking else ""
-        wanted = f"not an image in one of the formats {', '.join(readable())}{note}"
-        damaged = brand(source) in readable() and f"a damaged {brand(source)}, which its reader refuses"
-        return (damaged or wanted) if size else "the file is empty"
+        try:
+            return unidentified(beginning(source))
+        except OSError as gone:  # meanwhile
+            error = gone
     return getattr(error, "strerror", None) or in_words(error)
+
+
+def unidentified(start: bytes) -> str:
+    """Why no reader takes a file for its own, by the file's first 12 bytes."""
+    if not start:
+        return "the file is empty"
+    if brand(start) in readable():
+        return f"a damaged {brand(start)}, which its reader refuses"
+    lacking = [name for name in FORMATS if name not in readable()]
+    note = f" (the installed Pillow does not read {', '.join(lacking)})" if lacking else ""
+    return f"not an image in one of the formats {', '.join(readable())}{note}"
 
 
 def in_words(error: Exception) -> str:
