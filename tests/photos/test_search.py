@@ -303,6 +303,7 @@ def test_what_could_go_is_counted_in_bytes_of_copies_only(album, config):
     assert first.startswith("left out: 3, listed in left_out.csv: ") and "the file is empty 1" in first
     assert f"  {album / 'b' / 'empty.jpg'}: the file is empty" in names and len(names) == 3
     assert replace(found, left_out={}).describe_left_out() == "left out: none"
+    assert found.describe_remarks() == "remarks: none"
 
 
 def test_reasons_are_counted_by_kind():
