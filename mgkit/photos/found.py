@@ -10,14 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mgkit.data.decoding import WHOLE, image_shape, without_warnings
 from mgkit.data.images import ImageList, evenly
 from mgkit.engine.run import Run
 from mgkit.explore.browse import Classes, Collection
 from mgkit.machine.printable import csv_name, shown_name
 from mgkit.model import Whitening
 from mgkit.photos.copies.groups import Group
-from mgkit.photos.copies.thresholds import Threshold
+from mgkit.photos.copies.thresholds import Threshold, Thresholds
 from mgkit.photos.given import GivenPhotoTask
+from mgkit.photos.looks import Facts
 from mgkit.photos.task import PhotoTask
 
 
@@ -33,6 +35,7 @@ class FoundPhotos:
     class_names: empty where the network's classes do not fit the pictures; `fit` says why.
     left_out: {path: reason} of files that were not searched.
     more_pairs: whether there may be more pairs than were counted.
+    against: number of pictures that belong to `photos`, the first ones; None: all, compared with each other.
     """
 
     task: PhotoTask | GivenPhotoTask
@@ -48,6 +51,22 @@ class FoundPhotos:
     fit: str
     left_out: dict[str, str]
     more_pairs: bool = False
+    against: int | None = None
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The thresholds of the two grades."""
+        return Thresholds(self.threshold, self.threshold)
+
+    def facts(self, i: int) -> Facts:
+        """What is known of a picture's file."""
+        path = self.images.paths[i]
+        try:
+            status = os.stat(path)
+        except OSError:
+            return Facts(1, 1, 0, 0.0)
+        with without_warnings():
+            return Facts(*image_shape(path, self.images.exif, WHOLE), status.st_size, status.st_mtime)
 
     @property
     def images(self) -> ImageList:

@@ -50,6 +50,14 @@ class Threshold:
         return f"threshold {self.value:.3f}: {self.how}; {expected}. Edited copies found: {found}."
 
 
+@dataclass(frozen=True)
+class Thresholds:
+    """The thresholds of the two grades: SAME_FILE and SAME_MOMENT."""
+
+    file: Threshold
+    moment: Threshold
+
+
 def calibrated(
     copies: np.ndarray, scores: np.ndarray, *, false_rate: float = 0.02, given: float | None = None
 ) -> Threshold:
