@@ -1,0 +1,88 @@
+"""Small JPEG files of pictures: each picture is decoded once, and a later run reads them from a file."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mgkit.data.decoding import UnreadableImageError, load_image, without_warnings
+from mgkit.data.images import ImageList, fingerprints
+from mgkit.explore.style import encoded
+from mgkit.machine.files import atomic_write
+
+SIDE = 128  # of a thumbnail, px
+QUALITIES = (75, 45, 20)  # of its JPEG: the first that keeps it small
+MOST_BYTES = 5000
+
+
+class Thumbnails:
+    """Thumbnails of the pictures of a list.
+
+    images: the pictures.
+    path: the file that keeps the thumbnails; a missing or damaged one counts as empty.
+
+    A thumbnail is known by the picture's path, size and time of change, as `fingerprints` gives them.
+    """
+
+    def __init__(self, images: ImageList, path: Path):
+        self.images, self.path = images, path
+        self.kept = kept_at(path)
+        self.used: dict[int, bytes] = {}
+        self.made = 0
+
+    def jpeg(self, i: int) -> bytes:
+        """The thumbnail of picture i; empty if the file can no longer be read."""
+        key = int(fingerprints(self.images.subset([i]))[0])
+        if key not in self.used:
+            self.used[key] = self.kept.get(key) or self.make(i)
+        return self.used[key]
+
+    def make(self, i: int) -> bytes:
+        self.made += 1
+        try:
+            with without_warnings():
+                small = self.images.load(i, least=SIDE)
+        except UnreadableImageError:
+            return b""
+        small.thumbnail((SIDE, SIDE))
+        return small_jpeg(small, MOST_BYTES)
+
+    def save(self) -> None:
+        """Replace the file by the thumbnails used since, if one of them is new."""
+        if not self.made:
+            return
+        used = {key: jpeg for key, jpeg in self.used.items() if jpeg}
+        with atomic_write(self.path) as temporary, open(temporary, "wb") as file:
+            np.savez(
+                file,
+                keys=np.array(list(used), dtype=np.uint64),
+                ends=np.cumsum([len(jpeg) for jpeg in used.values()], dtype=np.int64),
+                content=np.frombuffer(b"".join(used.values()), dtype=np.uint8),
+            )
+
+
+def kept_at(path: Path) -> dict[int, bytes]:
+    """{fingerprint: JPEG} of a file of thumbnails; empty if it is missing, damaged or another file."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            keys, ends, content = arrays["keys"], arrays["ends"], arrays["content"].tobytes()
+            starts = [0, *ends.tolist()]
+            pieces = [content[start:end] for start, end in zip(starts, starts[1:], strict=False)]
+            return dict(zip(keys.tolist(), pieces, strict=True))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return {}
+
+
+def small_jpeg(picture: Image.Image, most: int) -> bytes:
+    """A picture as JPEG of the best of QUALITIES that needs at most `most` bytes, or of the last."""
+    for quality in QUALITIES:
+        jpeg = encoded(picture, "jpeg", quality=quality)
+        if len(jpeg) <= most:
+            break
+    return jpeg
+
+
+def decoded(jpeg: bytes) -> Image.Image:
+    """A thumbnail as an image. Raises UnreadableImageError, also for an empty one."""
+    return load_image(jpeg, name="of a thumbnail")
