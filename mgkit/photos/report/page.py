@@ -18,8 +18,8 @@ from mgkit.machine.printable import shown_name
 from mgkit.machine.progress import progress
 from mgkit.photos.found import FoundPhotos
 from mgkit.photos.report.listing import Listing, script_data
-from mgkit.photos.report.sections import freed, readable_bytes, sections, shown_of
-from mgkit.photos.report.thumbnails import SIDE, Thumbnails
+from mgkit.photos.report.sections import compared, freed, readable_bytes, sections, shown_of
+from mgkit.photos.report.thumbnails import Thumbnails
 
 MOST_LEFT_OUT = 500
 MOST_BYTES = 19_500_000  # of the file; the map is left out where it would be larger
@@ -58,7 +58,8 @@ def report_text(found: FoundPhotos, thumbnails: Thumbnails) -> str:
     )
     values = {
         "title": f"{len(found.readable):,} pictures below {shown_name(found.images.root.name)}",
-        "facts": facts(found), "sections": parts, "uri": uri, "side": SIDE, "number": listing.number,
+        "facts": facts(found), "how": how(found), "sections": parts,
+        "uri": uri, "number": listing.number,
         "style": Markup(style), "style_hash": content_hash(style),
         "script": Markup(script), "script_hash": content_hash(script),
         "names": script_data(listing.names()), "listed": len(listing.pictures),
@@ -86,12 +87,20 @@ def content_hash(text: str) -> str:
 
 
 def facts(found: FoundPhotos) -> list[tuple[str, str]]:
-    """(name, value) of what was found and what it depends on."""
-    task, thresholds = found.task, found.thresholds
+    """(name, value) of what was found."""
+    against = [] if found.against is None else [("The other folder", compared(found))]
     return [
-        ("Could be freed", f"{readable_bytes(freed(found))}, by copies of the same file"),
         ("Folder", shown_name(str(found.images.root))),
         ("Near-duplicates", found.describe()),
+        *against,
+        ("Could be freed", f"{readable_bytes(freed(found))}, by copies of the same file"),
+    ]
+
+
+def how(found: FoundPhotos) -> list[tuple[str, str]]:
+    """(name, value) of what the results depend on."""
+    task, thresholds = found.task, found.thresholds
+    return [
         ("The same file", thresholds.file.describe()),
         ("The same moment", thresholds.moment.describe()),
         ("Network", task.network),

@@ -122,7 +122,8 @@ const sameOrLast = (list, place) => list[Math.min(place, list.length - 1)];
 
 // --- The map
 
-const CELL = 44; // least side of a thumbnail on the map, px; the next level is reached at twice that
+const CELL = 44; // side of a thumbnail on the whole map, px
+const GROWTH = 0.75; // by which power of 2 thumbnails are larger where the map is zoomed
 const MARGIN = 36, MOST_SCALE = 64, REACH = 10, DOT = 2.5; // px, times, px, px
 
 class Plane {
@@ -171,8 +172,10 @@ class Plane {
     return [(x + this.left) / this.scale, (y + this.top) / this.scale];
   }
 
+  // Side of a cell on the unmoved map: it changes in steps, so that thumbnails stay in their cells between.
   cellSide() {
-    return CELL / 2 ** Math.floor(Math.log2(this.scale));
+    const level = Math.floor(Math.log2(this.scale));
+    return CELL / 2 ** (level - Math.min(level / 2, GROWTH));
   }
 
   // {cell: picture}: of the thumbnails in a cell the one that was searched for, then the most central one.
@@ -212,19 +215,21 @@ class Plane {
     const style = getComputedStyle(this.canvas);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, this.width, this.height);
-    this.drawDots(style.getPropertyValue("--dim"), style.getPropertyValue("--accent"));
+    const inCells = new Set(this.tiles().values());
+    const dots = names.map((_, n) => n).filter((n) => !inCells.has(n));
+    const found = dots.filter((n) => hits && hits.has(n));
+    if (!hits) this.drawDots(dots, style.getPropertyValue("--dim"), DOT);
     for (const [cell, n] of this.tiles()) this.drawTile(n, ...this.square(cell));
+    this.drawDots(found, style.getPropertyValue("--accent"), 2 * DOT);
     this.drawSelected(style.getPropertyValue("--accent"));
   }
 
-  drawDots(colour, found) {
+  drawDots(dots, colour, radius) {
     const { context } = this;
-    for (let n = 0; n < names.length; n += 1) {
+    context.fillStyle = colour;
+    for (const n of dots) {
       const [x, y] = this.onScreen(this.place(n));
-      if (!this.sees(x, y, DOT)) continue;
-      const hit = hits && hits.has(n);
-      context.fillStyle = hit ? found : colour;
-      const radius = hit ? 2 * DOT : DOT;
+      if (!this.sees(x, y, radius)) continue;
       context.beginPath();
       context.arc(x, y, radius, 0, 2 * Math.PI);
       context.fill();
@@ -349,16 +354,18 @@ const plane = map && new Plane(byId("plane"));
 
 function classesOf(n) {
   if (!map.classes.length) return "";
-  return map.labels[n].map((label, k) => `${map.classes[label]} ${map.percents[n][k]} %`).join(", ");
+  const likely = map.labels[n].map((label, k) => [map.classes[label], map.percents[n][k]]);
+  return likely.filter(([, percent]) => percent > 0).map(([name, percent]) => `${name} ${percent} %`).join(", ");
 }
 
 // --- What is known of the selected picture
 
 function showDetails(n) {
   byId("details").hidden = n === null;
+  byId("details-none").hidden = n !== null;
   if (n === null) return;
   byId("details-name").replaceChildren(element("bdi", names[n]));
-  byId("details-text").replaceChildren(classesOf(n), ...groupLinks(n));
+  byId("details-text").replaceChildren(classesOf(n), element("br"), ...groupLinks(n));
   byId("details-picture").replaceChildren(...largest(n));
   byId("details-near").replaceChildren(...map.near[n].filter((tile) => tile >= 0).map(nearButton));
 }
@@ -425,6 +432,7 @@ function pinch(before, after, other) {
 function pointerUp(event) {
   if (!fingers.delete(event.pointerId) || fingers.size || moved > REACH) return;
   plane.select(plane.at(...point(event)));
+  if (plane.selected !== null) byId("details").scrollIntoView({ block: "nearest" });
 }
 
 // The wheel zooms once the map has been clicked, or with Ctrl; else it scrolls the page.
@@ -489,7 +497,13 @@ function startMap() {
   }
 }
 
+// What is jumped to must not lie below the search, which stays at the top.
+function keepClear() {
+  document.documentElement.style.scrollPaddingTop = `${byId("search").offsetHeight - 1}px`;
+}
+
 for (const each of all(".scripted")) each.hidden = false;
+new ResizeObserver(keepClear).observe(byId("search"));
 byId("field").addEventListener("input", search);
 document.addEventListener("keydown", pageKey);
 if (map) startMap();

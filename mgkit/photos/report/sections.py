@@ -156,30 +156,36 @@ def surplus_of(found: FoundPhotos, group: Group) -> list[int]:
 def missing(found: FoundPhotos) -> Section:
     """The pictures of the first folder that the other one does not hold."""
     absent = not_there(found)
-    there, moments = (len(held(found, {grade})) for grade in (SAME_FILE, SAME_MOMENT))
-    text = (
-        f"Of {len(searched(found)):,} pictures, the other folder holds {there:,} already. {len(absent):,} "
-        f"are not there; of {moments:,} pictures it holds another photograph of the same thing. "
-        f"{shown_of(len(absent), MOST_MISSING, 'pictures that are not there', '')}"
-    )
+    text = shown_of(len(absent), MOST_MISSING, "pictures that are not there", "")
     row = Row("", [described(found, i) for i in absent[:MOST_MISSING]])
     title = "Not in the other folder"
     return Section("missing", f"{title} ({len(absent):,})", title, text, [row] if absent else [])
 
 
+def compared(found: FoundPhotos) -> str:
+    """Two sentences: how many pictures of the first folder the other one holds."""
+    absent = not_there(found)
+    moments = held(found, SAME_MOMENT) & set(absent)
+    count = len(searched(found))
+    return (
+        f"Of {count:,} pictures, the other folder holds {count - len(absent):,} already, as they are or edited. "
+        f"{len(absent):,} are not there; of {len(moments):,} of these, it holds another photograph."
+    )
+
+
 def searched(found: FoundPhotos) -> list[int]:
     """The readable pictures of the first folder."""
-    return [i for i in found.readable.tolist() if found.against is None or i < found.against]
+    return found.readable[found.readable < found.against].tolist()
 
 
-def held(found: FoundPhotos, grades: set[int]) -> set[int]:
-    """The pictures of the first folder that the other one holds, by the grades of the groups."""
-    return {group.members[0] for group in found.groups if group.grade in grades}
+def held(found: FoundPhotos, grade: int) -> set[int]:
+    """The pictures of the first folder that the other one holds, by the grade of their group."""
+    return {group.members[0] for group in found.groups if group.grade == grade}
 
 
 def not_there(found: FoundPhotos) -> list[int]:
     """The readable pictures of the first folder whose file the other one does not hold."""
-    there = held(found, {SAME_FILE})
+    there = held(found, SAME_FILE)
     return [i for i in searched(found) if i not in there]
 
 

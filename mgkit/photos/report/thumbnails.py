@@ -14,6 +14,7 @@ from mgkit.machine.files import atomic_write
 SIDE = 128  # of a thumbnail, px
 QUALITIES = (75, 45, 20)  # of its JPEG: the first that keeps it small
 MOST_BYTES = 5000
+MOST_KEPT = 10_000  # in the file: 50 MB at most
 
 
 class Thumbnails:
@@ -49,10 +50,12 @@ class Thumbnails:
         return small_jpeg(small, MOST_BYTES)
 
     def save(self) -> None:
-        """Replace the file by the thumbnails used since, if one of them is new."""
+        """Add new thumbnails to the file, which keeps the last 10,000."""
         if not self.made:
             return
-        used = {key: jpeg for key, jpeg in self.used.items() if jpeg}
+        later = {key: jpeg for key, jpeg in self.used.items() if jpeg}
+        earlier = {key: jpeg for key, jpeg in self.kept.items() if key not in later}
+        used = dict([*earlier.items(), *later.items()][-MOST_KEPT:])
         with atomic_write(self.path) as temporary, open(temporary, "wb") as file:
             np.savez(
                 file,
