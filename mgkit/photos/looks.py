@@ -1,6 +1,9 @@
 """What a picture's file holds besides its pixels."""
 
+import os
 from dataclasses import dataclass
+
+from mgkit.data.decoding import WHOLE, image_shape, without_warnings
 
 
 @dataclass(frozen=True)
@@ -24,3 +27,14 @@ class Facts:
     camera: bool = False
     turned: bool = False
     remark: str = ""
+
+
+def read_facts(path: str, exif: bool = True) -> Facts:
+    """The facts of a picture's file, from its header; of a file that is gone, 0 bytes."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return Facts(1, 1, 0, 0.0)
+    with without_warnings():
+        width, height = image_shape(path, exif, WHOLE)
+    return Facts(width, height, status.st_size, status.st_mtime)
