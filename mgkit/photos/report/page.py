@@ -18,7 +18,7 @@ from mgkit.machine.printable import shown_name
 from mgkit.machine.progress import progress
 from mgkit.photos.found import FoundPhotos
 from mgkit.photos.report.listing import Listing, script_data
-from mgkit.photos.report.sections import compared, freed, readable_bytes, sections, shown_of
+from mgkit.photos.report.sections import could_be_freed, sections, shown_of
 from mgkit.photos.report.thumbnails import Thumbnails
 
 MOST_LEFT_OUT = 500
@@ -88,12 +88,12 @@ def content_hash(text: str) -> str:
 
 def facts(found: FoundPhotos) -> list[tuple[str, str]]:
     """(name, value) of what was found."""
-    against = [] if found.against is None else [("The other folder", compared(found))]
+    against = [("The other folder", found.describe_against())] if found.against else []
     return [
         ("Folder", shown_name(str(found.images.root))),
         ("Near-duplicates", found.describe()),
         *against,
-        ("Could be freed", f"{readable_bytes(freed(found))}, by copies of the same file"),
+        ("Could be freed", could_be_freed(found)),
     ]
 
 

@@ -11,7 +11,6 @@ from mgkit.machine.printable import shown_name
 from mgkit.photos.copies.groups import Group
 from mgkit.photos.copies.pairs import GRADES, SAME_FILE, SAME_MOMENT
 from mgkit.photos.found import FoundPhotos
-from mgkit.photos.looks import Facts
 
 MOST_GROUPS, MOST_MEMBERS = 40, 12  # of each grade
 MOST_CLASSES, MOST_PER_CLASS = 12, 8
@@ -61,28 +60,12 @@ class Section:
 def sections(found: FoundPhotos) -> list[Section]:
     """All sections, in the order of the page."""
     grades = [graded(found, SAME_FILE), graded(found, SAME_MOMENT)]
-    if found.against is not None:
+    if found.against:
         grades.append(missing(found))
     return [*grades, more_like_this(found), by_class(found)]
 
 
 # --- Near-duplicates
-
-
-def graded(found: FoundPhotos, grade: int) -> Section:
-    """The groups of a grade, numbered as in near_duplicates.csv."""
-    groups = [(n, group) for n, group in enumerate(found.groups, 1) if group.grade == grade]
-    parts = [EXPLAINED[grade] if found.against is None else EXPLAINED_AGAINST[grade]]
-    if grade == SAME_FILE and groups:
-        parts.append(f"{readable_bytes(freed(found))} could be freed.")
-    parts.append(shown_of(len(groups), MOST_GROUPS, "groups", "near_duplicates.csv"))
-    name = GRADES[grade]
-    title = name if found.against is None else f"in the other folder: {name}"
-    rows = [group_row(found, number, group) for number, group in groups[:MOST_GROUPS]]
-    return Section(
-        KEYS[grade], f"{first_upper(name)} ({len(groups):,})", first_upper(title), " ".join(parts), rows
-    )
-
 
 KEYS = {SAME_FILE: "same-file", SAME_MOMENT: "same-moment"}
 EXPLAINED = {
@@ -93,105 +76,77 @@ EXPLAINED = {
 }
 EXPLAINED_AGAINST = {
     SAME_FILE: "Each row begins with a picture of the folder that was searched; the other folder holds the "
-    "same one, perhaps edited.",
+    "same one, perhaps edited. Nothing was changed or deleted.",
     SAME_MOMENT: "Each row begins with a picture of the folder that was searched; the other folder does not "
     "hold it, but another photograph of the same thing.",
 }
 
 
+def graded(found: FoundPhotos, grade: int) -> Section:
+    """The groups of a grade, numbered as in near_duplicates.csv."""
+    groups = [(n, group) for n, group in enumerate(found.groups, 1) if group.grade == grade]
+    parts = [(EXPLAINED_AGAINST if found.against else EXPLAINED)[grade]]
+    if grade == SAME_FILE and groups:
+        parts.append(f"{could_be_freed(found)} could be freed.")
+    parts.append(shown_of(len(groups), MOST_GROUPS, "groups", "near_duplicates.csv"))
+    name = GRADES[grade]
+    title = first_upper(f"in the other folder: {name}" if found.against else name)
+    rows = [group_row(found, number, group) for number, group in groups[:MOST_GROUPS]]
+    return Section(KEYS[grade], f"{first_upper(name)} ({len(groups):,})", title, " ".join(parts), rows)
+
+
+def could_be_freed(found: FoundPhotos) -> str:
+    """The bytes of the copies that are proposed to go, and their number."""
+    count, size = found.could_go()
+    return f"{readable_bytes(size)} ({count:,} copies)"
+
+
 def group_row(found: FoundPhotos, number: int, group: Group) -> Row:
     """A group; the picture that is proposed to stay comes first, or, of two folders, the one searched for."""
-    first = group.kept if found.against is None else 0
+    first = 0 if found.against else group.kept
     order = [first, *(m for m in range(len(group.members)) if m != first)]
     pictures = [member(found, group, m) for m in order[:MOST_MEMBERS]]
-    count = len(order)
-    parts = [f"Group {number}: {count} pictures"]
-    if count > MOST_MEMBERS:
-        parts.append(f"{count - MOST_MEMBERS} of them not shown")
+    parts = [f"Group {number}: {len(order)} pictures"]
+    if len(order) > MOST_MEMBERS:
+        parts.append(f"{len(order) - MOST_MEMBERS} of them not shown")
     if np.isfinite(group.tightness):
         parts.append(f"mean similarity {group.tightness:.2f}")
     if group.grade == SAME_FILE:
-        parts.append(f"{readable_bytes(freed_by(found, group))} could be freed")
+        freed = sum(found.facts(i).size for i in group.going)
+        parts.append(f"{readable_bytes(freed)} could be freed")
     return Row(", ".join(parts), pictures, key=f"group-{number}")
 
 
 def member(found: FoundPhotos, group: Group, m: int) -> Picture:
     """A picture of a group with what its file is like, and how it is related to the one that stays."""
-    i, facts = group.members[m], found.facts(group.members[m])
-    lines = [f"{facts.width} × {facts.height} px, {readable_bytes(facts.size)}"]
-    turned = TURNS.get(group.turns[m], "") if group.turns else ""
-    lines += [line for line in (turned, facts.remark) if line]
-    if found.against is not None:
-        if m:
-            return picture(found, i, *lines, f"similarity {group.similarities[m]:.3f}", mark="other folder")
-        return picture(found, i, *lines)
-    if m == group.kept:
-        return picture(found, i, *lines, *([group.reason] if group.reason else []), mark="keep")
-    return picture(found, i, *lines, f"similarity {group.similarities[m]:.3f}")
+    i, stays = group.members[m], m == group.kept
+    lines = [
+        size_of(found, i),
+        TURNS.get(group.turns[m], "") if group.turns else "",
+        found.facts(i).remark,
+        "in the other folder" if found.against and i >= found.own else "",
+        group.reason if stays else f"similarity {group.similarities[m]:.3f}",
+    ]
+    return picture(found, i, *filter(None, lines), mark="keep" if stays else "")
 
 
-def freed(found: FoundPhotos) -> int:
-    """Bytes of the copies that are not proposed to stay; of two folders, of those that the other one has.
-
-    A picture of several groups counts once.
-    """
-    surplus = {i for group in found.groups if group.grade == SAME_FILE for i in surplus_of(found, group)}
-    return sum(found.facts(i).size for i in surplus)
-
-
-def freed_by(found: FoundPhotos, group: Group) -> int:
-    """The same, of one group."""
-    return sum(found.facts(i).size for i in surplus_of(found, group))
-
-
-def surplus_of(found: FoundPhotos, group: Group) -> list[int]:
-    if found.against is not None:
-        return [group.members[0]]
-    return [i for m, i in enumerate(group.members) if m != group.kept]
+def size_of(found: FoundPhotos, i: int) -> str:
+    """The size of a picture in pixels and bytes."""
+    facts = found.facts(i)
+    return f"{facts.width} × {facts.height} px, {readable_bytes(facts.size)}" if facts.size else "gone"
 
 
 # --- One folder against another
 
 
 def missing(found: FoundPhotos) -> Section:
-    """The pictures of the first folder that the other one does not hold."""
-    absent = not_there(found)
-    text = shown_of(len(absent), MOST_MISSING, "pictures that are not there", "")
-    row = Row("", [described(found, i) for i in absent[:MOST_MISSING]])
+    """The pictures of the first folder that the other one does not hold, as they are or edited."""
+    there = {group.members[0] for group in found.of_grade(SAME_FILE)}
+    absent = [i for i in found.readable[found.readable < found.own].tolist() if i not in there]
+    text = shown_of(len(absent), MOST_MISSING, "pictures that are not there", "against.csv")
+    row = Row("", [picture(found, i, size_of(found, i)) for i in absent[:MOST_MISSING]])
     title = "Not in the other folder"
     return Section("missing", f"{title} ({len(absent):,})", title, text, [row] if absent else [])
-
-
-def compared(found: FoundPhotos) -> str:
-    """Two sentences: how many pictures of the first folder the other one holds."""
-    absent = not_there(found)
-    moments = held(found, SAME_MOMENT) & set(absent)
-    count = len(searched(found))
-    return (
-        f"Of {count:,} pictures, the other folder holds {count - len(absent):,} already, as they are or edited. "
-        f"{len(absent):,} are not there; of {len(moments):,} of these, it holds another photograph."
-    )
-
-
-def searched(found: FoundPhotos) -> list[int]:
-    """The readable pictures of the first folder."""
-    return found.readable[found.readable < found.against].tolist()
-
-
-def held(found: FoundPhotos, grade: int) -> set[int]:
-    """The pictures of the first folder that the other one holds, by the grade of their group."""
-    return {group.members[0] for group in found.groups if group.grade == grade}
-
-
-def not_there(found: FoundPhotos) -> list[int]:
-    """The readable pictures of the first folder whose file the other one does not hold."""
-    there = held(found, SAME_FILE)
-    return [i for i in searched(found) if i not in there]
-
-
-def described(found: FoundPhotos, i: int) -> Picture:
-    facts: Facts = found.facts(i)
-    return picture(found, i, f"{facts.width} × {facts.height} px, {readable_bytes(facts.size)}")
 
 
 # --- Similar pictures, classes
@@ -248,7 +203,7 @@ def shown_of(there: int, most: int, what: str, complete: str) -> str:
 
 
 def readable_bytes(size: float) -> str:
-    """A number of bytes in kB, MB or GB; `gone` for none, as of a file that is no longer there."""
+    """A number of bytes in kB, MB or GB."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):
         if size >= factor:
             return f"{size / factor:,.1f} {unit}"

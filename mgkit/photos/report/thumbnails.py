@@ -14,6 +14,7 @@ from mgkit.machine.files import atomic_write
 SIDE = 128  # of a thumbnail, px
 QUALITIES = (75, 45, 20)  # of its JPEG: the first that keeps it small
 MOST_BYTES = 5000
+JPEG = b"\xff\xd8"  # how its files begin
 MOST_KEPT = 10_000  # in the file: 50 MB at most
 
 
@@ -69,10 +70,13 @@ def kept_at(path: Path) -> dict[int, bytes]:
     """{fingerprint: JPEG} of a file of thumbnails; empty if it is missing, damaged or another file."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            keys, ends, content = arrays["keys"], arrays["ends"], arrays["content"].tobytes()
-            starts = [0, *ends.tolist()]
-            pieces = [content[start:end] for start, end in zip(starts, starts[1:], strict=False)]
-            return dict(zip(keys.tolist(), pieces, strict=True))
+            keys, ends, content = (
+                arrays["keys"].tolist(),
+                arrays["ends"].tolist(),
+                arrays["content"].tobytes(),
+            )
+        pieces = [content[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        return {key: jpeg for key, jpeg in zip(keys, pieces, strict=True) if jpeg.startswith(JPEG)}
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return {}
 
