@@ -7,12 +7,13 @@ that are evenly spaced in the folder.
 import base64
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
 
 from mgkit.photos.found import FoundPhotos
-from mgkit.photos.report.map import MOST_TILES, TILE, TILES_PER_SIDE, Places, placed, sheets
+from mgkit.photos.report.map import MOST_TILES, TILE, TILES_PER_SIDE, Places, placed_once, sheets
 from mgkit.photos.report.thumbnails import Thumbnails
 
 MOST_LISTED = 30_000
@@ -37,13 +38,14 @@ class Listing:
     number: dict[int, int] = field(repr=False)
 
     @classmethod
-    def of(cls, found: FoundPhotos) -> "Listing":
-        """Choose the pictures and place them."""
+    def of(cls, found: FoundPhotos, folder: Path) -> "Listing":
+        """Choose the pictures and place them; the places are kept in a folder."""
         sampled = found.sample(MOST_TILES)
         pictures = np.array(listed(found, sampled), dtype=np.int64)
         number = {i: n for n, i in enumerate(pictures.tolist())}
         tiles = np.array([number[i] for i in sampled], dtype=np.int64)
-        return cls(found, pictures, tiles, placed(found.descriptors[pictures], tiles), number)
+        places = placed_once(found.descriptors[pictures], tiles, folder)
+        return cls(found, pictures, tiles, places, number)
 
     def tile_pictures(self) -> list[int]:
         """Indices of the pictures with a thumbnail on the map."""

@@ -4,17 +4,19 @@ A sample of the pictures is placed by t-SNE (van der Maaten and Hinton 2008), wh
 number of pictures. Each of the others is placed among those of the sample that it is most similar to.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from mgkit.data.decoding import UnreadableImageError
-from mgkit.explore.style import encoded
-from mgkit.photos.report.thumbnails import decoded
+from mgkit.explore.style import GREY, encoded
+from mgkit.photos.report.kept import read_arrays, write_arrays
+from mgkit.photos.report.thumbnails import square
 from mgkit.retrieval.search import top_k
 
 FEWEST = 10  # pictures of a map
@@ -60,6 +62,21 @@ def placed(descriptors: np.ndarray, tiles: np.ndarray) -> Places | None:
     return Places(np.clip(positions, 0, 1), without_self(near, tiles))
 
 
+def placed_once(descriptors: np.ndarray, tiles: np.ndarray, folder: Path) -> Places | None:
+    """As `placed`; the places are kept in a folder, for the next report on the same descriptors."""
+    path = folder / "map.npz"
+    digest = hashlib.sha256(np.ascontiguousarray(descriptors))
+    digest.update(tiles.astype("<i8"))
+    key = np.frombuffer(digest.digest(), dtype=np.uint8)
+    kept = read_arrays(path, "key", "positions", "near")
+    if kept and np.array_equal(kept[0], key):
+        return Places(*kept[1:])
+    places = placed(descriptors, tiles)
+    if places:
+        write_arrays(path, key=key, positions=places.positions, near=places.near)
+    return places
+
+
 def by_tsne(descriptors: np.ndarray) -> np.ndarray:
     """Positions in 0..1 [t,2] of descriptors [t,D]."""
     few = min(DIMENSIONS, *descriptors.shape)
@@ -101,14 +118,10 @@ def sheets(thumbnails: Sequence[bytes]) -> list[bytes]:
 def sheet(thumbnails: Sequence[bytes]) -> Image.Image:
     """One sheet, as wide as 16 thumbnails."""
     rows = -(-len(thumbnails) // TILES_PER_SIDE)
-    picture = Image.new("RGB", (TILES_PER_SIDE * TILE, rows * TILE), "grey")
+    picture = Image.new("RGB", (TILES_PER_SIDE * TILE, rows * TILE), GREY)
     for n, jpeg in enumerate(thumbnails):
         row, column = divmod(n, TILES_PER_SIDE)
-        try:
-            tile = ImageOps.fit(decoded(jpeg), (TILE, TILE))
-        except UnreadableImageError:
-            continue
-        picture.paste(tile, (column * TILE, row * TILE))
+        picture.paste(square(jpeg, TILE), (column * TILE, row * TILE))
     return picture
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from mgkit.engine.feature_store import features_folder
 from mgkit.engine.run import opened_folder, stage_folder
 from mgkit.machine.files import write_text
 from mgkit.machine.printable import shown_name
 from mgkit.machine.progress import progress
 from mgkit.photos.found import FoundPhotos
+from mgkit.photos.report.kept import kept_folder
 from mgkit.photos.report.listing import Listing, script_data
 from mgkit.photos.report.sections import could_be_freed, sections, shown_of
 from mgkit.photos.report.thumbnails import Thumbnails
@@ -29,25 +29,25 @@ SECONDS_WITHOUT_BAR = 3.0
 def save_report(found: FoundPhotos) -> Path:
     """Write the report atomically into the folder of its run, and return its path.
 
-    Of several machines, the first one writes. The thumbnails are kept for the next report of the experiment.
+    Of several machines, the first one writes. Thumbnails and map are kept for the next report of the experiment.
     """
     config = found.task.config
     if config.node_rank:
         return stage_folder(config) / "report.html"
-    thumbnails = Thumbnails(found.images, features_folder(config.experiment) / "thumbnails.npz")
-    text = report_text(found, thumbnails)
-    thumbnails.save()
+    text = report_text(found, kept_folder(config))
     with opened_folder(config) as folder:
         write_text(folder / "report.html", text)
     return folder / "report.html"
 
 
-def report_text(found: FoundPhotos, thumbnails: Thumbnails) -> str:
-    """The report as HTML."""
-    parts, listing = sections(found), Listing.of(found)
+def report_text(found: FoundPhotos, folder: Path) -> str:
+    """The report as HTML. folder: where thumbnails and map are kept."""
+    parts, listing = sections(found), Listing.of(found, folder)
+    thumbnails = Thumbnails(found.images, folder)
     shown = dict.fromkeys([*(i for part in parts for i in part.shown()), *listing.tile_pictures()])
     for i in progress(shown, "thumbnails", unit="pictures", delay=SECONDS_WITHOUT_BAR):
         thumbnails.jpeg(i)
+    thumbnails.save()
 
     def uri(i: int) -> str:
         jpeg = thumbnails.jpeg(i)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mgkit.data.images import ImageList
 from mgkit.explore.style import COLOURS, axes_grid, frame, picture_tile, show_image, style
@@ -13,8 +13,11 @@ from mgkit.machine.printable import shortened
 from mgkit.photos.copies.pairs import GRADES, SAME_FILE, SAME_MOMENT
 from mgkit.photos.copies.thresholds import Threshold, Thresholds
 from mgkit.photos.found import FoundPhotos
-from mgkit.photos.report.map import MOST_TILES, on_a_grid, placed
+from mgkit.photos.report.kept import kept_folder
+from mgkit.photos.report.listing import Listing
+from mgkit.photos.report.map import on_a_grid
 from mgkit.photos.report.sections import first_upper
+from mgkit.photos.report.thumbnails import Thumbnails, square
 
 SIDE = 48  # of a picture on the map, px
 
@@ -73,14 +76,15 @@ def map_of_photos(found: FoundPhotos, *, columns: int = 26, rows: int = 15) -> F
 
     Raises ValueError where there are too few different pictures.
     """
-    sampled = found.sample(MOST_TILES)
-    places = placed(found.descriptors[sampled], np.arange(len(sampled)))
-    if places is None:
+    folder = kept_folder(found.task.config)
+    listing = Listing.of(found, folder)
+    if listing.places is None:
         raise ValueError("there are too few different pictures for a map")
+    thumbnails, pictures = Thumbnails(found.images, folder), listing.tile_pictures()
     mosaic = Image.new("RGB", (columns * SIDE, rows * SIDE), "white")
-    for (column, row), n in on_a_grid(places.positions, columns, rows).items():
-        tile = ImageOps.fit(picture_tile(found.images, sampled[n], side=SIDE), (SIDE, SIDE))
-        mosaic.paste(tile, (column * SIDE, row * SIDE))
+    for (column, row), n in on_a_grid(listing.places.positions[listing.tiles], columns, rows).items():
+        mosaic.paste(square(thumbnails.jpeg(pictures[n]), SIDE), (column * SIDE, row * SIDE))
+    thumbnails.save()
     figure, [[panel]] = axes_grid(1, 1, width=9.0, height=9.0 * rows / columns)
     show_image(panel, mosaic)
     panel.set_axis_off()

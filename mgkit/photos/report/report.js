@@ -218,7 +218,9 @@ class Plane {
     const inCells = new Set(this.tiles().values());
     const dots = names.map((_, n) => n).filter((n) => !inCells.has(n));
     const found = dots.filter((n) => hits && hits.has(n));
+    context.globalAlpha = 0.5;
     if (!hits) this.drawDots(dots, style.getPropertyValue("--dim"), DOT);
+    context.globalAlpha = 1;
     for (const [cell, n] of this.tiles()) this.drawTile(n, ...this.square(cell));
     this.drawDots(found, style.getPropertyValue("--accent"), 2 * DOT);
     this.drawSelected(style.getPropertyValue("--accent"));
@@ -504,7 +506,10 @@ function keepClear() {
 
 for (const each of all(".scripted")) each.hidden = false;
 new ResizeObserver(keepClear).observe(byId("search"));
-byId("field").addEventListener("input", search);
+byId("field").addEventListener("input", () => {
+  search();
+  byId("main").scrollIntoView(); // to the first hits
+});
 document.addEventListener("keydown", pageKey);
 if (map) startMap();
 search();

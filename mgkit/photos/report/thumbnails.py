@@ -1,15 +1,14 @@
 """Small JPEG files of pictures: each picture is decoded once, and a later run reads them from a file."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mgkit.data.decoding import UnreadableImageError, load_image, without_warnings
 from mgkit.data.images import ImageList, fingerprints
-from mgkit.explore.style import encoded
-from mgkit.machine.files import atomic_write
+from mgkit.explore.style import GREY, encoded
+from mgkit.photos.report.kept import read_arrays, write_arrays
 
 SIDE = 128  # of a thumbnail, px
 QUALITIES = (75, 45, 20)  # of its JPEG: the first that keeps it small
@@ -22,14 +21,14 @@ class Thumbnails:
     """Thumbnails of the pictures of a list.
 
     images: the pictures.
-    path: the file that keeps the thumbnails; a missing or damaged one counts as empty.
+    folder: where they are kept; a missing or damaged file counts as empty.
 
     A thumbnail is known by the picture's path, size and time of change, as `fingerprints` gives them.
     """
 
-    def __init__(self, images: ImageList, path: Path):
-        self.images, self.path = images, path
-        self.kept = kept_at(path)
+    def __init__(self, images: ImageList, folder: Path):
+        self.images, self.path = images, folder / "thumbnails.npz"
+        self.kept = kept_at(self.path)
         self.used: dict[int, bytes] = {}
         self.made = 0
 
@@ -57,28 +56,22 @@ class Thumbnails:
         later = {key: jpeg for key, jpeg in self.used.items() if jpeg}
         earlier = {key: jpeg for key, jpeg in self.kept.items() if key not in later}
         used = dict([*earlier.items(), *later.items()][-MOST_KEPT:])
-        with atomic_write(self.path) as temporary, open(temporary, "wb") as file:
-            np.savez(
-                file,
-                keys=np.array(list(used), dtype=np.uint64),
-                ends=np.cumsum([len(jpeg) for jpeg in used.values()], dtype=np.int64),
-                content=np.frombuffer(b"".join(used.values()), dtype=np.uint8),
-            )
+        write_arrays(
+            self.path,
+            keys=np.array(list(used), dtype=np.uint64),
+            ends=np.cumsum([len(jpeg) for jpeg in used.values()], dtype=np.int64),
+            content=np.frombuffer(b"".join(used.values()), dtype=np.uint8),
+        )
 
 
 def kept_at(path: Path) -> dict[int, bytes]:
     """{fingerprint: JPEG} of a file of thumbnails; empty if it is missing, damaged or another file."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            keys, ends, content = (
-                arrays["keys"].tolist(),
-                arrays["ends"].tolist(),
-                arrays["content"].tobytes(),
-            )
-        pieces = [content[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-        return {key: jpeg for key, jpeg in zip(keys, pieces, strict=True) if jpeg.startswith(JPEG)}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    arrays = read_arrays(path, "keys", "ends", "content")
+    if arrays is None or any(each.ndim != 1 for each in arrays) or len(arrays[0]) != len(arrays[1]):
         return {}
+    keys, ends, content = arrays[0].tolist(), arrays[1].tolist(), arrays[2].tobytes()
+    pieces = [content[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    return {key: jpeg for key, jpeg in zip(keys, pieces, strict=True) if jpeg.startswith(JPEG)}
 
 
 def small_jpeg(picture: Image.Image, most: int) -> bytes:
@@ -90,6 +83,9 @@ def small_jpeg(picture: Image.Image, most: int) -> bytes:
     return jpeg
 
 
-def decoded(jpeg: bytes) -> Image.Image:
-    """A thumbnail as an image. Raises UnreadableImageError, also for an empty one."""
-    return load_image(jpeg, name="of a thumbnail")
+def square(jpeg: bytes, side: int) -> Image.Image:
+    """The middle of a thumbnail as a square; grey if there is none. side: px."""
+    try:
+        return ImageOps.fit(load_image(jpeg, name="of a thumbnail"), (side, side))
+    except UnreadableImageError:
+        return Image.new("RGB", (side, side), GREY)

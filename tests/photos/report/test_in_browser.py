@@ -15,7 +15,6 @@ from mgkit.engine.run import Run
 from mgkit.photos.copies.groups import Group
 from mgkit.photos.copies.pairs import SAME_FILE, SAME_MOMENT
 from mgkit.photos.report.page import report_text, save_report
-from mgkit.photos.report.thumbnails import Thumbnails
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -43,8 +42,7 @@ def written(tmp_path_factory):
     def of(found):
         if not path.exists():
             result = found(NAMES, groups=[COPIES, FRAMES], queries=3)
-            thumbnails = Thumbnails(result.images, path.with_suffix(".npz"))
-            path.write_text(report_text(result, thumbnails), encoding="utf-8")
+            path.write_text(report_text(result, path.parent), encoding="utf-8")
         return path
 
     return of

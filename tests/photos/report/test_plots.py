@@ -85,13 +85,13 @@ def test_without_groups_a_grade_has_no_figure(found):
         duplicate_groups(found(["0.jpg", "1.jpg"], groups=[(0, 1)]), SAME_MOMENT)
 
 
-def test_the_map_shows_pictures_on_white(found):
+def test_the_map_shows_pictures_on_white(found, here):
     [axes] = drawn(map_of_photos(found([f"{i}.jpg" for i in range(12)]), columns=6, rows=4)).axes
     mosaic = np.asarray(axes.images[0].get_array())
     cells = mosaic.reshape(4, 48, 6, 48, 3).transpose(0, 2, 1, 3, 4).reshape(24, -1)
     assert 2 <= (cells.min(1) < 255).sum() <= 12
 
 
-def test_too_few_pictures_have_no_map(found):
+def test_too_few_pictures_have_no_map(found, here):
     with pytest.raises(ValueError, match="too few different pictures"):
         map_of_photos(found(["0.jpg", "1.jpg"]))
