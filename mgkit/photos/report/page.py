@@ -29,7 +29,7 @@ SECONDS_WITHOUT_BAR = 3.0
 def save_report(found: FoundPhotos) -> Path:
     """Write the report atomically into the folder of its run, and return its path.
 
-    Of several machines, the first one writes. Thumbnails and map are kept for the next report of the experiment.
+    Of several machines, the first one writes. Thumbnails and map are kept for the experiment's next report.
     """
     config = found.task.config
     if config.node_rank:

@@ -9,7 +9,7 @@ from support import noise
 
 from mgkit.explore.style import encoded
 from mgkit.photos.report import map as module
-from mgkit.photos.report.map import NEAR, TILE, on_a_grid, placed, placed_once, sheets
+from mgkit.photos.report.map import NEAR, TILE, Places, on_a_grid, placed, placed_once, sheets
 
 
 def clusters(count, each, dims=16, seed=0):
@@ -41,15 +41,16 @@ def test_places_are_kept_for_the_same_descriptors_only(tmp_path, monkeypatch):
     tiles = np.arange(0, 30, 2)
     first = placed_once(descriptors, tiles, tmp_path)
     np.testing.assert_array_equal(first.positions, placed(descriptors, tiles).positions)
-    monkeypatch.setattr(module, "placed", lambda *_: "anew")
+    anew = Places(np.zeros((30, 2)), np.zeros((30, NEAR)))
+    monkeypatch.setattr(module, "placed", lambda *_: anew)
     again = placed_once(descriptors, tiles, tmp_path)
     np.testing.assert_array_equal(again.positions, first.positions)
     np.testing.assert_array_equal(again.near, first.near)
     monkeypatch.setattr(module, "write_arrays", lambda *_, **__: None)
-    assert placed_once(descriptors[::-1], tiles, tmp_path) == "anew"
-    assert placed_once(descriptors, tiles[1:], tmp_path) == "anew"
+    assert placed_once(descriptors[::-1], tiles, tmp_path) is anew
+    assert placed_once(descriptors, tiles[1:], tmp_path) is anew
     (tmp_path / "map.npz").write_text("damaged")
-    assert placed_once(descriptors, tiles, tmp_path) == "anew"
+    assert placed_once(descriptors, tiles, tmp_path) is anew
 
 
 def test_the_nearest_thumbnails_are_those_of_a_slow_oracle_without_the_picture_itself():
