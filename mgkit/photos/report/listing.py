@@ -4,7 +4,6 @@ Names and places of at most 30,000 pictures: those with a thumbnail on the map, 
 that are evenly spaced in the folder.
 """
 
-import base64
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from markupsafe import Markup
 
 from mgkit.photos.found import FoundPhotos
 from mgkit.photos.report.map import MOST_TILES, TILE, TILES_PER_SIDE, Places, placed_once, sheets
-from mgkit.photos.report.thumbnails import Thumbnails
+from mgkit.photos.report.thumbnails import Thumbnails, jpeg_uri
 
 MOST_LISTED = 30_000
 MOST_NAME_BYTES = 2_000_000
@@ -61,11 +60,10 @@ class Listing:
         x, y = (self.places.positions * CELLS).round().astype(int).T.tolist()
         labels, percents, names = self.classes()
         tiles = sheets([thumbnails.jpeg(i) for i in self.tile_pictures()])
-        uris = [f"data:image/jpeg;base64,{base64.b64encode(each).decode('ascii')}" for each in tiles]
         return {
             "x": x, "y": y, "cells": CELLS, "tiles": self.tiles.tolist(), "near": self.places.near.tolist(),
             "labels": labels, "percents": percents, "classes": names,
-            "sheets": uris, "side": TILE, "across": TILES_PER_SIDE,
+            "sheets": list(map(jpeg_uri, tiles)), "side": TILE, "across": TILES_PER_SIDE,
         }  # fmt: skip
 
     def classes(self) -> tuple[list[list[int]], list[list[int]], list[str]]:
@@ -85,7 +83,7 @@ class Listing:
 def listed(found: FoundPhotos, first: list[int]) -> list[int]:
     """At most 30,000 pictures, ascending, whose names need at most 2 MB; `first`, then groups, are kept."""
     of_groups = [i for group in found.groups for i in group.members]
-    others = found.sample(MOST_LISTED)
+    others = np.random.default_rng(0).permutation(found.sample(MOST_LISTED)).tolist()  # some may not fit
     chosen, left = {}, MOST_NAME_BYTES
     for i in dict.fromkeys([*first, *of_groups, *others]):
         left -= len(json.dumps(found.name(i), ensure_ascii=False).encode())

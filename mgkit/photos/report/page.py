@@ -19,7 +19,7 @@ from mgkit.photos.found import FoundPhotos
 from mgkit.photos.report.kept import kept_folder
 from mgkit.photos.report.listing import Listing, script_data
 from mgkit.photos.report.sections import could_be_freed, sections, shown_of
-from mgkit.photos.report.thumbnails import Thumbnails
+from mgkit.photos.report.thumbnails import Thumbnails, jpeg_uri
 
 MOST_LEFT_OUT = 500
 MOST_BYTES = 19_500_000  # of the file; the map is left out where it would be larger
@@ -49,17 +49,13 @@ def report_text(found: FoundPhotos, folder: Path) -> str:
         thumbnails.jpeg(i)
     thumbnails.save()
 
-    def uri(i: int) -> str:
-        jpeg = thumbnails.jpeg(i)
-        return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}" if jpeg else ""
-
     style, script = (
         files(__package__).joinpath(f"report.{kind}").read_text("utf-8") for kind in ("css", "js")
     )
     values = {
         "title": f"{len(found.readable):,} pictures below {shown_name(found.images.root.name)}",
         "facts": facts(found), "how": how(found), "sections": parts,
-        "uri": uri, "number": listing.number,
+        "uri": lambda i: jpeg_uri(thumbnails.jpeg(i)), "number": listing.number,
         "style": Markup(style), "style_hash": content_hash(style),
         "script": Markup(script), "script_hash": content_hash(script),
         "names": script_data(listing.names()), "listed": len(listing.pictures),
@@ -70,7 +66,7 @@ def report_text(found: FoundPhotos, folder: Path) -> str:
     if listing.places is None:
         return render(values, map=None, why="There are too few different pictures for a map.")
     text = render(values, map=script_data(listing.map(thumbnails)), why="")
-    if len(text) <= MOST_BYTES:
+    if len(text.encode(errors="surrogateescape")) <= MOST_BYTES:
         return text
     return render(values, map=None, why="The map is left out: the file would be too large with it.")
 

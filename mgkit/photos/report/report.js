@@ -182,17 +182,28 @@ class Plane {
   tiles() {
     const side = this.cellSide();
     if (this.cells && this.side === side) return this.cells;
+    this.side = side;
     const best = new Map();
     for (const n of map.tiles) {
       const [x, y] = this.place(n).map((value) => value / side);
-      const cell = `${Math.floor(x)},${Math.floor(y)}`;
+      const cell = this.cellOf(n);
       const wanted = n === this.selected || (hits && hits.has(n)) ? 0 : 1;
       const rank = wanted + Math.hypot((x % 1) - 0.5, (y % 1) - 0.5);
       if (!best.has(cell) || rank < best.get(cell).rank) best.set(cell, { n, rank });
     }
-    this.side = side;
     this.cells = new Map([...best].map(([cell, { n }]) => [cell, n]));
+    this.arrangeDots();
     return this.cells;
+  }
+
+  cellOf(n) {
+    return this.place(n).map((value) => Math.floor(value / this.side)).join();
+  }
+
+  // Dots are the pictures beside the thumbnails; what was searched for is seen on them, too.
+  arrangeDots() {
+    const others = names.map((_, n) => n).filter((n) => this.cells.get(this.cellOf(n)) !== n);
+    this.dots = others.filter((n) => (hits ? hits.has(n) : !this.cells.has(this.cellOf(n))));
   }
 
   // Left, top and side of a cell on the screen.
@@ -215,27 +226,23 @@ class Plane {
     const style = getComputedStyle(this.canvas);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, this.width, this.height);
-    const inCells = new Set(this.tiles().values());
-    const dots = names.map((_, n) => n).filter((n) => !inCells.has(n));
-    const found = dots.filter((n) => hits && hits.has(n));
-    context.globalAlpha = 0.5;
-    if (!hits) this.drawDots(dots, style.getPropertyValue("--dim"), DOT);
-    context.globalAlpha = 1;
     for (const [cell, n] of this.tiles()) this.drawTile(n, ...this.square(cell));
-    this.drawDots(found, style.getPropertyValue("--accent"), 2 * DOT);
+    this.drawDots(style.getPropertyValue(hits ? "--accent" : "--dim"), hits ? 2 * DOT : DOT);
     this.drawSelected(style.getPropertyValue("--accent"));
   }
 
-  drawDots(dots, colour, radius) {
+  drawDots(colour, radius) {
     const { context } = this;
     context.fillStyle = colour;
-    for (const n of dots) {
+    context.globalAlpha = hits ? 1 : 0.5;
+    for (const n of this.dots) {
       const [x, y] = this.onScreen(this.place(n));
       if (!this.sees(x, y, radius)) continue;
       context.beginPath();
       context.arc(x, y, radius, 0, 2 * Math.PI);
       context.fill();
     }
+    context.globalAlpha = 1;
   }
 
   sees(x, y, side) {
@@ -357,7 +364,8 @@ const plane = map && new Plane(byId("plane"));
 function classesOf(n) {
   if (!map.classes.length) return "";
   const likely = map.labels[n].map((label, k) => [map.classes[label], map.percents[n][k]]);
-  return likely.filter(([, percent]) => percent > 0).map(([name, percent]) => `${name} ${percent} %`).join(", ");
+  const shown = likely.filter(([, percent]) => percent > 0);
+  return shown.map(([name, percent]) => `${name} ${percent} %`).join(", ");
 }
 
 // --- What is known of the selected picture

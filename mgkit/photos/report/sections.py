@@ -163,7 +163,7 @@ def more_like_this(found: FoundPhotos) -> Section:
         pairs = zip(answers.neighbours, answers.scores, strict=True)
         pictures = [picture(found, j, f"similarity {score:.2f}") for j, score in pairs]
         lines = [f"{name} {100 * probability:.0f} %" for name, probability in answers.classes[:2]]
-        rows.append(Row("", pictures, picture(found, i, *lines, mark="asked for")))
+        rows.append(Row("", pictures, picture(found, i, *lines, mark="like this one")))
     text = f"{len(chosen)} pictures, evenly spaced in the folder, each with the most similar ones."
     return Section("like", "More like this", "More like this", text, rows)
 

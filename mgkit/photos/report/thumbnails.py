@@ -1,5 +1,6 @@
 """Small JPEG files of pictures: each picture is decoded once, and a later run reads them from a file."""
 
+import base64
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,11 @@ def small_jpeg(picture: Image.Image, most: int) -> bytes:
         if len(jpeg) <= most:
             break
     return jpeg
+
+
+def jpeg_uri(jpeg: bytes) -> str:
+    """A JPEG file as a data URI; empty if there is none."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}" if jpeg else ""
 
 
 def square(jpeg: bytes, side: int) -> Image.Image:
