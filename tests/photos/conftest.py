@@ -37,7 +37,9 @@ def found(tmp_path, tiny_net):
         folder = tmp_path / "<my> pictures"
         folder.mkdir()
         for seed, name in enumerate(names):
-            with open(os.path.join(folder, name), "wb") as file:
+            path = os.path.join(folder, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as file:
                 noise(seed, (40, 30)).save(file, "JPEG")
         images = find_photos([folder], side=32).images
         rng = np.random.default_rng(0)

@@ -18,11 +18,12 @@ from mgkit.photos.report.page import report_text, save_report
 
 pytestmark = pytest.mark.usefixtures("here")
 
+CLOSING = "x</script><script>alert(3)</script>.jpg"  # folders x<, script><script>alert(3)<
 NAMES = [
     "Käse.jpg", "<img src=x onerror=alert(1)>.jpg", "<_script><script>alert(2)<_script>.jpg", "a b.jpg",
-    "naïve 🏖️.jpg", "{{ 7 * 7 }}.jpg", "line\nbreak.jpg", *(f"IMG_{n:02}.jpg" for n in range(13)),
+    "naïve 🏖️.jpg", "{{ 7 * 7 }}.jpg", CLOSING, "line\nbreak.jpg", *(f"IMG_{n:02}.jpg" for n in range(13)),
 ]  # fmt: skip
-# By path: the script, the img, IMG_00 to IMG_12, Käse, a b, line, naïve, {{.
+# By path: the script, the img, IMG_00 to IMG_12, Käse, a b, line, naïve, x<, {{.
 COPIES = Group((1, 2, 15), (0.9,) * 3, SAME_FILE, turns=(1,) * 3, kept=1, reason="most pixels", going=(1, 15))
 FRAMES = Group((16, 18), (0.7,) * 2, SAME_MOMENT, turns=(1,) * 2)
 SECONDS_TO_OPEN = 10
@@ -91,7 +92,7 @@ def focused(page):
 def test_typing_filters_the_rows_and_counts_the_pictures(opened):
     page = opened()
     page.get_by_label("Search by name").fill("KASE")
-    assert page.locator("#count").inner_text() == "1 of 20 pictures"
+    assert page.locator("#count").inner_text() == "1 of 21 pictures"
     assert page.locator("#hits li bdi").all_inner_texts() == ["Käse.jpg"]
     shown = page.locator("#same-file .group:visible, #same-moment .group:visible")
     assert shown.count() == 1 and "Käse.jpg" in shown.inner_text()
@@ -128,7 +129,7 @@ def test_slash_searches_and_escape_clears(opened):
     page.keyboard.press("/")
     page.keyboard.type("img")
     assert page.get_by_label("Search by name").input_value() == "img"
-    assert page.locator("#count").inner_text().startswith("14 of 20 pictures")
+    assert page.locator("#count").inner_text().startswith("14 of 21 pictures")
     page.keyboard.press("Escape")
     assert page.get_by_label("Search by name").input_value() == "" and not page.locator(".hit").count()
     assert page.locator(".group:visible").count() == page.locator(".group").count()
@@ -305,7 +306,7 @@ def test_odd_names_stay_text_wherever_they_are_shown(opened):
     page = opened()
     page.get_by_label("Search by name").fill("<")
     listed = page.locator("#hits li bdi").all_inner_texts()
-    assert listed == [r"<_script><script>alert(2)<_script>.jpg", "<img src=x onerror=alert(1)>.jpg"]
+    assert listed == [r"<_script><script>alert(2)<_script>.jpg", "<img src=x onerror=alert(1)>.jpg", CLOSING]
     page.locator("#hits button").nth(1).click()
     assert page.locator("#details-name").inner_text() == "<img src=x onerror=alert(1)>.jpg"
     assert page.locator("img[src='x']").count() == 0 and page.evaluate("document.scripts.length") == 3
