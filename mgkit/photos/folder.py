@@ -128,8 +128,8 @@ def check_apart(photos: Sequence[str], against: Sequence[str]) -> None:
             if inside(theirs, ours) or inside(ours, theirs):
                 how = "is" if ours == theirs else "lies in" if inside(theirs, ours) else "holds"
                 raise ValueError(
-                    f"against: {shown_name(theirs)} {how} {shown_name(ours)} of photos: folders that lie apart "
-                    "are wanted"
+                    f"against: {shown_name(theirs)} {how} {shown_name(ours)} of photos: folders apart from "
+                    "each other are wanted"
                 )
 
 

@@ -63,15 +63,9 @@ class FoundPhotos:
         return self.task.folder.images
 
     @property
-    def own(self) -> int:
-        """Number of the pictures of `photos`, which come first; those of `against` follow."""
-        own = self.task.folder.own
-        return len(self.images) if own is None else own
-
-    @property
-    def against(self) -> bool:
-        """Whether the pictures were looked for in other folders."""
-        return self.task.folder.own is not None
+    def against(self) -> int | None:
+        """Number of the pictures of `photos`, which come first; None without further ones of `against`."""
+        return self.task.folder.own
 
     @property
     def readable(self) -> np.ndarray:
@@ -139,13 +133,14 @@ class FoundPhotos:
 
     def describe_grades(self) -> str:
         """Lines: the groups and pictures of each grade; what could go; with `against`, what is there."""
-        lines = [] if self.against else [self.describe_grade(grade) for grade in GRADES]
+        apart = self.against is not None
+        lines = [self.describe_against()] if apart else [self.describe_grade(grade) for grade in GRADES]
         count, size = self.could_go()
         lines.append(
             f"{count:,} copies could go, which would free {size / 1e6:,.1f} MB; which ones is in "
             "near_duplicates.csv"
         )
-        return "\n".join(([self.describe_against()] if self.against else []) + lines)
+        return "\n".join(lines)
 
     def describe_grade(self, grade: int) -> str:
         groups = self.of_grade(grade)
@@ -155,7 +150,7 @@ class FoundPhotos:
     def describe_against(self) -> str:
         """One line: how many pictures of `photos` are in `against`."""
         copies, moments = (len(self.of_grade(grade)) for grade in (SAME_FILE, SAME_MOMENT))
-        readable = int((self.readable < self.own).sum())
+        readable = int((self.readable < self.against).sum())
         return (
             f"of {readable:,} pictures of photos, {copies:,} are in against as the same file, {moments:,} as "
             f"the same moment, {readable - copies - moments:,} not at all; each is in against.csv"
@@ -194,8 +189,9 @@ def write_results(run: Run, found: FoundPhotos) -> None:
     paths, threshold = found.images.paths, found.threshold
     run.write("near_duplicates.csv", duplicates_csv(found.groups, paths, found.facts))
     run.write("left_out.csv", left_out_csv(found.left_out))
-    if found.against:
-        run.write("against.csv", against_csv(found.groups, paths, found.own, set(found.readable.tolist())))
+    if found.against is not None:
+        readable = set(found.readable.tolist())
+        run.write("against.csv", against_csv(found.groups, paths, found.against, readable))
     count, size = found.could_go()
     run.results({
         "pictures": len(found.images), "readable": len(found.readable), "left_out": len(found.left_out),

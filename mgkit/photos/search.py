@@ -5,18 +5,17 @@ The pictures are only read; results go to outputs/.
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 from PIL import Image
 
 from mgkit.config import PhotosConfig
-from mgkit.data.images import evenly
 from mgkit.engine.holding import holding
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run
 from mgkit.explore.browse import Classes, Describe, likely_classes, pooled_picture
-from mgkit.features import to_descriptors
+from mgkit.features import rows_at, to_descriptors
+from mgkit.machine.distributed import is_main
 from mgkit.model import Whitening
 from mgkit.photos.classes import BEST_CLASSES, check_classes, top_classes
 from mgkit.photos.copies.edits import EDITS, edited_copies
@@ -24,14 +23,16 @@ from mgkit.photos.copies.groups import Group, matches, near_duplicates, pairs_be
 from mgkit.photos.copies.keep import Keeping
 from mgkit.photos.copies.pairs import pairs_above
 from mgkit.photos.copies.thresholds import Threshold, calibrated
-from mgkit.photos.embedding.nearest import neighbours, neighbours_elsewhere
-from mgkit.photos.embedding.whitening import choose_whitening
+from mgkit.photos.embedding.forecast import Forecast, seconds_to_search
+from mgkit.photos.embedding.nearest import KeptLists, neighbours, neighbours_elsewhere
+from mgkit.photos.embedding.whitening import KeptWhitening, choose_whitening, identity_of
 from mgkit.photos.found import FoundPhotos, left_out_of, write_results
 from mgkit.photos.given import GivenPhotoTask
-from mgkit.photos.looks import Facts, read_facts
+from mgkit.photos.looks import Facts
 from mgkit.photos.task import PhotoTask, photo_task
 
 SAMPLED = 200  # pictures whose edited copies calibrate the threshold
+THUMBNAILS = 500  # of the report, about, which take as long as embedding half as many pictures
 
 
 def embed_photos(task: PhotoTask | GivenPhotoTask) -> None:
@@ -50,23 +51,36 @@ def run_photos(config: PhotosConfig) -> None:
 
 
 def embed_here(task: PhotoTask) -> None:
-    copy_features(task, sampled(task.photo_features()))
+    copy_features(task, sampled(task, task.photo_features(forecast(task))))
 
 
-def sampled(rows: np.ndarray) -> np.ndarray:
-    """Indices of readable pictures, evenly spaced, whose edited copies are embedded; from features [N,C]."""
+def forecast(task: PhotoTask) -> Forecast:
+    """What says how long the whole run takes, when the first pictures have been embedded."""
+    if not is_main():
+        return Forecast(say=lambda line: None)
+    count = len(task.folder.images)
+    return Forecast(
+        beside=SAMPLED * len(EDITS) + THUMBNAILS, search=lambda: seconds_to_search(count, task.net.width + 1)
+    )
+
+
+def sampled(task: PhotoTask, rows: np.ndarray) -> np.ndarray:
+    """Indices of readable pictures whose edited copies are embedded; from features [N,C].
+
+    They are those of the least keys, which are as good as random: in a folder that grows, most stay the same.
+    """
     readable = np.flatnonzero(np.isfinite(rows[:, 0]))
-    return readable[evenly(len(readable), SAMPLED)]
+    return np.sort(readable[np.argsort(task.keys[readable], kind="stable")[:SAMPLED]])
 
 
 def copy_features(task: PhotoTask, chosen: np.ndarray) -> np.ndarray:
     """Pooled features [m·E,C] of the edited copies of m pictures, by index."""
-    return task.features(edited_copies(task.folder.images.subset(chosen)), "edited copies")
+    return task.copy_features(edited_copies(task.folder.images.subset(chosen)))
 
 
 def copy_similarities(task: PhotoTask, rows: np.ndarray, whitening: Whitening | None) -> np.ndarray:
     """Similarities [m,E] of edited copies to their originals, from features [N,C]; readable ones only."""
-    chosen = sampled(rows)
+    chosen = sampled(task, rows)
     originals = to_descriptors(rows[chosen], whitening)[:, None]  # [m,1,D]
     copies = to_descriptors(copy_features(task, chosen), whitening).reshape(len(chosen), len(EDITS), -1)
     similarities = (originals * copies).sum(2)
@@ -95,15 +109,18 @@ def find_in(task: PhotoTask) -> FoundPhotos:
     config = task.config
     rows = task.photo_features()  # [N,C]
     readable = np.flatnonzero(np.isfinite(rows[:, 0]))
-    whitening, whitened = choose_whitening(config, task.net, rows[readable])
+    of_readable, keys = rows_at(rows, readable), task.keys[readable]
+    kept = KeptWhitening(task.kept_in / "whitening.npz", keys)
+    whitening, whitened = choose_whitening(config, task.net, of_readable, kept)
     descriptors = to_descriptors(rows, whitening)  # [N,D]
-    scores, nearest = neighbours(config, descriptors[readable])  # [n,k]
+    lists = KeptLists(task.kept_in / "neighbours.npz", f"{identity_of(whitening)} {config.index}")
+    scores, nearest = neighbours(config, rows_at(descriptors, readable), keys, lists)  # [n,k]
     copies = copy_similarities(task, rows, whitening)  # [m,E]
     threshold = calibrated(copies, scores, false_rate=config.false_rate, given=config.threshold)
-    facts = facts_of(task)
+    facts = task.looks.facts
     groups, pairs, more = groups_of(task, descriptors, scores, nearest, threshold, facts)
     labels, probabilities = top_classes(task.net, rows)
-    names, fit = check_classes(task, rows[readable])
+    names, fit = check_classes(task, of_readable)
     return FoundPhotos(
         task, descriptors, whitening, whitened, threshold, groups, pairs, labels, probabilities, names, fit,
         left_out_of(task), facts, more_pairs=more,
@@ -114,10 +131,10 @@ def find_given(task: GivenPhotoTask) -> FoundPhotos:
     """Find neighbours and near-duplicates by the given descriptors and threshold; there are no classes."""
     config, descriptors = task.config, task.descriptors()  # [N,D]
     readable = np.flatnonzero(np.isfinite(descriptors[:, 0]))
-    scores, nearest = neighbours(config, descriptors[readable])  # [n,k]
+    scores, nearest = neighbours(config, rows_at(descriptors, readable))  # [n,k]
     copies = np.empty((0, len(EDITS)), np.float32)
     threshold = calibrated(copies, scores, false_rate=config.false_rate, given=config.threshold)
-    facts = facts_of(task)
+    facts = task.looks.facts
     groups, pairs, more = groups_of(task, descriptors, scores, nearest, threshold, facts)
     none = np.empty((len(descriptors), 0))
     return FoundPhotos(
@@ -153,12 +170,6 @@ def groups_of(
     else:
         groups = matches(pairs, len(descriptors), own, choose=choose)
     return groups, len(pairs), pairs_beyond(scores, threshold.value, others)
-
-
-def facts_of(task: PhotoTask | GivenPhotoTask) -> Callable[[int], Facts]:
-    """Index of a picture -> what is known of its file."""
-    images = task.folder.images
-    return cache(lambda i: read_facts(images.paths[i], images.exif))
 
 
 def describe_with(found: FoundPhotos) -> Describe | None:

@@ -84,7 +84,8 @@ def content_hash(text: str) -> str:
 
 def facts(found: FoundPhotos) -> list[tuple[str, str]]:
     """(name, value) of what was found."""
-    against = [("The other folder", found.describe_against())] if found.against else []
+    apart = found.against is not None
+    against = [("The other folder", found.describe_against())] if apart else []
     return [
         ("Folder", shown_name(str(found.images.root))),
         ("Near-duplicates", found.describe()),

@@ -60,7 +60,7 @@ class Section:
 def sections(found: FoundPhotos) -> list[Section]:
     """All sections, in the order of the page."""
     grades = [graded(found, SAME_FILE), graded(found, SAME_MOMENT)]
-    if found.against:
+    if found.against is not None:
         grades.append(missing(found))
     return [*grades, more_like_this(found), by_class(found)]
 
@@ -85,12 +85,12 @@ EXPLAINED_AGAINST = {
 def graded(found: FoundPhotos, grade: int) -> Section:
     """The groups of a grade, numbered as in near_duplicates.csv."""
     groups = [(n, group) for n, group in enumerate(found.groups, 1) if group.grade == grade]
-    parts = [(EXPLAINED_AGAINST if found.against else EXPLAINED)[grade]]
+    parts = [(EXPLAINED if found.against is None else EXPLAINED_AGAINST)[grade]]
     if grade == SAME_FILE and groups:
         parts.append(f"{could_be_freed(found)} could be freed.")
     parts.append(shown_of(len(groups), MOST_GROUPS, "groups", "near_duplicates.csv"))
     name = GRADES[grade]
-    title = first_upper(f"in the other folder: {name}" if found.against else name)
+    title = first_upper(name if found.against is None else f"in the other folder: {name}")
     rows = [group_row(found, number, group) for number, group in groups[:MOST_GROUPS]]
     return Section(KEYS[grade], f"{first_upper(name)} ({len(groups):,})", title, " ".join(parts), rows)
 
@@ -103,7 +103,7 @@ def could_be_freed(found: FoundPhotos) -> str:
 
 def group_row(found: FoundPhotos, number: int, group: Group) -> Row:
     """A group; the picture that is proposed to stay comes first, or, of two folders, the one searched for."""
-    first = 0 if found.against else group.kept
+    first = group.kept if found.against is None else 0
     order = [first, *(m for m in range(len(group.members)) if m != first)]
     pictures = [member(found, group, m) for m in order[:MOST_MEMBERS]]
     parts = [f"Group {number}: {len(order)} pictures"]
@@ -124,7 +124,7 @@ def member(found: FoundPhotos, group: Group, m: int) -> Picture:
         size_of(found, i),
         TURNS.get(group.turns[m], "") if group.turns else "",
         found.facts(i).remark,
-        "in the other folder" if found.against and i >= found.own else "",
+        "" if found.against is None or i < found.against else "in the other folder",
         group.reason if stays else f"similarity {group.similarities[m]:.3f}",
     ]
     return picture(found, i, *filter(None, lines), mark="keep" if stays else "")
@@ -142,7 +142,7 @@ def size_of(found: FoundPhotos, i: int) -> str:
 def missing(found: FoundPhotos) -> Section:
     """The pictures of the first folder that the other one does not hold, as they are or edited."""
     there = {group.members[0] for group in found.of_grade(SAME_FILE)}
-    absent = [i for i in found.readable[found.readable < found.own].tolist() if i not in there]
+    absent = [i for i in found.readable[found.readable < found.against].tolist() if i not in there]
     text = shown_of(len(absent), MOST_MISSING, "pictures that are not there", "against.csv")
     row = Row("", [picture(found, i, size_of(found, i)) for i in absent[:MOST_MISSING]])
     title = "Not in the other folder"
