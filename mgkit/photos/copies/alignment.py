@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate
 
+from mgkit.photos.copies.small import contrasts
+
 COARSE = 32  # side at which all shifts are tried (px)
 SCALES = np.geomspace(0.42, 1.0, 9)  # tried: of the picture that is laid over the other
 MIDDLE = 0.65  # of its sides must lie within the other; of a picture cut to a square, less is left
 LEAST_OVERLAP = 0.5  # of the smaller one's area
 STEPS = 5  # of the refinement
 LARGEST_STEP = 0.1
-SURROUNDINGS = 15  # side of the square whose mean is removed from each pixel (px)
-NOISE = 4.0  # contrast (of 255) that is not made larger
 WINDOW, STRIDE = 9, 3  # squares in which two pictures are compared (px)
 PLAIN = 0.02  # variance of a square in which there is nothing to be seen
 SEEN = 0.1  # share of the squares in which there must be something to be seen
@@ -53,20 +53,6 @@ def alignments(
         place = torch.where(swapped[:, None], place_back, place)
         found[part] = agreement(below, *laid(above, refined(below, above, place))).numpy()
     return found
-
-
-def contrasts(grey: np.ndarray) -> torch.Tensor:
-    """Grey pictures [P,s,s] uint8 -> how each pixel differs from its surroundings [P,1,s,s], about 1."""
-    pixels = torch.from_numpy(np.ascontiguousarray(grey)).float()[:, None]
-    difference = pixels - surroundings(pixels)
-    return difference / (surroundings(difference**2).sqrt() + NOISE)
-
-
-def surroundings(pixels: torch.Tensor) -> torch.Tensor:
-    """The mean around each pixel of [P,1,s,s]; twice by a square is nearly by a disc."""
-    for _ in range(2):
-        pixels = avg_pool2d(pixels, SURROUNDINGS, 1, SURROUNDINGS // 2, count_include_pad=False)
-    return pixels
 
 
 def coarse(pictures: torch.Tensor) -> torch.Tensor:
@@ -123,7 +109,7 @@ def correlations(
     below: spectra of the picture and its square.
     """
     side = template.shape[-1]
-    count = inside.sum((1, 2, 3))[:, None, None]
+    count = inside.sum((1, 2, 3)).clamp(min=1)[:, None, None]
     template = (template - (template * inside).sum((2, 3), keepdim=True) / count[:, None]) * inside
     ours, mask = spectrum(template).conj(), spectrum(inside).conj()
     products, sums, squares = torch.fft.irfft2(
