@@ -72,6 +72,14 @@ def between_bars(pixels: np.ndarray, part: slice) -> slice:
     return slice(part.start + int(edges[2 * longest]) + 1, part.start + int(edges[2 * longest + 1]) + 1)
 
 
+def as_turned(grey: np.ndarray, aspects: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Small pictures [P,s,s] as rotation tags of these numbers [P] turn them, and their width / height [P]."""
+    result = np.empty_like(grey)
+    for turn in np.unique(turns):
+        result[turns == turn] = TURNS[turn](grey[turns == turn])
+    return result, np.where(np.isin(turns, SIDEWAYS), 1 / aspects, aspects)
+
+
 def contrasts(grey: np.ndarray) -> torch.Tensor:
     """Grey pictures [P,s,s] uint8 -> how each pixel differs from its surroundings [P,1,s,s], about 1."""
     pixels = grey.astype(np.float32)

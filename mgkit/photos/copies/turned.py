@@ -46,6 +46,13 @@ def look_alikes(rows: np.ndarray, queries: np.ndarray | None = None) -> np.ndarr
     return np.concatenate(found)
 
 
+def best_turns(rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The correlation of each row with its other, turned as fits best, and that turn; [m,256] -> [m], [m]."""
+    squares = others.reshape(-1, SIDE, SIDE)
+    all_turns = [(rows * turned(squares).reshape(rows.shape)).sum(1) for turned in TURNS.values()]
+    return np.max(all_turns, axis=0), np.argmax(all_turns, axis=0) + 1
+
+
 def low_resolution(grey: np.ndarray) -> np.ndarray:
     """Small grey pictures [N,64,64] uint8 -> rows [N,256] float32 whose products are correlations.
 
