@@ -190,7 +190,7 @@ def agreement(below: torch.Tensor, above: torch.Tensor, inside: torch.Tensor) ->
     both = (spread.clamp(min=0) + PLAIN / 2) * (other_spread.clamp(min=0) + PLAIN / 2)
     fits = (mean(below * above) - ours * theirs) / both.sqrt()
     whole = weight > 0.7
-    seen = whole & (spread + other_spread > 2 * PLAIN)
+    seen = whole & (torch.minimum(spread, other_spread) > PLAIN)
     median = fits.masked_fill(~seen, math.nan).flatten(1).nanmedian(1).values
     enough = seen.sum((1, 2, 3)) >= SEEN * whole.sum((1, 2, 3))
     return median.masked_fill(~enough, math.nan)

@@ -17,7 +17,7 @@ from mgkit.photos.copies.edits import EDITS, EMBEDDED
 FEWEST = 20  # images needed to extrapolate strangers
 NEAREST, FARTHEST = 8, 32  # rank of the farthest neighbour that they are extrapolated from
 LARGEST = 0.1  # share of the similarities to strangers that others are extrapolated from
-KEPT_COPIES = 0.95  # share of edited copies above the threshold, unless strangers are as similar
+KEPT_COPIES = 0.9  # share of the copies of each edit above the threshold, unless strangers are as similar
 MOST = 0.999  # largest threshold: identical pictures have 1 up to rounding
 USED = 0.9  # share of the copies of an edit that are compared with their originals, for it to count
 
@@ -80,7 +80,7 @@ def calibrated(
     false_rate: float = 0.02,
     given: float | None = None,
 ) -> Threshold:
-    """The threshold that 95 % of the edited copies reach, or a higher one if strangers exceed it too often.
+    """The threshold that 90 % of the copies of each edit reach, or higher if strangers exceed it too often.
 
     copies: similarities of the edited copies of n images to their originals ([n,E]); NaN if unknown.
     scores: similarities of images to their neighbours, descending; -inf if missed by an index ([N,k]).
@@ -96,10 +96,11 @@ def calibrated(
     there are neither copies nor strangers.
     """
     compared = np.ones(copies.shape, bool) if compared is None else compared
-    counted = copies[:, compared.mean(0) >= USED] if copies.size else copies
-    counted = counted[np.isfinite(counted)]
+    counted = copies[:, compared.mean(0) >= USED] if len(copies) else copies
+    counted = counted[:, np.isfinite(counted).any(0)]
     strangers = strangers or Strangers.beyond(scores)
-    reached = min(float(np.quantile(counted, 1 - KEPT_COPIES)), MOST) if counted.size else -math.inf
+    lowest = np.nanquantile(counted, 1 - KEPT_COPIES, axis=0)  # of each edit
+    reached = min(float(lowest.min()), MOST) if counted.size else -math.inf
     exceeded = min(strangers.threshold(false_rate), MOST) if strangers else -math.inf
     if given is not None:
         value, how = given, "as given"
@@ -108,7 +109,7 @@ def calibrated(
     elif exceeded > reached:
         value, how = exceeded, exceeded_by_strangers(exceeded, false_rate)
     else:
-        value, how = reached, f"{100 * KEPT_COPIES:g} % of the edited copies reach it"
+        value, how = reached, f"{100 * KEPT_COPIES:g} % of the copies of each edit reach it"
     return judged(value, how, copies, scores, strangers, edits=edits, compared=compared, images=images)
 
 
@@ -148,7 +149,7 @@ def judged(
     images = len(nearest) if images is None else images
     false_images = images * strangers.rate(value) if strangers else math.nan
     above = (copies >= value) & (True if compared is None else compared)
-    found = dict(zip(edits, above.mean(0).tolist(), strict=True)) if copies.size else {}
+    found = dict(zip(edits, above.mean(0).tolist(), strict=True)) if len(copies) else {}
     return Threshold(value, false_images, found, copies, nearest, how, images)
 
 
