@@ -3,7 +3,7 @@
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mgkit.data.images import ImageList, image_shapes
-from mgkit.data.loader import ImageDataset, SeededBatches, UnreadableImages, batch_loader, by_shape
+from mgkit.data.loader import Batch, ImageDataset, SeededBatches, UnreadableImages, batch_loader, by_shape
 from mgkit.machine.device import autocast, frozen, to_device
 from mgkit.machine.distributed import all_reduce, is_initialized, is_main, rank, run_in_all, world_size
 from mgkit.machine.printable import shown_name
@@ -92,7 +92,7 @@ def feature_maps(
     check_shared_memory(workers=passes.workers, batch=largest)
     loader = batch_loader(dataset, SeededBatches(batches), workers=passes.workers, device=device)
     if passes.description is not None and is_main():
-        loader = progress(loader, passes.description or f"{passes.crop} {size} px", total=len(batches))
+        loader = with_bar(loader, passes.description or f"{passes.crop} {size} px", sum(map(len, batches)))
     passed = False
     for batch in chain.from_iterable(map(by_shape, passes.unreadable.watch(loader))):
         inputs = to_device(batch.image, device)
@@ -113,6 +113,14 @@ def feature_maps(
         passed = True
         yield maps.float(), batch.label.to(device), batch.instance
     passes.unreadable.check(passed)
+
+
+def with_bar(loader: Iterable[Batch], description: str, images: int) -> Iterator[Batch]:
+    """Yield a loader's batches with a bar of the images that have passed."""
+    with progress(None, description, total=images, unit="images") as bar:
+        for batch in loader:
+            yield batch
+            bar.update(len(batch.label) + len(batch.unreadable))
 
 
 def maps_of(backbone: nn.Module, inputs: Tensor) -> Tensor | None:
@@ -308,13 +316,13 @@ def classifier_inputs(
 
 def pooled_batches(
     net: MultiGrain, images: ImageList, *, size: int, ps: Sequence[float], passes: Passes,
-    window: int | None = None,
+    window: int | None = None, shapes: Sequence[tuple[int, int]] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
     """Pooled features [P,b,C] float32 and indices [b] of every batch of `feature_maps`.
 
     Raises ValueError, naming an image, for features that are not finite: NaN rows stand for skipped images.
     """
-    for maps, _, indices in feature_maps(net, images, size=size, passes=passes, window=window):
+    for maps, _, indices in feature_maps(net, images, size=size, passes=passes, window=window, shapes=shapes):
         with torch.no_grad():
             rows = torch.stack([net.pooled_maps(maps, p) for p in ps]).cpu()
         check_finite(rows.transpose(0, 1), images, indices)
@@ -356,7 +364,7 @@ def classify(
 
 
 ROWS = 8192  # per block: bounds the memory beside the result
-MOST_IN_MEMORY = 2**30  # bytes of rows
+MOST_IN_MEMORY = 2**28  # bytes of rows
 
 
 def plain(pooled: np.ndarray) -> np.ndarray:

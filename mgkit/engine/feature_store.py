@@ -107,13 +107,30 @@ def stored_features(
 
 def all_but_p(net: MultiGrain, images: ImageList, *, size: int, passes: Passes) -> dict:
     """What arrays depend on, without the exponent; ValueError for an unknown precision."""
+    return {
+        "shard": SHARD,  # the unit of journals
+        "images": {"count": len(images), "exif": images.exif, "sha256": files_hash(images)},
+        **options_of(net, size=size, passes=passes),
+    }
+
+
+def features_of(net: MultiGrain, *, size: int, p: float, passes: Passes, folder: Path) -> Path:
+    """A folder in `folder` for features of any images by one network, size, crop, p and precision.
+
+    Raises ValueError for a wrong size, crop, p or precision.
+    """
+    eval_transform(size, passes.crop)
+    made_of = options_of(net, size=size, passes=passes) | {"p": str(float(check_exponent(p)))}
+    return folder / f"photos-{named(made_of)}"
+
+
+def options_of(net: MultiGrain, *, size: int, passes: Passes) -> dict:
+    """What features depend on besides the images and the exponent; ValueError for an unknown precision."""
     device = net.classifier.weight.device
     with autocast(device, passes.precision):
         bf16 = torch.is_autocast_enabled(device.type)
     return {
         "format": FORMAT,
-        "shard": SHARD,  # the unit of journals
-        "images": {"count": len(images), "exif": images.exif, "sha256": files_hash(images)},
         "network": identity_of_network(net),
         "size": int(size),
         "crop": passes.crop,
@@ -144,6 +161,12 @@ def identity_of_network(net: MultiGrain) -> dict:
     return identity
 
 
+def named(made_of: dict) -> str:
+    """The name of a folder by what its features depend on."""
+    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
+    return f"{made_of['size']}-{made_of['crop']}-p{made_of['p']}-{key}"
+
+
 # --- One array
 
 
@@ -164,9 +187,7 @@ class StoredArray:
 
     @property
     def folder(self) -> Path:
-        made_of = self.made_of
-        key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
-        return self.root / f"{made_of['size']}-{made_of['crop']}-p{made_of['p']}-{key}"
+        return self.root / named(self.made_of)
 
     @property
     def path(self) -> Path:

@@ -116,7 +116,8 @@ def progress(
     """
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)
-    options = dict(desc=description, total=total, unit=unit, initial=initial)
+    # smoothing: what is to go is told from all steps, since the last ones may have been quick or slow
+    options = dict(desc=description, total=total, unit=unit, initial=initial, smoothing=0)
     if FOR_RELAY in os.environ:
         return RelayedBar(
             iterable, file=sys.stdout, mininterval=1.0, miniters=1, delay=delay, leave=stays, **options

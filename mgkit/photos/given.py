@@ -7,12 +7,13 @@ import numpy as np
 from mgkit.config import PhotosConfig
 from mgkit.features import Passes
 from mgkit.photos.folder import PhotoFolder
+from mgkit.photos.looks import WithLooks
 from mgkit.retrieval.descriptor_files import DescriptorFolder, descriptors_at, find_rows, lacking
 from mgkit.stages.retrieval_task import WithoutNetwork
 
 
 @dataclass(frozen=True)
-class GivenPhotoTask(WithoutNetwork):
+class GivenPhotoTask(WithoutNetwork, WithLooks):
     """Pictures whose descriptors are given, without the network that made them.
 
     folders: that hold the descriptors.

@@ -1,6 +1,43 @@
-"""What a picture's file holds besides its pixels."""
+"""What is known of each picture besides its descriptor: facts of its file, and how it looks when small.
 
+Both are kept in `Table`s in a folder of their own, and made for new and changed pictures only:
+
+    facts.rows    from the files' headers, before pictures are embedded
+    looks.rows    from the pictures, as they are loaded in order to be embedded
+"""
+
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from mgkit.data.decoding import WHOLE, UnreadableImageError, image_shape, opened, rotation, without_warnings
+from mgkit.data.images import ImageList, fingerprints
+from mgkit.data.loader import leave_stopping_to_the_parent
+from mgkit.engine.feature_store import features_folder
+from mgkit.machine.distributed import main_first
+from mgkit.machine.progress import progress
+from mgkit.photos.copies.small import SIDE, small
+from mgkit.photos.embedding.table import Table
+
+FORMAT = 1  # increased when a table's rows or what they mean change
+REMARK = 100  # characters of a remark that are kept
+LEAST = 256  # px, of the shorter side of a picture that is loaded for its look alone
+FEW = 64  # pictures that are not worth starting workers for
+MAKE, MODEL, CHANGED, CAMERA_DATA = 0x010F, 0x0110, 0x0132, 0x8769  # tags of EXIF data
+TAKEN, OFFSET = 0x9003, 0x9011  # of the camera's data: DateTimeOriginal, OffsetTimeOriginal
+
+FACTS = np.dtype([
+    ("width", "<i4"), ("height", "<i4"), ("size", "<i8"), ("changed", "<f8"), ("taken", "<f8"),
+    ("camera", "?"), ("turned", "?"), ("remark", f"<U{REMARK}"),
+])  # fmt: skip
+LOOK = np.dtype([("aspect", "<f8"), ("grey", "u1", (SIDE, SIDE))])
 
 
 @dataclass(frozen=True)
@@ -24,3 +61,201 @@ class Facts:
     camera: bool = False
     turned: bool = False
     remark: str = ""
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Of N pictures, mapped from the disk.
+
+    grey: small, without bars and borders, squashed to a square ([N,64,64] uint8).
+    aspects: width / height of what is in `grey` ([N]); NaN if the picture could not be read.
+    table: their facts ([N], fields as of `Facts`).
+    """
+
+    grey: np.ndarray
+    aspects: np.ndarray
+    table: np.ndarray
+
+    @property
+    def readable(self) -> np.ndarray:
+        """Whether each picture could be read ([N])."""
+        return np.isfinite(self.aspects)
+
+    def facts(self, i: int) -> Facts:
+        values = dict(zip(FACTS.names, self.table[i].item(), strict=True))
+        return Facts(**values | {"taken": None if np.isnan(values["taken"]) else values["taken"]})
+
+
+class WithLooks:
+    """What a task knows of its pictures without a network; found at first use."""
+
+    @cached_property
+    def keys(self) -> np.ndarray:
+        """What each picture is known by: its path, size and time of change ([N] uint64)."""
+        return fingerprints(self.folder.images)
+
+    @cached_property
+    def facts(self) -> np.ndarray:
+        """The facts of the pictures' files ([N], fields as of `Facts`)."""
+        return photo_facts(self.folder.images, self.keys, folder=self.seen_in, workers=self.config.workers)
+
+    @cached_property
+    def looks(self) -> Looks:
+        """How the pictures look."""
+        options = {"folder": self.seen_in, "workers": self.config.workers}
+        return photo_looks(self.folder.images, self.keys, self.facts, **options)
+
+    @property
+    def seen_in(self) -> Path:
+        """The folder that keeps both."""
+        return features_folder(self.config.experiment) / "seen"
+
+
+# --- From the header
+
+
+def read_facts(path: str, exif: bool = True) -> Facts:
+    """The facts of a picture's file, from its header; 1 × 1 px if it cannot be read.
+
+    exif: whether the rotation tag is applied.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return Facts(1, 1, 0, 0.0)
+    width, height = image_shape(path, exif, WHOLE)
+    taken, camera, turned = None, False, False
+    try:
+        with opened(path) as image:
+            turned = exif and rotation(image) != 1
+            # That of a PNG would decode the picture, in search of a tag behind the pixels.
+            tags = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
+            camera = any(str(tags.get(tag, "")).strip("\0 ") for tag in (MAKE, MODEL))
+            taken = seconds(tags.get_ifd(CAMERA_DATA))
+    except MemoryError:
+        raise
+    except Exception:  # malformed EXIF data may raise anything
+        pass
+    return Facts(width, height, status.st_size, status.st_mtime, taken, camera, turned)
+
+
+def seconds(of_camera: dict) -> float | None:
+    """When a photograph was taken (s since 1970), by the camera's data; UTC where it names no time zone."""
+    text, offset = (str(of_camera.get(tag, "")).strip("\0 ") for tag in (TAKEN, OFFSET))
+    try:
+        time = datetime.strptime(text[:19], "%Y:%m:%d %H:%M:%S")
+    except ValueError:
+        return None
+    try:
+        zone = datetime.strptime(offset, "%z").tzinfo
+    except ValueError:
+        zone = timezone.utc
+    return time.replace(tzinfo=zone).timestamp()
+
+
+def photo_facts(images: ImageList, keys: np.ndarray, *, folder: Path, workers: int = 0) -> np.ndarray:
+    """The facts of pictures ([N], fields as of `Facts`); only files that are new or changed are opened.
+
+    keys: what they are known by ([N])
+    folder: holds the table
+    workers: processes that read headers
+    """
+    table = Table(folder / f"facts-{FORMAT}.rows", FACTS)
+
+    def complete() -> np.ndarray:
+        with table.locked():
+            new = np.flatnonzero(table.find(keys) < 0)
+            note = partial(note_facts, table, images, keys)
+            visit(note, new, workers=workers, description="reading the files' headers")
+            table.arrange(keys)
+        return table.rows(len(keys))
+
+    return main_first(complete)
+
+
+def note_facts(table: Table, images: ImageList, keys: np.ndarray, i: int) -> None:
+    with without_warnings():
+        facts = read_facts(images.paths[i], images.exif)
+    table.append(keys[i : i + 1], np.array([as_row(facts)], FACTS), lasting=False)
+
+
+def as_row(facts: Facts) -> tuple:
+    values = vars(facts) | {"taken": np.nan if facts.taken is None else facts.taken}
+    return tuple(values[name] for name in FACTS.names)
+
+
+# --- From the picture
+
+
+def noting(keys: np.ndarray, *, folder: Path) -> Callable[[int, Image.Image], None]:
+    """A function that keeps how picture i looks; to be called in the processes that load pictures."""
+    return partial(note_look, looks_table(folder), keys)
+
+
+def note_look(table: Table, keys: np.ndarray, i: int, picture: Image.Image) -> None:
+    grey, aspect = small(picture)
+    table.append(keys[i : i + 1], np.array([(aspect, grey)], LOOK), lasting=False)
+
+
+def photo_looks(
+    images: ImageList, keys: np.ndarray, facts: np.ndarray, *, folder: Path, workers: int = 0
+) -> Looks:
+    """How pictures look; those that were not noted while they were embedded are loaded.
+
+    facts: from `photo_facts`
+
+    Other parameters as of `photo_facts`.
+    """
+    table = looks_table(folder)
+
+    def complete() -> Looks:
+        with table.locked():
+            new = np.flatnonzero(table.find(keys) < 0)
+            look = partial(look_at, table, images, keys)
+            visit(look, new, workers=workers, description="looking at pictures")
+            table.arrange(keys)
+        rows = table.rows(len(keys))
+        return Looks(rows["grey"], np.array(rows["aspect"]), facts)
+
+    return main_first(complete)
+
+
+def look_at(table: Table, images: ImageList, keys: np.ndarray, i: int) -> None:
+    try:
+        with without_warnings():
+            note_look(table, keys, i, images.load(i, least=LEAST))
+    except UnreadableImageError:
+        table.append(keys[i : i + 1], np.array([(np.nan, 0)], LOOK), lasting=False)
+
+
+def looks_table(folder: Path) -> Table:
+    return Table(folder / f"looks-{FORMAT}.rows", LOOK)
+
+
+# --- In all workers
+
+
+class Visits(Dataset):
+    """Calls a function with an index instead of loading anything."""
+
+    def __init__(self, call: Callable[[int], None], indices: np.ndarray):
+        self.call, self.indices = call, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: int) -> int:
+        self.call(int(self.indices[place]))
+        return place
+
+
+def visit(call: Callable[[int], None], indices: np.ndarray, *, workers: int, description: str) -> None:
+    """Call a function with each index, in worker processes if there are many."""
+    visits = Visits(call, indices)
+    loader = DataLoader(
+        visits, batch_size=FEW, collate_fn=len, num_workers=workers if len(visits) > FEW else 0,
+        worker_init_fn=leave_stopping_to_the_parent,
+    )  # fmt: skip
+    with progress(None, description, total=len(visits), unit="pictures") as bar:
+        for count in loader:
+            bar.update(count)

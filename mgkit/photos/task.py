@@ -10,7 +10,7 @@ from mgkit.config import PhotosConfig
 from mgkit.data.decoding import UnreadableImageError, without_warnings
 from mgkit.data.folders import check_folder
 from mgkit.data.images import ImageList
-from mgkit.engine.feature_store import features_folder, stored_features
+from mgkit.engine.feature_store import features_folder, features_of, stored_features
 from mgkit.engine.run import stage_folder
 from mgkit.features import Passes
 from mgkit.machine.distributed import main_first
@@ -20,6 +20,7 @@ from mgkit.model import MultiGrain
 from mgkit.photos.embedding.growing import growing_features
 from mgkit.photos.folder import PhotoFolder, find_photos
 from mgkit.photos.given import GivenPhotoTask
+from mgkit.photos.looks import WithLooks, noting
 from mgkit.retrieval import indices
 from mgkit.retrieval.descriptor_files import read_descriptors
 from mgkit.stages.inputs import data_root, is_mini
@@ -36,7 +37,7 @@ MINI_FOLDERS = (
 
 
 @dataclass(frozen=True)
-class PhotoTask:
+class PhotoTask(WithLooks):
     """Pictures, network and settings of a search.
 
     p: pooling exponent.
@@ -70,22 +71,42 @@ class PhotoTask:
         source = "its published ImageNet weights" if published else shown_name(net.source)
         return f"network: {net.name} with {source}, {self.config.size} px, p = {self.p:.2f}"
 
-    def photo_features(self) -> np.ndarray:
-        """Pooled features of the pictures [N,C]; only new pictures are embedded."""
-        return self.stored(growing_features, self.folder.images, "photos", p=self.p)
+    def photo_features(self, passed: Callable[[int, int], None] = lambda images, of: None) -> np.ndarray:
+        """Pooled features of the pictures [N,C]; only new pictures are embedded.
+
+        passed: is called with the number of pictures that have passed, and of all that are new
+        """
+        return self.stored(
+            growing_features, self.folder.images, "photos", p=self.p, prints=self.keys, shapes=self.shapes,
+            seen=noting(self.keys, folder=self.seen_in), passed=passed,
+        )  # fmt: skip
+
+    def shapes(self) -> list[tuple[int, int]]:
+        """(width, height) of the pictures as they are shown."""
+        return [(f["width"].item(), f["height"].item()) for f in self.facts]
+
+    def copy_features(self, copies: ImageList) -> np.ndarray:
+        """Pooled features of edited copies [N,C]; only new ones are embedded."""
+        return self.stored(growing_features, copies, "edited copies", p=self.p, name="copies")
 
     def features(self, images: ImageList, name: str) -> np.ndarray:
         """Pooled features [N,C], read from disk if stored there; NaN rows for unreadable images."""
         return self.stored(stored_features, images, name, ps=[self.p])[0]
 
-    def stored(self, features: Callable, images: ImageList, name: str, **exponents):
-        """Call `stored_features` or `growing_features` with the options of this task."""
+    @property
+    def kept_in(self) -> Path:
+        """The folder that keeps what is learned on the pictures, beside their features."""
+        folder = features_folder(self.config.experiment)
+        return features_of(self.net, size=self.config.size, p=self.p, passes=self.passes, folder=folder)
+
+    def stored(self, features: Callable, images: ImageList, what: str, **options):
+        """Call `stored_features` or `growing_features` with these options and those of this task."""
         config = self.config
         try:
             with without_warnings():
                 return features(
                     self.net, images, size=config.size, folder=features_folder(config.experiment),
-                    passes=self.passes, description=f"{name}, {config.size} px", **exponents,
+                    passes=self.passes, description=f"{what}, {config.size} px", **options,
                 )  # fmt: skip
         except UnreadableImageError as error:
             raise UnreadableImageError(f"photos: {shown_name(str(error))}") from None
@@ -100,12 +121,15 @@ def photo_task(config: PhotosConfig) -> PhotoTask | GivenPhotoTask:
     """
     if config.data != "mini":
         check_folder(data_root(config.data), "data")
-    folder = main_first(lambda: find_photos(photo_folders(config), side=config.size, exif=config.exif))
+    against = [find_path(folder) for folder in config.against]
+    options = {"side": config.size, "exif": config.exif, "against": against}
+    folder = main_first(lambda: find_photos(photo_folders(config), **options))
     outputs = stage_folder(config).resolve()
-    for root in photo_folders(config):
+    for root in (*photo_folders(config), *against):
         if outputs.is_relative_to(root.resolve()):
+            purpose = "against" if root in against else "photos"
             raise ValueError(
-                f"photos: results would be written among the pictures, to {shown_name(outputs)}: choose a "
+                f"{purpose}: results would be written among the pictures, to {shown_name(outputs)}: choose a "
                 "folder that does not hold outputs/"
             )
     if config.descriptors:

@@ -44,13 +44,14 @@ def test_copies_are_found_by_the_given_rows_and_threshold(album, here):
     found = searched(album)
     assert [group.members for group in found.groups] == [(4, 5), (0, 1)]
     assert found.groups[0].similarities[0] == pytest.approx(10 / np.sqrt(101), abs=1e-4)
-    assert found.threshold.value == 0.9 and "as given" in found.threshold.describe()
+    assert found.thresholds.moment.value == 0.9 and "as given" in found.thresholds.moment.describe()
     assert found.collection().answers(0, 1).neighbours == [1]
     stage = here / "outputs/mini/search_photos"
     results = json.loads((stage / "results.json").read_text())
     assert (results["pictures"], results["groups"], results["descriptors"]) == (8, 2, ["given"])
     with open(stage / "near_duplicates.csv", newline="") as file:
-        assert [row["file"] for row in csv.DictReader(file)] == ["4.png", "5.png", "0.png", "1.png"]
+        paths = [row["path"] for row in csv.DictReader(file)]
+    assert paths == [str(album / f"{i}.png") for i in (4, 5, 0, 1)]
 
 
 def test_there_is_no_network_and_no_class(album, capsys):

@@ -22,10 +22,13 @@ from mgkit.data.decoding import UnreadableImageError
 from mgkit.engine import feature_store as store
 from mgkit.explore.browse import class_names
 from mgkit.model import append_one, get_multigrain
-from mgkit.photos import search as module
+from mgkit.photos import classes, task
 from mgkit.photos.classes import check_classes, top_classes
 from mgkit.photos.copies.edits import EDITS, recompressed
+from mgkit.photos.copies.pairs import SAME_FILE
+from mgkit.photos.embedding import whitening as whitening_of_photos
 from mgkit.photos.embedding.whitening import choose_whitening
+from mgkit.photos.found import by_kind
 from mgkit.photos.search import describe_with, embed_photos, search_photos
 from mgkit.photos.task import photo_folders, photo_task
 from mgkit.whitening import fit_pca_whitening, whiten
@@ -97,7 +100,7 @@ def test_copies_are_found_and_what_cannot_be_read_is_listed(album, config, after
     assert (results["pictures"], results["readable"], results["left_out"]) == (36, 33, 3)
     with open(folder / "near_duplicates.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert {row["file"] for row in rows} == {name for names in grouped for name in names}
+    assert {row["path"] for row in rows} == {str(album / name) for names in grouped for name in names}
     with open(folder / "left_out.csv", newline="", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 3
     assert found.titles()[found.groups[0].members[0]] == "(group 1)"
@@ -143,9 +146,9 @@ def test_a_picture_that_is_added_is_the_only_one_embedded(album, config, capsys)
     picture(50).save(album / "a" / "07 new.png")
     capsys.readouterr()
     found = searched(config(album))
-    assert (
-        "33 of 37 images are known from earlier, 4 are new" in capsys.readouterr().out
-    )  # three cannot be read
+    said = capsys.readouterr().out
+    assert "36 of 37 photos are known from earlier, 1 new" in said
+    assert "132 of 136 copies are known from earlier, 4 new" in said
     assert len(found.readable) == len(before.readable) + 1 and found.left_out == before.left_out
     assert [len(group.members) for group in found.groups] == [len(group.members) for group in before.groups]
 
@@ -216,10 +219,112 @@ def test_undecodable_names_pass_through_everything(tmp_path, config, after_chain
     open(folder + b"/\xfd.jpg", "wb").close()
     found = searched(config(os.fsdecode(folder)))
     assert found.name(0) == r"\xfd.jpg" and len(found.left_out) == 1
-    assert r"\xfd.jpg" in (after_chain.folder / "outputs/t/search_photos/left_out.csv").read_text(
-        encoding="utf-8"
-    )
+    path = after_chain.folder / "outputs/t/search_photos/left_out.csv"
+    assert b"/\xffx/\xfd.jpg" in path.read_bytes()
     print(found.describe(), found.task.folder.describe())
+
+
+# --- One folder against another
+
+
+@pytest.fixture
+def phone(tmp_path):
+    """Four pictures: a copy of one of the album, the album's own larger one, one of its own twice."""
+    folder = tmp_path / "phone"
+    folder.mkdir()
+    recompressed(picture(5)).save(folder / "five.jpg")
+    shutil.copy(tmp_path / "my pictures" / "a" / "06.png", folder / "six.png")
+    for name in ("new.png", "new too.png"):
+        picture(77).save(folder / name)
+    (folder / "broken.jpg").write_text("no picture")
+    return folder
+
+
+def rows_of(path):
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_which_pictures_of_a_folder_are_in_another(album, phone, config, after_chain):
+    found = searched(config(phone, against=[str(album)], whitening="none", threshold=0.97))
+    rows = {
+        Path(row["path"]).name: row
+        for row in rows_of(after_chain.folder / "outputs/t/search_photos/against.csv")
+    }
+    assert [path.name for path in map(Path, found.images.paths[: found.against])] == sorted(rows)
+    is_there = {name: (row["found"] != "no", row["match"]) for name, row in rows.items()}
+    assert is_there["six.png"] == (True, str(album / "a" / "06.png"))
+    assert is_there["five.jpg"] == (True, str(album / "a" / "05.png"))
+    assert is_there["new.png"] == is_there["new too.png"] == (False, "")
+    assert rows["broken.jpg"]["found"] == "not read"
+    line = found.describe_against()
+    assert line.startswith("of 4 pictures of photos,") and line.endswith(
+        "2 not at all; each is in against.csv"
+    )
+    assert "pictures of photos" in found.describe_grades()
+
+
+def test_hard_links_are_found_in_the_other_folder(album, tmp_path, config):
+    (tmp_path / "phone").mkdir()
+    os.link(album / "a" / "07.png", tmp_path / "phone" / "7.png")
+    found = searched(config(tmp_path / "phone", against=[str(album)], threshold=0.99))
+    [group] = found.groups
+    assert [found.name(i) for i in group.members] == ["phone/7.png", "my pictures/a/07.png"]
+
+
+def test_folders_that_cannot_be_held_against_each_other_are_one_line(album, config, after_chain):
+    with one_line_error(ValueError, "against", "lies in"):
+        photo_task(config(album, against=[str(album / "a")]))
+    with one_line_error(ValueError, "against", "photos"):
+        config(against=[str(album)])
+    (after_chain.folder / "one.jpg").touch()
+    with one_line_error(ValueError, "against: results would be written among the pictures"):
+        photo_task(config(album, against=[str(after_chain.folder)]))
+    (after_chain.folder / "one.jpg").unlink()
+
+
+# --- What could go
+
+
+def test_what_could_go_is_counted_in_bytes_of_copies_only(album, config):
+    found = searched(config(album))
+    assert found.could_go() == (0, 0)  # frames of a moment are no copies
+    copies = [replace(group, grade=SAME_FILE) for group in found.groups[:2]]
+    found = replace(found, groups=[*copies, copies[0], *found.groups[2:]])
+    going = {i for group in copies for i in group.going}
+    assert found.could_go() == (len(going), sum(os.path.getsize(found.images.paths[i]) for i in going))
+    assert f"{len(going)} copies could go" in found.describe_grades()
+    assert "the same file, edited: " in found.describe_grades()
+    first, *names = found.describe_left_out().splitlines()
+    assert first.startswith("left out: 3, listed in left_out.csv: ") and "the file is empty 1" in first
+    assert f"  {album / 'b' / 'empty.jpg'}: the file is empty" in names and len(names) == 3
+    assert replace(found, left_out={}).describe_left_out() == "left out: none"
+
+
+def test_reasons_are_counted_by_kind():
+    assert by_kind(["b", "a", "b"]) == "b 2, a 1" and by_kind([]) == ""
+    assert by_kind("aabbcdefg", most=3) == "a 2, b 2, c 1, others 4"
+
+
+ODD = [
+    b"a b.jpg", b"'\".jpg", b"line\nbreak\t.jpg", "🏖️.jpg".encode(), "é".encode() * 125 + b".jpg",
+    b"\xff\xfe.jpg", b"-rf.jpg", b"=1+1.jpg", "\u202egpj.jpg".encode(), "e\u0301.jpg".encode(),
+    "\u00e9.jpg".encode(), b"a,b; c.jpg",
+]  # fmt: skip
+
+
+def test_the_csv_has_the_very_paths_of_any_names(tmp_path, config, after_chain):
+    folder = os.fsencode(tmp_path) + b"/-x; \xfe\n="
+    os.mkdir(folder)
+    for name in ODD:
+        with open(os.path.join(folder, name), "wb") as file:
+            picture(0).save(file, "JPEG")
+    found = searched(config(os.fsdecode(folder)))
+    rows = rows_of(after_chain.folder / "outputs/t/search_photos/near_duplicates.csv")
+    paths = [os.path.join(folder, name) for name in ODD]
+    assert sorted(os.fsencode(row["path"]) for row in rows) == sorted(paths)
+    for line in (found.task.folder.describe(), found.describe(), *map(found.name, range(len(ODD)))):
+        assert line.encode() and line.isprintable()
 
 
 # --- The published network
@@ -289,7 +394,7 @@ def test_weights_that_are_missing_or_others_are_one_line_with_the_remedy(
 
 def test_without_folders_the_embedded_set_s_pictures_are_taken(config, mini_root):
     assert [folder.relative_to(mini_root).as_posix() for folder in photo_folders(config())] == list(
-        module.MINI_FOLDERS
+        task.MINI_FOLDERS
     )
     assert photo_task(config()).folder.images.root == mini_root.resolve()
 
@@ -383,7 +488,7 @@ def test_which_whitening_and_why(tiny_net, whitened_net, network, count, asked, 
 
 
 def test_a_hundred_and_more_are_whitened_with_shrinkage_where_there_is_no_other(tiny_net, monkeypatch):
-    monkeypatch.setattr(module, "IMAGES_PER_DIMENSION", 100)
+    monkeypatch.setattr(whitening_of_photos, "IMAGES_PER_DIMENSION", 100)
     assert "shrunk by 0.9" in choose_whitening(PhotosConfig(), tiny_net, features(200))[1]
 
 
@@ -458,7 +563,7 @@ def test_classes_are_shown_for_pictures_like_the_known_ones_only(config, mini_ro
     assert all(0 < probability <= 1 for _, probability in known.classes(0))
     names, said = check_classes(known.task, np.eye(known.task.net.width, dtype=np.float32))
     assert names == () and said.startswith("0 % of the pictures") and "do not fit" in said
-    monkeypatch.setattr(module, "FITTING", 1.1)
+    monkeypatch.setattr(classes, "FITTING", 1.1)
     strange = searched(config(mini_root / "imagenet" / "val"))
     assert "do not fit" in strange.fit and not strange.class_names
     assert strange.classes(0) == [] and strange.by_class(classes=3, each=3) == []

@@ -21,8 +21,9 @@ Looks = tuple[np.ndarray, np.ndarray]
 def learn_thresholds(
     photos: PhotoList,
     looks: Looks,
-    neighbours: tuple[np.ndarray, np.ndarray],
+    scores: np.ndarray,
     chosen: np.ndarray,
+    farther: np.ndarray,
     cosines: np.ndarray,
     *,
     false_rate: float = 0.02,
@@ -31,35 +32,36 @@ def learn_thresholds(
     """The thresholds of N pictures.
 
     looks: small pictures and their width / height, as by `small` ([N,64,64], [N]).
-    neighbours: similarities and indices of each one's nearest ([N,k]).
+    scores: similarities of each readable one to its nearest others ([n,k]); -inf if missed by an index.
     chosen: indices of the pictures whose edited copies are looked at ([m]).
-    cosines: similarities of their embedded copies to them ([m,F], F = len(EMBEDDED)); [0,F] without a network.
+    farther: indices of their farther neighbours ([m,k]); -1 if missed.
+    cosines: of their embedded copies to them ([m,F], F = len(EMBEDDED)); without a network [0,F].
     false_rate: share of the pictures of which a stranger may exceed a threshold.
     given: the threshold of the similarity, if it is not learned.
 
     Raises ValueError as `calibrated`.
     """
-    moment = between_strangers(cosines, neighbours[0], false_rate=false_rate, given=given)
+    moment = between_strangers(cosines, scores, false_rate=false_rate, given=given)
     names = [name for name in EDITS if len(cosines) or name not in EMBEDDED]
     crops = [k for k, name in enumerate(EMBEDDED) if name not in FRAMES]
     known = cosines[:, crops][np.isfinite(cosines[:, crops])]
     floor = min(float(np.quantile(known, 1 - FOUND)), moment.value) if known.size else -math.inf
-    chosen, cosines = chosen[:ALIGNED], cosines[:ALIGNED]
+    chosen, farther, cosines = chosen[:ALIGNED], farther[:ALIGNED, -STRANGERS:], cosines[:ALIGNED]
     fits, compared = laid_copies(photos, looks, chosen)
     for k, name in enumerate(EMBEDDED):
         if name in EDITS and len(cosines):
             compared[:, list(EDITS).index(name)] |= cosines[:, k] >= floor
     columns = [list(EDITS).index(name) for name in names]
-    scores = strangers_of(looks, neighbours, chosen)
+    others = fits_of_others(looks, chosen, farther)
     file = calibrated(
-        fits[:, columns], scores, edits=names, compared=compared[:, columns],
-        strangers=Strangers.among(scores), images=len(looks[0]), false_rate=false_rate,
+        fits[:, columns], others, edits=names, compared=compared[:, columns],
+        strangers=Strangers.among(others), images=len(scores), false_rate=false_rate,
     )  # fmt: skip
     return Thresholds(file, moment, floor)
 
 
 def laid_copies(photos: PhotoList, looks: Looks, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Alignments of the edited copies of m chosen pictures to them, and whether they look alike; [m,E] each."""
+    """Alignments [m,E] of edited copies of chosen pictures to them, and whether they look alike [m,E]."""
     grey, aspects = (each[chosen].repeat(len(EDITS), axis=0) for each in looks)
     copies, copy_aspects = small_copies(photos.subset(chosen))
     copies = copies.reshape(grey.shape)
@@ -69,12 +71,11 @@ def laid_copies(photos: PhotoList, looks: Looks, chosen: np.ndarray) -> tuple[np
     return fits.reshape(-1, len(EDITS)), (alike >= ALIKE).reshape(-1, len(EDITS))
 
 
-def strangers_of(looks: Looks, neighbours: tuple[np.ndarray, np.ndarray], chosen: np.ndarray) -> np.ndarray:
-    """Alignments of chosen pictures to their farther neighbours, descending; -inf for plain pictures [m,16]."""
-    scores, nearest = (each[chosen, -STRANGERS:] for each in neighbours)
-    known = np.isfinite(scores)
-    query = np.broadcast_to(chosen[:, None], known.shape)[known]
+def fits_of_others(looks: Looks, chosen: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Alignments of pictures [m] to others [m,k], descending; -inf for plain ones and where others are -1."""
+    known = others >= 0
+    first = np.broadcast_to(chosen[:, None], known.shape)[known]
+    pairs = np.stack([first, others[known], np.ones_like(first)], 1)
     fits = np.full(known.shape, -np.inf, np.float32)
-    pairs = np.stack([query, nearest[known], np.ones_like(query)], 1)
     fits[known] = np.nan_to_num(aligned(*looks, pairs), nan=-np.inf)
     return -np.sort(-fits, axis=1)

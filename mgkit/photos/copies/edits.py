@@ -66,10 +66,12 @@ def retouched(image: Image.Image, random: np.random.Generator) -> Image.Image:
     picture, (width, height) = image.copy(), image.size
     draw = ImageDraw.Draw(picture)
     left, top = random.uniform(0, 0.75, 2) * image.size
-    draw.rectangle((left, top, left + width / 4, top + height / 5), tuple(random.integers(0, 256, 3).tolist()))
-    size = max(8, height // 10)
-    place = random.uniform(0, 0.5) * width, random.uniform(0, 0.9) * height
-    draw.text(place, "12 May 2012", "white", font_size=size, stroke_width=max(1, size // 12), stroke_fill="black")
+    colour = tuple(random.integers(0, 256, 3).tolist())
+    draw.rectangle((left, top, left + width / 4, top + height / 5), colour)
+    size = max(8, height // 8)
+    font = {"font_size": size, "stroke_width": max(1, size // 12), "stroke_fill": "black"}
+    place = random.uniform(0, 0.3) * width, random.uniform(0, 0.9) * height
+    draw.text(place, "Summer holidays", "white", **font)
     return picture
 
 
@@ -155,7 +157,10 @@ def small_copies(photos: PhotoList) -> tuple[np.ndarray, np.ndarray]:
 
     Those of a photo that cannot be read any more are plain.
     """
-    grey, aspects = np.zeros((len(photos), len(EDITS), SIDE, SIDE), np.uint8), np.ones((len(photos), len(EDITS)))
+    grey, aspects = (
+        np.zeros((len(photos), len(EDITS), SIDE, SIDE), np.uint8),
+        np.ones((len(photos), len(EDITS))),
+    )
     for i, path in enumerate(photos.paths):
         try:
             picture = photos.load(i)

@@ -40,27 +40,29 @@ class Pairs:
 
 def find_pairs(
     descriptors: np.ndarray,
-    neighbours: tuple[np.ndarray, np.ndarray],
+    near: np.ndarray,
     looks: tuple[np.ndarray, np.ndarray],
     thresholds: Thresholds,
     *,
-    queries: np.ndarray | None = None,
+    own: int | None = None,
 ) -> Pairs:
     """The near-duplicates among N pictures, each pair once.
 
-    descriptors: L2-normalised ([N,D]).
-    neighbours: similarities and indices of each one's nearest ([N,k]).
+    descriptors: L2-normalised ([N,D]); NaN for pictures that take no part.
+    near: candidates by their descriptors ([P,2]), see `nearby`.
     looks: small pictures and their width / height, as by `small` ([N,64,64], [N]).
-    queries: indices of the pictures whose turned copies are wanted; None: all.
+    own: only pairs of one of the first `own` pictures and one of the others; None: all.
 
     Pictures whose alignment reaches the first threshold are the same file; others of which the similarity
     reaches the second one show the same moment.
     """
-    grey, aspects = looks
-    near = nearby(*neighbours, thresholds)
-    candidates = each_once(np.concatenate([near, look_alikes(low_resolution(grey), queries)]))
-    alignment = aligned(grey, aspects, candidates)
-    candidates, alignment = best_turn(candidates, alignment)
+    alike = look_alikes(low_resolution(looks[0]), None if own is None else np.arange(own))
+    unturned = np.column_stack([near, np.ones(len(near), np.int64)])
+    candidates = each_once(np.concatenate([unturned, alike]))
+    candidates = candidates[np.isfinite(descriptors[candidates[:, :2], 0]).all(1)]
+    if own is not None:
+        candidates = candidates[(candidates[:, 0] < own) & (candidates[:, 1] >= own)]
+    candidates, alignment = best_turn(candidates, aligned(*looks, candidates))
     first, second, turn = candidates.T
     similarity = cosines(descriptors, first, second)
     same_file = alignment >= thresholds.file.value  # not for NaN
@@ -70,11 +72,11 @@ def find_pairs(
 
 
 def nearby(scores: np.ndarray, nearest: np.ndarray, thresholds: Thresholds) -> np.ndarray:
-    """Candidates (query, neighbour, 1) [P,3] by their similarity [N,k]."""
+    """Candidates (picture, neighbour) [P,2] by similarities and indices of neighbours [n,k], best first."""
     rank = np.arange(scores.shape[1])
     near = (scores >= thresholds.moment.value) | ((scores >= thresholds.floor) & (rank < MOST_COMPARED))
-    query, column = np.nonzero(near & np.isfinite(scores))
-    return np.stack([query, nearest[query, column], np.ones_like(query)], 1)
+    picture, column = np.nonzero(near & np.isfinite(scores))
+    return np.stack([picture, nearest[picture, column]], 1)
 
 
 def each_once(candidates: np.ndarray) -> np.ndarray:
@@ -86,8 +88,9 @@ def each_once(candidates: np.ndarray) -> np.ndarray:
 
 
 def best_turn(candidates: np.ndarray, alignment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each pair once, with the turn of the largest alignment, of sorted candidates [P,3]."""
-    order = np.lexsort((candidates[:, 2], -np.nan_to_num(alignment, nan=-1), candidates[:, 1], candidates[:, 0]))
+    """Each pair of candidates [P,3] once, with the turn of the largest alignment [P]."""
+    first, second, turn = candidates.T
+    order = np.lexsort((turn, -np.nan_to_num(alignment, nan=-1), second, first))
     candidates, alignment = candidates[order], alignment[order]
     new = np.ones(len(candidates), bool)
     new[1:] = (candidates[1:, :2] != candidates[:-1, :2]).any(1)
@@ -101,3 +104,17 @@ def cosines(descriptors: np.ndarray, first: np.ndarray, second: np.ndarray) -> n
         part = slice(start, start + COSINES_AT_ONCE)
         found[part] = (descriptors[first[part]] * descriptors[second[part]]).sum(1)
     return found.clip(max=1)
+
+
+def pairs_above(scores: np.ndarray, indices: np.ndarray, threshold: float) -> Pairs:
+    """The pairs of neighbours [N,k] above a threshold, none of which were laid over each other.
+
+    indices: of the pictures; row i holds the neighbours of picture i.
+    """
+    i, column = np.nonzero(scores >= threshold)
+    ends = np.sort(np.stack([i, indices[i, column]]), axis=0)  # [2,P], with pairs that are there twice
+    ends, place = np.unique(ends, axis=1, return_index=True)
+    similarity = scores[i, column][place]
+    count = len(similarity)
+    unknown, unturned = np.full(count, np.nan), np.ones(count, dtype=np.int64)
+    return Pairs(*ends, similarity, unknown, unturned, np.full(count, SAME_MOMENT))

@@ -39,7 +39,7 @@ def small(image: Image.Image) -> tuple[np.ndarray, float]:
 
 
 def content_box(image: Image.Image) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) of a picture (RGB) without the bars of a screenshot and without borders (px).
+    """(left, top, right, bottom) in px of a picture (RGB) without the bars of a screenshot and borders.
 
     Bars have one colour and lie on opposite sides, so that nothing is cut from a picture with a plain sky.
     Writing on them is cut as well. At least a quarter of the picture is kept, or else all of it.
@@ -73,7 +73,7 @@ def between_bars(pixels: np.ndarray, part: slice) -> slice:
 
 
 def as_turned(grey: np.ndarray, aspects: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Small pictures [P,s,s] as rotation tags of these numbers [P] turn them, and their width / height [P]."""
+    """Small pictures [P,s,s] as rotation tags of these numbers [P] turn them; their width / height [P]."""
     result = np.empty_like(grey)
     for turn in np.unique(turns):
         result[turns == turn] = TURNS[turn](grey[turns == turn])

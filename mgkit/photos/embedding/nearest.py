@@ -1,33 +1,167 @@
-"""The nearest neighbours of pictures among themselves, by their descriptors."""
+"""The nearest neighbours of pictures among themselves, by their descriptors.
+
+The lists of a folder are kept. When it has changed little they grow: new pictures search in all, all search
+in the new ones, and those that lost a neighbour search again; exactly, whatever made the first lists.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
 from mgkit.config import PhotosConfig
+from mgkit.features import ROWS, rows_at
+from mgkit.machine.files import atomic_write
 from mgkit.retrieval import indices
 from mgkit.retrieval.search import top_k
 
 NEIGHBOURS = 32  # per picture, searched for near-duplicates
 MOST_EXACT = 50_000  # pictures up to which search is exact
 LARGE_INDEX = "HNSW32"
+FEW = 0.2  # share of new and gone pictures up to which what was learned on a folder is kept
+FORMAT = 1  # of the kept lists
 
 
-def neighbours(config: PhotosConfig, descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Similarities and indices [n,k] of each picture's nearest others, for descriptors [n,D]; k <= 32."""
-    k = min(NEIGHBOURS + 1, len(descriptors))
+@dataclass(frozen=True)
+class Lists:
+    """Lists of neighbours.
+
+    keys: what the n pictures are known by ([n] uint64).
+    scores, indices: of their neighbours ([n,k]), best first.
+    """
+
+    keys: np.ndarray
+    scores: np.ndarray
+    indices: np.ndarray
+
+
+@dataclass(frozen=True)
+class KeptLists:
+    """A file that keeps lists from one run to the next.
+
+    path: of the file; it need not exist.
+    made_of: what the descriptors depend on, as text.
+    """
+
+    path: Path
+    made_of: str
+
+    def read(self) -> Lists | None:
+        """The lists; None if there are none, or if they are damaged or of other descriptors."""
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                found = Lists(file["keys"], file["scores"], file["indices"])
+                made_of = str(file["made_of"])
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            return None
+        shape = (len(found.keys), NEIGHBOURS)
+        whole = found.keys.dtype == np.uint64 and found.scores.dtype == np.float32
+        whole &= found.scores.shape == shape and found.indices.shape == shape
+        whole = whole and found.indices.dtype == np.int32 and made_of == self.made_of
+        return found if whole and ((found.indices >= 0) & (found.indices < shape[0])).all() else None
+
+    def write(self, lists: Lists) -> None:
+        with atomic_write(self.path) as temporary, open(temporary, "wb") as file:
+            values = vars(lists) | {"indices": lists.indices.astype(np.int32)}
+            np.savez(file, **values, made_of=np.array(self.made_of))
+
+
+def changed(keys: np.ndarray, earlier: np.ndarray) -> float:
+    """The number of new and of gone pictures, as a share of the earlier ones."""
+    return len(np.setxor1d(keys, earlier)) / max(1, len(earlier))
+
+
+def neighbours(
+    config: PhotosConfig,
+    descriptors: np.ndarray,
+    keys: np.ndarray | None = None,
+    kept: KeptLists | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Similarities and indices [n,k] of each picture's nearest others, for descriptors [n,D]; k <= 32.
+
+    keys: what the pictures are known by ([n])
+    kept: the lists of the last run, which are taken or grown, and written; None: all are searched
+    """
+    last = kept.read() if kept else None
+    if last and np.array_equal(keys, last.keys):
+        return last.scores, last.indices.astype(np.int64)
+    if last and len(keys) > NEIGHBOURS and changed(keys, last.keys) <= FEW:
+        found = grown(last, keys, descriptors)
+    else:
+        found = searched(config, descriptors)
+    if kept and found[0].shape[1] == NEIGHBOURS and (found[1] >= 0).all():
+        kept.write(Lists(keys, *found))
+    return found
+
+
+def searched(config: PhotosConfig, descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`neighbours` by exact search, or by an index."""
+    return neighbours_without_self(*found_in(config, descriptors, descriptors, NEIGHBOURS + 1))
+
+
+def neighbours_elsewhere(
+    config: PhotosConfig, descriptors: np.ndarray, own: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Similarities and indices [own,k] of the nearest of the first `own` pictures among the others."""
+    if own in (0, len(descriptors)):
+        return np.empty((own, 0), np.float32), np.empty((own, 0), np.int64)
+    scores, indices = found_in(config, descriptors[:own], descriptors[own:], NEIGHBOURS)
+    return scores, indices + own
+
+
+def found_in(
+    config: PhotosConfig, queries: np.ndarray, descriptors: np.ndarray, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Similarities and indices [q,k] of the nearest descriptors [n,D] of each query [q,D]; k <= most."""
+    k = min(most, len(descriptors))
     factory = config.index or (LARGE_INDEX if len(descriptors) > MOST_EXACT else "")
     if factory:
         print(f"{len(descriptors):,} pictures: approximate search by {factory}, which may miss a few")
-        found = indices.search_index(indices.build_index(factory, descriptors), descriptors, k=k)
-    else:
-        found = top_k(descriptors, descriptors, k=k)
-    return neighbours_without_self(*found)
+        return indices.search_index(indices.build_index(factory, descriptors), queries, k=k)
+    return top_k(queries, descriptors, k=k)
 
 
-def neighbours_without_self(scores: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def grown(last: Lists, keys: np.ndarray, descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lists of pictures [n], most of which are in the last ones; exact if those are."""
+    _, here, there = np.intersect1d(keys, last.keys, return_indices=True)
+    place = np.full(len(last.keys), -1)
+    place[there] = here
+    scores = np.empty((len(keys), NEIGHBOURS), np.float32)
+    found = np.full((len(keys), NEIGHBOURS), -1)
+    scores[here], found[here] = last.scores[there], place[last.indices[there]]
+    again = np.flatnonzero((found < 0).any(1))  # new ones, and those that lost a neighbour
+    new = np.setdiff1d(np.arange(len(keys)), here)
+    if len(new):
+        of_new = rows_at(descriptors, new)
+        for start in range(0, len(keys), ROWS):
+            part = slice(start, start + ROWS)
+            more, j = top_k(descriptors[part], of_new, k=min(NEIGHBOURS, len(new)))
+            scores[part], found[part] = best(scores[part], found[part], more, new[j])
+    if len(again):
+        of_again = top_k(rows_at(descriptors, again), descriptors, k=NEIGHBOURS + 1)
+        scores[again], found[again] = neighbours_without_self(*of_again, again)
+    return scores, found
+
+
+def best(
+    scores: np.ndarray, found: np.ndarray, more: np.ndarray, others: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of lists [n,k] and further ones [n,m], ties by index."""
+    scores, found = np.concatenate([scores, more], 1), np.concatenate([found, others], 1)
+    order = np.lexsort((found, -scores), axis=1)[:, :NEIGHBOURS]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(found, order, 1)
+
+
+def neighbours_without_self(
+    scores: np.ndarray, indices: np.ndarray, itself: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Neighbours [N,k+1] of images among themselves -> [N,k], without the image itself.
+
+    itself: index of each image ([N]); None: they are all, in order
 
     Without the last instead, where the image is not among them: it may have more than k identical ones.
     """
-    itself = indices == np.arange(len(indices))[:, None]
-    order = np.argsort(itself, axis=1, kind="stable")[:, :-1]
+    itself = np.arange(len(indices)) if itself is None else itself
+    order = np.argsort(indices == itself[:, None], axis=1, kind="stable")[:, :-1]
     return np.take_along_axis(scores, order, 1), np.take_along_axis(indices, order, 1)

@@ -1,13 +1,26 @@
-"""The whitening of pictures: learned on them, or that of the network."""
+"""The whitening of pictures: learned on them, or that of the network.
+
+One that was learned is kept until the folder has changed a lot. Otherwise each new picture would change the
+descriptors of all.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from mgkit.config import PhotosConfig
+from mgkit.data.images import evenly
+from mgkit.machine.files import atomic_write
 from mgkit.model import MultiGrain, Whitening, append_one
+from mgkit.photos.embedding.nearest import FEW, changed
 from mgkit.whitening import fit_pca_whitening
 
 IMAGES_PER_DIMENSION = 10  # needed to learn a whitening without shrinkage
+MOST_LEARNED = 40_000  # pictures, evenly spaced, of a large collection
 FEWEST_TO_WHITEN = 100  # pictures
 # Towards equal variances, with fewer pictures per dimension. Lite0, 320 px, 100, 300 and 800 pictures: all
 # views of an object are among 8 neighbours of 100.0, 99.6 and 99.0 % of them; with 0.5 of 85.6, 95.4 and
@@ -15,8 +28,63 @@ FEWEST_TO_WHITEN = 100  # pictures
 SHRINKAGE = 0.9
 
 
-def choose_whitening(config: PhotosConfig, net: MultiGrain, rows: np.ndarray) -> tuple[Whitening | None, str]:
+@dataclass(frozen=True)
+class KeptWhitening:
+    """A file that keeps the whitening which was learned on pictures.
+
+    path: of the file; it need not exist.
+    keys: what the n pictures of this run are known by ([n] uint64).
+    """
+
+    path: Path
+    keys: np.ndarray
+
+    def read(self, dimensions: int) -> tuple[Whitening, str] | None:
+        """The whitening and the phrase on it; None if there is none, or the pictures are no longer those."""
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                mean, projection = torch.from_numpy(file["mean"]), torch.from_numpy(file["projection"])
+                keys, why = file["keys"], str(file["why"])
+        except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile):
+            return None
+        shapes = (mean.shape, projection.shape) == ((dimensions,), (dimensions, dimensions))
+        finite = shapes and bool(mean.isfinite().all() and projection.isfinite().all())
+        if not finite or mean.dtype != torch.float32 or projection.dtype != torch.float32:
+            return None
+        if changed(self.keys, keys) > FEW:
+            print("the whitening is learned anew: more than a fifth of its pictures are new or gone")
+            return None
+        different = len(np.setxor1d(self.keys, keys))
+        since = f"; {different:,} pictures are new or gone since" if different else ""
+        return Whitening(mean, projection), why + since
+
+    def write(self, whitening: Whitening, why: str) -> None:
+        arrays = {name: value.cpu().numpy() for name, value in matrices(whitening).items()}
+        with atomic_write(self.path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays, keys=self.keys, why=np.array(why))
+
+
+def matrices(whitening: Whitening) -> dict[str, torch.Tensor]:
+    return {"mean": whitening.pca.pca_m, "projection": whitening.pca.pca_P}
+
+
+def identity_of(whitening: Whitening | None) -> str:
+    """A SHA-256 of a whitening's values; empty for none."""
+    if whitening is None:
+        return ""
+    digest = hashlib.sha256()
+    for value in matrices(whitening).values():
+        digest.update(value.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def choose_whitening(
+    config: PhotosConfig, net: MultiGrain, rows: np.ndarray, kept: KeptWhitening | None = None
+) -> tuple[Whitening | None, str]:
     """The whitening of pooled features [n,C], and a phrase that names it and the reason.
+
+    kept: one that was learned in an earlier run is taken from it while the pictures are nearly the same, and
+        one that is learned now is written to it; None: it is learned in any case
 
     auto: learned on the pictures if there are ten per dimension; else the network's; else learned on the
     pictures with shrinkage; none for fewer than 100. Raises ValueError if the configured one is missing.
@@ -35,15 +103,23 @@ def choose_whitening(config: PhotosConfig, net: MultiGrain, rows: np.ndarray) ->
         return of_network, f"the network's whitening ({count}: too few to learn one on them)"
     if asked == "auto" and len(rows) < FEWEST_TO_WHITEN:
         return None, f"no whitening ({count}: too few to learn one on them, and the network has none)"
+    device = net.classifier.weight.device
+    if kept and (earlier := kept.read(dimensions)):
+        return earlier[0].to(device), earlier[1]
     shrinkage = 0.0 if enough else SHRINKAGE
+    sample = np.ascontiguousarray(
+        rows[evenly(len(rows), max(MOST_LEARNED, IMAGES_PER_DIMENSION * dimensions))]
+    )
     try:
-        mean, projection = fit_pca_whitening(append_one(torch.from_numpy(rows)), shrinkage=shrinkage)
+        mean, projection = fit_pca_whitening(append_one(torch.from_numpy(sample)), shrinkage=shrinkage)
     except ValueError as error:
         if asked == "photos":
             raise
         which = "no" if of_network is None else "the network's"
         return of_network, f"{which} whitening (none can be learned on the pictures: {error})"
-    device = net.classifier.weight.device
     why = count if enough else f"{count}: shrunk by {shrinkage:g}"
     learned = Whitening(mean.to(device), projection.to(device))
-    return learned, f"a whitening learned on the pictures themselves ({why})"
+    said = f"a whitening learned on the pictures themselves ({why})"
+    if kept:
+        kept.write(learned, said)
+    return learned, said

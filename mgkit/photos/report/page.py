@@ -97,7 +97,9 @@ class Report:
             ("Folder", shown_name(str(found.images.root))),
             ("Network", task.network),
             ("Descriptor", f"{found.descriptors.shape[1]} dimensions, {found.whitened}"),
-            ("Near-duplicates", f"{found.describe()}; {found.threshold.describe()}"),
+            ("Near-duplicates", found.describe()),
+            ("The same file", found.thresholds.file.describe()),
+            ("The same moment", found.thresholds.moment.describe()),
             ("Classes", found.fit),
         ]
 
