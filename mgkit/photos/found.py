@@ -21,6 +21,8 @@ from mgkit.photos.given import GivenPhotoTask
 from mgkit.photos.looks import Facts
 from mgkit.photos.task import PhotoTask
 
+MOST_NAMED = 10  # of the files that were left out
+
 
 @dataclass(frozen=True)
 class FoundPhotos:
@@ -30,7 +32,7 @@ class FoundPhotos:
     whitened: which whitening was chosen, and why.
     groups: near-duplicates of both grades, as indices of pictures; with `against`, each picture of `photos`
         with what it is there.
-    pairs: number of pairs above the threshold.
+    pairs: number of pairs of both grades.
     labels, probabilities: of the most probable classes ([N,5]); -1 and NaN where unreadable.
     class_names: empty where the network's classes do not fit the pictures; `fit` says why.
     left_out: {path: reason} of files that were not searched.
@@ -42,7 +44,7 @@ class FoundPhotos:
     descriptors: np.ndarray
     whitening: Whitening | None
     whitened: str
-    threshold: Threshold
+    thresholds: Thresholds
     groups: list[Group]
     pairs: int
     labels: np.ndarray
@@ -52,11 +54,6 @@ class FoundPhotos:
     left_out: dict[str, str]
     facts: Callable[[int], Facts]
     more_pairs: bool = False
-
-    @property
-    def thresholds(self) -> Thresholds:
-        """The thresholds of the two grades."""
-        return Thresholds(self.threshold, self.threshold)
 
     @property
     def images(self) -> ImageList:
@@ -157,9 +154,14 @@ class FoundPhotos:
         )
 
     def describe_left_out(self) -> str:
-        """One line: how many files were left out, by reason."""
-        kinds = by_kind(self.left_out.values())
-        return f"left out: {len(self.left_out):,}, listed in left_out.csv{f' ({kinds})' if kinds else ''}"
+        """Lines: how many files were left out, by reason, and the first of them."""
+        if not self.left_out:
+            return "left out: none"
+        first = list(self.left_out.items())[:MOST_NAMED]
+        lines = [
+            f"left out: {len(self.left_out):,}, listed in left_out.csv: {by_kind(self.left_out.values())}"
+        ]
+        return "\n".join(lines + [f"  {shown_name(path)}: {why}" for path, why in first])
 
 
 def by_kind(reasons: Iterable[str], most: int = 6) -> str:
@@ -186,7 +188,7 @@ def without_name(path: str, why: str) -> str:
 
 
 def write_results(run: Run, found: FoundPhotos) -> None:
-    paths, threshold = found.images.paths, found.threshold
+    paths = found.images.paths
     run.write("near_duplicates.csv", duplicates_csv(found.groups, paths, found.facts))
     run.write("left_out.csv", left_out_csv(found.left_out))
     if found.against is not None:
@@ -195,9 +197,15 @@ def write_results(run: Run, found: FoundPhotos) -> None:
     count, size = found.could_go()
     run.results({
         "pictures": len(found.images), "readable": len(found.readable), "left_out": len(found.left_out),
-        **found.task.settings, "whitening": found.whitened, "threshold": threshold.value,
-        "false_images": threshold.false_images if math.isfinite(threshold.false_images) else None,
-        "copies_found": threshold.found, "groups": len(found.groups),
+        **found.task.settings, "whitening": found.whitened,
+        "same_file": of_threshold(found.thresholds.file),
+        "same_moment": of_threshold(found.thresholds.moment), "groups": len(found.groups),
         "groups_of_a_file": len(found.of_grade(SAME_FILE)), "could_go": count, "bytes_freed": size,
         "pairs": found.pairs, "more_pairs": found.more_pairs, "classes": found.fit,
     })  # fmt: skip
+
+
+def of_threshold(threshold: Threshold) -> dict:
+    """A grade's threshold and its expected errors, for results.json."""
+    expected = threshold.false_images if math.isfinite(threshold.false_images) else None
+    return {"threshold": threshold.value, "false_images": expected, "copies_found": threshold.found}

@@ -12,7 +12,7 @@ from mgkit.features import Passes
 from mgkit.photos.copies.edits import EDITS
 from mgkit.photos.copies.groups import Group
 from mgkit.photos.copies.pairs import SAME_FILE
-from mgkit.photos.copies.thresholds import calibrated
+from mgkit.photos.copies.thresholds import Thresholds, calibrated
 from mgkit.photos.folder import PhotoFolder, find_photos
 from mgkit.photos.found import FoundPhotos
 from mgkit.photos.looks import read_facts
@@ -51,7 +51,7 @@ def found(tmp_path, tiny_net):
         labels = np.zeros((len(images), 1), int) if labels is None else np.asarray(labels)[:, None]
         probabilities = np.linspace(0.2, 0.9, len(images))[:, None]
         return FoundPhotos(
-            task, descriptors, None, "no whitening", threshold,
+            task, descriptors, None, "no whitening", Thresholds(threshold, threshold),
             [g if isinstance(g, Group) else copies(g) for g in groups], len(groups),
             labels, probabilities, tuple(f"class <{k}>" for k in range(30)), "they fit", dict(left_out),
             lambda i: read_facts(images.paths[i]),

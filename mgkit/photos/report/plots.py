@@ -25,19 +25,20 @@ SIDE = 48  # of a picture on the map, px
 def threshold_figure(thresholds: Thresholds) -> Figure:
     """Histograms of the similarities of nearest neighbours and of copies, with each grade's threshold."""
     figure, [panels] = axes_grid(1, 2, width=4.2, height=2.8)
-    names = {SAME_FILE: "edited copy and original", SAME_MOMENT: "nearly the same picture"}
+    # Pictures of the same file are laid over each other.
+    measures = {SAME_FILE: "correlation of aligned pictures", SAME_MOMENT: "cosine similarity"}
     for panel, grade, threshold in zip(panels, GRADES, (thresholds.file, thresholds.moment), strict=True):
-        show_threshold(panel, threshold, names[grade])
-        style(panel, first_upper(GRADES[grade]), "cosine similarity", "share (%)")
+        show_threshold(panel, threshold)
+        style(panel, first_upper(GRADES[grade]), measures[grade], "share (%)")
         panel.legend(fontsize=7, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.1))
     return figure
 
 
-def show_threshold(panel: Axes, threshold: Threshold, copies: str) -> None:
-    """Draw the histograms and the threshold of one grade; copies: what its known pairs are."""
+def show_threshold(panel: Axes, threshold: Threshold) -> None:
+    """Draw the histograms and the threshold of one grade."""
     groups = {
         "nearest other image": (threshold.nearest, COLOURS[0], "-"),
-        copies: (threshold.copies.ravel(), COLOURS[1], "--"),
+        "edited copy and original": (threshold.copies.ravel(), COLOURS[1], "--"),
     }
     groups = {name: (values[np.isfinite(values)], *rest) for name, (values, *rest) in groups.items()}
     lowest = min((values.min() for values, _, _ in groups.values() if values.size), default=0.0)
