@@ -18,7 +18,7 @@ from mgkit.machine.progress import progress
 from mgkit.photos.found import FoundPhotos
 from mgkit.photos.report.kept import kept_folder
 from mgkit.photos.report.listing import Listing, script_data
-from mgkit.photos.report.sections import could_be_freed, sections, shown_of
+from mgkit.photos.report.sections import could_be_freed, first_upper, sections, shown_of
 from mgkit.photos.report.thumbnails import Thumbnails, jpeg_uri
 
 MOST_LEFT_OUT = 500
@@ -85,7 +85,7 @@ def content_hash(text: str) -> str:
 def facts(found: FoundPhotos) -> list[tuple[str, str]]:
     """(name, value) of what was found."""
     apart = found.against is not None
-    against = [("The other folder", found.describe_against())] if apart else []
+    against = [("The other folder", first_upper(found.describe_against()))] if apart else []
     return [
         ("Folder", shown_name(str(found.images.root))),
         ("Near-duplicates", found.describe()),

@@ -111,7 +111,7 @@ def group_row(found: FoundPhotos, number: int, group: Group) -> Row:
         parts.append(f"{len(order) - MOST_MEMBERS} of them not shown")
     if np.isfinite(group.tightness):
         parts.append(f"mean similarity {group.tightness:.2f}")
-    if group.grade == SAME_FILE:
+    if group.grade == SAME_FILE and group.going:
         freed = sum(found.facts(i).size for i in group.going)
         parts.append(f"{readable_bytes(freed)} could be freed")
     return Row(", ".join(parts), pictures, key=f"group-{number}")
