@@ -16,7 +16,7 @@ from mgkit.model import Whitening
 from mgkit.photos.copies.groups import Group
 from mgkit.photos.copies.pairs import GRADES, SAME_FILE, SAME_MOMENT
 from mgkit.photos.copies.table import against_csv, duplicates_csv, left_out_csv
-from mgkit.photos.copies.thresholds import Threshold
+from mgkit.photos.copies.thresholds import Threshold, Thresholds
 from mgkit.photos.given import GivenPhotoTask
 from mgkit.photos.looks import Facts, describe_remarks
 from mgkit.photos.task import PhotoTask
@@ -32,7 +32,7 @@ class FoundPhotos:
     whitened: which whitening was chosen, and why.
     groups: near-duplicates of both grades, as indices of pictures; with `against`, each picture of `photos`
         with what it is there.
-    pairs: number of pairs above the threshold.
+    pairs: number of pairs of both grades.
     labels, probabilities: of the most probable classes ([N,5]); -1 and NaN where unreadable.
     class_names: empty where the network's classes do not fit the pictures; `fit` says why.
     left_out: {path: reason} of files that were not searched.
@@ -44,7 +44,7 @@ class FoundPhotos:
     descriptors: np.ndarray
     whitening: Whitening | None
     whitened: str
-    threshold: Threshold
+    thresholds: Thresholds
     groups: list[Group]
     pairs: int
     labels: np.ndarray
@@ -192,7 +192,7 @@ def without_name(path: str, why: str) -> str:
 
 
 def write_results(run: Run, found: FoundPhotos) -> None:
-    paths, threshold = found.images.paths, found.threshold
+    paths = found.images.paths
     run.write("near_duplicates.csv", duplicates_csv(found.groups, paths, found.facts))
     run.write("left_out.csv", left_out_csv(found.left_out))
     if found.against is not None:
@@ -201,9 +201,15 @@ def write_results(run: Run, found: FoundPhotos) -> None:
     count, size = found.could_go()
     run.results({
         "pictures": len(found.images), "readable": len(found.readable), "left_out": len(found.left_out),
-        **found.task.settings, "whitening": found.whitened, "threshold": threshold.value,
-        "false_images": threshold.false_images if math.isfinite(threshold.false_images) else None,
-        "copies_found": threshold.found, "groups": len(found.groups),
+        **found.task.settings, "whitening": found.whitened,
+        "same_file": of_threshold(found.thresholds.file),
+        "same_moment": of_threshold(found.thresholds.moment), "groups": len(found.groups),
         "groups_of_a_file": len(found.of_grade(SAME_FILE)), "could_go": count, "bytes_freed": size,
         "pairs": found.pairs, "more_pairs": found.more_pairs, "classes": found.fit,
     })  # fmt: skip
+
+
+def of_threshold(threshold: Threshold) -> dict:
+    """A grade's threshold and its expected errors, for results.json."""
+    expected = threshold.false_images if math.isfinite(threshold.false_images) else None
+    return {"threshold": threshold.value, "false_images": expected, "copies_found": threshold.found}

@@ -3,9 +3,6 @@
 The pictures are only read; results go to outputs/.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
-
 import numpy as np
 from PIL import Image
 
@@ -18,17 +15,18 @@ from mgkit.features import rows_at, to_descriptors
 from mgkit.machine.distributed import is_main
 from mgkit.model import Whitening
 from mgkit.photos.classes import BEST_CLASSES, check_classes, top_classes
-from mgkit.photos.copies.edits import EDITS, edited_copies
-from mgkit.photos.copies.groups import Group, matches, near_duplicates, pairs_beyond
+from mgkit.photos.copies.alignment import aligned
+from mgkit.photos.copies.calibration import learn_thresholds
+from mgkit.photos.copies.edits import EMBEDDED, edited_copies
+from mgkit.photos.copies.groups import Group, Measure, matches, near_duplicates, pairs_beyond
 from mgkit.photos.copies.keep import Keeping
-from mgkit.photos.copies.pairs import pairs_above
-from mgkit.photos.copies.thresholds import Threshold, calibrated
+from mgkit.photos.copies.pairs import find_pairs, nearby
+from mgkit.photos.copies.thresholds import Thresholds
 from mgkit.photos.embedding.forecast import Forecast, seconds_to_search
 from mgkit.photos.embedding.nearest import KeptLists, neighbours, neighbours_elsewhere
 from mgkit.photos.embedding.whitening import KeptWhitening, choose_whitening, identity_of
 from mgkit.photos.found import FoundPhotos, left_out_of, write_results
 from mgkit.photos.given import GivenPhotoTask
-from mgkit.photos.looks import Facts
 from mgkit.photos.task import PhotoTask, photo_task
 
 SAMPLED = 200  # pictures whose edited copies calibrate the threshold
@@ -60,12 +58,13 @@ def forecast(task: PhotoTask) -> Forecast:
         return Forecast(say=lambda line: None)
     count = len(task.folder.images)
     return Forecast(
-        beside=SAMPLED * len(EDITS) + THUMBNAILS, search=lambda: seconds_to_search(count, task.net.width + 1)
+        beside=SAMPLED * len(EMBEDDED) + THUMBNAILS,
+        search=lambda: seconds_to_search(count, task.net.width + 1),
     )
 
 
-def sampled(task: PhotoTask, rows: np.ndarray) -> np.ndarray:
-    """Indices of readable pictures whose edited copies are embedded; from features [N,C].
+def sampled(task: PhotoTask | GivenPhotoTask, rows: np.ndarray) -> np.ndarray:
+    """Indices of readable pictures whose edited copies are looked at; from features [N,C].
 
     They are those of the least keys, which are as good as random: in a folder that grows, most stay the same.
     """
@@ -78,13 +77,34 @@ def copy_features(task: PhotoTask, chosen: np.ndarray) -> np.ndarray:
     return task.copy_features(edited_copies(task.folder.images.subset(chosen)))
 
 
-def copy_similarities(task: PhotoTask, rows: np.ndarray, whitening: Whitening | None) -> np.ndarray:
-    """Similarities [m,E] of edited copies to their originals, from features [N,C]; readable ones only."""
-    chosen = sampled(task, rows)
+def copy_similarities(
+    task: PhotoTask, rows: np.ndarray, chosen: np.ndarray, whitening: Whitening | None
+) -> np.ndarray:
+    """Similarities [m,F] of embedded copies to their originals [m], from features [N,C]; NaN: unreadable."""
     originals = to_descriptors(rows[chosen], whitening)[:, None]  # [m,1,D]
-    copies = to_descriptors(copy_features(task, chosen), whitening).reshape(len(chosen), len(EDITS), -1)
-    similarities = (originals * copies).sum(2)
-    return similarities[np.isfinite(similarities).all(1)]
+    copies = to_descriptors(copy_features(task, chosen), whitening).reshape(len(chosen), len(EMBEDDED), -1)
+    return (originals * copies).sum(2)
+
+
+def thresholds_of(
+    task: PhotoTask | GivenPhotoTask,
+    readable: np.ndarray,
+    scores: np.ndarray,
+    nearest: np.ndarray,
+    chosen: np.ndarray,
+    cosines: np.ndarray,
+) -> Thresholds:
+    """The thresholds of both grades.
+
+    scores, nearest: of the neighbours of the readable pictures [n,k], as indices of these.
+    chosen, cosines: indices of some pictures [m], similarities of their embedded copies to them [m,F].
+    """
+    place = np.searchsorted(readable, chosen)
+    farther = np.where(np.isfinite(scores[place]), readable[nearest[place]], -1)
+    return learn_thresholds(
+        task.folder.images, (task.looks.grey, task.looks.aspects), scores, chosen, farther, cosines,
+        false_rate=task.config.false_rate, given=task.config.threshold,
+    )  # fmt: skip
 
 
 def search_photos(task: PhotoTask | GivenPhotoTask) -> FoundPhotos:
@@ -115,15 +135,15 @@ def find_in(task: PhotoTask) -> FoundPhotos:
     descriptors = to_descriptors(rows, whitening)  # [N,D]
     lists = KeptLists(task.kept_in / "neighbours.npz", f"{identity_of(whitening)} {config.index}")
     scores, nearest = neighbours(config, rows_at(descriptors, readable), keys, lists)  # [n,k]
-    copies = copy_similarities(task, rows, whitening)  # [m,E]
-    threshold = calibrated(copies, scores, false_rate=config.false_rate, given=config.threshold)
-    facts = task.looks.facts
-    groups, pairs, more = groups_of(task, descriptors, scores, nearest, threshold, facts)
+    chosen = sampled(task, rows)
+    cosines = copy_similarities(task, rows, chosen, whitening)  # [m,F]
+    thresholds = thresholds_of(task, readable, scores, nearest, chosen, cosines)
+    groups, pairs, more = groups_of(task, descriptors, scores, nearest, thresholds)
     labels, probabilities = top_classes(task.net, rows)
     names, fit = check_classes(task, of_readable)
     return FoundPhotos(
-        task, descriptors, whitening, whitened, threshold, groups, pairs, labels, probabilities, names, fit,
-        left_out_of(task), facts, more_pairs=more,
+        task, descriptors, whitening, whitened, thresholds, groups, pairs, labels, probabilities, names, fit,
+        left_out_of(task), task.looks.facts, more_pairs=more,
     )  # fmt: skip
 
 
@@ -132,14 +152,14 @@ def find_given(task: GivenPhotoTask) -> FoundPhotos:
     config, descriptors = task.config, task.descriptors()  # [N,D]
     readable = np.flatnonzero(np.isfinite(descriptors[:, 0]))
     scores, nearest = neighbours(config, rows_at(descriptors, readable))  # [n,k]
-    copies = np.empty((0, len(EDITS)), np.float32)
-    threshold = calibrated(copies, scores, false_rate=config.false_rate, given=config.threshold)
-    facts = task.looks.facts
-    groups, pairs, more = groups_of(task, descriptors, scores, nearest, threshold, facts)
+    chosen = sampled(task, descriptors)
+    unknown = np.empty((0, len(EMBEDDED)), np.float32)
+    thresholds = thresholds_of(task, readable, scores, nearest, chosen, unknown)
+    groups, pairs, more = groups_of(task, descriptors, scores, nearest, thresholds)
     none = np.empty((len(descriptors), 0))
     return FoundPhotos(
-        task, descriptors, None, "as they are given", threshold, groups, pairs, none.astype(int), none, (),
-        "descriptors are given: no classes are shown", left_out_of(task), facts, more_pairs=more,
+        task, descriptors, None, "as they are given", thresholds, groups, pairs, none.astype(int), none, (),
+        "descriptors are given: no classes are shown", left_out_of(task), task.looks.facts, more_pairs=more,
     )  # fmt: skip
 
 
@@ -148,8 +168,7 @@ def groups_of(
     descriptors: np.ndarray,
     scores: np.ndarray,
     nearest: np.ndarray,
-    threshold: Threshold,
-    facts: Callable[[int], Facts],
+    thresholds: Thresholds,
 ) -> tuple[list[Group], int, bool]:
     """Near-duplicates, the number of pairs, and whether there may be more.
 
@@ -162,14 +181,16 @@ def groups_of(
         mine = int((readable < own).sum())
         others = len(readable) - mine
         scores, nearest = neighbours_elsewhere(task.config, rows_at(descriptors, readable), mine)
-    pairs = pairs_above(scores, nearest, threshold.value)
-    pairs = replace(pairs, first=readable[pairs.first], second=readable[pairs.second])
-    keeping = Keeping(task.config.keep, task.folder.images.paths, facts)
+    looks = task.looks.grey, task.looks.aspects
+    pairs = find_pairs(descriptors, readable[nearby(scores, nearest, thresholds)], looks, thresholds, own=own)
+    keeping = Keeping(task.config.keep, task.folder.images.paths, task.looks.facts)
+    least = thresholds.moment.value
     if own is None:
-        groups = near_duplicates(pairs, descriptors, least=threshold.value, choose=keeping.choose)
+        measure = Measure(lambda *ends: aligned(*looks, np.stack(ends, 1)), thresholds.file.value)
+        groups = near_duplicates(pairs, descriptors, least=least, choose=keeping.choose, measure=measure)
     else:
         groups = matches(pairs, len(descriptors), own, choose=keeping.choose, covers=keeping.covers)
-    return groups, len(pairs), pairs_beyond(scores, threshold.value, others)
+    return groups, len(pairs), pairs_beyond(scores, least, others)
 
 
 def describe_with(found: FoundPhotos) -> Describe | None:

@@ -44,7 +44,7 @@ def test_copies_are_found_by_the_given_rows_and_threshold(album, here):
     found = searched(album)
     assert [group.members for group in found.groups] == [(4, 5), (0, 1)]
     assert found.groups[0].similarities[0] == pytest.approx(10 / np.sqrt(101), abs=1e-4)
-    assert found.threshold.value == 0.9 and "as given" in found.threshold.describe()
+    assert found.thresholds.moment.value == 0.9 and "as given" in found.thresholds.moment.describe()
     assert found.collection().answers(0, 1).neighbours == [1]
     stage = here / "outputs/mini/search_photos"
     results = json.loads((stage / "results.json").read_text())

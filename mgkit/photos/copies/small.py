@@ -1,13 +1,17 @@
 """Pictures made small, without bars and borders, in order to be laid over each other."""
 
 import numpy as np
+import torch
 from PIL import Image
+from scipy.ndimage import uniform_filter
 
 SIDE = 64  # of a small picture (px)
 LOOKED_AT = 256  # longest side at which bars are looked for (px)
 TOLERANCE = 12  # of 255, within which pixels have the colour of the bars, for the noise of compression
 UNIFORM = 0.9  # share of a line's pixels that have the colour of the bars
 LEAST = 0.25  # of the picture's area is kept
+SURROUNDINGS = 15  # side of the square whose mean is removed from each pixel (px)
+NOISE = 4.0  # contrast (of 255) that is not made larger
 
 # By the number of the rotation tag: what brings a picture upright that bears it.
 TURNS = {
@@ -20,7 +24,7 @@ TURNS = {
     7: lambda x: x.swapaxes(-1, -2)[..., ::-1, ::-1],
     8: lambda x: x.swapaxes(-1, -2)[..., ::-1, :],
 }
-BACK = {turn: {6: 8, 8: 6}.get(turn, turn) for turn in TURNS}  # the turn that undoes one
+UNDONE = {turn: {6: 8, 8: 6}.get(turn, turn) for turn in TURNS}  # the turn that undoes one
 SIDEWAYS = (5, 6, 7, 8)  # turns that exchange width and height
 
 
@@ -35,7 +39,7 @@ def small(image: Image.Image) -> tuple[np.ndarray, float]:
 
 
 def content_box(image: Image.Image) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) of a picture (RGB) without the bars of a screenshot and without borders (px).
+    """(left, top, right, bottom) in px of a picture (RGB) without the bars of a screenshot and borders.
 
     Bars have one colour and lie on opposite sides, so that nothing is cut from a picture with a plain sky.
     Writing on them is cut as well. At least a quarter of the picture is kept, or else all of it.
@@ -66,3 +70,24 @@ def between_bars(pixels: np.ndarray, part: slice) -> slice:
     lengths = edges[1::2] - edges[::2]
     longest = int(lengths.argmax())
     return slice(part.start + int(edges[2 * longest]) + 1, part.start + int(edges[2 * longest + 1]) + 1)
+
+
+def as_turned(grey: np.ndarray, aspects: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Small pictures [P,s,s] as rotation tags of these numbers [P] turn them; their width / height [P]."""
+    result = np.empty_like(grey)
+    for turn in np.unique(turns):
+        result[turns == turn] = TURNS[turn](grey[turns == turn])
+    return result, np.where(np.isin(turns, SIDEWAYS), 1 / aspects, aspects)
+
+
+def contrasts(grey: np.ndarray) -> torch.Tensor:
+    """Grey pictures [P,s,s] uint8 -> how each pixel differs from its surroundings [P,1,s,s], about 1."""
+    pixels = grey.astype(np.float32)
+    difference = pixels - surroundings(pixels)
+    return torch.from_numpy(difference / (np.sqrt(surroundings(difference**2)) + NOISE))[:, None]
+
+
+def surroundings(pixels: np.ndarray) -> np.ndarray:
+    """The mean around each pixel of [P,s,s]; twice by a square is nearly by a disc."""
+    size = (1, SURROUNDINGS, SURROUNDINGS)
+    return uniform_filter(uniform_filter(pixels, size, mode="nearest"), size, mode="nearest")
