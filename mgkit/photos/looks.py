@@ -8,6 +8,7 @@ Both are kept in `Table`s in a folder of their own, and made for new and changed
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property, partial
@@ -188,8 +189,17 @@ def as_row(facts: Facts) -> tuple:
 
 
 def noting(keys: np.ndarray, *, folder: Path) -> Callable[[int, Image.Image], None]:
-    """A function that keeps how picture i looks; to be called in the processes that load pictures."""
-    return partial(note_look, looks_table(folder), keys)
+    """A function that keeps how picture i looks; to be called in the processes that load pictures.
+
+    Where it cannot be written, `photo_looks` makes it again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    return partial(try_to_note, looks_table(folder), keys)
+
+
+def try_to_note(table: Table, keys: np.ndarray, i: int, picture: Image.Image) -> None:
+    with suppress(OSError):
+        note_look(table, keys, i, picture)
 
 
 def note_look(table: Table, keys: np.ndarray, i: int, picture: Image.Image) -> None:
