@@ -23,10 +23,10 @@ endif
 
 ifeq ($(strip $(PHOTOS)),)
 photos:
-	$(error photos: where are your pictures? make photos PHOTOS=~/Pictures, or PHOTOS="~/Pictures; /mnt/phone")
+	$(error photos: where are your pictures? make photos PHOTOS=~/Pictures, or PHOTOS="~/Pictures; /mnt/phone"; with AGAINST=/mnt/backup, are they there already?)
 else
-photos: $(READY)  ## 06 on the pictures in PHOTOS, as in PHOTOS=~/Pictures or PHOTOS="~/Pictures; /mnt/phone"
-	@$(BIN)/python -m mgkit.photos "$$PHOTOS"
+photos: $(READY)  ## 06 on the pictures in PHOTOS, as in PHOTOS=~/Pictures or PHOTOS="~/Pictures; /mnt/phone"; AGAINST=/mnt/backup: are they there?
+	@$(BIN)/python -m mgkit.photos --against="$$AGAINST" -- "$$PHOTOS"
 endif
 
 test: $(READY)  ## the whole test suite, in JOBS processes

@@ -101,6 +101,7 @@ Sizes = Annotated[list[Pixels], Field(min_length=1, max_length=MOST_ITEMS), Dist
 Texts = Annotated[list[Text], Field(max_length=MOST_ITEMS), Distinct]
 Crop = Literal["square", "rect"]
 Tokens = Literal["patches", "class", "both"]  # of a transformer, that are pooled
+Criterion = Literal["pixels", "compression", "camera", "date", "upright"]  # for a picture to be kept
 Reranking = Literal["average_qe", "alpha_qe", "dba", "k_reciprocal", "diffusion"]
 
 Processes = Annotated[int | str, AfterValidator(check_processes)]
@@ -381,11 +382,17 @@ class PhotosConfig(NetworkConfig):
     photos: Texts = dataclasses.field(  # folders, as text separated by ;, since names may contain commas
         default_factory=list, metadata={"separator": ";"}
     )  # empty: scenes, copies and distractors of the embedded set, or data
+    against: Texts = dataclasses.field(  # folders, as text separated by ;
+        default_factory=list, metadata={"separator": ";"}
+    )  # in which the pictures of photos are looked for, instead of among each other
     size: Pixels | None = None  # None: 320 with published or own weights, 96 with a checkpoint
     p: Exponent | None = None  # None: the network's own; p* for the default network
     whitening: Literal["auto", "photos", "network", "none"] = "auto"
     threshold: Annotated[float, Field(gt=0, le=1)] | None = None  # cosine; None: calibrated
     false_rate: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
+    keep: Annotated[list[Criterion], Field(min_length=1), Distinct] = dataclasses.field(
+        default_factory=lambda: ["pixels", "compression", "camera", "date", "upright"]
+    )  # what decides, in this order, which picture of a group is proposed to stay
     index: Text = ""  # a faiss string; empty: exact search, or HNSW for a large collection
     queries: whole(0, 1000) = 12  # shown in the report
     k: whole(1, 1000) = 8
@@ -399,6 +406,8 @@ class PhotosConfig(NetworkConfig):
         super().__post_init__()
         if self.descriptors and self.threshold is None:
             raise ValueError("descriptors: without a network, threshold cannot be calibrated: give it, too")
+        if self.against and not self.photos:
+            raise ValueError("against: give the folders that are looked for there, too, as photos")
         if self.descriptors and self.whitening in ("photos", "network"):
             raise ValueError("descriptors are searched as they are given: leave whitening out (auto)")
         filled = {}

@@ -1,11 +1,9 @@
 """What a search in pictures found, and its files."""
 
-import csv
-import io
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +11,14 @@ import numpy as np
 from mgkit.data.images import ImageList, evenly
 from mgkit.engine.run import Run
 from mgkit.explore.browse import Classes, Collection
-from mgkit.machine.printable import csv_name, shown_name
+from mgkit.machine.printable import shown_name
 from mgkit.model import Whitening
 from mgkit.photos.copies.groups import Group
+from mgkit.photos.copies.pairs import GRADES, SAME_FILE, SAME_MOMENT
+from mgkit.photos.copies.table import against_csv, duplicates_csv, left_out_csv
 from mgkit.photos.copies.thresholds import Threshold
 from mgkit.photos.given import GivenPhotoTask
+from mgkit.photos.looks import Facts
 from mgkit.photos.task import PhotoTask
 
 
@@ -27,11 +28,13 @@ class FoundPhotos:
 
     descriptors: L2-normalised ([N,D]); NaN where unreadable.
     whitened: which whitening was chosen, and why.
-    groups: near-duplicates, as indices of pictures.
+    groups: near-duplicates of both grades, as indices of pictures; with `against`, each picture of `photos`
+        with what it is there.
     pairs: number of pairs above the threshold.
     labels, probabilities: of the most probable classes ([N,5]); -1 and NaN where unreadable.
     class_names: empty where the network's classes do not fit the pictures; `fit` says why.
     left_out: {path: reason} of files that were not searched.
+    facts: index of a picture -> what is known of its file.
     more_pairs: whether there may be more pairs than were counted.
     """
 
@@ -47,11 +50,17 @@ class FoundPhotos:
     class_names: tuple[str, ...]
     fit: str
     left_out: dict[str, str]
+    facts: Callable[[int], Facts]
     more_pairs: bool = False
 
     @property
     def images(self) -> ImageList:
         return self.task.folder.images
+
+    @property
+    def against(self) -> int | None:
+        """Number of the pictures of `photos`, which come first; None without further ones of `against`."""
+        return self.task.folder.own
 
     @property
     def readable(self) -> np.ndarray:
@@ -100,14 +109,61 @@ class FoundPhotos:
         """The same, printable."""
         return shown_name(self.path(i))
 
+    def of_grade(self, grade: int) -> list[Group]:
+        return [group for group in self.groups if group.grade == grade]
+
+    def could_go(self) -> tuple[int, int]:
+        """Number of the copies that could go, without frames of a moment, and the bytes that would free."""
+        going = {i for group in self.of_grade(SAME_FILE) for i in group.going}
+        return len(going), sum(self.facts(i).size for i in going)
+
     def describe(self) -> str:
         """One line: the number of near-duplicates, groups and pairs."""
-        inside = sum(len(group.members) for group in self.groups)
+        inside = len({i for group in self.groups for i in group.members})
         pairs = f"{'at least ' if self.more_pairs else ''}{self.pairs:,} pairs"
         return (
             f"{inside:,} of {len(self.readable):,} pictures are near-duplicates, in "
             f"{len(self.groups):,} groups joined by {pairs}"
         )
+
+    def describe_grades(self) -> str:
+        """Lines: the groups and pictures of each grade; what could go; with `against`, what is there."""
+        apart = self.against is not None
+        lines = [self.describe_against()] if apart else [self.describe_grade(grade) for grade in GRADES]
+        count, size = self.could_go()
+        lines.append(
+            f"{count:,} copies could go, which would free {size / 1e6:,.1f} MB; which ones is in "
+            "near_duplicates.csv"
+        )
+        return "\n".join(lines)
+
+    def describe_grade(self, grade: int) -> str:
+        groups = self.of_grade(grade)
+        inside = sum(len(group.members) for group in groups)
+        return f"{GRADES[grade]}: {inside:,} pictures in {len(groups):,} groups"
+
+    def describe_against(self) -> str:
+        """One line: how many pictures of `photos` are in `against`."""
+        copies, moments = (len(self.of_grade(grade)) for grade in (SAME_FILE, SAME_MOMENT))
+        readable = int((self.readable < self.against).sum())
+        return (
+            f"of {readable:,} pictures of photos, {copies:,} are in against as the same file, {moments:,} as "
+            f"the same moment, {readable - copies - moments:,} not at all; each is in against.csv"
+        )
+
+    def describe_left_out(self) -> str:
+        """One line: how many files were left out, by reason."""
+        kinds = by_kind(self.left_out.values())
+        return f"left out: {len(self.left_out):,}, listed in left_out.csv{f' ({kinds})' if kinds else ''}"
+
+
+def by_kind(reasons: Iterable[str], most: int = 6) -> str:
+    """`the file is empty 12, not an image 3`: how often which reason was given, the most frequent first."""
+    counts = Counter(reasons)
+    parts = [f"{reason} {count:,}" for reason, count in counts.most_common(most)]
+    if len(counts) > most:
+        parts.append(f"others {counts.total() - sum(count for _, count in counts.most_common(most)):,}")
+    return ", ".join(parts)
 
 
 def left_out_of(task: PhotoTask | GivenPhotoTask) -> dict[str, str]:
@@ -125,29 +181,18 @@ def without_name(path: str, why: str) -> str:
 
 
 def write_results(run: Run, found: FoundPhotos) -> None:
-    run.write("near_duplicates.csv", duplicates_csv(found))
-    reasons = [(csv_name(path), why) for path, why in found.left_out.items()]
-    run.write("left_out.csv", as_csv(["file", "why"], reasons))
-    threshold = found.threshold
+    paths, threshold = found.images.paths, found.threshold
+    run.write("near_duplicates.csv", duplicates_csv(found.groups, paths, found.facts))
+    run.write("left_out.csv", left_out_csv(found.left_out))
+    if found.against is not None:
+        readable = set(found.readable.tolist())
+        run.write("against.csv", against_csv(found.groups, paths, found.against, readable))
+    count, size = found.could_go()
     run.results({
         "pictures": len(found.images), "readable": len(found.readable), "left_out": len(found.left_out),
         **found.task.settings, "whitening": found.whitened, "threshold": threshold.value,
         "false_images": threshold.false_images if math.isfinite(threshold.false_images) else None,
-        "copies_found": threshold.found, "groups": len(found.groups), "pairs": found.pairs,
-        "more_pairs": found.more_pairs, "classes": found.fit,
+        "copies_found": threshold.found, "groups": len(found.groups),
+        "groups_of_a_file": len(found.of_grade(SAME_FILE)), "could_go": count, "bytes_freed": size,
+        "pairs": found.pairs, "more_pairs": found.more_pairs, "classes": found.fit,
     })  # fmt: skip
-
-
-def duplicates_csv(found: FoundPhotos) -> str:
-    rows = [
-        (number, csv_name(found.path(i)), f"{similarity:.4f}")
-        for number, group in enumerate(found.groups, 1)
-        for i, similarity in zip(group.members, group.similarities, strict=True)
-    ]
-    return as_csv(["group", "file", "similarity to the nearest of its group"], rows)
-
-
-def as_csv(header: Sequence[str], rows: Sequence[tuple]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()

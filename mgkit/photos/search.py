@@ -3,6 +3,9 @@
 The pictures are only read; results go to outputs/.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 from PIL import Image
 
@@ -16,13 +19,16 @@ from mgkit.machine.distributed import is_main
 from mgkit.model import Whitening
 from mgkit.photos.classes import BEST_CLASSES, check_classes, top_classes
 from mgkit.photos.copies.edits import EDITS, edited_copies
-from mgkit.photos.copies.groups import Group, near_duplicates, pairs_beyond
+from mgkit.photos.copies.groups import Group, matches, near_duplicates, pairs_beyond
+from mgkit.photos.copies.keep import Keeping
+from mgkit.photos.copies.pairs import pairs_above
 from mgkit.photos.copies.thresholds import Threshold, calibrated
 from mgkit.photos.embedding.forecast import Forecast, seconds_to_search
-from mgkit.photos.embedding.nearest import KeptLists, neighbours
+from mgkit.photos.embedding.nearest import KeptLists, neighbours, neighbours_elsewhere
 from mgkit.photos.embedding.whitening import KeptWhitening, choose_whitening, identity_of
 from mgkit.photos.found import FoundPhotos, left_out_of, write_results
 from mgkit.photos.given import GivenPhotoTask
+from mgkit.photos.looks import Facts
 from mgkit.photos.task import PhotoTask, photo_task
 
 SAMPLED = 200  # pictures whose edited copies calibrate the threshold
@@ -84,10 +90,9 @@ def copy_similarities(task: PhotoTask, rows: np.ndarray, whitening: Whitening | 
 def search_photos(task: PhotoTask | GivenPhotoTask) -> FoundPhotos:
     """Whiten the features, then find neighbours, threshold, near-duplicates and classes.
 
-    Writes results.json, near_duplicates.csv and left_out.csv to outputs/<experiment>/search_photos/, unless
-    another process has just written them; see `holding`, whose errors are raised. Each of several machines
-    searches in the stored features, the first one writes. The names in the csv files are printable and can be
-    read back (`csv_name`).
+    Writes results.json, near_duplicates.csv, left_out.csv and, with `against`, against.csv to
+    outputs/<experiment>/search_photos/, unless another process has just written them; see `holding`, whose
+    errors are raised. Each of several machines searches in the stored features, the first one writes.
     """
     config = task.config
     with holding(config) as joined:
@@ -112,12 +117,13 @@ def find_in(task: PhotoTask) -> FoundPhotos:
     scores, nearest = neighbours(config, rows_at(descriptors, readable), keys, lists)  # [n,k]
     copies = copy_similarities(task, rows, whitening)  # [m,E]
     threshold = calibrated(copies, scores, false_rate=config.false_rate, given=config.threshold)
-    groups, pairs = groups_of(readable, scores, nearest, threshold)
+    facts = task.looks.facts
+    groups, pairs, more = groups_of(task, descriptors, scores, nearest, threshold, facts)
     labels, probabilities = top_classes(task.net, rows)
     names, fit = check_classes(task, of_readable)
     return FoundPhotos(
         task, descriptors, whitening, whitened, threshold, groups, pairs, labels, probabilities, names, fit,
-        left_out_of(task), more_pairs=pairs_beyond(scores, threshold.value),
+        left_out_of(task), facts, more_pairs=more,
     )  # fmt: skip
 
 
@@ -128,21 +134,42 @@ def find_given(task: GivenPhotoTask) -> FoundPhotos:
     scores, nearest = neighbours(config, rows_at(descriptors, readable))  # [n,k]
     copies = np.empty((0, len(EDITS)), np.float32)
     threshold = calibrated(copies, scores, false_rate=config.false_rate, given=config.threshold)
-    groups, pairs = groups_of(readable, scores, nearest, threshold)
+    facts = task.looks.facts
+    groups, pairs, more = groups_of(task, descriptors, scores, nearest, threshold, facts)
     none = np.empty((len(descriptors), 0))
     return FoundPhotos(
         task, descriptors, None, "as they are given", threshold, groups, pairs, none.astype(int), none, (),
-        "descriptors are given: no classes are shown", left_out_of(task),
-        more_pairs=pairs_beyond(scores, threshold.value),
+        "descriptors are given: no classes are shown", left_out_of(task), facts, more_pairs=more,
     )  # fmt: skip
 
 
 def groups_of(
-    readable: np.ndarray, scores: np.ndarray, nearest: np.ndarray, threshold: Threshold
-) -> tuple[list[Group], int]:
-    """Near-duplicates among the readable pictures [n], as indices of all, and the number of pairs."""
-    groups, pairs = near_duplicates(scores, nearest, threshold.value)
-    return [Group(tuple(readable[list(each.members)].tolist()), each.similarities) for each in groups], pairs
+    task: PhotoTask | GivenPhotoTask,
+    descriptors: np.ndarray,
+    scores: np.ndarray,
+    nearest: np.ndarray,
+    threshold: Threshold,
+    facts: Callable[[int], Facts],
+) -> tuple[list[Group], int, bool]:
+    """Near-duplicates, the number of pairs, and whether there may be more.
+
+    descriptors: of all pictures [N,D].
+    scores, nearest: of the neighbours of the readable ones [n,k], as indices of these.
+    """
+    readable, own = np.flatnonzero(np.isfinite(descriptors[:, 0])), task.folder.own
+    others = len(readable) - 1
+    if own is not None:
+        mine = int((readable < own).sum())
+        others = len(readable) - mine
+        scores, nearest = neighbours_elsewhere(task.config, descriptors[readable], mine)
+    pairs = pairs_above(scores, nearest, threshold.value)
+    pairs = replace(pairs, first=readable[pairs.first], second=readable[pairs.second])
+    choose = Keeping(task.config.keep, task.folder.images.paths, facts).choose
+    if own is None:
+        groups = near_duplicates(pairs, descriptors, least=threshold.value, choose=choose)
+    else:
+        groups = matches(pairs, len(descriptors), own, choose=choose)
+    return groups, len(pairs), pairs_beyond(scores, threshold.value, others)
 
 
 def describe_with(found: FoundPhotos) -> Describe | None:

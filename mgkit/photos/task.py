@@ -121,12 +121,15 @@ def photo_task(config: PhotosConfig) -> PhotoTask | GivenPhotoTask:
     """
     if config.data != "mini":
         check_folder(data_root(config.data), "data")
-    folder = main_first(lambda: find_photos(photo_folders(config), side=config.size, exif=config.exif))
+    against = [find_path(folder) for folder in config.against]
+    options = {"side": config.size, "exif": config.exif, "against": against}
+    folder = main_first(lambda: find_photos(photo_folders(config), **options))
     outputs = stage_folder(config).resolve()
-    for root in photo_folders(config):
+    for root in (*photo_folders(config), *against):
         if outputs.is_relative_to(root.resolve()):
+            purpose = "against" if root in against else "photos"
             raise ValueError(
-                f"photos: results would be written among the pictures, to {shown_name(outputs)}: choose a "
+                f"{purpose}: results would be written among the pictures, to {shown_name(outputs)}: choose a "
                 "folder that does not hold outputs/"
             )
     if config.descriptors:

@@ -14,6 +14,7 @@ from mgkit.photos.copies.groups import Group
 from mgkit.photos.copies.thresholds import calibrated
 from mgkit.photos.folder import PhotoFolder, find_photos
 from mgkit.photos.found import FoundPhotos
+from mgkit.photos.looks import read_facts
 from mgkit.photos.task import PhotoTask
 
 
@@ -40,6 +41,7 @@ def found(tmp_path, tiny_net):
             task, descriptors, None, "no whitening", threshold,
             [Group(tuple(g), (0.9,) * len(g)) for g in groups], len(groups),
             labels, probabilities, tuple(f"class <{k}>" for k in range(30)), "they fit", dict(left_out),
+            lambda i: read_facts(images.paths[i]),
         )  # fmt: skip
 
     return of

@@ -50,7 +50,8 @@ def test_copies_are_found_by_the_given_rows_and_threshold(album, here):
     results = json.loads((stage / "results.json").read_text())
     assert (results["pictures"], results["groups"], results["descriptors"]) == (8, 2, ["given"])
     with open(stage / "near_duplicates.csv", newline="") as file:
-        assert [row["file"] for row in csv.DictReader(file)] == ["4.png", "5.png", "0.png", "1.png"]
+        paths = [row["path"] for row in csv.DictReader(file)]
+    assert paths == [str(album / f"{i}.png") for i in (4, 5, 0, 1)]
 
 
 def test_there_is_no_network_and_no_class(album, capsys):

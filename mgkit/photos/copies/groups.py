@@ -1,26 +1,52 @@
-"""Groups of near-duplicates."""
+"""Groups of near-duplicates that one stray pair cannot join.
+
+Copies of a file are grouped around the picture that stays: each of them is a copy of that one, not of a copy
+of a copy. Frames of one moment are grouped by hierarchical clustering with average linkage (Sokal & Michener
+1958): two groups become one where all their pictures are alike in the mean. Of a group of copies, only the
+one that stays takes part.
+"""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import coo_array
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import squareform
 
-from mgkit.photos.copies.pairs import SAME_MOMENT
+from mgkit.photos.copies.pairs import SAME_FILE, SAME_MOMENT, Pairs
+from mgkit.photos.copies.turned import relative, turns_along
+
+# Of the threshold of a pair, that the mean of a group's pairs reaches: the nearest two of several frames are
+# more alike than the others.
+SHARE = 0.8
+MOST = 2000  # pictures of a moment whose similarities are held at once: 32 MB
+CENTRES = 32  # of a component that are compared also with pictures that are not among their neighbours
+IDENTICAL = 0.999  # similarity of identical pictures is 1 up to rounding
+
+Score = Callable[[np.ndarray, np.ndarray], np.ndarray]  # pictures i [P] and j [P] -> similarities [P]
+Choose = Callable[[Sequence[int]], tuple[int, str]]  # pictures -> position of the one that stays, and why
 
 
 @dataclass(frozen=True)
 class Group:
     """Near-duplicates of one grade.
 
-    members: indices of the images.
-    similarities: each one's similarity to the nearest of the others.
+    members: indices of the images, in their order.
+    similarities: each one's similarity to the nearest of the others; of copies to the one that they are
+        grouped around, and of that one to the nearest.
     grade: SAME_FILE or SAME_MOMENT.
-    tightness: mean similarity of its pairs.
+    tightness: mean similarity of its pairs; of copies of those with that one.
     turns: how each is turned relative to the one that is kept, 1 to 8 as in the rotation tag.
     kept: position in `members` of the one that is proposed to stay.
     reason: why that one, as text.
+    going: indices of the images that are proposed to go.
+
+    Of SAME_FILE, similarities are correlations of the pictures laid over each other, if they were; else they
+    are cosines of descriptors.
     """
 
     members: tuple[int, ...]
@@ -30,34 +56,247 @@ class Group:
     turns: tuple[int, ...] = ()
     kept: int = 0
     reason: str = ""
+    going: tuple[int, ...] = ()
 
     @property
     def strongest(self) -> float:
         return max(self.similarities)
 
 
-def near_duplicates(scores: np.ndarray, indices: np.ndarray, threshold: float) -> tuple[list[Group], int]:
-    """Connected components of the pairs above the threshold, the strongest first, and the number of pairs.
+@dataclass(frozen=True)
+class Measure:
+    """How alike pictures are that are no pair yet, as copies of a file.
 
-    scores, indices: of the nearest neighbours ([N,k]); there may be more pairs (`pairs_beyond`).
+    score: pictures i [P] and j [P] -> their similarities [P].
+    least: the least similarity of copies.
     """
-    i, column = np.nonzero(scores >= threshold)
-    j, values = indices[i, column], scores[i, column]
-    count = len(indices)
-    pairs = {(min(a, b), max(a, b)) for a, b in zip(i.tolist(), j.tolist(), strict=True)}
-    _, label = connected_components(coo_array((values, (i, j)), shape=(count, count)), directed=False)
-    best = np.full(count, -np.inf)
-    np.maximum.at(best, i, values)
-    np.maximum.at(best, j, values)
-    members = np.flatnonzero(best > -np.inf)
-    by_label: dict[int, list[int]] = {}
-    for image in members.tolist():
-        by_label.setdefault(int(label[image]), []).append(image)
-    groups = [Group(tuple(of), tuple(float(min(best[m], 1.0)) for m in of)) for of in by_label.values()]
-    return sorted(groups, key=lambda group: (-group.strongest, group.members)), len(pairs)
+
+    score: Score
+    least: float
 
 
-def pairs_beyond(scores: np.ndarray, threshold: float) -> bool:
-    """Whether all k neighbours of an image lie above the threshold, so that pairs may be missing."""
-    count, k = scores.shape
-    return 0 < k < count - 1 and bool((scores[:, -1] >= threshold).any())
+class Edges(NamedTuple):
+    """Pairs of pictures with their similarities by the measure of a grade, each [P]."""
+
+    first: np.ndarray
+    second: np.ndarray
+    score: np.ndarray
+
+    def matrix(self, count: int) -> csr_array:
+        """The similarities as a sparse symmetric matrix [N,N]; 0 where pictures are no pair."""
+        i, j = np.concatenate([self.first, self.second]), np.concatenate([self.second, self.first])
+        return coo_array((np.tile(self.score, 2), (i, j)), shape=(count, count)).tocsr()
+
+
+def near_duplicates(
+    pairs: Pairs, descriptors: np.ndarray, *, least: float, choose: Choose, measure: Measure | None = None
+) -> list[Group]:
+    """The groups of N pictures: copies of a file, then frames of a moment; the most alike first.
+
+    A picture is in one group of each grade at most. Of a group of copies, only the one that is kept can be in
+    a group of a moment.
+
+    descriptors: [N,D], L2-normalised.
+    least: the least cosine similarity of frames of a moment.
+    measure: compares pictures that others join but that are no pair yet; None: they are no copies.
+    """
+    count = len(descriptors)
+    score, found, stands_for = scores_of(pairs), [], np.arange(count)
+    turns = turns_along(pairs, score, count)
+    same = pairs.grade == SAME_FILE
+    edges = Edges(pairs.first[same], pairs.second[same], score[same])
+    for kept, copies in stars(edges, count, measure, choose):
+        stands_for[list(copies)] = kept
+        found.append(star_group(kept, copies, SAME_FILE, turns, choose))
+    for members, similarities, tightness in clusters(edges_between(pairs, stands_for), descriptors, least):
+        found.append(group_of(members, similarities, SAME_MOMENT, tightness, turns, choose))
+    return in_order(found)
+
+
+def matches(pairs: Pairs, count: int, own: int, *, choose: Choose) -> list[Group]:
+    """Each of the first `own` of N pictures with its copies among the others, or else with its moment.
+
+    Pairs of two of the first, and of two of the others, are left out. Only a picture of the first goes, if a
+    better copy of it is among the others.
+    """
+    score, found = scores_of(pairs), []
+    turns = turns_along(pairs, score, count)
+    across = np.flatnonzero((pairs.first < own) & (pairs.second >= own))
+    across = across[np.argsort(pairs.first[across], kind="stable")]
+    starts = np.flatnonzero(np.diff(pairs.first[across])) + 1
+    for of_one in np.split(across, starts) if len(across) else []:
+        grade = int(pairs.grade[of_one].min())
+        best = of_one[pairs.grade[of_one] == grade]
+        others = dict(zip(pairs.second[best].tolist(), score[best].tolist(), strict=True))
+        picture = int(pairs.first[best[0]])
+        group = star_group(picture, others, grade, turns, choose)
+        goes = grade == SAME_FILE and picture in group.going
+        found.append(replace(group, going=(picture,) if goes else ()))
+    return in_order(found)
+
+
+def in_order(groups: Sequence[Group]) -> list[Group]:
+    """By grade; within each the most alike first."""
+    return sorted(groups, key=lambda group: (group.grade, -group.strongest, group.members))
+
+
+def scores_of(pairs: Pairs) -> np.ndarray:
+    """The similarity that gave each pair its grade [P]: the alignment of copies, where it was measured."""
+    laid = (pairs.grade == SAME_FILE) & np.isfinite(pairs.alignment)
+    return np.where(laid, pairs.alignment, pairs.similarity)
+
+
+def group_of(
+    members: np.ndarray,
+    similarities: np.ndarray,
+    grade: int,
+    tightness: float,
+    turns: np.ndarray,
+    choose: Choose,
+) -> Group:
+    """The group of pictures [m] with their similarities [m]; all go but the one that is kept.
+
+    turns: of all N pictures, see `turns_along`.
+    """
+    kept, reason = choose(members)
+    indices = tuple(members.tolist())
+    similarities = tuple(np.minimum(similarities, 1).tolist())  # of identical pictures 1 up to rounding
+    going = tuple(i for place, i in enumerate(indices) if place != kept)
+    turned = relative(turns[members], kept)
+    return Group(indices, similarities, grade, min(tightness, 1.0), turned, kept, reason, going)
+
+
+# --- Copies of a file
+
+
+def star_group(
+    centre: int, others: Mapping[int, float], grade: int, turns: np.ndarray, choose: Choose
+) -> Group:
+    """The group of a picture and others {index: similarity to it}."""
+    similarities = {centre: max(others.values())} | others
+    members = np.array(sorted(similarities))
+    scores = np.array([similarities[i] for i in members.tolist()])
+    return group_of(members, scores, grade, float(np.mean(list(others.values()))), turns, choose)
+
+
+def stars(
+    edges: Edges, count: int, measure: Measure | None, choose: Choose
+) -> Iterator[tuple[int, dict[int, float]]]:
+    """Yield each picture that stays, of N, and its copies {index: similarity to it}."""
+    matrix = edges.matrix(count)
+    for members in components(matrix):
+        kept_for = kept_in(members, matrix, measure, choose)
+        copies: dict[int, dict[int, float]] = {}
+        for copy, (kept, similarity) in kept_for.items():
+            copies.setdefault(kept, {})[copy] = similarity
+        yield from copies.items()
+
+
+def kept_in(
+    members: np.ndarray, matrix: csr_array, measure: Measure | None, choose: Choose
+) -> dict[int, tuple[int, float]]:
+    """{copy: (the picture that stays for it, their similarity)} of a component [m].
+
+    The best picture stays and takes its copies, then the best of the rest, and so on. A copy goes over to a
+    later one that it is more similar to, if that one is the better picture of the two.
+    """
+    left, centres, found = members, set(), {}
+    while len(left):
+        centre = int(left[choose(left)[0]])
+        centres.add(centre)
+        others = members[members != centre]
+        row = row_of(matrix, centre, others)
+        if measure and len(centres) <= CENTRES:
+            missing = (row == 0) & np.isin(others, left)
+            scores = measure.score(np.full(missing.sum(), centre), others[missing])
+            row[missing] = np.where(scores >= measure.least, scores, 0)
+        for other, similarity in zip(others[row > 0].tolist(), row[row > 0].tolist(), strict=True):
+            if other in found:
+                better = similarity > found[other][1] and choose([centre, other])[0] == 0
+            else:
+                better = other not in centres
+            if better:
+                found[other] = (centre, similarity)
+        left = left[~np.isin(left, [*centres, *found])]
+    return found
+
+
+def row_of(matrix: csr_array, picture: int, others: np.ndarray) -> np.ndarray:
+    """The entries of a sparse matrix [N,N] in the row of a picture and the columns of others [m], sorted."""
+    row, entries = np.zeros(len(others)), slice(*matrix.indptr[picture : picture + 2])
+    _, here, there = np.intersect1d(others, matrix.indices[entries], assume_unique=True, return_indices=True)
+    row[here] = matrix.data[entries][there]
+    return row
+
+
+def components(matrix: csr_array) -> list[np.ndarray]:
+    """The connected components of more than one picture, each as sorted indices."""
+    label = connected_components(matrix, directed=False)[1]
+    order = np.argsort(label, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
+    return [part for part in parts if len(part) > 1]
+
+
+# --- Frames of a moment
+
+
+def edges_between(pairs: Pairs, stands_for: np.ndarray) -> Edges:
+    """Pairs of those that stand for the pictures of the pairs; of several between two, the most similar."""
+    ends = np.sort(stands_for[np.stack([pairs.first, pairs.second])], axis=0)  # [2,P]
+    order = np.lexsort((-pairs.similarity, ends[1], ends[0]))
+    ends, similarity = ends[:, order], pairs.similarity[order]
+    which = ends[0] != ends[1]
+    which[1:] &= (np.diff(ends) != 0).any(0)
+    return Edges(ends[0, which], ends[1, which], similarity[which])
+
+
+def clusters(
+    edges: Edges, descriptors: np.ndarray, least: float
+) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+    """Yield the pictures [m] of each moment, each one's similarity to the nearest, and the mean of all."""
+    for members, matrix in parts(edges, len(descriptors), least):
+        if len(members) > MOST:
+            inside = matrix[members][:, members]
+            yield members, inside.max(axis=1).toarray(), float(inside.data.mean())
+            continue
+        similarities = all_similarities(members, matrix, descriptors)
+        distances = squareform(1 - similarities, checks=False)
+        labels = fcluster(linkage(distances, "average"), 1 - SHARE * least, "distance")
+        np.fill_diagonal(similarities, -np.inf)
+        for label in range(1, labels.max() + 1):
+            of_label = np.flatnonzero(labels == label)
+            nearest = similarities[np.ix_(of_label, of_label)].max(1)
+            of_label = of_label[nearest >= least]  # those that are in a pair with one of the group
+            if len(of_label):
+                block = similarities[np.ix_(of_label, of_label)]
+                yield members[of_label], block.max(1), float(block[np.isfinite(block)].mean())
+
+
+def parts(edges: Edges, count: int, least: float) -> Iterator[tuple[np.ndarray, csr_array]]:
+    """Yield the connected components [m] of pairs of N pictures, with the matrix of these.
+
+    One of more than MOST pictures is cut at a higher similarity, as a film of a thousand frames; identical
+    pictures stay together.
+    """
+    matrix = edges.matrix(count)
+    for members in components(matrix):
+        if len(members) <= MOST or least >= IDENTICAL:
+            yield members, matrix
+        else:
+            higher = (least + 1) / 2
+            inside = np.isin(edges.first, members) & (edges.score >= higher)
+            yield from parts(Edges(*(column[inside] for column in edges)), count, higher)
+
+
+def all_similarities(members: np.ndarray, matrix: csr_array, descriptors: np.ndarray) -> np.ndarray:
+    """The similarities of all pictures of a component [m,m], at most 1; those of pairs are in the matrix."""
+    rows = np.asarray(descriptors[members], np.float64)
+    of_pairs = matrix[members][:, members].toarray()
+    similarities = np.where(of_pairs != 0, of_pairs, rows @ rows.T)
+    np.fill_diagonal(similarities, 1)
+    return np.minimum(similarities, 1)
+
+
+def pairs_beyond(scores: np.ndarray, threshold: float, others: int) -> bool:
+    """Whether all k neighbours of an image, of more others, lie above the threshold: pairs may be missing."""
+    return 0 < scores.shape[1] < others and bool((scores[:, -1] >= threshold).any())

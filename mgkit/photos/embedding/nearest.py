@@ -97,14 +97,29 @@ def neighbours(
 
 def searched(config: PhotosConfig, descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`neighbours` by exact search, or by an index."""
-    k = min(NEIGHBOURS + 1, len(descriptors))
+    return neighbours_without_self(*found_in(config, descriptors, descriptors, NEIGHBOURS + 1))
+
+
+def neighbours_elsewhere(
+    config: PhotosConfig, descriptors: np.ndarray, own: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Similarities and indices [own,k] of the nearest of the first `own` pictures among the others."""
+    if own in (0, len(descriptors)):
+        return np.empty((own, 0), np.float32), np.empty((own, 0), np.int64)
+    scores, indices = found_in(config, descriptors[:own], descriptors[own:], NEIGHBOURS)
+    return scores, indices + own
+
+
+def found_in(
+    config: PhotosConfig, queries: np.ndarray, descriptors: np.ndarray, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Similarities and indices [q,k] of the nearest descriptors [n,D] of each query [q,D]; k <= most."""
+    k = min(most, len(descriptors))
     factory = config.index or (LARGE_INDEX if len(descriptors) > MOST_EXACT else "")
     if factory:
         print(f"{len(descriptors):,} pictures: approximate search by {factory}, which may miss a few")
-        found = indices.search_index(indices.build_index(factory, descriptors), descriptors, k=k)
-    else:
-        found = top_k(descriptors, descriptors, k=k)
-    return neighbours_without_self(*found)
+        return indices.search_index(indices.build_index(factory, descriptors), queries, k=k)
+    return top_k(queries, descriptors, k=k)
 
 
 def grown(last: Lists, keys: np.ndarray, descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
