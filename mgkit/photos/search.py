@@ -161,7 +161,7 @@ def groups_of(
     if own is not None:
         mine = int((readable < own).sum())
         others = len(readable) - mine
-        scores, nearest = neighbours_elsewhere(task.config, descriptors[readable], mine)
+        scores, nearest = neighbours_elsewhere(task.config, rows_at(descriptors, readable), mine)
     pairs = pairs_above(scores, nearest, threshold.value)
     pairs = replace(pairs, first=readable[pairs.first], second=readable[pairs.second])
     choose = Keeping(task.config.keep, task.folder.images.paths, facts).choose

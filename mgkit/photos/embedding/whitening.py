@@ -14,13 +14,14 @@ import torch
 
 from mgkit.config import PhotosConfig
 from mgkit.data.images import evenly
+from mgkit.features import in_blocks, rows_at
 from mgkit.machine.files import atomic_write
 from mgkit.model import MultiGrain, Whitening, append_one
 from mgkit.photos.embedding.nearest import FEW, changed
 from mgkit.whitening import fit_pca_whitening
 
 IMAGES_PER_DIMENSION = 10  # needed to learn a whitening without shrinkage
-MOST_LEARNED = 40_000  # pictures, evenly spaced, of a large collection
+MOST_LEARNED = 30_000  # pictures, evenly spaced, of a large collection
 FEWEST_TO_WHITEN = 100  # pictures
 # Towards equal variances, with fewer pictures per dimension. Lite0, 320 px, 100, 300 and 800 pictures: all
 # views of an object are among 8 neighbours of 100.0, 99.6 and 99.0 % of them; with 0.5 of 85.6, 95.4 and
@@ -107,11 +108,10 @@ def choose_whitening(
     if kept and (earlier := kept.read(dimensions)):
         return earlier[0].to(device), earlier[1]
     shrinkage = 0.0 if enough else SHRINKAGE
-    sample = np.ascontiguousarray(
-        rows[evenly(len(rows), max(MOST_LEARNED, IMAGES_PER_DIMENSION * dimensions))]
-    )
+    chosen = evenly(len(rows), max(MOST_LEARNED, IMAGES_PER_DIMENSION * dimensions))
+    sample = in_blocks(append_one, [rows_at(rows, chosen)], dimensions=dimensions)  # [m,C+1]
     try:
-        mean, projection = fit_pca_whitening(append_one(torch.from_numpy(sample)), shrinkage=shrinkage)
+        mean, projection = fit_pca_whitening(sample, shrinkage=shrinkage)
     except ValueError as error:
         if asked == "photos":
             raise
