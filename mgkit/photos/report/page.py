@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mgkit.data.decoding import WHOLE, UnreadableImageError, image_shape, without_warnings
+from mgkit.data.decoding import UnreadableImageError
 from mgkit.engine.run import opened_folder, stage_folder
 from mgkit.explore.style import data_uri
 from mgkit.machine.files import write_text
@@ -174,8 +174,7 @@ class Report:
 
     def size(self, i: int) -> tuple[int, int]:
         """(width, height) of a picture, px."""
-        with without_warnings():
-            return image_shape(self.found.images.paths[i], self.found.images.exif, WHOLE)
+        return self.found.images.shape(i)
 
 
 def shown_of(there: int, most: int, what: str, complete: str) -> str:
