@@ -60,6 +60,10 @@ class InOrder(ImageList):
             self.seen(place, picture)
         return picture
 
+    def shape(self, index: int) -> tuple[int, int]:
+        """(width, height) of the image as the list loads it."""
+        return self.whole.shape(int(self.at[index]))
+
 
 @dataclass(frozen=True)
 class GrowingFeatures:
