@@ -154,7 +154,7 @@ def photo_facts(images: ImageList, keys: np.ndarray, *, folder: Path, workers: i
             note = partial(note_facts, table, images, keys)
             visit(note, new, workers=workers, description="reading the files' headers")
             table.arrange(keys)
-        return table.rows(len(keys))
+            return table.rows(len(keys))
 
     return main_first(complete)
 
@@ -208,7 +208,7 @@ def photo_looks(
             look = partial(look_at, table, images, keys)
             visit(look, new, workers=workers, description="looking at pictures")
             table.arrange(keys)
-        rows = table.rows(len(keys))
+            rows = table.rows(len(keys))
         return Looks(rows["grey"], np.array(rows["aspect"]), facts)
 
     return main_first(complete)

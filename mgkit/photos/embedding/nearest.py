@@ -23,6 +23,7 @@ MOST_EXACT = 50_000  # pictures up to which search is exact
 LARGE_INDEX = "HNSW32"
 FEW = 0.2  # share of new and gone pictures up to which what was learned on a folder is kept
 QUERIES = 4096  # searched at a time
+ROUNDING = 1e-4  # of a similarity in float32, at most
 SECONDS_WITHOUT_BAR = 3.0
 
 
@@ -144,16 +145,18 @@ def grown(last: Lists, keys: np.ndarray, descriptors: np.ndarray) -> tuple[np.nd
     _, here, there = np.intersect1d(keys, last.keys, return_indices=True)
     place = np.full(len(last.keys), -1)
     place[there] = here
-    scores = np.empty((len(keys), NEIGHBOURS), np.float32)
+    scores = np.full((len(keys), NEIGHBOURS), -np.inf, np.float32)
     found = np.full((len(keys), NEIGHBOURS), -1)
     scores[here], found[here] = last.scores[there], place[last.indices[there]]
     again = np.flatnonzero((found < 0).any(1))  # new ones, and those that lost a neighbour
     new = np.setdiff1d(np.arange(len(keys)), here)
-    if len(new):
-        of_new = rows_at(descriptors, new)
-        for part in slices(len(keys), ROWS):
-            more, j = top_k(descriptors[part], of_new, k=min(NEIGHBOURS, len(new)))
-            scores[part], found[part] = best(scores[part], found[part], more, new[j])
+    of_new = rows_at(descriptors, new)
+    for part in slices(len(keys) if len(new) else 0, ROWS):
+        products = descriptors[part] @ of_new.T  # [n,new]
+        near = part.start + np.flatnonzero((products >= scores[part, -1:] - ROUNDING).any(1))
+        if len(near):
+            more, j = top_k(rows_at(descriptors, near), of_new, k=min(NEIGHBOURS, len(new)))
+            scores[near], found[near] = best(scores[near], found[near], more, new[j])
     if len(again):
         k, of_again = NEIGHBOURS + 1, rows_at(descriptors, again)
         nearest = by_parts(lambda part: top_k(part, descriptors, k=k), of_again, k)

@@ -104,22 +104,25 @@ def choose_whitening(
         return of_network, f"the network's whitening ({count}: too few to learn one on them)"
     if asked == "auto" and len(rows) < FEWEST_TO_WHITEN:
         return None, f"no whitening ({count}: too few to learn one on them, and the network has none)"
-    device = net.classifier.weight.device
     if kept and (earlier := kept.read(dimensions)):
-        return earlier[0].to(device), earlier[1]
-    shrinkage = 0.0 if enough else SHRINKAGE
-    chosen = evenly(len(rows), max(MOST_LEARNED, IMAGES_PER_DIMENSION * dimensions))
-    sample = in_blocks(append_one, [rows_at(rows, chosen)], dimensions=dimensions)  # [m,C+1]
+        return earlier[0].to(net.classifier.weight.device), earlier[1]
     try:
-        mean, projection = fit_pca_whitening(sample, shrinkage=shrinkage)
+        learned = learned_on(rows, shrinkage=0.0 if enough else SHRINKAGE)
     except ValueError as error:
         if asked == "photos":
             raise
         which = "no" if of_network is None else "the network's"
         return of_network, f"{which} whitening (none can be learned on the pictures: {error})"
-    why = count if enough else f"{count}: shrunk by {shrinkage:g}"
-    learned = Whitening(mean.to(device), projection.to(device))
+    why = count if enough else f"{count}: shrunk by {SHRINKAGE:g}"
     said = f"a whitening learned on the pictures themselves ({why})"
     if kept:
         kept.write(learned, said)
-    return learned, said
+    return learned.to(net.classifier.weight.device), said
+
+
+def learned_on(rows: np.ndarray, *, shrinkage: float) -> Whitening:
+    """The whitening of pooled features [n,C], or of a sample of many; ValueError if there is none."""
+    dimensions = rows.shape[1] + 1
+    chosen = evenly(len(rows), max(MOST_LEARNED, IMAGES_PER_DIMENSION * dimensions))
+    sample = in_blocks(append_one, [rows_at(rows, chosen)], dimensions=dimensions)  # [m,C+1]
+    return Whitening(*fit_pca_whitening(sample, shrinkage=shrinkage))
