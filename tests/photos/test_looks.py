@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from support import noise, with_malformed_tag
+from support import noise, one_line_error, with_malformed_tag
 
 from mgkit.data.images import fingerprints
+from mgkit.machine.files import RefusedError
 from mgkit.photos import looks as module
 from mgkit.photos.copies.small import small
 from mgkit.photos.embedding.growing import growing_features
@@ -119,6 +120,17 @@ def test_facts_and_looks_of_a_folder(seen, monkeypatch, workers):
         if readable:
             grey, aspect = small(images.load(i, least=256))
             assert np.array_equal(looks.grey[i], grey) and looks.aspects[i] == aspect
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_disk_that_is_full_is_one_clear_line(seen, monkeypatch, workers):
+    def full(*_, **__):
+        raise RefusedError("the disk is full")
+
+    monkeypatch.setattr(module, "FEW", 2)
+    monkeypatch.setattr(module, "note_facts", full)
+    with one_line_error(RefusedError, "the disk is full"):
+        seen(workers)
 
 
 def test_only_what_is_new_or_changed_is_opened(seen, album, loaded, monkeypatch):

@@ -30,6 +30,7 @@ from mgkit.machine.distributed import (
     is_main,
     run_in_all,
 )
+from mgkit.machine.files import writing
 from mgkit.machine.printable import shown_name
 from mgkit.model import MultiGrain
 from mgkit.photos.embedding.table import Table, distinct
@@ -100,7 +101,7 @@ class GrowingFeatures:
     def add(self, keys: np.ndarray, rows: np.ndarray, reasons: dict[int, str]) -> None:
         """Append features [n,C] of pictures; reasons: {row: why it could not be read}."""
         if reasons:
-            with open(self.lines, "a", encoding="utf-8") as file:
+            with writing(self.lines), open(self.lines, "a", encoding="utf-8") as file:
                 file.writelines(json.dumps([int(keys[row]), why]) + "\n" for row, why in reasons.items())
         self.table.append(keys, rows)
 
