@@ -164,11 +164,11 @@ def groups_of(
         scores, nearest = neighbours_elsewhere(task.config, rows_at(descriptors, readable), mine)
     pairs = pairs_above(scores, nearest, threshold.value)
     pairs = replace(pairs, first=readable[pairs.first], second=readable[pairs.second])
-    choose = Keeping(task.config.keep, task.folder.images.paths, facts).choose
+    keeping = Keeping(task.config.keep, task.folder.images.paths, facts)
     if own is None:
-        groups = near_duplicates(pairs, descriptors, least=threshold.value, choose=choose)
+        groups = near_duplicates(pairs, descriptors, least=threshold.value, choose=keeping.choose)
     else:
-        groups = matches(pairs, len(descriptors), own, choose=choose)
+        groups = matches(pairs, len(descriptors), own, choose=keeping.choose, covers=keeping.covers)
     return groups, len(pairs), pairs_beyond(scores, threshold.value, others)
 
 

@@ -96,6 +96,88 @@ def test_a_missing_folder_a_file_and_an_empty_folder_are_one_clear_line(tmp_path
         find_photos([tmp_path / "phone"], side=96)
 
 
+# --- Folders against folders
+
+
+def test_the_pictures_of_photos_come_first_and_then_those_of_against(tmp_path):
+    write_empty(tmp_path, "z/1.jpg", "z/in/2.jpg", "a/1.jpg", "a/note.txt", "b/4.jpg")
+    found = find_photos([tmp_path / "z"], side=96, against=[tmp_path / "b", tmp_path / "a"])
+    assert names(found) == ["z/1.jpg", "z/in/2.jpg", "a/1.jpg", "b/4.jpg"] and found.own == 2
+    assert "4 pictures" in found.describe() and "2 of photos and 2 of against" in found.describe()
+    assert find_photos([tmp_path], side=96).own is None
+
+
+@pytest.mark.parametrize(
+    ("photos", "against", "how"),
+    [
+        ("a", "a/in", "lies in"),
+        ("a/in", "a", "holds"),
+        ("a", "a", "is"),
+        ("a", "a/../a", "is"),
+        ("a", "link", "is"),
+    ],
+)
+def test_folders_that_overlap_cannot_be_held_against_each_other(tmp_path, photos, against, how):
+    write_empty(tmp_path, "a/1.jpg", "a/in/2.jpg", "ab/3.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with one_line_error(ValueError, "against", tmp_path / "a", f" {how} "):
+        find_photos([tmp_path / photos], side=96, against=[tmp_path / against])
+    assert find_photos([tmp_path / "a"], side=96, against=[tmp_path / "ab"]).own == 2
+
+
+def test_folders_of_against_are_named_with_their_purpose(tmp_path):
+    write_empty(tmp_path, "a/1.jpg", "empty/note.txt", "file.jpg")
+    for name, error in {
+        "gone": FileNotFoundError, "empty": ValueError, "file.jpg": NotADirectoryError,
+    }.items():  # fmt: skip
+        with one_line_error(error, "against", tmp_path / name):
+            find_photos([tmp_path / "a"], side=96, against=[tmp_path / name])
+
+
+def test_a_hard_link_is_there_too_but_a_link_to_a_photo_is_no_copy(tmp_path):
+    """Whoever removes the photo keeps the file by the first, and loses it by the second."""
+    write_tree(tmp_path, "a/1.jpg", "a/2.jpg", "b/3.jpg")
+    os.link(tmp_path / "a/1.jpg", tmp_path / "b/hard.jpg")
+    (tmp_path / "b/link.jpg").symlink_to(tmp_path / "a/2.jpg")
+    (tmp_path / "a/link.jpg").symlink_to(tmp_path / "b/3.jpg")
+    found = find_photos([tmp_path / "a"], side=96, against=[tmp_path / "b"])
+    assert names(found) == ["a/1.jpg", "a/2.jpg", "a/link.jpg", "b/3.jpg", "b/hard.jpg"]
+    assert found.left_out == {str(tmp_path / "b/link.jpg"): f"a link to {tmp_path / 'a/2.jpg'} of photos"}
+
+
+def test_links_from_against_to_a_folder_of_photos_are_no_copies(tmp_path):
+    write_empty(tmp_path, "a/in/1.jpg", "b/2.jpg")
+    (tmp_path / "b/way").symlink_to(tmp_path / "a/in")
+    found = find_photos([tmp_path / "a"], side=96, against=[tmp_path / "b"])
+    assert names(found) == ["a/in/1.jpg", "b/2.jpg"] and len(found.left_out) == 1
+
+
+def test_a_folder_that_is_given_twice_counts_once_and_is_named(tmp_path):
+    write_empty(tmp_path, "a/1.jpg", "a/in/2.jpg")
+    found = find_photos([tmp_path / "a", tmp_path / "a/../a", tmp_path / "a/in"], side=96)
+    assert names(found) == ["1.jpg", "in/2.jpg"] and not found.left_out
+    assert [line.split(str(tmp_path))[0] for line in found.notes] == ["photos: "] * 2
+    assert "is given twice" in found.describe() and "lies in" in found.describe()
+
+
+def test_what_vanishes_while_it_is_looked_for_is_left_out(tmp_path, monkeypatch):
+    write_tree(tmp_path, "1.jpg", "a/2.jpg", "b/3.jpg")
+    scandir = os.scandir
+
+    def slow(path):
+        if path == str(tmp_path / "b"):
+            os.rename(path, f"{tmp_path} gone")
+        return scandir(path)
+
+    monkeypatch.setattr(folders.os, "scandir", slow)
+    found = find_photos([tmp_path], side=96)
+    assert names(found) == ["1.jpg", "a/2.jpg"]
+    assert found.left_out == {str(tmp_path / "b"): "the folder cannot be read (No such file or directory)"}
+    (tmp_path / "1.jpg").unlink()
+    with one_line_error(UnreadableImageError, "1.jpg", "No such file"):
+        found.images.load(0)
+
+
 @pytest.fixture
 def locked(monkeypatch):
     """A function: from here on the folder cannot be read, as root can be told too."""
@@ -129,9 +211,19 @@ def test_a_sub_folder_without_permission_is_left_out_and_named(tmp_path, locked)
     assert "1 left out" in found.describe() and "private" in found.describe()
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_found_and_cannot_be_read(tmp_path):
+    write_tree(tmp_path, "1.jpg")
+    (tmp_path / "1.jpg").chmod(0)
+    found = find_photos([tmp_path], side=96)
+    with one_line_error(UnreadableImageError, "1.jpg", "Permission denied"):
+        found.images.load(0)
+
+
 ODD = [
     "a b.jpg", "it's \"quoted\".jpg", "<b>&amp;.jpg", "naïve 🏖️👨‍👩‍👧.jpg", "line\nbreak\t.jpg",
-    "\u202egpj.exe.jpg", "100%.jpg", "$x$.jpg",
+    "\u202egpj.exe.jpg", "100%.jpg", "$x$.jpg", "-rf.jpg", "=1+1.jpg", "@x, y; z.jpg",
+    "e\u0301.jpg", "\u00e9.jpg", "é" * 125 + ".jpg",
 ]  # fmt: skip
 
 

@@ -27,8 +27,10 @@ from mgkit.model import append_one, get_multigrain
 from mgkit.photos import classes, task
 from mgkit.photos.classes import check_classes, top_classes
 from mgkit.photos.copies.edits import EDITS, recompressed
+from mgkit.photos.copies.pairs import SAME_FILE
 from mgkit.photos.embedding import whitening as whitening_of_photos
 from mgkit.photos.embedding.whitening import choose_whitening
+from mgkit.photos.found import by_kind
 from mgkit.photos.search import describe_with, embed_photos, search_photos
 from mgkit.photos.task import photo_folders, photo_task
 from mgkit.whitening import fit_pca_whitening, whiten
@@ -224,6 +226,110 @@ def test_undecodable_names_pass_through_everything(tmp_path, config, after_chain
     path = after_chain.folder / "outputs/t/search_photos/left_out.csv"
     assert b"/\xffx/\xfd.jpg" in path.read_bytes()
     print(found.describe(), found.task.folder.describe())
+
+
+# --- One folder against another
+
+
+@pytest.fixture
+def phone(tmp_path):
+    """Four pictures: a copy of one of the album, the album's own larger one, one of its own twice."""
+    folder = tmp_path / "phone"
+    folder.mkdir()
+    recompressed(picture(5)).save(folder / "five.jpg")
+    shutil.copy(tmp_path / "my pictures" / "a" / "06.png", folder / "six.png")
+    for name in ("new.png", "new too.png"):
+        picture(77).save(folder / name)
+    (folder / "broken.jpg").write_text("no picture")
+    return folder
+
+
+def rows_of(path):
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_which_pictures_of_a_folder_are_in_another(album, phone, config, after_chain):
+    found = searched(config(phone, against=[str(album)], whitening="none", threshold=0.97))
+    rows = {
+        Path(row["path"]).name: row
+        for row in rows_of(after_chain.folder / "outputs/t/search_photos/against.csv")
+    }
+    assert [path.name for path in map(Path, found.images.paths[: found.against])] == sorted(rows)
+    is_there = {name: (row["found"] != "no", row["match"]) for name, row in rows.items()}
+    assert is_there["six.png"] == (True, str(album / "a" / "06.png"))
+    assert is_there["five.jpg"] == (True, str(album / "a" / "05.png"))
+    assert is_there["new.png"] == is_there["new too.png"] == (False, "")
+    assert rows["broken.jpg"]["found"] == "not read"
+    line = found.describe_against()
+    assert line.startswith("of 4 pictures of photos,") and line.endswith(
+        "2 not at all; each is in against.csv"
+    )
+    assert "pictures of photos" in found.describe_grades()
+
+
+def test_hard_links_are_found_in_the_other_folder(album, tmp_path, config):
+    (tmp_path / "phone").mkdir()
+    os.link(album / "a" / "07.png", tmp_path / "phone" / "7.png")
+    found = searched(config(tmp_path / "phone", against=[str(album)], threshold=0.99))
+    [group] = found.groups
+    assert [found.name(i) for i in group.members] == ["phone/7.png", "my pictures/a/07.png"]
+
+
+def test_folders_that_cannot_be_held_against_each_other_are_one_line(album, config, after_chain):
+    with one_line_error(ValueError, "against", "lies in"):
+        photo_task(config(album, against=[str(album / "a")]))
+    with one_line_error(ValueError, "against", "photos"):
+        config(against=[str(album)])
+    (after_chain.folder / "one.jpg").touch()
+    with one_line_error(ValueError, "against: results would be written among the pictures"):
+        photo_task(config(album, against=[str(after_chain.folder)]))
+    (after_chain.folder / "one.jpg").unlink()
+
+
+# --- What could go
+
+
+def test_what_could_go_is_counted_in_bytes_of_copies_only(album, config):
+    found = searched(config(album))
+    assert found.could_go() == (0, 0)  # frames of a moment are no copies
+    copies = [replace(group, grade=SAME_FILE) for group in found.groups[:2]]
+    found = replace(found, groups=[*copies, copies[0], *found.groups[2:]])
+    going = {i for group in copies for i in group.going}
+    assert found.could_go() == (len(going), sum(os.path.getsize(found.images.paths[i]) for i in going))
+    assert f"{len(going)} copies could go" in found.describe_grades()
+    assert "the same file, edited: " in found.describe_grades()
+    first, *names = found.describe_left_out().splitlines()
+    assert first.startswith("left out: 3, listed in left_out.csv: ") and "the file is empty 1" in first
+    assert f"  {album / 'b' / 'empty.jpg'}: the file is empty" in names and len(names) == 3
+    assert replace(found, left_out={}).describe_left_out() == "left out: none"
+    assert found.describe_remarks() == "remarks: none"
+
+
+def test_reasons_are_counted_by_kind():
+    assert by_kind(["b", "a", "b"]) == "b 2, a 1" and by_kind([]) == ""
+    assert by_kind("aabbcdefg", most=3) == "a 2, b 2, c 1, others 4"
+
+
+ODD = [
+    b"a b.jpg", b"'\".jpg", b"line\nbreak\t.jpg", "🏖️.jpg".encode(), "é".encode() * 125 + b".jpg",
+    b"\xff\xfe.jpg", b"-rf.jpg", b"=1+1.jpg", "\u202egpj.jpg".encode(), "e\u0301.jpg".encode(),
+    "\u00e9.jpg".encode(), b"a,b; c.jpg",
+]  # fmt: skip
+
+
+def test_the_csv_has_the_very_paths_of_any_names(tmp_path, config, after_chain):
+    folder = os.fsencode(tmp_path) + b"/-x; \xfe\n="
+    os.mkdir(folder)
+    for name in ODD:
+        with open(os.path.join(folder, name), "wb") as file:
+            picture(0).save(file, "JPEG")
+    found = searched(config(os.fsdecode(folder)))
+    rows = rows_of(after_chain.folder / "outputs/t/search_photos/near_duplicates.csv")
+    paths = [os.path.join(folder, name) for name in ODD]
+    assert sorted(os.fsencode(row["path"]) for row in rows) == sorted(paths)
+    for line in (found.task.folder.describe(), found.describe(), *map(found.name, range(len(ODD)))):
+        assert line.encode() and line.isprintable()
 
 
 # --- The published network

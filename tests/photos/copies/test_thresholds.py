@@ -1,4 +1,4 @@
-"""Near-duplicates: a threshold that unrelated images rarely exceed, with many duplicates too; groups."""
+"""Near-duplicates: a threshold that unrelated images rarely exceed, with many duplicates too."""
 
 import math
 
@@ -9,7 +9,8 @@ from support import noise, one_line_error, write_picture
 
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.photos.copies.edits import EDITS, edited_copies
-from mgkit.photos.copies.groups import near_duplicates, pairs_beyond
+from mgkit.photos.copies.groups import near_duplicates
+from mgkit.photos.copies.pairs import pairs_above
 from mgkit.photos.copies.thresholds import MOST, Strangers, calibrated
 from mgkit.photos.embedding.nearest import neighbours_without_self
 from mgkit.photos.folder import find_photos
@@ -31,6 +32,13 @@ def collection(strangers=1000, duplicates=0, dim=64, noise=0.2, seed=0):
 
 def neighbours(descriptors, k=8):
     return neighbours_without_self(*top_k(descriptors, descriptors, k=min(k + 1, len(descriptors))))
+
+
+def groups_above(descriptors, scores, indices, least):
+    """The members of the groups by similarity alone."""
+    pairs = pairs_above(scores, indices, least)
+    found = near_duplicates(pairs, descriptors, least=least, choose=lambda members: (0, "the first"))
+    return {group.members for group in found}
 
 
 NO_COPIES = np.empty((0, len(EDITS)))
@@ -55,11 +63,9 @@ def test_duplicates_among_the_images_do_not_hide_themselves(share):
     scores, indices = neighbours(descriptors, k=32)
     threshold = calibrated(NO_COPIES, scores)
     assert threshold.value == pytest.approx(alone, abs=0.05)
-    groups, pairs = near_duplicates(scores, indices, threshold.value)
     right = {(i, 1000 + i) for i in range(len(descriptors) - 1000)}
-    found = {group.members for group in groups}
+    found = groups_above(descriptors, scores, indices, threshold.value)
     assert len(found & right) >= 0.9 * len(right) and len(found - right) <= 0.02 * 1000
-    assert pairs >= len(right)
 
 
 @pytest.mark.parametrize("times", [2, 4, 8])
@@ -67,23 +73,24 @@ def test_a_collection_whose_every_picture_is_there_several_times(times):
     rng = np.random.default_rng(1)
     rows = collection(500)
     copies = [rows] + [unit(rows + 0.3 * rng.normal(size=rows.shape) / 8) for _ in range(times - 1)]
-    scores, indices = neighbours(np.concatenate(copies), k=32)
+    descriptors = np.concatenate(copies)
+    scores, indices = neighbours(descriptors, k=32)
     threshold = calibrated(NO_COPIES, scores)
     assert threshold.value < 0.8
-    groups, _ = near_duplicates(scores, indices, threshold.value)
     right = {tuple(range(i, 500 * times, 500)) for i in range(500)}
-    assert len({group.members for group in groups} & right) > 460
+    assert len(groups_above(descriptors, scores, indices, threshold.value) & right) > 460
 
 
 def test_a_long_burst_does_not_hide_the_duplicates_of_others():
     rng = np.random.default_rng(2)
     rows = collection(500, duplicates=50)
     burst = unit(rows[:1] + 0.3 * rng.normal(size=(60, rows.shape[1])) / 8)
-    scores, indices = neighbours(np.concatenate([rows, burst]), k=32)
+    descriptors = np.concatenate([rows, burst])
+    scores, indices = neighbours(descriptors, k=32)
     threshold = calibrated(NO_COPIES, scores)
     assert threshold.value == pytest.approx(calibrated(NO_COPIES, neighbours(rows, k=32)[0]).value, abs=0.05)
-    groups, _ = near_duplicates(scores, indices, threshold.value)
-    assert len({(i, 500 + i) for i in range(1, 50)} & {group.members for group in groups}) >= 45
+    found = groups_above(descriptors, scores, indices, threshold.value)
+    assert len({(i, 500 + i) for i in range(1, 50)} & found) >= 45
 
 
 def test_rate_and_threshold_undo_each_other():
@@ -138,9 +145,8 @@ def test_few_images_leave_the_threshold_to_the_edited_copies():
 def test_identical_images_are_above_any_threshold():
     threshold = calibrated(NO_COPIES, np.ones((50, 8), np.float32))
     assert threshold.value == MOST and "identical" in threshold.how
-    scores, indices = neighbours(np.tile(unit(np.ones((1, 16))), (50, 1)))
-    [group], _ = near_duplicates(scores, indices, threshold.value)
-    assert group.members == tuple(range(50)) and group.strongest == pytest.approx(1)
+    descriptors = np.tile(unit(np.ones((1, 16))), (50, 1))
+    assert groups_above(descriptors, *neighbours(descriptors), threshold.value) == {tuple(range(50))}
 
 
 def without(scores, share, seed=0):
@@ -171,7 +177,7 @@ def test_an_index_that_finds_hardly_any_neighbours_leaves_the_threshold_to_the_e
     assert math.isnan(calibrated(NO_COPIES, missed, given=0.5).false_images)
 
 
-# --- Groups
+# --- Neighbours
 
 
 def test_an_image_is_no_neighbour_of_its_own():
@@ -182,33 +188,6 @@ def test_an_image_is_no_neighbour_of_its_own():
     assert np.allclose(scores, -np.sort(-products, axis=1)[:, :5], atol=1e-6)
     alike, _ = neighbours(np.tile(unit(np.ones((1, 8))), (20, 1)), k=3)  # the first four need not hold it
     assert alike.shape == (20, 3)
-
-
-def test_groups_are_chains_of_pairs_and_the_strongest_comes_first():
-    angles = np.radians([0, 10, 20, 90, 92, 180])
-    scores, indices = neighbours(np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32))
-    groups, pairs = near_duplicates(scores, indices, math.cos(math.radians(11)))
-    assert [group.members for group in groups] == [(3, 4), (0, 1, 2)] and pairs == 3
-    assert groups[0].strongest == pytest.approx(math.cos(math.radians(2)))
-    assert groups[1].similarities == pytest.approx([math.cos(math.radians(10))] * 3)
-
-
-@pytest.mark.parametrize(
-    ("alike", "others", "beyond"), [(9, 0, False), (8, 5, False), (10, 0, True), (40, 5, True)]
-)
-def test_pairs_beyond_the_neighbours_are_known_of(alike, others, beyond):
-    rows = np.concatenate([np.tile(collection(1), (alike, 1)), collection(others, seed=1)])
-    scores, indices = neighbours(rows, k=8)
-    assert pairs_beyond(scores, 0.9) is beyond
-    _, pairs = near_duplicates(scores, indices, 0.9)
-    everything = alike * (alike - 1) // 2
-    assert pairs <= everything if beyond else pairs == everything
-
-
-def test_one_image_and_none_have_no_groups():
-    scores, indices = neighbours(unit(np.ones((1, 8))))
-    assert scores.shape == (1, 0) and near_duplicates(scores, indices, 0.5) == ([], 0)
-    assert pairs_beyond(scores, 0.5) is False
 
 
 # --- Edited copies

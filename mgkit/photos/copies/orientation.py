@@ -2,6 +2,7 @@
 
 They have the numbers of the rotation tag of EXIF data: 1 changes nothing, 2 mirrors left and right, 6 turns
 by 90 degrees clockwise. One after the other they make one of the eight again (the dihedral group of order 8).
+A picture that is turned by t relative to another one looks like that one when it is shown with the tag t.
 """
 
 import numpy as np
@@ -37,10 +38,10 @@ def turns_along(pairs: Pairs, score: np.ndarray, count: int) -> np.ndarray:
     for picture, other in zip(order[1:].tolist(), before[order[1:]].tolist(), strict=True):
         if other != root:
             turn = of_pair.get((other, picture)) or BACK[of_pair[picture, other]]
-            turns[picture] = THEN[turns[other], turn]
+            turns[picture] = THEN[turn, turns[other]]
     return turns
 
 
 def relative(turns: np.ndarray, kept: int) -> tuple[int, ...]:
     """Turns of a group's pictures relative to the same one [m] -> relative to the kept of them."""
-    return tuple(THEN[BACK[turns[kept]], turns].tolist())
+    return tuple(THEN[turns, BACK[turns[kept]]].tolist())
