@@ -9,6 +9,7 @@ Both are kept in `Table`s in a folder of their own, and made for new and changed
 import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from mgkit.data.images import ImageList, fingerprints
 from mgkit.data.loader import leave_stopping_to_the_parent
 from mgkit.engine.feature_store import features_folder
 from mgkit.machine.distributed import main_first
+from mgkit.machine.files import writing
 from mgkit.machine.progress import progress
 from mgkit.photos.copies.small import SIDE, small
 from mgkit.photos.embedding.table import Table
@@ -153,7 +155,7 @@ def photo_facts(images: ImageList, keys: np.ndarray, *, folder: Path, workers: i
             note = partial(note_facts, table, images, keys)
             visit(note, new, workers=workers, description="reading the files' headers")
             table.arrange(keys)
-        return table.rows(len(keys))
+            return table.rows(len(keys))
 
     return main_first(complete)
 
@@ -172,8 +174,19 @@ def as_row(facts: Facts) -> tuple:
 
 
 def noting(keys: np.ndarray, *, folder: Path) -> Callable[[int, Image.Image], None]:
-    """A function that keeps how picture i looks; to be called in the processes that load pictures."""
-    return partial(note_look, looks_table(folder), keys)
+    """A function that keeps how picture i looks; to be called in the processes that load pictures.
+
+    Where it cannot be written, `photo_looks` makes it again.
+    """
+    table = looks_table(folder)
+    with writing(table.path):
+        folder.mkdir(parents=True, exist_ok=True)
+    return partial(try_to_note, table, keys)
+
+
+def try_to_note(table: Table, keys: np.ndarray, i: int, picture: Image.Image) -> None:
+    with suppress(OSError):
+        note_look(table, keys, i, picture)
 
 
 def note_look(table: Table, keys: np.ndarray, i: int, picture: Image.Image) -> None:
@@ -198,7 +211,7 @@ def photo_looks(
             look = partial(look_at, table, images, keys)
             visit(look, new, workers=workers, description="looking at pictures")
             table.arrange(keys)
-        rows = table.rows(len(keys))
+            rows = table.rows(len(keys))
         return Looks(rows["grey"], np.array(rows["aspect"]), facts)
 
     return main_first(complete)
@@ -219,7 +232,7 @@ def looks_table(folder: Path) -> Table:
 
 
 class Visits(Dataset):
-    """Calls a function with an index instead of loading anything."""
+    """Calls a function with an index; an item is its OSError, as workers cannot raise one in one line."""
 
     def __init__(self, call: Callable[[int], None], indices: np.ndarray):
         self.call, self.indices = call, indices
@@ -227,18 +240,22 @@ class Visits(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, place: int) -> int:
-        self.call(int(self.indices[place]))
-        return place
+    def __getitem__(self, place: int) -> OSError | None:
+        try:
+            self.call(int(self.indices[place]))
+        except OSError as error:
+            return error
 
 
 def visit(call: Callable[[int], None], indices: np.ndarray, *, workers: int, description: str) -> None:
-    """Call a function with each index, in worker processes if there are many."""
+    """Call a function with each index, in worker processes if there are many; raises its OSErrors."""
     visits = Visits(call, indices)
     loader = DataLoader(
-        visits, batch_size=FEW, collate_fn=len, num_workers=workers if len(visits) > FEW else 0,
+        visits, batch_size=FEW, collate_fn=list, num_workers=workers if len(visits) > FEW else 0,
         worker_init_fn=leave_stopping_to_the_parent,
     )  # fmt: skip
     with progress(None, description, total=len(visits), unit="pictures") as bar:
-        for count in loader:
-            bar.update(count)
+        for errors in loader:
+            for error in filter(None, errors):
+                raise error
+            bar.update(len(errors))

@@ -30,6 +30,7 @@ from mgkit.machine.distributed import (
     is_main,
     run_in_all,
 )
+from mgkit.machine.files import writing
 from mgkit.machine.printable import shown_name
 from mgkit.model import MultiGrain
 from mgkit.photos.embedding.table import Table, distinct
@@ -59,6 +60,10 @@ class InOrder(ImageList):
         if self.seen:
             self.seen(place, picture)
         return picture
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """(width, height) of the image as the list loads it."""
+        return self.whole.shape(int(self.at[index]))
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class GrowingFeatures:
     def add(self, keys: np.ndarray, rows: np.ndarray, reasons: dict[int, str]) -> None:
         """Append features [n,C] of pictures; reasons: {row: why it could not be read}."""
         if reasons:
-            with open(self.lines, "a", encoding="utf-8") as file:
+            with writing(self.lines), open(self.lines, "a", encoding="utf-8") as file:
                 file.writelines(json.dumps([int(keys[row]), why]) + "\n" for row, why in reasons.items())
         self.table.append(keys, rows)
 
@@ -144,8 +149,7 @@ def growing_features(
     """GeM-pooled features [N,C] before whitening, mapped from the disk; only new images are embedded.
 
     An image is known by its path, size and time of change. If some are new, those that could not be read
-    are tried again. Rows from another batch are equal up to rounding. An image that changes or vanishes
-    meanwhile counts as unreadable.
+    are tried again. An image that changes or vanishes meanwhile counts as unreadable.
 
     name: of the files in the features' folder
     prints: `fingerprints` of the images, if they are there already
@@ -155,33 +159,46 @@ def growing_features(
 
     Other parameters and errors as `stored_features`; ValueError also for views.
     """
-    if images.views:
-        raise ValueError(f"images: of a folder that grows ({images.root}) each file is taken whole")
-    if not len(images):
-        raise ValueError(f"{images.root}: there are no images to embed")
+    check_whole(images)
     passes = replace(passes or Passes(), **changes)
     prints = from_main(lambda: fingerprints(images) if prints is None else prints)
-    keys = distinct(prints)
     of_options = features_of(net, size=size, p=p, passes=passes, folder=Path(folder))
-    store = GrowingFeatures(of_options, name, net.width)
+    keys, store = distinct(prints), GrowingFeatures(of_options, name, net.width)
     with ExitStack() as held:
         if is_main():
             held.enter_context(store.table.locked())
         new = broadcast_object(store.unknown(keys) if is_main() else None)
-        if len(new):
-            whole = whole_shapes(images, passes.crop) if shapes is None else shapes()
-            order = new[spread(len(new))]
-            rest = in_order(images, order, seen)
-            of_rest = [whole[i] for i in order] if passes.crop == "rect" else None
-            windows = embed_new(net, rest, prints[order], size=size, p=p, passes=passes, shapes=of_rest)
-            for part, rows, why in windows:
-                if is_main():
-                    store.add(keys[order[part]], rows, why)
-                passed(part.stop, len(order))
+        order = new[spread(len(new))]
+        of_order = shapes_of(images, order, passes.crop, shapes)
+        options = {"size": size, "p": p, "passes": passes, "shapes": of_order}
+        for part, rows, why in embed_new(net, in_order(images, order, seen), prints[order], **options):
+            if is_main():
+                store.add(keys[order[part]], rows, why)
+            passed(part.stop, len(order))
         if is_main():
             store.table.arrange(keys)
-    barrier()
-    return store.told(images, keys, passes.unreadable)
+        barrier()
+        found = store.told(images, keys, passes.unreadable)
+        barrier()  # the lock is held until all have mapped the file in this order
+    return found
+
+
+def check_whole(images: ImageList) -> None:
+    """Raise ValueError for views, and for no images."""
+    if images.views:
+        raise ValueError(f"images: of a folder that grows ({images.root}) each file is taken whole")
+    if not len(images):
+        raise ValueError(f"{images.root}: there are no images to embed")
+
+
+def shapes_of(
+    images: ImageList, order: np.ndarray, crop: str, shapes: Callable[[], Sequence] | None
+) -> list[tuple[int, int]] | None:
+    """`whole_shapes` of the images at indices `order`; shapes: as of `growing_features`."""
+    if crop != "rect" or not len(order):
+        return None
+    whole = whole_shapes(images, crop) if shapes is None else shapes()
+    return [whole[i] for i in order]
 
 
 def in_order(images: ImageList, order: np.ndarray, seen: Seen | None) -> InOrder:

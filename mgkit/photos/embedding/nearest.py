@@ -4,6 +4,7 @@ The lists of a folder are kept. When it has changed little they grow: new pictur
 in the new ones, and those that lost a neighbour search again; exactly, whatever made the first lists.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -13,14 +14,17 @@ import numpy as np
 from mgkit.config import PhotosConfig
 from mgkit.features import ROWS, rows_at
 from mgkit.machine.files import atomic_write
+from mgkit.machine.progress import progress
 from mgkit.retrieval import indices
-from mgkit.retrieval.search import top_k
+from mgkit.retrieval.search import slices, top_k
 
 NEIGHBOURS = 32  # per picture, searched for near-duplicates
 MOST_EXACT = 50_000  # pictures up to which search is exact
 LARGE_INDEX = "HNSW32"
 FEW = 0.2  # share of new and gone pictures up to which what was learned on a folder is kept
-FORMAT = 1  # of the kept lists
+QUERIES = 4096  # searched at a time
+ROUNDING = 1e-4  # of a similarity in float32, at most
+SECONDS_WITHOUT_BAR = 3.0
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,22 @@ def found_in(
     factory = config.index or (LARGE_INDEX if len(descriptors) > MOST_EXACT else "")
     if factory:
         print(f"{len(descriptors):,} pictures: approximate search by {factory}, which may miss a few")
-        return indices.search_index(indices.build_index(factory, descriptors), queries, k=k)
-    return top_k(queries, descriptors, k=k)
+        index = indices.build_index(factory, descriptors)
+        return by_parts(lambda part: indices.search_index(index, part, k=k), queries, k)
+    return by_parts(lambda part: top_k(part, descriptors, k=k), queries, k)
+
+
+def by_parts(
+    search: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], queries: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and indices [q,k] of queries [q,D], part by part, with a bar if it takes a while."""
+    scores, found = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+    title = "nearest neighbours"
+    with progress(None, title, total=len(queries), unit="pictures", delay=SECONDS_WITHOUT_BAR) as bar:
+        for part in slices(len(queries), QUERIES):
+            scores[part], found[part] = search(queries[part])
+            bar.update(len(scores[part]))
+    return scores, found
 
 
 def grown(last: Lists, keys: np.ndarray, descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -127,20 +145,22 @@ def grown(last: Lists, keys: np.ndarray, descriptors: np.ndarray) -> tuple[np.nd
     _, here, there = np.intersect1d(keys, last.keys, return_indices=True)
     place = np.full(len(last.keys), -1)
     place[there] = here
-    scores = np.empty((len(keys), NEIGHBOURS), np.float32)
+    scores = np.full((len(keys), NEIGHBOURS), -np.inf, np.float32)
     found = np.full((len(keys), NEIGHBOURS), -1)
     scores[here], found[here] = last.scores[there], place[last.indices[there]]
     again = np.flatnonzero((found < 0).any(1))  # new ones, and those that lost a neighbour
     new = np.setdiff1d(np.arange(len(keys)), here)
-    if len(new):
-        of_new = rows_at(descriptors, new)
-        for start in range(0, len(keys), ROWS):
-            part = slice(start, start + ROWS)
-            more, j = top_k(descriptors[part], of_new, k=min(NEIGHBOURS, len(new)))
-            scores[part], found[part] = best(scores[part], found[part], more, new[j])
+    of_new = rows_at(descriptors, new)
+    for part in slices(len(keys) if len(new) else 0, ROWS):
+        products = descriptors[part] @ of_new.T  # [n,new]
+        near = part.start + np.flatnonzero((products >= scores[part, -1:] - ROUNDING).any(1))
+        if len(near):
+            more, j = top_k(rows_at(descriptors, near), of_new, k=min(NEIGHBOURS, len(new)))
+            scores[near], found[near] = best(scores[near], found[near], more, new[j])
     if len(again):
-        of_again = top_k(rows_at(descriptors, again), descriptors, k=NEIGHBOURS + 1)
-        scores[again], found[again] = neighbours_without_self(*of_again, again)
+        k, of_again = NEIGHBOURS + 1, rows_at(descriptors, again)
+        nearest = by_parts(lambda part: top_k(part, descriptors, k=k), of_again, k)
+        scores[again], found[again] = neighbours_without_self(*nearest, again)
     return scores, found
 
 

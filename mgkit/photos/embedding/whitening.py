@@ -14,13 +14,14 @@ import torch
 
 from mgkit.config import PhotosConfig
 from mgkit.data.images import evenly
+from mgkit.features import in_blocks, rows_at
 from mgkit.machine.files import atomic_write
 from mgkit.model import MultiGrain, Whitening, append_one
 from mgkit.photos.embedding.nearest import FEW, changed
 from mgkit.whitening import fit_pca_whitening
 
 IMAGES_PER_DIMENSION = 10  # needed to learn a whitening without shrinkage
-MOST_LEARNED = 40_000  # pictures, evenly spaced, of a large collection
+MOST_LEARNED = 30_000  # pictures, evenly spaced, of a large collection
 FEWEST_TO_WHITEN = 100  # pictures
 # Towards equal variances, with fewer pictures per dimension. Lite0, 320 px, 100, 300 and 800 pictures: all
 # views of an object are among 8 neighbours of 100.0, 99.6 and 99.0 % of them; with 0.5 of 85.6, 95.4 and
@@ -103,23 +104,25 @@ def choose_whitening(
         return of_network, f"the network's whitening ({count}: too few to learn one on them)"
     if asked == "auto" and len(rows) < FEWEST_TO_WHITEN:
         return None, f"no whitening ({count}: too few to learn one on them, and the network has none)"
-    device = net.classifier.weight.device
     if kept and (earlier := kept.read(dimensions)):
-        return earlier[0].to(device), earlier[1]
-    shrinkage = 0.0 if enough else SHRINKAGE
-    sample = np.ascontiguousarray(
-        rows[evenly(len(rows), max(MOST_LEARNED, IMAGES_PER_DIMENSION * dimensions))]
-    )
+        return earlier[0].to(net.classifier.weight.device), earlier[1]
     try:
-        mean, projection = fit_pca_whitening(append_one(torch.from_numpy(sample)), shrinkage=shrinkage)
+        learned = learned_on(rows, shrinkage=0.0 if enough else SHRINKAGE)
     except ValueError as error:
         if asked == "photos":
             raise
         which = "no" if of_network is None else "the network's"
         return of_network, f"{which} whitening (none can be learned on the pictures: {error})"
-    why = count if enough else f"{count}: shrunk by {shrinkage:g}"
-    learned = Whitening(mean.to(device), projection.to(device))
+    why = count if enough else f"{count}: shrunk by {SHRINKAGE:g}"
     said = f"a whitening learned on the pictures themselves ({why})"
     if kept:
         kept.write(learned, said)
-    return learned, said
+    return learned.to(net.classifier.weight.device), said
+
+
+def learned_on(rows: np.ndarray, *, shrinkage: float) -> Whitening:
+    """The whitening of pooled features [n,C], or of a sample of many; ValueError if there is none."""
+    dimensions = rows.shape[1] + 1
+    chosen = evenly(len(rows), max(MOST_LEARNED, IMAGES_PER_DIMENSION * dimensions))
+    sample = in_blocks(append_one, [rows_at(rows, chosen)], dimensions=dimensions)  # [m,C+1]
+    return Whitening(*fit_pca_whitening(sample, shrinkage=shrinkage))

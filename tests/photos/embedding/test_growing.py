@@ -178,6 +178,18 @@ def test_a_picture_that_changes_during_the_run_is_left_out_and_named(folder, emb
     assert np.isfinite(embedded(unreadable=again)).all() and not again.reasons
 
 
+def test_what_passed_before_an_interruption_is_known(folder, embedded, opened, capsys):
+    def interrupt(images, of):
+        if images == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embedded(passed=interrupt)
+    opened.clear()
+    embedded()
+    assert len(opened) == 2 and "10 of 12 photos are known from earlier, 2 new" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("count", [1, 4, 5, 12, 43])
 def test_windows_are_spread_over_the_folder(count):
     order = growing.spread(count)
