@@ -9,6 +9,7 @@ from support import noise
 
 from mgkit.config import PhotosConfig, make
 from mgkit.features import Passes
+from mgkit.photos.copies import calibration
 from mgkit.photos.copies.edits import EDITS
 from mgkit.photos.copies.groups import Group
 from mgkit.photos.copies.thresholds import Thresholds, calibrated
@@ -16,6 +17,12 @@ from mgkit.photos.folder import PhotoFolder, find_photos
 from mgkit.photos.found import FoundPhotos
 from mgkit.photos.looks import read_facts
 from mgkit.photos.task import PhotoTask
+
+
+@pytest.fixture(autouse=True)
+def few_copies(monkeypatch):
+    """Thresholds are learned on a few copies, which is quicker."""
+    monkeypatch.setattr(calibration, "ALIGNED", 4)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ NEAREST, FARTHEST = 8, 32  # rank of the farthest neighbour that they are extrap
 LARGEST = 0.1  # share of the similarities to strangers that others are extrapolated from
 KEPT_COPIES = 0.9  # share of the copies of each edit above the threshold, unless strangers are as similar
 MOST = 0.999  # largest threshold: identical pictures have 1 up to rounding
-USED = 0.9  # share of the copies of an edit that are compared with their originals, for it to count
+USED = 0.8  # share of the copies of an edit that are compared with their originals, for it to count
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def calibrated(
     edits: Sequence[str] = tuple(EDITS),
     compared: np.ndarray | None = None,
     strangers: "Strangers | None" = None,
+    least: float = -math.inf,
     images: int | None = None,
     false_rate: float = 0.02,
     given: float | None = None,
@@ -86,8 +87,9 @@ def calibrated(
     scores: similarities of images to their neighbours, descending; -inf if missed by an index ([N,k]).
     edits: names of the E edits.
     compared: whether each copy would be compared with its original ([n,E]); None: all. Edits of which fewer
-        than 90 % would be do not count for the threshold.
+        than 80 % would be do not count for the threshold.
     strangers: None: extrapolated from the scores.
+    least: of the thresholds.
     images: number of images; None: those that have neighbours.
     false_rate: share of the images of which a stranger may exceed the threshold.
     given: a threshold to evaluate instead.
@@ -106,6 +108,8 @@ def calibrated(
         value, how = given, "as given"
     elif not counted.size and strangers is None:
         raise ValueError(f"a threshold needs edited copies, or {FEWEST} images with neighbours")
+    elif least > max(reached, exceeded):
+        value, how = least, "unrelated pictures may reach less"
     elif exceeded > reached:
         value, how = exceeded, exceeded_by_strangers(exceeded, false_rate)
     else:
