@@ -14,6 +14,7 @@ SAME_MOMENT = 2  # another frame of what the other shows
 GRADES = {SAME_FILE: "the same file, edited", SAME_MOMENT: "the same moment"}
 MOST_COMPARED = 4  # neighbours of a picture that are compared though they show another moment
 COSINES_AT_ONCE = 4096
+ANOTHER_TIME = 1.0  # s between two photographs
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def find_pairs(
     thresholds: Thresholds,
     *,
     own: int | None = None,
+    taken: np.ndarray | None = None,
 ) -> Pairs:
     """The near-duplicates among N pictures, each pair once.
 
@@ -52,9 +54,11 @@ def find_pairs(
     near: candidates by their descriptors ([P,2]), see `nearby`.
     looks: small pictures and their width / height, as by `small` ([N,64,64], [N]).
     own: only pairs of one of the first `own` pictures and one of the others; None: all.
+    taken: when each was photographed ([N], s); NaN or None: not known.
 
     Pictures whose alignment reaches the first threshold are the same file; others of which the similarity
-    reaches the second one show the same moment.
+    reaches the second one show the same moment. So do those that fit but were photographed at different times,
+    as by a camera that stood still.
     """
     alike = look_alikes(low_resolution(looks[0]), None if own is None else np.arange(own))
     unturned = np.column_stack([near, np.ones(len(near), np.int64)])
@@ -67,6 +71,8 @@ def find_pairs(
     similarity = cosines(descriptors, first, second)
     same_file = alignment >= thresholds.file.value  # not for NaN
     found = same_file | (similarity >= thresholds.moment.value)
+    if taken is not None:
+        same_file &= ~(np.abs(taken[first] - taken[second]) >= ANOTHER_TIME)  # not for NaN
     grade = np.where(same_file, SAME_FILE, SAME_MOMENT)
     return Pairs(*(each[found] for each in (first, second, similarity, alignment, turn, grade)))
 

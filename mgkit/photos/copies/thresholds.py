@@ -19,7 +19,7 @@ NEAREST, FARTHEST = 8, 32  # rank of the farthest neighbour that they are extrap
 LARGEST = 0.1  # share of the similarities to strangers that others are extrapolated from
 KEPT_COPIES = 0.9  # share of the copies of each edit above the threshold, unless strangers are as similar
 MOST = 0.999  # largest threshold: identical pictures have 1 up to rounding
-USED = 0.8  # share of the copies of an edit that are compared with their originals, for it to count
+USED = 0.9  # share of the copies of an edit that are compared with their originals, for it to count
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def calibrated(
     scores: similarities of images to their neighbours, descending; -inf if missed by an index ([N,k]).
     edits: names of the E edits.
     compared: whether each copy would be compared with its original ([n,E]); None: all. Edits of which fewer
-        than 80 % would be do not count for the threshold.
+        than 90 % would be do not count for the threshold.
     strangers: None: extrapolated from the scores.
     least: of the thresholds.
     images: number of images; None: those that have neighbours.

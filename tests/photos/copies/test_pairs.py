@@ -55,6 +55,17 @@ def test_pairs_have_the_grade_that_alignment_and_similarity_give_them():
     assert found.similarity == pytest.approx(np.cos(np.radians([60, 160, 10])), abs=1e-6)
 
 
+def test_frames_that_fit_are_no_copies_if_they_were_taken_at_different_times():
+    taken = np.array([100.0, 102.0, np.nan, 100.0])
+    found = find_pairs(
+        directions(0, 0, 0, 0), np.empty((0, 2), int), looks_of([picture(0)] * 4), at(), taken=taken
+    )
+    other = {(0, 1), (1, 3)}
+    for i, j, turn, grade in as_tuples(found):
+        assert turn == 1 and grade == (SAME_MOMENT if (i, j) in other else SAME_FILE)
+    assert len(found) == 6
+
+
 def test_the_pairs_of_two_folders_join_one_of_each():
     pictures = [picture(0), picture(0), picture(0).transpose(Image.Transpose.ROTATE_90), picture(1)]
     near = np.array([[0, 1], [0, 2], [1, 3]])
