@@ -9,6 +9,7 @@ from support import noise
 
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.photos.copies import calibration, thresholds
+from mgkit.photos.copies import pairs as pairs_module
 from mgkit.photos.copies.calibration import learn_thresholds
 from mgkit.photos.copies.edits import EDITS, EMBEDDED
 from mgkit.photos.copies.pairs import SAME_FILE, SAME_MOMENT, find_pairs, nearby
@@ -48,7 +49,7 @@ def test_pairs_have_the_grade_that_alignment_and_similarity_give_them():
     mirrored = picture(0).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     pictures = [picture(0), crop, picture(2), picture(3), mirrored, picture(5), picture(6)]
     descriptors = directions(0, 60, 100, 110, 200, 300, 345)
-    near = np.array([[0, 1], [1, 0], [2, 3], [5, 6]])
+    near = np.array([[0, 1, 1], [1, 0, 0], [2, 3, 1], [5, 6, 1]])
     found = find_pairs(descriptors, near, looks_of(pictures), at(moment=0.9))
     assert as_tuples(found) == [(0, 1, 1, SAME_FILE), (0, 4, 2, SAME_FILE), (2, 3, 1, SAME_MOMENT)]
     assert found.alignment[0] > 0.9 > 0.5 > found.alignment[2]
@@ -58,7 +59,7 @@ def test_pairs_have_the_grade_that_alignment_and_similarity_give_them():
 def test_frames_that_fit_are_no_copies_if_they_were_taken_at_different_times():
     taken = np.array([100.0, 102.0, np.nan, 100.0])
     found = find_pairs(
-        directions(0, 0, 0, 0), np.empty((0, 2), int), looks_of([picture(0)] * 4), at(), taken=taken
+        directions(0, 0, 0, 0), np.empty((0, 3), int), looks_of([picture(0)] * 4), at(), taken=taken
     )
     other = {(0, 1), (1, 3)}
     for i, j, turn, grade in as_tuples(found):
@@ -68,7 +69,7 @@ def test_frames_that_fit_are_no_copies_if_they_were_taken_at_different_times():
 
 def test_the_pairs_of_two_folders_join_one_of_each():
     pictures = [picture(0), picture(0), picture(0).transpose(Image.Transpose.ROTATE_90), picture(1)]
-    near = np.array([[0, 1], [0, 2], [1, 3]])
+    near = np.array([[0, 1, 1], [0, 2, 1], [1, 3, 1]])
     descriptors = directions(0, 0, 0, 120)
     found = find_pairs(descriptors, near, looks_of(pictures), at(), own=2)
     # 6 turns by 90 degrees clockwise, which undoes Pillow's rotation to the left.
@@ -80,20 +81,28 @@ def test_pictures_without_a_descriptor_and_plain_ones():
     pictures = [picture(0), picture(0), Image.new("RGB", (40, 30)), Image.new("RGB", (40, 30))]
     descriptors = directions(0, 0, 5, 5)
     descriptors[1] = np.nan
-    found = find_pairs(descriptors, np.array([[2, 3]]), looks_of(pictures), at())
+    found = find_pairs(descriptors, np.array([[2, 3, 1]]), looks_of(pictures), at())
     assert as_tuples(found) == [(2, 3, 1, SAME_MOMENT)] and np.isnan(found.alignment).all()
-    none = find_pairs(descriptors[:1], np.empty((0, 2), int), looks_of(pictures[:1]), at())
+    none = find_pairs(descriptors[:1], np.empty((0, 3), int), looks_of(pictures[:1]), at())
     assert len(none) == 0
 
 
-def test_all_neighbours_of_the_moment_are_compared_and_a_few_that_are_farther():
+def test_neighbours_of_the_moment_are_candidates_and_the_nearest_are_compared(monkeypatch):
+    monkeypatch.setattr(pairs_module, "MOST_COMPARED", 4)
     scores = np.array(
         [[0.9, 0.8, 0.75, 0.72, 0.71, 0.5], [0.6, 0.5, 0.45, 0.4, 0.4, 0.35], [0.2, -np.inf] * 3]
     )
     nearest = np.arange(18).reshape(3, 6)
-    assert nearby(scores, nearest, at()).tolist() == [[0, k] for k in range(5)] + [
-        [1, k] for k in range(6, 10)
-    ]
+    of_first = [[0, k, int(k < 4)] for k in range(5)]
+    assert nearby(scores, nearest, at()).tolist() == of_first + [[1, k, 1] for k in range(6, 10)]
+
+
+def test_pairs_that_are_not_compared_are_of_one_moment_unless_they_look_alike():
+    pictures = [picture(0), picture(0).crop((10, 10, 110, 85)), picture(0)]
+    near = np.array([[0, 1, 0], [0, 2, 0]])
+    found = find_pairs(directions(0, 5, 5), near, looks_of(pictures), at())
+    assert as_tuples(found)[:2] == [(0, 1, 1, SAME_MOMENT), (0, 2, 1, SAME_FILE)]
+    assert np.isnan(found.alignment[0]) and found.alignment[1] > 0.99
 
 
 # --- What is learned
