@@ -93,7 +93,7 @@ def measures(experiment: str, measured: Mapping[str, Sequence[Mapping[str, float
     photos = latest_results(PhotosConfig(experiment=experiment))
     found |= {f"06: {name}": Measure(photos[name], EXACT) for name in ("pictures", "readable", "left_out")}
     found["06: groups of near-duplicates"] = Measure(photos["groups"], PUBLISHED["groups"])
-    for change, share in photos["copies_found"].items():
+    for change, share in photos["same_file"]["copies_found"].items():
         found[f"06: copies found, {change}"] = Measure(share, PUBLISHED["copies found"])
     return found
 

@@ -182,7 +182,10 @@ def groups_of(
         others = len(readable) - mine
         scores, nearest = neighbours_elsewhere(task.config, rows_at(descriptors, readable), mine)
     looks = task.looks.grey, task.looks.aspects
-    pairs = find_pairs(descriptors, readable[nearby(scores, nearest, thresholds)], looks, thresholds, own=own)
+    near = nearby(scores, nearest, thresholds)
+    near[:, :2] = readable[near[:, :2]]
+    taken = task.looks.table["taken"]
+    pairs = find_pairs(descriptors, near, looks, thresholds, own=own, taken=taken)
     keeping = Keeping(task.config.keep, task.folder.images.paths, task.looks.facts)
     least = thresholds.moment.value
     if own is None:

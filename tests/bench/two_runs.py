@@ -96,7 +96,7 @@ def see_retrieval(config: RetrievalConfig) -> list:
 def see_photos(config: PhotosConfig) -> list:
     found = search_photos(photo_task(config))
     save_report(found)
-    return [config.size, found.threshold.value, len(found.groups), found.pairs]
+    return [config.size, found.thresholds.moment.value, len(found.groups), found.pairs]
 
 
 def losses(folder: Path) -> list:

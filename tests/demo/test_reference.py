@@ -170,7 +170,7 @@ def test_what_a_demo_measures_has_tolerances_by_what_it_depends_on(tmp_path, mon
             "readable": 6,
             "left_out": 1,
             "groups": 2,
-            "copies_found": {"brighter": 0.9},
+            "same_file": {"copies_found": {"brighter": 0.9}},
         },
     }
     monkeypatch.setattr("mgkit.demo.reference.latest_results", lambda config: results[config.stage])

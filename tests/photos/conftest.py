@@ -9,6 +9,7 @@ from support import noise
 
 from mgkit.config import PhotosConfig, make
 from mgkit.features import Passes
+from mgkit.photos.copies import calibration
 from mgkit.photos.copies.edits import EDITS
 from mgkit.photos.copies.groups import Group
 from mgkit.photos.copies.pairs import SAME_FILE
@@ -27,6 +28,12 @@ def copies(members):
         members, (0.9,) * count, grade=SAME_FILE, tightness=0.9, turns=(1,) * count, reason="most pixels",
         going=members[1:],
     )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def few_copies(monkeypatch):
+    """Thresholds are learned on a few copies, which is quicker."""
+    monkeypatch.setattr(calibration, "ALIGNED", 4)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from mgkit.explore.browse import class_names
 from mgkit.model import append_one, get_multigrain
 from mgkit.photos import classes, task
 from mgkit.photos.classes import check_classes, top_classes
-from mgkit.photos.copies.edits import EDITS, recompressed
+from mgkit.photos.copies.edits import EDITS, EMBEDDED, compressed
 from mgkit.photos.copies.pairs import SAME_FILE
 from mgkit.photos.embedding import whitening as whitening_of_photos
 from mgkit.photos.embedding.whitening import choose_whitening
@@ -50,7 +50,7 @@ def album(tmp_path):
     for i in range(30):
         picture(i).save(folder / "a" / f"{i:02}.png")
     for i in range(3):
-        recompressed(picture(i)).save(folder / "b" / f"copy of {i:02} <b>'\"🏖.jpg")
+        compressed(picture(i), quality=20).save(folder / "b" / f"copy of {i:02} <b>'\"🏖.jpg")
     (folder / "b" / "empty.jpg").touch()
     (folder / "b" / "text.png").write_text("no picture")
     (folder / "b" / "cut.jpg").write_bytes((folder / "b" / "copy of 00 <b>'\"🏖.jpg").read_bytes()[:900])
@@ -184,18 +184,19 @@ def test_more_than_a_thousand_files_of_which_some_are_broken(tmp_path, config):
 
 def test_a_very_long_thin_picture_and_one_that_cannot_be_edited_stop_nothing(album, config, monkeypatch):
     Image.new("RGB", (300_000, 2)).save(album / "a" / "thin.png")
-    brightened = EDITS["brighter, paler"]
+    cropped = EDITS["a fifth cropped"]
 
-    def fail(image):
+    def fail(image, random):
         if not np.any(image):
             raise ValueError("all black")
-        return brightened(image)
+        return cropped(image, random)
 
-    monkeypatch.setitem(EDITS, "brighter, paler", fail)
+    monkeypatch.setitem(EDITS, "a fifth cropped", fail)
     found = searched(config(album))
     assert (len(found.images), len(found.readable)) == (37, 34)
-    assert found.left_out[str(album / "a" / "thin.png")] == "cannot be edited (brighter, paler: all black)"
-    assert found.threshold.copies.shape == (33, len(EDITS)) and np.isfinite(found.threshold.copies).all()
+    assert found.left_out[str(album / "a" / "thin.png")] == "cannot be edited (a fifth cropped: all black)"
+    copies = found.thresholds.moment.copies
+    assert copies.shape == (34, len(EMBEDDED)) and np.isfinite(copies).sum() == copies.size - 1
 
 
 def test_one_picture_and_identical_ones(tmp_path, config, after_chain):
@@ -236,7 +237,7 @@ def phone(tmp_path):
     """Four pictures: a copy of one of the album, the album's own larger one, one of its own twice."""
     folder = tmp_path / "phone"
     folder.mkdir()
-    recompressed(picture(5)).save(folder / "five.jpg")
+    compressed(picture(5), quality=20).save(folder / "five.jpg")
     shutil.copy(tmp_path / "my pictures" / "a" / "06.png", folder / "six.png")
     for name in ("new.png", "new too.png"):
         picture(77).save(folder / name)
@@ -377,7 +378,7 @@ def one_and_its_copies(folder, count):
 def test_odd_folders_end_well(written, count, published, tmp_path):
     written(tmp_path / "odd", count)
     found = searched(published(tmp_path / "odd"))
-    assert len(found.readable) == count and 0 < found.threshold.value <= 1
+    assert len(found.readable) == count and 0 < found.thresholds.moment.value <= 1
     if written is one_and_its_copies and count > 1:
         [group] = found.groups
         assert len(group.members) == count
@@ -609,8 +610,8 @@ def test_an_index_that_misses_most_neighbours_spoils_no_threshold(tmp_path, conf
     for i in range(75):
         write_picture(tmp_path / "many" / f"{i}.png", seed=i, size=(48, 36))
     found = searched(config(tmp_path / "many", index="IVF64,Flat"))
-    assert math.isnan(found.threshold.false_images)
-    assert np.isfinite(found.threshold.nearest).all() and 0 < found.threshold.value < 1
+    assert math.isnan(found.thresholds.moment.false_images)
+    assert np.isfinite(found.thresholds.moment.nearest).all() and 0 < found.thresholds.moment.value < 1
 
 
 def test_the_sample_is_spread_evenly_over_readable_pictures(album, config):

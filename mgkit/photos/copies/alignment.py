@@ -187,7 +187,7 @@ def agreement(below: torch.Tensor, above: torch.Tensor, inside: torch.Tensor) ->
 
     ours, theirs = mean(below), mean(above)
     spread, other_spread = mean(below**2) - ours**2, mean(above**2) - theirs**2
-    both = (spread.clamp(min=0) + PLAIN / 2) * (other_spread.clamp(min=0) + PLAIN / 2)
+    both = (spread.clamp(min=0) * other_spread.clamp(min=0)).clamp(min=PLAIN**2)
     fits = (mean(below * above) - ours * theirs) / both.sqrt()
     whole = weight > 0.7
     seen = whole & (torch.minimum(spread, other_spread) > PLAIN)

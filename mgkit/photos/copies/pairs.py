@@ -12,8 +12,9 @@ from mgkit.photos.copies.turned import look_alikes, low_resolution
 SAME_FILE = 1  # one was made from the other: compressed, resized, cropped, turned, retouched
 SAME_MOMENT = 2  # another frame of what the other shows
 GRADES = {SAME_FILE: "the same file, edited", SAME_MOMENT: "the same moment"}
-MOST_COMPARED = 4  # neighbours of a picture that are compared though they show another moment
+MOST_COMPARED = 6  # nearest neighbours of a picture that are laid over it
 COSINES_AT_ONCE = 4096
+ANOTHER_TIME = 1.0  # s between two photographs
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Pairs:
 
     first, second: [P] int64, first < second.
     similarity: cosine of the descriptors [P].
-    alignment: correlation of the two pictures where one is laid over the other [P]; NaN for plain pictures.
+    alignment: correlation of the two pictures where one is laid over the other [P]; NaN for plain pictures
+        and those that were not compared.
     turn: of the rotation tag that would turn the second as the first is [P], 1 to 8.
     grade: SAME_FILE or SAME_MOMENT [P].
     """
@@ -45,38 +47,47 @@ def find_pairs(
     thresholds: Thresholds,
     *,
     own: int | None = None,
+    taken: np.ndarray | None = None,
 ) -> Pairs:
     """The near-duplicates among N pictures, each pair once.
 
     descriptors: L2-normalised ([N,D]); NaN for pictures that take no part.
-    near: candidates by their descriptors ([P,2]), see `nearby`.
+    near: candidates by their descriptors ([P,3]), see `nearby`.
     looks: small pictures and their width / height, as by `small` ([N,64,64], [N]).
     own: only pairs of one of the first `own` pictures and one of the others; None: all.
+    taken: when each was photographed ([N], s); NaN or None: not known.
 
     Pictures whose alignment reaches the first threshold are the same file; others of which the similarity
-    reaches the second one show the same moment.
+    reaches the second one show the same moment. So do those that fit but were taken at different times,
+    as by a camera that stood still.
     """
     alike = look_alikes(low_resolution(looks[0]), None if own is None else np.arange(own))
-    unturned = np.column_stack([near, np.ones(len(near), np.int64)])
-    candidates = each_once(np.concatenate([unturned, alike]))
+    candidates = each_once(np.concatenate([near, alike]))
     candidates = candidates[np.isfinite(descriptors[candidates[:, :2], 0]).all(1)]
     if own is not None:
         candidates = candidates[(candidates[:, 0] < own) & (candidates[:, 1] >= own)]
-    candidates, alignment = best_turn(candidates, aligned(*looks, candidates))
+    alignment, compared = np.full(len(candidates), np.nan, np.float32), candidates[:, 2] > 0
+    alignment[compared] = aligned(*looks, candidates[compared])
+    candidates, alignment = best_turn(candidates, alignment)
     first, second, turn = candidates.T
     similarity = cosines(descriptors, first, second)
     same_file = alignment >= thresholds.file.value  # not for NaN
     found = same_file | (similarity >= thresholds.moment.value)
+    if taken is not None:
+        same_file &= ~(np.abs(taken[first] - taken[second]) >= ANOTHER_TIME)  # not for NaN
     grade = np.where(same_file, SAME_FILE, SAME_MOMENT)
-    return Pairs(*(each[found] for each in (first, second, similarity, alignment, turn, grade)))
+    return Pairs(*(each[found] for each in (first, second, similarity, alignment, turn.clip(min=1), grade)))
 
 
 def nearby(scores: np.ndarray, nearest: np.ndarray, thresholds: Thresholds) -> np.ndarray:
-    """Candidates (picture, neighbour) [P,2] by similarities and indices of neighbours [n,k], best first."""
-    rank = np.arange(scores.shape[1])
-    near = (scores >= thresholds.moment.value) | ((scores >= thresholds.floor) & (rank < MOST_COMPARED))
+    """Candidates (picture, neighbour, turn) [P,3] by similarities and indices of neighbours [n,k].
+
+    The turn is 1 for those that are to be laid over each other, 0 for the others.
+    """
+    compared = np.arange(scores.shape[1]) < MOST_COMPARED
+    near = (scores >= thresholds.moment.value) | ((scores >= thresholds.floor) & compared)
     picture, column = np.nonzero(near & np.isfinite(scores))
-    return np.stack([picture, nearest[picture, column]], 1)
+    return np.stack([picture, nearest[picture, column], compared[column]], 1)
 
 
 def each_once(candidates: np.ndarray) -> np.ndarray:

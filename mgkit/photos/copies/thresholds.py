@@ -76,6 +76,7 @@ def calibrated(
     edits: Sequence[str] = tuple(EDITS),
     compared: np.ndarray | None = None,
     strangers: "Strangers | None" = None,
+    least: float = -math.inf,
     images: int | None = None,
     false_rate: float = 0.02,
     given: float | None = None,
@@ -88,6 +89,7 @@ def calibrated(
     compared: whether each copy would be compared with its original ([n,E]); None: all. Edits of which fewer
         than 90 % would be do not count for the threshold.
     strangers: None: extrapolated from the scores.
+    least: of the thresholds.
     images: number of images; None: those that have neighbours.
     false_rate: share of the images of which a stranger may exceed the threshold.
     given: a threshold to evaluate instead.
@@ -106,6 +108,8 @@ def calibrated(
         value, how = given, "as given"
     elif not counted.size and strangers is None:
         raise ValueError(f"a threshold needs edited copies, or {FEWEST} images with neighbours")
+    elif least > max(reached, exceeded):
+        value, how = least, "unrelated pictures may reach less"
     elif exceeded > reached:
         value, how = exceeded, exceeded_by_strangers(exceeded, false_rate)
     else:

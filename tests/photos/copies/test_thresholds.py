@@ -8,10 +8,10 @@ from PIL import Image
 from support import noise, one_line_error, write_picture
 
 from mgkit.data.decoding import UnreadableImageError
-from mgkit.photos.copies.edits import EDITS, edited_copies
+from mgkit.photos.copies.edits import EDITS, EMBEDDED, FRAMES, edit, edited_copies, small_copies
 from mgkit.photos.copies.groups import near_duplicates
 from mgkit.photos.copies.pairs import pairs_above
-from mgkit.photos.copies.thresholds import MOST, Strangers, calibrated
+from mgkit.photos.copies.thresholds import MOST, Strangers, between_strangers, calibrated
 from mgkit.photos.embedding.nearest import neighbours_without_self
 from mgkit.photos.folder import find_photos
 from mgkit.retrieval.search import top_k
@@ -42,6 +42,7 @@ def groups_above(descriptors, scores, indices, least):
 
 
 NO_COPIES = np.empty((0, len(EDITS)))
+SETTLED = ("JPEG quality 20", "a quarter of the resolution", "brighter, paler")  # nothing random
 
 
 # --- The threshold
@@ -113,20 +114,56 @@ def test_a_tail_that_is_exponential_is_extrapolated_as_it_is():
 
 
 def test_copies_that_are_far_from_strangers_set_the_threshold():
-    """It is then as high as the copies allow: no stranger comes near."""
+    """It is then as high as 90 % of the copies of each edit allow: no stranger comes near."""
     scores, _ = neighbours(collection(1000), k=32)
-    copies = np.linspace(0.8, 1, 400).reshape(100, 4)
+    copies = np.tile(np.linspace(0.8, 1, 101)[:, None], (1, len(EDITS)))
+    copies[:, 3] -= 0.02
+    copies[0, 1] = np.nan
     threshold = calibrated(copies, scores)
-    assert threshold.value == pytest.approx(0.81) and "95 % of the edited copies" in threshold.how
+    assert threshold.value == pytest.approx(0.8) and "90 % of the copies of each edit" in threshold.how
+    assert threshold.found["two fifths cropped"] == pytest.approx(91 / 101)
     assert threshold.false_images < 1
     near = calibrated(copies - 0.6, scores)
     assert near.value == calibrated(NO_COPIES, scores).value and "no copy exceeds it" in near.how
 
 
+def test_copies_that_are_seldom_compared_do_not_count_and_are_not_found():
+    copies = np.full((20, len(EDITS)), 0.9)
+    copies[:, 2], compared = 0.5, np.ones(copies.shape, bool)
+    compared[3:, 2] = False
+    compared[0, 0] = False
+    threshold = calibrated(copies, np.empty((0, 0)), compared=compared, images=100)
+    assert threshold.value == pytest.approx(0.9) and threshold.images == 100
+    assert threshold.found["a fifth cropped"] == 0
+    assert threshold.found["JPEG quality 20"] == pytest.approx(0.95)
+
+
+def test_between_strangers_and_copies_it_is_as_low_as_strangers_allow():
+    scores, _ = neighbours(collection(1000), k=32)
+    copies = np.full((50, len(EMBEDDED)), 0.95)
+    threshold = between_strangers(copies, scores, false_rate=0.05)
+    assert threshold.value == calibrated(NO_COPIES, scores, false_rate=0.05).value < 0.9
+    assert list(threshold.found) == list(EMBEDDED) and threshold.false_images == pytest.approx(50)
+    few = between_strangers(copies, scores[:10])
+    assert few.value == pytest.approx(0.95) and "each edit" in few.how and math.isnan(few.false_images)
+    assert between_strangers(copies, scores, given=0.97).found == dict.fromkeys(EMBEDDED, 0.0)
+
+
+def test_strangers_among_any_are_extrapolated_from_the_largest():
+    rng = np.random.default_rng(0)
+    values = rng.exponential(0.05, (100, 16))
+    values[:5, 0] = 1.0  # copies
+    values[50:, 3] = -np.inf
+    strangers = Strangers.among(values)
+    assert strangers.scale == pytest.approx(0.05, rel=0.2)
+    assert strangers.rate(0.3) == pytest.approx(1 - (1 - math.exp(-6)) ** 16, rel=0.6)
+    assert Strangers.among(values[:19]) is None
+
+
 def test_a_given_threshold_is_judged_and_the_copies_found_are_counted_by_edit():
     copies = np.array([[0.9, 0.5, 0.7, 0.2], [0.8, 0.5, 0.3, 0.2]])
     scores, _ = neighbours(collection(500), k=32)
-    threshold = calibrated(copies, scores, given=0.5)
+    threshold = calibrated(copies, scores, edits=["JPEG quality 20", "b", "c", "d"], given=0.5)
     assert threshold.value == 0.5 and list(threshold.found.values()) == [1.0, 1.0, 0.5, 0.0]
     assert threshold.false_images == pytest.approx(500 * Strangers.beyond(scores).rate(0.5))
     line = threshold.describe()
@@ -134,10 +171,10 @@ def test_a_given_threshold_is_judged_and_the_copies_found_are_counted_by_edit():
 
 
 def test_few_images_leave_the_threshold_to_the_edited_copies():
-    copies = np.linspace(0, 1, 40).reshape(10, 4)
+    copies = np.tile(np.linspace(0, 1, 11)[:, None], (1, len(EDITS)))
     threshold = calibrated(copies, np.full((5, 4), 0.4))
-    assert threshold.value == pytest.approx(0.05) and math.isnan(threshold.false_images)
-    assert "edited copies reach it" in threshold.describe() and "not known" in threshold.describe()
+    assert threshold.value == pytest.approx(0.1) and math.isnan(threshold.false_images)
+    assert "copies of each edit reach it" in threshold.describe() and "not known" in threshold.describe()
     with one_line_error(ValueError, "edited copies"):
         calibrated(NO_COPIES, np.full((5, 4), 0.4))
 
@@ -171,8 +208,9 @@ def test_neighbours_that_an_index_missed_do_not_count():
 @pytest.mark.parametrize(("images", "share"), [(75, 0.7), (30, 0.5), (75, 1.0)])
 def test_an_index_that_finds_hardly_any_neighbours_leaves_the_threshold_to_the_edited_copies(images, share):
     missed = without(neighbours(collection(images))[0], share)
-    threshold = calibrated(np.linspace(0, 1, 40).reshape(10, 4), missed)
-    assert threshold.value == pytest.approx(0.05) and math.isnan(threshold.false_images)
+    copies = np.tile(np.linspace(0, 1, 11)[:, None], (1, len(EDITS)))
+    threshold = calibrated(copies, missed)
+    assert threshold.value == pytest.approx(0.1) and math.isnan(threshold.false_images)
     assert np.isfinite(threshold.nearest).all()
     assert math.isnan(calibrated(NO_COPIES, missed, given=0.5).false_images)
 
@@ -193,37 +231,50 @@ def test_an_image_is_no_neighbour_of_its_own():
 # --- Edited copies
 
 
-def test_each_picture_has_every_edit_once_and_its_shape(tmp_path):
+def test_each_picture_has_every_embedded_edit_once_and_its_shape(tmp_path):
     small = noise(0, (12, 9)).resize((300, 200), Image.Resampling.BICUBIC)
     small.save(tmp_path / "a.png")
     write_picture(tmp_path / "b.png", seed=1, size=(64, 90))
     photos = find_photos([tmp_path], side=96).images
     copies = edited_copies(photos)
-    assert copies.paths == tuple(np.repeat(photos.paths, len(EDITS)))
+    assert copies.paths == tuple(np.repeat(photos.paths, len(EMBEDDED)))
     original = np.asarray(photos.load(0), float)
-    edited = [np.asarray(copies.load(i), float) for i in range(len(EDITS))]
+    edited = [np.asarray(copies.load(i), float) for i in range(len(EMBEDDED))]
     assert all(picture.shape == original.shape for picture in edited)
-    assert copies.load(len(EDITS)).size == photos.load(1).size
+    assert copies.load(len(EMBEDDED)).size == photos.load(1).size
     for i, picture in enumerate(edited):
-        off = np.abs(picture - original).mean()
-        assert 1 < off < 80, list(EDITS)[i]
+        assert 1 < np.abs(picture - original).mean() < 80, list(EMBEDDED)[i]
         assert all(np.abs(picture - other).mean() > 1 for other in edited[:i])
+        assert np.array_equal(picture, np.asarray(copies.load(i), float))  # what is random is the same
+
+
+@pytest.mark.parametrize("name", EDITS | FRAMES)
+def test_an_edit_changes_a_picture_of_any_size(name):
+    picture = noise(0, (12, 9)).resize((120, 90), Image.Resampling.BICUBIC)
+    edited = edit(name, picture, "a.jpg")
+    assert edited.mode == "RGB" and edited.tobytes() != picture.tobytes()
+    other = edit(name, picture, "b.jpg")
+    assert (other.tobytes() == edited.tobytes()) == (name in SETTLED)
+    for size in ((1, 1), (1, 500), (300, 2)):
+        assert edit(name, Image.new("RGB", size), "a.jpg").mode == "RGB"
 
 
 def test_a_very_long_thin_picture_is_edited_like_any_other(tmp_path):
     Image.new("RGB", (300_000, 2)).save(tmp_path / "x.png")
     copies = edited_copies(find_photos([tmp_path], side=96).images)
-    assert [copies.load(i).size for i in range(len(EDITS))] == [(96, 1)] * len(EDITS)
+    assert [copies.load(i).size for i in range(len(EMBEDDED))] == [(96, 1)] * len(EMBEDDED)
 
 
 def test_a_picture_that_cannot_be_edited_is_named(tmp_path, monkeypatch):
     write_picture(tmp_path / "x.png")
     copies = edited_copies(find_photos([tmp_path], side=96).images)
 
-    def fail(image):
+    def fail(image, random):
         raise TypeError("no such thing")
 
-    monkeypatch.setitem(EDITS, "brighter, paler", fail)
-    assert copies.load(1).mode == "RGB"
-    with one_line_error(UnreadableImageError, tmp_path / "x.png", "brighter, paler", "no such thing"):
-        copies.load(2)
+    monkeypatch.setitem(EDITS, "two fifths cropped", fail)
+    assert copies.load(0).mode == "RGB"
+    with one_line_error(UnreadableImageError, tmp_path / "x.png", "two fifths cropped", "no such thing"):
+        copies.load(1)
+    grey, aspects = small_copies(copies.subset([0]))
+    assert not grey.any() and (aspects == 1).all()
