@@ -13,19 +13,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mgkit.data.decoding import RAW_SUFFIXES
 from mgkit.machine.files import atomic_write, project_root
 from mgkit.machine.printable import shown_name
 from mgkit.machine.progress import progress
 
-# Of the formats that `decoding.FORMATS` reads.
+# Of the formats that `decoding.FORMATS` reads; RAW_SUFFIXES are read as well.
 READ = """.jpg .jpeg .jpe .jfif .pjpeg .pjp .mpo .png .apng .bmp .dib .gif .webp .avif .avifs .tif .tiff
-    .ppm .pgm .pbm .pnm .pfm .jp2 .j2k .j2c .jpc .jpf .jpx"""
+    .ppm .pgm .pbm .pnm .pfm .jp2 .j2k .j2c .jpc .jpf .jpx .heic .heif .hif .heics .heifs"""
 # Pictures and films that are not read. The index counts them; files of other kinds belong to a layout.
-UNREAD = """.heic .heif .hif .jxl .jxr .wdp .hdp .jls .svg .svgz .pdf .eps .ps .ai .psd .psb .xcf .kra .ico
-    .icns .cur .tga .pcx .sgi .dds .exr .hdr .wmf .emf .fits .fit .dcm .nii .djvu .cr2 .cr3 .crw .nef .nrw
-    .arw .srf .sr2 .dng .raf .orf .rw2 .raw .pef .srw .x3f .3fr .iiq .erf .mrw .kdc .dcr .rwl .mp4 .m4v
-    .mov .avi .mkv .webm .mpg .mpeg .mts .m2ts .wmv .flv .3gp .ogv"""
-IMAGE_SUFFIXES, UNREAD_SUFFIXES = frozenset(READ.split()), frozenset(UNREAD.split())
+UNREAD = """.jxl .jxr .wdp .hdp .jls .svg .svgz .pdf .eps .ps .ai .psd .psb .xcf .kra .ico .icns .cur .tga
+    .pcx .sgi .dds .exr .hdr .wmf .emf .fits .fit .dcm .nii .djvu .mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg
+    .mts .m2ts .wmv .flv .3gp .ogv"""
+IMAGE_SUFFIXES, UNREAD_SUFFIXES = RAW_SUFFIXES | set(READ.split()), frozenset(UNREAD.split())
 # Folders that systems and archivers put beside the user's; counted as hidden.
 OF_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 NO_FILE = "a pipe, a socket or a device"

@@ -23,7 +23,7 @@ class ImageList:
     paths: N absolute paths.
     labels: [N] int64, index into `classes`; -1 for all if unlabelled.
     exif: whether the rotation tag is applied (own photos) or not (benchmark sets).
-        That of a TIFF or AVIF is always.
+        A TIFF, AVIF or HEIF is always turned.
     views: {index: view} of the images that are turned or cropped; a file may be listed whole and cropped.
     """
 
@@ -41,6 +41,10 @@ class ImageList:
         """Image `index` as RGB, with its rotation tag and view; `least` and errors as for `load_image`."""
         view = self.views.get(int(index), WHOLE)
         return load_image(self.paths[index], exif=self.exif, view=view, least=least)
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """(width, height) of image `index` as it is loaded, from the header; (1, 1) if unreadable."""
+        return image_shape(self.paths[index], self.exif, self.views.get(int(index), WHOLE))
 
     def names(self) -> list[str]:
         """The paths below root; of a file elsewhere, as a text file may list it, the whole path."""
@@ -80,7 +84,7 @@ def place_in_class(labels: np.ndarray) -> np.ndarray:
 
 def image_shapes(images: ImageList) -> list[tuple[int, int]]:
     """(width, height) of every image as it is loaded, from the file headers; (1, 1) of an unreadable one."""
-    return [image_shape(path, images.exif, images.views.get(i, WHOLE)) for i, path in enumerate(images.paths)]
+    return [images.shape(i) for i in range(len(images))]
 
 
 # --- Identity: `list_hash` says which data set it is, `files_hash` also whether its files have changed

@@ -1,7 +1,9 @@
-"""From PIL's modes to RGB: deep greys are scaled, transparency becomes white."""
+"""From PIL's modes to RGB: deep greys are scaled, transparency becomes white, colour profiles are applied."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -19,11 +21,13 @@ class Look:
     limits: the values shown as black and as white, of a mode with more than 8 bits.
     transparent: the grey level or RGB colour that is transparent; None without one.
     unsigned: see `unsigned`.
+    profile: of the image's colours to sRGB, see `profile_to_srgb`; None leaves them as they are.
     """
 
     limits: tuple[float, float] = (0, 255)
     transparent: int | tuple[int, ...] | None = None
     unsigned: bool = False
+    profile: ImageCms.ImageCmsTransform | None = None
 
 
 def grey_levels(image: Image.Image, unsigned: bool) -> np.ndarray:
@@ -78,20 +82,74 @@ def from_lab(image: Image.Image, look: Look) -> Image.Image:
 
 
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 TO_RGB = {
     **dict.fromkeys(("1", "L", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"), converted),
-    **dict.fromkeys(("LA", "La", "PA", "RGBA", "RGBa"), on_white),
+    **dict.fromkeys(ALPHA, on_white),
     **dict.fromkeys((*SIXTEEN_BITS, "I", "F"), scaled),
     "P": from_palette,
     "LAB": from_lab,
 }  # by PIL's mode
 
 
-def to_rgb(image: Image.Image, look: Look) -> Image.Image:
-    """An image, or a part of it, as RGB; ValueError for a mode that is not in TO_RGB."""
+def to_rgb(image: Image.Image, look: Look, factor: int = 1) -> Image.Image:
+    """An image, or a part of it, as RGB, factor × factor pixels averaged.
+
+    Raises ValueError for a mode that is not in TO_RGB.
+    """
     if image.mode not in TO_RGB:
         raise ValueError(f"its mode {image.mode} is not one of {', '.join(TO_RGB)}")
-    return TO_RGB[image.mode](image, look)
+    inks = look.profile is not None and image.mode == "CMYK"
+    small = image if inks else TO_RGB[image.mode](image, look)
+    if factor > 1:
+        small = small.reduce(factor)
+    if look.profile is None:
+        return small
+    # On few pixels, after they are averaged: a profile takes 10 ns a pixel.
+    return ImageCms.applyTransform(small.convert(look.profile.input_mode), look.profile)
+
+
+# --- Colour profiles
+
+
+GREYS = ("1", "L", "LA", "La", *SIXTEEN_BITS, "I", "F")
+PROFILED = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # PIL's mode by the colour space of a profile
+UNNOTICED = 2  # of 255; what sRGB profiles of several makers differ by
+
+
+def profile_to_srgb(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
+    """The conversion by an image's colour profile to sRGB, from the header.
+
+    None if the image has no profile, or one of sRGB. Raises ValueError for a profile that cannot be used: it
+    is damaged, or one of other colours than those of the image.
+    """
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode == "LAB":
+        return None
+    kind = "CMYK" if image.mode == "CMYK" else "grey" if image.mode in GREYS else "RGB"
+    return conversion(profile, {"CMYK": ("CMYK",), "grey": ("L", "RGB"), "RGB": ("RGB",)}[kind])
+
+
+@lru_cache(maxsize=16)  # the pictures of a camera have the same
+def conversion(profile: bytes, modes: tuple[str, ...]) -> ImageCms.ImageCmsTransform | None:
+    """`profile_to_srgb` for a profile of colours that have one of these modes."""
+    try:
+        opened = ImageCms.ImageCmsProfile(BytesIO(profile))
+        mode = PROFILED.get(opened.profile.xcolor_space.strip())
+        if mode not in modes:
+            raise ValueError(f"a profile of {opened.profile.xcolor_space}")
+        transform = ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB")
+        return None if mode == "RGB" and changes_nothing(transform) else transform
+    except (OSError, ImageCms.PyCMSError) as error:
+        raise ValueError(f"a damaged profile ({error})") from None
+
+
+def changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
+    """Whether a transform leaves RGB colours as they are, but for rounding."""
+    levels = np.linspace(0, 255, 9).astype(np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(27, 27, 3)  # 9³ colours
+    same = np.asarray(ImageCms.applyTransform(Image.fromarray(colours), transform))
+    return int(np.abs(same.astype(int) - colours).max()) <= UNNOTICED
 
 
 def loaded(image: Image.Image) -> Image.Image:
@@ -182,5 +240,5 @@ def reduced(image: Image.Image, look: Look, factor: int) -> Image.Image:
     width, height = (-(-side // factor) for side in image.size)
     small = Image.new("RGB", (width, height))
     for top, strip in strips(image, factor):
-        small.paste(to_rgb(strip, look).reduce(factor), (0, top // factor))
+        small.paste(to_rgb(strip, look, factor), (0, top // factor))
     return small

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mgkit.backbones.imagenet import imagenet_names
 from mgkit.benchmarks.retrieval_set import RetrievalSet
-from mgkit.data.decoding import UnreadableImageError, load_image, without_warnings
+from mgkit.data.decoder_process import load_apart
+from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList, evenly
 from mgkit.features import maps_of, rows_at, too_narrow
 from mgkit.machine.printable import shown_name
@@ -262,9 +263,8 @@ def describe_for(task: RetrievalTask | GivenTask) -> Describe | None:
 
 
 def read_picture(name: str, content: bytes) -> Image.Image:
-    """Decode an uploaded file as RGB, its rotation tag applied.
+    """Decode an uploaded file as a browser shows it, in a process apart.
 
     Raises UnreadableImageError for a damaged file, an unknown format, and more than 50 megapixels.
     """
-    with without_warnings():
-        return load_image(content, name=name, exif=True, most_pixels=MOST_PIXELS)
+    return load_apart(content, name=name, most_pixels=MOST_PIXELS)

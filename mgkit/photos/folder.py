@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mgkit.data.decoding import WHOLE, image_shape, load_image, without_warnings
+from mgkit.data.decoder_process import load_apart, shape_apart
 from mgkit.data.folders import NO_FILE, check_folder, kind, of_other_kinds, walk
 from mgkit.data.images import UNLABELLED, ImageList
 from mgkit.machine.printable import printable_errors, shown_name
 from mgkit.machine.progress import progress
 from mgkit.transforms import fitted_shape
 
-MOST_PIXELS = 128_000_000  # 512 MB decoded, unless it is a JPEG
 SECONDS_WITHOUT_BAR = 3.0
 # Of the decoded picture relative to the resized one, at least. For 320 px, a JPEG of 12 megapixels is decoded
 # at 1/8; its embedding has a similarity of at least 0.997 to that from all pixels (at 1/4: 0.9996).
@@ -27,9 +26,14 @@ OVERSAMPLING = 1.5
 
 @dataclass(frozen=True)
 class PhotoList(ImageList):
-    """Images of any size, which `load` shrinks for the network. side: pixels of the longest side."""
+    """Images of any size, which `load` shrinks for the network; decoded in a process apart.
+
+    side: pixels of the longest side.
+    srgb: whether colour profiles are applied, as by browsers.
+    """
 
     side: int = 96
+    srgb: bool = True
 
     def load(self, index: int, *, least: int | None = None) -> Image.Image:
         """Image `index` as RGB, its rotation tag applied; resized to `side`, or shrunk as by `load_photo`.
@@ -38,16 +42,18 @@ class PhotoList(ImageList):
         """
         path = self.paths[index]
         if least:
-            return load_photo(path, least=least, exif=self.exif)
+            return load_photo(path, least=least, exif=self.exif, srgb=self.srgb)
         size = self.fitted_size(index)
-        picture = load_photo(path, least=math.ceil(OVERSAMPLING * min(size)), exif=self.exif)
-        return picture.resize(size, Image.Resampling.BILINEAR)
+        least = math.ceil(OVERSAMPLING * min(size))
+        return load_apart(path, least=least, exif=self.exif, srgb=self.srgb, size=size)
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """(width, height) of image `index` as it is shown, from the header; (1, 1) if unreadable."""
+        return shape_apart(self.paths[index], self.exif)
 
     def fitted_size(self, index: int) -> tuple[int, int]:
         """(width, height) that `feature_maps` expects for the file of image `index`."""
-        with without_warnings():
-            width, height = image_shape(self.paths[index], self.exif, WHOLE)
-        return fitted_shape(width, height, self.side, longest=True)[::-1]
+        return fitted_shape(*self.shape(index), self.side, longest=True)[::-1]
 
 
 @dataclass(frozen=True)
@@ -236,7 +242,9 @@ def identity_of(path: str) -> tuple[int, int] | str:
     return (status.st_dev, status.st_ino) if status.st_ino else path
 
 
-def load_photo(path: str, *, least: int, exif: bool = True) -> Image.Image:
-    """`load_image` with at most 128 megapixels and no warnings; of an animation, the first frame."""
-    with without_warnings():
-        return load_image(path, exif=exif, least=least, most_pixels=MOST_PIXELS)
+def load_photo(path: str, *, least: int, exif: bool = True, srgb: bool = True) -> Image.Image:
+    """A picture of at most 128 megapixels, as a browser shows it; of an animation, the first frame.
+
+    Raises UnreadableImageError.
+    """
+    return load_apart(path, least=least, exif=exif, srgb=srgb)

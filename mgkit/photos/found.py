@@ -18,7 +18,7 @@ from mgkit.photos.copies.pairs import GRADES, SAME_FILE, SAME_MOMENT
 from mgkit.photos.copies.table import against_csv, duplicates_csv, left_out_csv
 from mgkit.photos.copies.thresholds import Threshold, Thresholds
 from mgkit.photos.given import GivenPhotoTask
-from mgkit.photos.looks import Facts
+from mgkit.photos.looks import Facts, describe_remarks
 from mgkit.photos.task import PhotoTask
 
 MOST_NAMED = 10  # of the files that were left out
@@ -134,8 +134,8 @@ class FoundPhotos:
         lines = [self.describe_against()] if apart else [self.describe_grade(grade) for grade in GRADES]
         count, size = self.could_go()
         lines.append(
-            f"{count:,} copies could go, which would free {size / 1e6:,.1f} MB; which ones is in "
-            "near_duplicates.csv"
+            f"{count:,} copies could go, which would free {size / 1e6:,.1f} MB: those of the same file with "
+            "keep = no in near_duplicates.csv"
         )
         return "\n".join(lines)
 
@@ -162,6 +162,10 @@ class FoundPhotos:
             f"left out: {len(self.left_out):,}, listed in left_out.csv: {by_kind(self.left_out.values())}"
         ]
         return "\n".join(lines + [f"  {shown_name(path)}: {why}" for path, why in first])
+
+    def describe_remarks(self) -> str:
+        """One line: how many pictures are not shown as they are stored, by what was done to them."""
+        return f"remarks: {describe_remarks(self.task.remarks) or 'none'}"
 
 
 def by_kind(reasons: Iterable[str], most: int = 6) -> str:

@@ -7,9 +7,9 @@ Both are kept in `Table`s in a folder of their own, and made for new and changed
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from mgkit.data.decoding import WHOLE, UnreadableImageError, image_shape, opened, rotation, without_warnings
+from mgkit.data.decoder_process import header_apart
+from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList, fingerprints
 from mgkit.data.loader import leave_stopping_to_the_parent
 from mgkit.engine.feature_store import features_folder
@@ -27,11 +28,9 @@ from mgkit.photos.copies.small import SIDE, small
 from mgkit.photos.embedding.table import Table
 
 FORMAT = 1  # increased when a table's rows or what they mean change
-REMARK = 100  # characters of a remark that are kept
+REMARK = 150  # characters of a remark that are kept: all that `headers.remarks` can say
 LEAST = 256  # px, of the shorter side of a picture that is loaded for its look alone
 FEW = 64  # pictures that are not worth starting workers for
-MAKE, MODEL, CHANGED, CAMERA_DATA = 0x010F, 0x0110, 0x0132, 0x8769  # tags of EXIF data
-TAKEN, OFFSET = 0x9003, 0x9011  # of the camera's data: DateTimeOriginal, OffsetTimeOriginal
 
 FACTS = np.dtype([
     ("width", "<i4"), ("height", "<i4"), ("size", "<i8"), ("changed", "<f8"), ("taken", "<f8"),
@@ -99,6 +98,12 @@ class WithLooks:
         """The facts of the pictures' files ([N], fields as of `Facts`)."""
         return photo_facts(self.folder.images, self.keys, folder=self.seen_in, workers=self.config.workers)
 
+    @property
+    def remarks(self) -> dict[str, str]:
+        """{path: remark} of the pictures that are not shown as they are stored."""
+        pairs = zip(self.folder.images.paths, self.facts["remark"].tolist(), strict=True)
+        return {path: remark for path, remark in pairs if remark}
+
     @cached_property
     def looks(self) -> Looks:
         """How the pictures look."""
@@ -123,34 +128,14 @@ def read_facts(path: str, exif: bool = True) -> Facts:
         status = os.stat(path)
     except OSError:
         return Facts(1, 1, 0, 0.0)
-    width, height = image_shape(path, exif, WHOLE)
-    taken, camera, turned = None, False, False
-    try:
-        with opened(path) as image:
-            turned = exif and rotation(image) != 1
-            # That of a PNG would decode the picture, in search of a tag behind the pixels.
-            tags = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
-            camera = any(str(tags.get(tag, "")).strip("\0 ") for tag in (MAKE, MODEL))
-            taken = seconds(tags.get_ifd(CAMERA_DATA))
-    except MemoryError:
-        raise
-    except Exception:  # malformed EXIF data may raise anything
-        pass
-    return Facts(width, height, status.st_size, status.st_mtime, taken, camera, turned)
+    (width, height), taken, camera, turned, remark = header_apart(path, exif)
+    return Facts(width, height, status.st_size, status.st_mtime, taken, camera, exif and turned, remark)
 
 
-def seconds(of_camera: dict) -> float | None:
-    """When a photograph was taken (s since 1970), by the camera's data; UTC where it names no time zone."""
-    text, offset = (str(of_camera.get(tag, "")).strip("\0 ") for tag in (TAKEN, OFFSET))
-    try:
-        time = datetime.strptime(text[:19], "%Y:%m:%d %H:%M:%S")
-    except ValueError:
-        return None
-    try:
-        zone = datetime.strptime(offset, "%z").tzinfo
-    except ValueError:
-        zone = timezone.utc
-    return time.replace(tzinfo=zone).timestamp()
+def describe_remarks(remarks: dict[str, str]) -> str:
+    """One line: how many pictures have which remark; empty without any."""
+    counts = Counter(part for remark in remarks.values() for part in remark.split("; "))
+    return "; ".join(f"{part}: {count:,} pictures" for part, count in counts.most_common())
 
 
 def photo_facts(images: ImageList, keys: np.ndarray, *, folder: Path, workers: int = 0) -> np.ndarray:
@@ -174,8 +159,7 @@ def photo_facts(images: ImageList, keys: np.ndarray, *, folder: Path, workers: i
 
 
 def note_facts(table: Table, images: ImageList, keys: np.ndarray, i: int) -> None:
-    with without_warnings():
-        facts = read_facts(images.paths[i], images.exif)
+    facts = read_facts(images.paths[i], images.exif)
     table.append(keys[i : i + 1], np.array([as_row(facts)], FACTS), lasting=False)
 
 
@@ -222,8 +206,7 @@ def photo_looks(
 
 def look_at(table: Table, images: ImageList, keys: np.ndarray, i: int) -> None:
     try:
-        with without_warnings():
-            note_look(table, keys, i, images.load(i, least=LEAST))
+        note_look(table, keys, i, images.load(i, least=LEAST))
     except UnreadableImageError:
         table.append(keys[i : i + 1], np.array([(np.nan, 0)], LOOK), lasting=False)
 

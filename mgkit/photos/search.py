@@ -186,13 +186,13 @@ def groups_of(
     near[:, :2] = readable[near[:, :2]]
     taken = task.looks.table["taken"]
     pairs = find_pairs(descriptors, near, looks, thresholds, own=own, taken=taken)
-    choose = Keeping(task.config.keep, task.folder.images.paths, task.looks.facts).choose
+    keeping = Keeping(task.config.keep, task.folder.images.paths, task.looks.facts)
     least = thresholds.moment.value
     if own is None:
         measure = Measure(lambda *ends: aligned(*looks, np.stack(ends, 1)), thresholds.file.value)
-        groups = near_duplicates(pairs, descriptors, least=least, choose=choose, measure=measure)
+        groups = near_duplicates(pairs, descriptors, least=least, choose=keeping.choose, measure=measure)
     else:
-        groups = matches(pairs, len(descriptors), own, choose=choose)
+        groups = matches(pairs, len(descriptors), own, choose=keeping.choose, covers=keeping.covers)
     return groups, len(pairs), pairs_beyond(scores, least, others)
 
 

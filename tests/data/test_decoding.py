@@ -154,6 +154,19 @@ def test_a_missing_image_is_named_in_one_line(tmp_path):
         load_image(tmp_path / "none.jpg")
 
 
+@pytest.mark.parametrize("error", [Image.UnidentifiedImageError, struct.error])
+def test_an_image_that_vanishes_while_it_is_read_is_named(tmp_path, error, monkeypatch):
+    path = write_picture(tmp_path / "a.png")
+
+    def vanish(*_, **__):
+        path.unlink()
+        raise error("odd")
+
+    monkeypatch.setattr(Image, "open", vanish)
+    with one_line_error(UnreadableImageError, path):
+        load_image(path)
+
+
 @pytest.mark.parametrize("cut", range(0, 700, 23))
 def test_a_jpeg_cut_anywhere_gives_an_image_or_that_error(tmp_path, cut):
     path = tmp_path / "cut.jpg"

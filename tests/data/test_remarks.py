@@ -22,7 +22,7 @@ def classes(*names, count=3):
 
 @pytest.fixture
 def phone(tmp_path):
-    others = ["cat/1.heic", "cat/2.HEIC", "dog/deep/3.mov", "dog/notes.txt", "Thumbs.db", "cat/.x.heic"]
+    others = ["cat/1.jxl", "cat/2.JXL", "dog/deep/3.mov", "dog/notes.txt", "Thumbs.db", "cat/.x.jxl"]
     return write_empty(tmp_path / "phone", *classes("cat", "dog"), *others)
 
 
@@ -39,11 +39,11 @@ def test_pictures_that_are_not_read_are_counted_in_one_line_said_once(phone, cap
     read(phone)
     out = said(capsys)
     assert out.count("\n") == 1 and str(phone) in out
-    assert "3 files of other kinds (.heic 2, .mov 1) were left out" in out
+    assert "3 files of other kinds (.jxl 2, .mov 1) were left out" in out
     read(phone)
     assert not said(capsys)
     words = find_photos([phone], side=16).describe()
-    assert "5 files of other kinds (.heic 2, " in words
+    assert "5 files of other kinds (.jxl 2, " in words
 
 
 def test_a_kept_index_remembers_what_was_left_out(phone, monkeypatch, tmp_path):
@@ -53,14 +53,14 @@ def test_a_kept_index_remembers_what_was_left_out(phone, monkeypatch, tmp_path):
     os.mkfifo(phone / "cat" / "pipe.jpg")
     first = image_index(phone)
     monkeypatch.setattr(folders, "scan", None)
-    assert image_index(phone).left_out == first.left_out == {".heic": 2, ".mov": 1, folders.NO_FILE: 1}
+    assert image_index(phone).left_out == first.left_out == {".jxl": 2, ".mov": 1, folders.NO_FILE: 1}
 
 
 def test_a_class_or_folder_of_other_files_only_says_which_there_are(tmp_path):
-    write_empty(tmp_path, *classes("cat"), "dog/1.heic", "dog/in/2.heic", "dog/x.txt")
-    with one_line_error(ValueError, tmp_path / "dog", "3 files of other kinds (.heic 2, .txt 1)"):
+    write_empty(tmp_path, *classes("cat"), "dog/1.jxl", "dog/in/2.jxl", "dog/x.txt")
+    with one_line_error(ValueError, tmp_path / "dog", "3 files of other kinds (.jxl 2, .txt 1)"):
         class_folders(tmp_path)
-    with one_line_error(ValueError, tmp_path / "dog", "3 files of other kinds (.heic 2, .txt 1)"):
+    with one_line_error(ValueError, tmp_path / "dog", "3 files of other kinds (.jxl 2, .txt 1)"):
         plain_images(tmp_path / "dog")
 
 
@@ -73,7 +73,7 @@ def test_folders_of_systems_are_no_classes(tmp_path, capsys):
 def test_names_that_are_not_utf_8_are_said_too(tmp_path, capsys):
     root = tmp_path / os.fsdecode(b"caf\xe9")
     try:
-        write_empty(root, *classes("cat", "dog"), "cat/1.heic")
+        write_empty(root, *classes("cat", "dog"), "cat/1.jxl")
     except OSError:
         pytest.skip("this file system takes names in UTF-8 only")
     class_folders(root)

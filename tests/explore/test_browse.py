@@ -1,7 +1,6 @@
 """Collections, readable names of classes, uploaded pictures."""
 
 import io
-import resource
 
 import numpy as np
 import pytest
@@ -203,19 +202,6 @@ def test_a_damaged_picture_is_read_or_refused_in_one_line(kind):
             assert str(error).startswith("cannot read the image x: ") and "\n" not in str(error)
 
 
-@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
-def test_what_is_not_the_pictures_fault_is_not_said_of_it(error, monkeypatch):
-    content = as_file(noise(0))
-
-    def fail(self):
-        raise error
-
-    monkeypatch.setattr(Image.Image, "load", fail)
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
-    with pytest.raises(error):
-        read_picture("x", content)
-
-
 NAMES = ["a b.jpg", "<b>&\"'.png", "😀.gif", "..\\..\\x.tif"]
 
 
@@ -243,10 +229,6 @@ def test_what_is_no_whole_picture_is_refused_in_one_line(name, content, why):
 def test_a_huge_picture_is_refused_without_decoding_it(side, size, recwarn):
     content = as_file(Image.new("1", (side, side)))
     assert len(content) < 10**6
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with one_line_error(UnreadableImageError, "bomb.png", size):
         read_picture("bomb.png", content)
-    assert (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
-    )  # KiB; decoded it has 100,000 and more
     assert not recwarn.list

@@ -8,18 +8,17 @@ Without a browser the tests are skipped; with MGKIT_BROWSER=required they fail.
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from importlib.util import find_spec
 from pathlib import Path
 
 import papermill
 import psutil
 import pytest
+from browsers import browser_program, chromium
 from notebook_support import NOTEBOOKS, PACKAGE, QUICK, cells_of
 from support import free_port
 
@@ -28,18 +27,6 @@ SCREENSHOTS = ROOT / "outputs" / "screenshots"
 TOKEN = "only-for-this-test"
 SECONDS_TO_START, SECONDS_TO_RUN, SECONDS_TO_ANSWER = 180, 300, 60
 SHOW_EVERY_CELL = {"@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}}
-
-
-def browser_program() -> str:
-    """The path of a Chromium; skips the test where there is none, or nothing to drive it."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    missing = [] if program else ["chromium is not installed"]
-    if not find_spec("playwright"):
-        missing.append("playwright is not installed (pip install -e '.[dev]')")
-    if missing:
-        give_up = pytest.fail if os.environ.get("MGKIT_BROWSER") == "required" else pytest.skip
-        give_up("no browser to look with: " + ", ".join(missing))
-    return program
 
 
 # --- The server
@@ -141,13 +128,8 @@ def end(server: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="module")
 def browser():
-    program = browser_program()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+    with chromium() as running:
+        yield running
 
 
 class Notebook:

@@ -162,7 +162,7 @@ def test_photos_that_are_bad_are_said_in_one_line_and_good_ones_make_a_report(pr
     assert "30 pictures as descriptors" in text and "bad.jpg: not an image" in text
     assert "does not name its 3 classes" in text
     report = (project / "outputs/t/search_photos/report.html").read_text(encoding="utf-8")
-    assert "holiday &lt;1&gt;" in report and "bad.jpg" in report and "<script" not in report
+    assert "holiday &lt;1&gt;" in report and "bad.jpg" in report and report.count("<script") == 3
 
 
 def untrained(path):

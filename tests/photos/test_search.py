@@ -8,6 +8,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from support import noise, one_line_error, write_empty, write_picture
 from mgkit.backbones import published as weights
 from mgkit.checkpoints import load_network, save_checkpoint
 from mgkit.config import PhotosConfig, make
+from mgkit.data import decoder_process
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.engine import feature_store as store
 from mgkit.explore.browse import class_names
@@ -129,6 +131,8 @@ def test_files_are_opened_for_reading_only(album, config, monkeypatch):
 
     plain_open = open
     monkeypatch.setattr("builtins.open", watched)
+    here = SimpleNamespace(ask=decoder_process.answer_to)  # where it can be watched
+    monkeypatch.setattr(decoder_process, "child_of", lambda process: here)
     searched(config(album))
     assert modes == {"rb"}
 
@@ -300,6 +304,7 @@ def test_what_could_go_is_counted_in_bytes_of_copies_only(album, config):
     assert first.startswith("left out: 3, listed in left_out.csv: ") and "the file is empty 1" in first
     assert f"  {album / 'b' / 'empty.jpg'}: the file is empty" in names and len(names) == 3
     assert replace(found, left_out={}).describe_left_out() == "left out: none"
+    assert found.describe_remarks() == "remarks: none"
 
 
 def test_reasons_are_counted_by_kind():

@@ -31,6 +31,8 @@ IDENTICAL = 0.999  # similarity of identical pictures is 1 up to rounding
 # Pictures i [P] and j [P], and how the second is turned relative to the first [P] -> similarities [P].
 Score = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 Choose = Callable[[Sequence[int]], tuple[int, str]]  # pictures -> position of the one that stays, and why
+Covers = Callable[[int, int], bool]  # whether nothing is lost with the second picture where the first is kept
+NO_COPY = {SAME_FILE: "no copy there is as good", SAME_MOMENT: "no copy of it is there"}
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,11 @@ def near_duplicates(
     return in_order(found)
 
 
-def matches(pairs: Pairs, count: int, own: int, *, choose: Choose) -> list[Group]:
+def matches(pairs: Pairs, count: int, own: int, *, choose: Choose, covers: Covers) -> list[Group]:
     """Each of the first `own` of N pictures with its copies among the others, or else with its moment.
 
-    Pairs of two of the first, and of two of the others, are left out. Only a picture of the first goes, if a
-    better copy of it is among the others.
+    Pairs of two of the first, and of two of the others, are left out. A picture goes if a copy of it that is
+    at least as good is among the others; none of those goes.
     """
     score, found = scores_of(pairs), []
     turns = turns_along(pairs, score, count)
@@ -132,11 +134,19 @@ def matches(pairs: Pairs, count: int, own: int, *, choose: Choose) -> list[Group
         grade = int(pairs.grade[of_one].min())
         best = of_one[pairs.grade[of_one] == grade]
         others = dict(zip(pairs.second[best].tolist(), score[best].tolist(), strict=True))
-        picture = int(pairs.first[best[0]])
-        group = star_group(picture, others, grade, turns, choose)
-        goes = grade == SAME_FILE and picture in group.going
-        found.append(replace(group, going=(picture,) if goes else ()))
+        found.append(match(int(pairs.first[best[0]]), others, grade, turns, choose, covers))
     return in_order(found)
+
+
+def match(
+    picture: int, others: dict[int, float], grade: int, turns: np.ndarray, choose: Choose, covers: Covers
+) -> Group:
+    """The group of one picture and what it is among the others {index: similarity}."""
+    good = [i for i in others if grade == SAME_FILE and covers(i, picture)]
+    place, reason = choose(good) if good else (0, NO_COPY[grade])
+    kept = good[place] if good else picture
+    group = star_group(picture, others, grade, turns, lambda i: (i.tolist().index(kept), reason))
+    return replace(group, going=(picture,) if good else ())
 
 
 def in_order(groups: Sequence[Group]) -> list[Group]:

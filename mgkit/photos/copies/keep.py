@@ -80,6 +80,13 @@ class Keeping:
             known, reason = [min(known, key=lambda each: self.paths[members[each[0]]])], "first by path"
         return known[0][0], reason
 
+    def covers(self, kept: int, other: int) -> bool:
+        """Whether nothing is lost with another picture: not pixels, bytes of its format, or camera data."""
+        ours, theirs = self.facts(kept), self.facts(other)
+        fine = self.family(kept) == self.family(other) and ours.size >= theirs.size
+        large = pixels(ours) >= pixels(theirs) and ours.camera >= theirs.camera
+        return fine and large and not self.gone(kept)
+
     def gone(self, i: int) -> bool:
         return not self.facts(i).size or not os.path.exists(self.paths[i])
 

@@ -82,7 +82,7 @@ def test_one_picture_and_none_have_no_groups():
     scores, indices = neighbours(descriptors)
     assert scores.shape == (1, 0) and not pairs_beyond(scores, 0.5, 0)
     assert near_duplicates(pairs_above(scores, indices, 0.5), descriptors, least=0.5, choose=first) == []
-    assert matches(pairs_above(scores, indices, 0.5), 1, 1, choose=first) == []
+    assert found_elsewhere(pairs_above(scores, indices, 0.5), 1, 1) == []
 
 
 # --- Frames of a moment
@@ -263,28 +263,42 @@ def test_twenty_thousand_copies_of_one_picture_are_one_group():
 # --- One folder against another
 
 
+def found_elsewhere(pairs, count, own, covers=lambda kept, other: True):
+    return matches(pairs, count, own, choose=first, covers=covers)
+
+
 def test_each_picture_has_what_it_is_among_the_others():
     """0 and 1 against 2 to 5: pairs within one folder do not count."""
     pairs = files({(0, 1): 0.99, (0, 3): 0.9, (0, 4): 0.95, (3, 4): 0.99, (1, 5): 0.7})
     pairs.grade[-1] = SAME_MOMENT
-    found = matches(pairs, 6, 2, choose=last)
+    found = found_elsewhere(pairs, 6, 2)
     assert [(group.grade, group.members) for group in found] == [
         (SAME_FILE, (0, 3, 4)),
         (SAME_MOMENT, (1, 5)),
     ]
     assert found[0].similarities == pytest.approx([0.95, 0.9, 0.95])
+    assert [(group.members[group.kept], group.reason) for group in found] == [
+        (3, "the first"), (1, "no copy of it is there"),
+    ]  # fmt: skip
     assert [group.going for group in found] == [(0,), ()]  # another frame is no reason to go
-    better = matches(pairs, 6, 2, choose=first)
-    assert [group.going for group in better] == [(), ()]  # nor is a copy that is not as good
+
+
+def test_a_picture_goes_only_for_a_copy_that_is_as_good():
+    pairs = files({(0, 2): 0.9, (0, 3): 0.95, (1, 2): 0.9})
+    found = found_elsewhere(pairs, 4, 2, covers=lambda kept, other: kept == 3)
+    assert [(group.members, group.going, group.members[group.kept]) for group in found] == [
+        ((0, 2, 3), (0,), 3), ((1, 2), (), 1),
+    ]  # fmt: skip
+    assert found[1].reason == "no copy there is as good"
 
 
 def test_a_copy_elsewhere_counts_more_than_the_same_moment():
     pairs = files({(0, 1): 0.8, (0, 2): 0.99})
     pairs.grade[1] = SAME_MOMENT
-    [group] = matches(pairs, 3, 1, choose=first)
+    [group] = found_elsewhere(pairs, 3, 1)
     assert (group.grade, group.members) == (SAME_FILE, (0, 1))
 
 
 def test_a_picture_that_is_like_two_gives_them_no_group_of_their_own():
     pairs = files({(0, 2): 0.9, (1, 2): 0.95})
-    assert [group.members for group in matches(pairs, 3, 2, choose=first)] == [(1, 2), (0, 2)]
+    assert [group.members for group in found_elsewhere(pairs, 3, 2)] == [(1, 2), (0, 2)]

@@ -73,6 +73,21 @@ def test_a_file_that_is_gone_never_stays(keeping, tmp_path):
     assert choose([0, 2]) == (0, "all files are gone")
 
 
+@pytest.mark.parametrize(
+    ("other", "covered"),
+    [
+        ({}, True), ({"changed": 1.0, "taken": 1.0, "turned": True}, True), ({"size": 9999}, False),
+        ({"width": 101, "size": 1}, False), ({"camera": True}, False), ({"width": 50, "size": 100}, True),
+    ],
+)  # fmt: skip
+def test_what_is_lost_with_a_picture_that_goes(keeping, other, covered):
+    other = replace(PLAIN, **other)
+    facts = {"a.jpg": PLAIN, "b.JPEG": other, "c.heic": replace(other, size=1), "d.jpg": Facts(1, 1, 0, 0.0)}
+    covers = keeping(facts).covers
+    assert covers(0, 1) is covered
+    assert not covers(0, 2) and not covers(3, 1)  # of another format nothing is known; of what is gone, too
+
+
 @pytest.mark.parametrize("seconds", [-1e11, 0.0, 1e18, 3.7e9])
 def test_any_time_of_a_file_has_a_day(seconds):
     assert day(seconds).count("-") >= 2
