@@ -20,6 +20,12 @@ from mgkit.photos.looks import read_facts
 from mgkit.photos.task import PhotoTask
 
 
+@pytest.fixture(autouse=True)
+def few_copies(monkeypatch):
+    """Thresholds are learned on a few copies, which is quicker."""
+    monkeypatch.setattr(calibration, "ALIGNED", 4)
+
+
 def copies(members):
     """A group of the same file, whose first picture stays."""
     members = tuple(members)
@@ -28,12 +34,6 @@ def copies(members):
         members, (0.9,) * count, grade=SAME_FILE, tightness=0.9, turns=(1,) * count, reason="most pixels",
         going=members[1:],
     )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def few_copies(monkeypatch):
-    """Thresholds are learned on a few copies, which is quicker."""
-    monkeypatch.setattr(calibration, "ALIGNED", 4)
 
 
 @pytest.fixture

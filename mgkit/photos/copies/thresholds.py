@@ -95,7 +95,7 @@ def calibrated(
     given: a threshold to evaluate instead.
 
     Strangers are unknown if fewer than 20 images, or less than half, have 8 neighbours. Raises ValueError if
-    there are neither copies nor strangers.
+    there are neither copies nor strangers, nor a least threshold.
     """
     compared = np.ones(copies.shape, bool) if compared is None else compared
     counted = copies[:, compared.mean(0) >= USED] if len(copies) else copies
@@ -106,7 +106,7 @@ def calibrated(
     exceeded = min(strangers.threshold(false_rate), MOST) if strangers else -math.inf
     if given is not None:
         value, how = given, "as given"
-    elif not counted.size and strangers is None:
+    elif not counted.size and strangers is None and math.isinf(least):
         raise ValueError(f"a threshold needs edited copies, or {FEWEST} images with neighbours")
     elif least > max(reached, exceeded):
         value, how = least, "unrelated pictures may reach less"
