@@ -27,7 +27,8 @@ from mgkit.model import append_one, get_multigrain
 from mgkit.photos import classes, task
 from mgkit.photos.classes import check_classes, top_classes
 from mgkit.photos.copies.edits import EDITS, EMBEDDED, compressed
-from mgkit.photos.copies.pairs import SAME_FILE
+from mgkit.photos.copies.groups import Group
+from mgkit.photos.copies.pairs import SAME_FILE, SAME_MOMENT
 from mgkit.photos.embedding import whitening as whitening_of_photos
 from mgkit.photos.embedding.whitening import choose_whitening
 from mgkit.photos.found import by_kind
@@ -293,12 +294,16 @@ def test_folders_that_cannot_be_held_against_each_other_are_one_line(album, conf
 
 def test_what_could_go_is_counted_in_bytes_of_copies_only(album, config):
     found = searched(config(album))
-    assert found.could_go() == (0, 0)  # frames of a moment are no copies
-    copies = [replace(group, grade=SAME_FILE) for group in found.groups[:2]]
-    found = replace(found, groups=[*copies, copies[0], *found.groups[2:]])
-    going = {i for group in copies for i in group.going}
-    assert found.could_go() == (len(going), sum(os.path.getsize(found.images.paths[i]) for i in going))
-    assert f"{len(going)} copies could go" in found.describe_grades()
+    copies = [str(path) for path in (album / "b").glob("copy*")]
+    planted = [
+        group
+        for group in found.of_grade(SAME_FILE)
+        if {found.images.paths[i] for i in group.members} & set(copies)
+    ]
+    frames = Group((5, 6), (0.9, 0.9), SAME_MOMENT, going=(6,))  # which are no copies
+    found = replace(found, groups=[*planted, planted[0], frames])
+    assert found.could_go() == (3, sum(map(os.path.getsize, copies)))
+    assert "3 copies could go" in found.describe_grades()
     assert "the same file, edited: " in found.describe_grades()
     first, *names = found.describe_left_out().splitlines()
     assert first.startswith("left out: 3, listed in left_out.csv: ") and "the file is empty 1" in first

@@ -247,8 +247,9 @@ def embed_new(
         for of_batch, indices in found:
             rows[:, indices - start] = of_batch
         [rows] = rows_of_all(rows)
-        noted = enumerate(map(passes.unreadable.reasons.get, images.paths[part]))
-        gathered = all_gather_object({row: why for row, why in noted if why})
+        lacking = np.flatnonzero(np.isnan(rows[:, 0])).tolist()  # a path may stand for several images
+        noted = {row: passes.unreadable.reasons.get(images.paths[part][row]) for row in lacking}
+        gathered = all_gather_object({row: why for row, why in noted.items() if why})
         why = {row: reason for of_rank in gathered for row, reason in of_rank.items()}
         why |= from_main(lambda: changed_since(images, prints, part))  # noqa: B023
         rows[list(why)] = np.nan
