@@ -22,6 +22,7 @@ from mgkit.data import folders
 from mgkit.data.images import ImageList
 from mgkit.engine.run import json_lines, stage_folder
 from mgkit.machine.distributed import process_group
+from mgkit.photos.copies.pairs import SAME_MOMENT, Pairs
 
 
 def noise(seed: int, size: tuple[int, int] = (24, 16)) -> Image.Image:
@@ -314,3 +315,17 @@ def demanding(net, how="error"):
     """The network with a backbone that is `Demanding`."""
     net.features = Demanding(net.features, how)
     return net
+
+
+def pairs_above(scores: np.ndarray, indices: np.ndarray, threshold: float) -> Pairs:
+    """The pairs of neighbours [N,k] above a threshold, none of which were laid over each other.
+
+    indices: of the pictures; row i holds the neighbours of picture i.
+    """
+    i, column = np.nonzero(scores >= threshold)
+    ends = np.sort(np.stack([i, indices[i, column]]), axis=0)  # [2,P], with pairs that are there twice
+    ends, place = np.unique(ends, axis=1, return_index=True)
+    similarity = scores[i, column][place]
+    count = len(similarity)
+    unknown, unturned = np.full(count, np.nan), np.ones(count, dtype=np.int64)
+    return Pairs(*ends, similarity, unknown, unturned, np.full(count, SAME_MOMENT))

@@ -17,8 +17,9 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import squareform
 
-from mgkit.photos.copies.orientation import BACK, THEN, relative, turns_along
+from mgkit.photos.copies.orientation import THEN, relative, turns_along
 from mgkit.photos.copies.pairs import SAME_FILE, SAME_MOMENT, Pairs
+from mgkit.photos.copies.small import UNDONE
 
 # Of the threshold of a pair, that the mean of a group's pairs reaches: the nearest two of several frames are
 # more alike than the others. With 1, fewer objects of UKBench stay whole (Lite0: 53 instead of 72 %).
@@ -225,7 +226,7 @@ def kept_in(
         row = row_of(matrix, centre, others)
         if measure and len(centres) <= CENTRES:
             unknown = (row == 0) & np.isin(others, left)
-            turn = THEN[turns[others[unknown]], BACK[turns[centre]]]
+            turn = THEN[turns[others[unknown]], UNDONE[int(turns[centre])]]
             scores = measure.score(np.full(len(turn), centre), others[unknown], turn)
             row[unknown] = np.where(scores >= measure.least, scores, 0)
         for other, similarity in zip(others[row > 0].tolist(), row[row > 0].tolist(), strict=True):

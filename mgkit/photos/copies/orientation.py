@@ -10,6 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
 from mgkit.photos.copies.pairs import Pairs
+from mgkit.photos.copies.small import UNDONE
 
 # Where a turning moves a point (x to the right, y downwards, from the centre), by its number.
 MATRICES = np.array([
@@ -17,9 +18,8 @@ MATRICES = np.array([
     [[1, 0], [0, 1]], [[-1, 0], [0, 1]], [[-1, 0], [0, -1]], [[1, 0], [0, -1]],
     [[0, 1], [1, 0]], [[0, -1], [1, 0]], [[0, -1], [-1, 0]], [[0, 1], [-1, 0]],
 ])  # fmt: skip
-# THEN[a, b] is the turning that does a, then b; BACK[a] undoes a.
+# THEN[a, b] is the turning that does a, then b.
 THEN = np.array([[(b @ a == MATRICES).all((1, 2)).argmax() for b in MATRICES] for a in MATRICES])
-BACK = (THEN == 1).argmax(1)
 
 
 def turns_along(pairs: Pairs, score: np.ndarray, count: int) -> np.ndarray:
@@ -37,11 +37,11 @@ def turns_along(pairs: Pairs, score: np.ndarray, count: int) -> np.ndarray:
     turns = np.ones(count, dtype=np.int64)
     for picture, other in zip(order[1:].tolist(), before[order[1:]].tolist(), strict=True):
         if other != root:
-            turn = of_pair.get((other, picture)) or BACK[of_pair[picture, other]]
+            turn = of_pair.get((other, picture)) or UNDONE[of_pair[picture, other]]
             turns[picture] = THEN[turn, turns[other]]
     return turns
 
 
 def relative(turns: np.ndarray, kept: int) -> tuple[int, ...]:
     """Turns of a group's pictures relative to the same one [m] -> relative to the kept of them."""
-    return tuple(THEN[turns, BACK[turns[kept]]].tolist())
+    return tuple(THEN[turns, UNDONE[int(turns[kept])]].tolist())

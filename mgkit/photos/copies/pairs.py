@@ -115,17 +115,3 @@ def cosines(descriptors: np.ndarray, first: np.ndarray, second: np.ndarray) -> n
         part = slice(start, start + COSINES_AT_ONCE)
         found[part] = (descriptors[first[part]] * descriptors[second[part]]).sum(1)
     return found.clip(max=1)
-
-
-def pairs_above(scores: np.ndarray, indices: np.ndarray, threshold: float) -> Pairs:
-    """The pairs of neighbours [N,k] above a threshold, none of which were laid over each other.
-
-    indices: of the pictures; row i holds the neighbours of picture i.
-    """
-    i, column = np.nonzero(scores >= threshold)
-    ends = np.sort(np.stack([i, indices[i, column]]), axis=0)  # [2,P], with pairs that are there twice
-    ends, place = np.unique(ends, axis=1, return_index=True)
-    similarity = scores[i, column][place]
-    count = len(similarity)
-    unknown, unturned = np.full(count, np.nan), np.ones(count, dtype=np.int64)
-    return Pairs(*ends, similarity, unknown, unturned, np.full(count, SAME_MOMENT))

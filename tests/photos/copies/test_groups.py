@@ -4,11 +4,12 @@ import time
 
 import numpy as np
 import pytest
+from support import pairs_above
 
 from mgkit.photos.copies import groups as module
 from mgkit.photos.copies.groups import SHARE, Measure, matches, near_duplicates, pairs_beyond
 from mgkit.photos.copies.orientation import THEN
-from mgkit.photos.copies.pairs import SAME_FILE, SAME_MOMENT, Pairs, pairs_above
+from mgkit.photos.copies.pairs import SAME_FILE, SAME_MOMENT, Pairs
 from mgkit.photos.embedding.nearest import neighbours_without_self
 from mgkit.retrieval.search import top_k
 

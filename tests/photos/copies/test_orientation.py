@@ -6,8 +6,9 @@ from PIL import Image
 from support import noise
 
 from mgkit.data.decoding import TURNS
-from mgkit.photos.copies.orientation import BACK, THEN, relative, turns_along
+from mgkit.photos.copies.orientation import THEN, relative, turns_along
 from mgkit.photos.copies.pairs import SAME_FILE, Pairs
+from mgkit.photos.copies.small import UNDONE
 
 ALL = range(1, 9)
 
@@ -32,7 +33,7 @@ def test_two_turnings_make_one(first, then):
 @pytest.mark.parametrize("turn", ALL)
 def test_a_turning_is_undone(turn):
     picture = noise(0, (5, 3))
-    assert same(turned(turned(picture, turn), int(BACK[turn])), picture)
+    assert same(turned(turned(picture, turn), UNDONE[turn]), picture)
 
 
 def pairs_of(pictures, ends):

@@ -5,12 +5,11 @@ import math
 import numpy as np
 import pytest
 from PIL import Image
-from support import noise, one_line_error, write_picture
+from support import noise, one_line_error, pairs_above, write_picture
 
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.photos.copies.edits import EDITS, EMBEDDED, FRAMES, edit, edited_copies, small_copies
 from mgkit.photos.copies.groups import near_duplicates
-from mgkit.photos.copies.pairs import pairs_above
 from mgkit.photos.copies.thresholds import MOST, Strangers, between_strangers, calibrated
 from mgkit.photos.embedding.nearest import neighbours_without_self
 from mgkit.photos.folder import find_photos
