@@ -169,18 +169,18 @@ def test_only_unreadable_pictures_are_one_clear_line(tmp_path, config):
         searched(config(tmp_path / "x"))
 
 
-def test_more_than_a_thousand_files_of_which_some_are_broken(tmp_path, config):
+def test_more_than_a_thousand_files_of_which_most_are_broken(tmp_path, config):
     picture(0, (32, 24)).save(tmp_path / "0.jpg")
     whole = (tmp_path / "0.jpg").read_bytes()
     folder = tmp_path / "many"
     folder.mkdir()
-    for i in range(1500):
-        content = {0: b"", 1: whole[: len(whole) // 2], 2: b"text"}.get(i % 50, whole)
+    for i in range(1050):
+        content = [whole, b"", whole[: len(whole) // 2], b"text", b"", b"text", b""][i % 7]
         (folder / f"{i:04}.jpg").write_bytes(content)
     found = searched(config(folder, size=16))
-    assert len(found.left_out) == 90 and len(found.readable) == 1410
+    assert len(found.left_out) == 900 and len(found.readable) == 150
     [group] = found.groups
-    assert len(group.members) == 1410
+    assert len(group.members) == 150
 
 
 def test_a_very_long_thin_picture_and_one_that_cannot_be_edited_stop_nothing(album, config, monkeypatch):

@@ -26,7 +26,6 @@ from mgkit.photos.copies.small import UNDONE
 SHARE = 0.8
 MOST = 2000  # pictures of a moment whose similarities are held at once: 32 MB
 AT_ONCE = 4096  # pairs whose descriptors are compared at once
-CENTRES = 8  # of a component that are compared also with pictures that are not among their neighbours
 IDENTICAL = 0.999  # similarity of identical pictures is 1 up to rounding
 
 # Pictures i [P] and j [P], and how the second is turned relative to the first [P] -> similarities [P].
@@ -104,7 +103,8 @@ def near_duplicates(
 
     descriptors: [N,D], L2-normalised.
     least: the least cosine similarity of frames of a moment.
-    measure: compares pictures that others join but that are no pair yet; None: they are no copies.
+    measure: compares pictures that others join but that are no pair yet, twice as many as there are pairs at
+        most (see `copies_of`); None: they are no copies.
     """
     count = len(descriptors)
     score, found, stands_for = scores_of(pairs), [], np.arange(count)
@@ -218,34 +218,49 @@ def kept_in(
     The best picture stays and takes its copies, then the best of the rest, and so on. A copy goes over to a
     later one that it is more similar to, if that one is the better picture of the two.
     """
-    left, centres, found = members, set(), {}
-    while len(left):
-        centre = int(left[choose(left)[0]])
+    left, centres, found = members.tolist(), set(), {}
+    while left:
+        centre = left[choose(left)[0]]
         centres.add(centre)
-        others = members[members != centre]
-        row = row_of(matrix, centre, others)
-        if measure and len(centres) <= CENTRES:
-            unknown = (row == 0) & np.isin(others, left)
-            turn = THEN[turns[others[unknown]], UNDONE[int(turns[centre])]]
-            scores = measure.score(np.full(len(turn), centre), others[unknown], turn)
-            row[unknown] = np.where(scores >= measure.least, scores, 0)
-        for other, similarity in zip(others[row > 0].tolist(), row[row > 0].tolist(), strict=True):
+        for other, similarity in copies_of(centre, set(left), matrix, turns, measure).items():
             if other in found:
                 better = similarity > found[other][1] and choose([centre, other])[0] == 0
             else:
                 better = other not in centres
             if better:
                 found[other] = (centre, similarity)
-        left = left[~np.isin(left, [*centres, *found])]
+        left = [i for i in left if i not in centres and i not in found]
     return found
 
 
-def row_of(matrix: csr_array, picture: int, others: np.ndarray) -> np.ndarray:
-    """The entries of a sparse matrix [N,N] in the row of a picture and the columns of others [m], sorted."""
-    row, entries = np.zeros(len(others)), slice(*matrix.indptr[picture : picture + 2])
-    _, here, there = np.intersect1d(others, matrix.indices[entries], assume_unique=True, return_indices=True)
-    row[here] = matrix.data[entries][there]
-    return row
+def copies_of(
+    centre: int, left: set[int], matrix: csr_array, turns: np.ndarray, measure: Measure | None
+) -> dict[int, float]:
+    """{copy: similarity} of a picture: those in its pairs, and those that the measure finds.
+
+    It is compared with the pictures that are left and in a pair with one of its copies that was left, too.
+    As a copy is left only once, that makes two comparisons a pair at most, for all centres together.
+    """
+    copies = joined(matrix, centre)
+    seen, reached = {centre, *copies}, left & copies.keys()
+    while measure and reached:
+        others = {i for copy in reached for i in joined(matrix, copy)}
+        new = np.array(sorted((others & left) - seen), dtype=np.int64)
+        if not len(new):
+            break
+        seen.update(new.tolist())
+        turn = THEN[turns[new], UNDONE[int(turns[centre])]]
+        scores = measure.score(np.full(len(new), centre), new, turn)
+        alike = scores >= measure.least  # not for NaN
+        reached = new[alike].tolist()
+        copies |= zip(reached, scores[alike].tolist(), strict=True)
+    return copies
+
+
+def joined(matrix: csr_array, picture: int) -> dict[int, float]:
+    """{other: similarity} of the pairs of a picture, from a sparse matrix [N,N]."""
+    entries = slice(*matrix.indptr[picture : picture + 2])
+    return dict(zip(matrix.indices[entries].tolist(), matrix.data[entries].tolist(), strict=True))
 
 
 def components(matrix: csr_array) -> list[np.ndarray]:

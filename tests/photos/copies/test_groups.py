@@ -220,6 +220,27 @@ def test_turned_pictures_are_compared_as_they_are_turned():
     assert asked == [(0, 2, THEN[2, 6]), (0, 3, 6)] and group.turns == (1, 6, THEN[2, 6])
 
 
+@pytest.mark.parametrize("strays", [60, 2000])
+def test_a_component_of_many_originals_falls_into_them_by_few_comparisons(strays):
+    """12 originals with 39 copies each, which are in a pair with a few others; stray pairs join them all."""
+    rng, original = np.random.default_rng(0), np.repeat(np.arange(12), 40)
+    i = np.repeat(np.arange(480), 4)
+    copies = np.stack([i, 40 * original[i] + rng.integers(0, 40, len(i))], 1)
+    ends = np.unique(np.sort(np.concatenate([copies, rng.integers(0, 480, (strays, 2))])), axis=0)
+    pairs = files({(a, b): 0.95 if original[a] == original[b] else 0.81 for a, b in ends.tolist() if a < b})
+    compared = []
+
+    def score(a, b, turn):
+        compared.extend(zip(a.tolist(), b.tolist(), strict=True))
+        return np.where(original[a] == original[b], 0.9, 0.2)
+
+    found = near_duplicates(pairs, apart(480), least=2, choose=first, measure=Measure(score, 0.8))
+    assert len(set(compared)) == len(compared) <= 2 * len(pairs)
+    if strays == 60:
+        assert len(compared) < len(pairs)
+        assert sum(len(group.members) for group in found) == 480 and len(found) == 12
+
+
 def test_a_copy_belongs_to_the_most_similar_of_two_that_stay():
     """0 and 1 stay; the stray pair of 0 and 3 takes no copy from 1."""
     pairs = files({(0, 2): 0.95, (1, 3): 0.97, (0, 3): 0.81})
