@@ -26,6 +26,7 @@ from mgkit.engine.feature_store import features_folder
 from mgkit.machine.distributed import main_first
 from mgkit.machine.files import writing
 from mgkit.machine.progress import progress
+from mgkit.photos.comparisons import Comparisons
 from mgkit.photos.copies.small import SIDE, small
 from mgkit.photos.embedding.table import Table
 
@@ -112,9 +113,14 @@ class WithLooks:
         options = {"folder": self.seen_in, "workers": self.config.workers}
         return photo_looks(self.folder.images, self.keys, self.facts, **options)
 
+    @cached_property
+    def comparisons(self) -> Comparisons:
+        """Comparisons of the pictures, each of which is made once."""
+        return Comparisons(self.looks.grey, self.looks.aspects, self.keys, self.seen_in)
+
     @property
     def seen_in(self) -> Path:
-        """The folder that keeps both."""
+        """The folder that keeps all of that."""
         return features_folder(self.config.experiment) / "seen"
 
 

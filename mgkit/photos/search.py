@@ -15,7 +15,6 @@ from mgkit.features import rows_at, to_descriptors
 from mgkit.machine.distributed import is_main
 from mgkit.model import Whitening
 from mgkit.photos.classes import BEST_CLASSES, check_classes, top_classes
-from mgkit.photos.copies.alignment import aligned
 from mgkit.photos.copies.calibration import learn_thresholds
 from mgkit.photos.copies.edits import EMBEDDED, edited_copies
 from mgkit.photos.copies.groups import Group, Measure, matches, near_duplicates, pairs_beyond
@@ -102,7 +101,7 @@ def thresholds_of(
     place = np.searchsorted(readable, chosen)
     farther = np.where(np.isfinite(scores[place]), readable[nearest[place]], -1)
     return learn_thresholds(
-        task.folder.images, (task.looks.grey, task.looks.aspects), scores, chosen, farther, cosines,
+        task.folder.images, task.comparisons, scores, chosen, farther, cosines,
         false_rate=task.config.false_rate, given=task.config.threshold,
     )  # fmt: skip
 
@@ -181,15 +180,14 @@ def groups_of(
         mine = int((readable < own).sum())
         others = len(readable) - mine
         scores, nearest = neighbours_elsewhere(task.config, rows_at(descriptors, readable), mine)
-    looks = task.looks.grey, task.looks.aspects
     near = nearby(scores, nearest, thresholds)
     near[:, :2] = readable[near[:, :2]]
     taken = task.looks.table["taken"]
-    pairs = find_pairs(descriptors, near, looks, thresholds, own=own, taken=taken)
+    pairs = find_pairs(descriptors, near, task.comparisons, thresholds, own=own, taken=taken)
     keeping = Keeping(task.config.keep, task.folder.images.paths, task.looks.facts)
     least = thresholds.moment.value
     if own is None:
-        measure = Measure(lambda *ends: aligned(*looks, np.stack(ends, 1)), thresholds.file.value)
+        measure = Measure(lambda *ends: task.comparisons.aligned(np.stack(ends, 1)), thresholds.file.value)
         groups = near_duplicates(pairs, descriptors, least=least, choose=keeping.choose, measure=measure)
     else:
         groups = matches(pairs, len(descriptors), own, choose=keeping.choose, covers=keeping.covers)

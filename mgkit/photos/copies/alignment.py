@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate
 
-from mgkit.machine.progress import progress
 from mgkit.photos.copies.small import as_turned, contrasts
 
 COARSE = 32  # side at which all shifts are tried (px)
@@ -28,7 +27,6 @@ PLAIN = 0.02  # variance of a square in which there is nothing to be seen
 SEEN = 0.1  # share of the squares in which there must be something to be seen
 PAIRS_AT_ONCE = 32
 TURNED_AT_ONCE = 512
-SECONDS_WITHOUT_BAR = 3.0
 
 
 def aligned(grey: np.ndarray, aspects: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -38,10 +36,9 @@ def aligned(grey: np.ndarray, aspects: np.ndarray, pairs: np.ndarray) -> np.ndar
     aspects: their width / height ([N]).
     pairs: (first, second, turn) ([P,3]).
     """
-    parts = [pairs[start : start + TURNED_AT_ONCE] for start in range(0, len(pairs), TURNED_AT_ONCE)]
-    shown = progress(parts, "laying pictures over each other", unit="parts", delay=SECONDS_WITHOUT_BAR)
     found = [np.empty(0, np.float32)]
-    for first, second, turns in (part.T for part in shown):
+    for start in range(0, len(pairs), TURNED_AT_ONCE):
+        first, second, turns = pairs[start : start + TURNED_AT_ONCE].T
         others, other_aspects = as_turned(grey[second], aspects[second], turns)
         found.append(alignments(grey[first], others, aspects[first], other_aspects))
     return np.concatenate(found)

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mgkit.photos.copies.alignment import aligned
+from mgkit.photos.comparisons import Comparisons
 from mgkit.photos.copies.small import UNDONE
 from mgkit.photos.copies.thresholds import Thresholds
-from mgkit.photos.copies.turned import look_alikes, low_resolution
 
 SAME_FILE = 1  # one was made from the other: compressed, resized, cropped, turned, retouched
 SAME_MOMENT = 2  # another frame of what the other shows
@@ -43,7 +42,7 @@ class Pairs:
 def find_pairs(
     descriptors: np.ndarray,
     near: np.ndarray,
-    looks: tuple[np.ndarray, np.ndarray],
+    comparisons: Comparisons,
     thresholds: Thresholds,
     *,
     own: int | None = None,
@@ -53,7 +52,7 @@ def find_pairs(
 
     descriptors: L2-normalised ([N,D]); NaN for pictures that take no part.
     near: candidates by their descriptors ([P,3]), see `nearby`.
-    looks: small pictures and their width / height, as by `small` ([N,64,64], [N]).
+    comparisons: of the pictures.
     own: only pairs of one of the first `own` pictures and one of the others; None: all.
     taken: when each was photographed ([N], s); NaN or None: not known.
 
@@ -61,13 +60,12 @@ def find_pairs(
     reaches the second one show the same moment. So do those that fit but were taken at different times,
     as by a camera that stood still.
     """
-    alike = look_alikes(low_resolution(looks[0]), None if own is None else np.arange(own))
-    candidates = each_once(np.concatenate([near, alike]))
+    candidates = each_once(np.concatenate([near, comparisons.look_alikes(own)]))
     candidates = candidates[np.isfinite(descriptors[candidates[:, :2], 0]).all(1)]
     if own is not None:
         candidates = candidates[(candidates[:, 0] < own) & (candidates[:, 1] >= own)]
     alignment, compared = np.full(len(candidates), np.nan, np.float32), candidates[:, 2] > 0
-    alignment[compared] = aligned(*looks, candidates[compared])
+    alignment[compared] = comparisons.aligned(candidates[compared])
     candidates, alignment = best_turn(candidates, alignment)
     first, second, turn = candidates.T
     similarity = cosines(descriptors, first, second)

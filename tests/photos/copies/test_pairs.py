@@ -8,6 +8,7 @@ from PIL import Image
 from support import noise
 
 from mgkit.data.decoding import UnreadableImageError
+from mgkit.photos.comparisons import Comparisons, laid_copies
 from mgkit.photos.copies import calibration, thresholds
 from mgkit.photos.copies import pairs as pairs_module
 from mgkit.photos.copies.calibration import learn_thresholds
@@ -24,7 +25,7 @@ def picture(seed, size=(120, 90)):
 
 def looks_of(pictures):
     grey, aspects = zip(*map(small, pictures), strict=True)
-    return np.stack(grey), np.array(aspects)
+    return Comparisons(np.stack(grey), np.array(aspects))
 
 
 def at(file=0.8, moment=0.7, floor=0.3):
@@ -155,5 +156,5 @@ def test_a_picture_that_vanishes_is_left_out(photos, monkeypatch):
 
     grey = looks_of([photos.load(i) for i in range(24)])
     monkeypatch.setattr(type(photos), "load", load)
-    fits, alike = calibration.laid_copies(photos.subset(np.arange(3)), grey, np.arange(3))
+    fits, alike = laid_copies(photos.subset(np.arange(3)), (grey.grey, grey.aspects), np.arange(3))
     assert np.isnan(fits[1]).all() and not alike[1].any() and np.isfinite(fits[[0, 2]]).all()
