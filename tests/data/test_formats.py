@@ -291,10 +291,11 @@ def test_the_time_and_the_camera_are_read(tmp_path):
     exif = Image.Exif()
     exif[0x010F], exif[0x0132] = "Kit", "2001:01:01 00:00:00"
     exif.get_ifd(0x8769)[0x9003], exif.get_ifd(0x8769)[0x9011] = "1970:01:02 01:00:10", "+01:00"
+    exif.get_ifd(0x8769)[0x9291] = "25"  # of a second
     for suffix in ("jpg", "heic", "avif", "png", "webp"):
         noise(0, (96, 64)).save(tmp_path / f"a.{suffix}", exif=exif.tobytes())
         header = header_of(str(tmp_path / f"a.{suffix}"), True)
-        assert (header.taken, header.camera, header.turned) == (86410.0, True, False), suffix
+        assert (header.taken, header.camera, header.turned) == (86410.25, True, False), suffix
     for time in ("", "yesterday", "0000:00:00 00:00:00"):
         exif = Image.Exif()
         exif.get_ifd(0x8769)[0x9003] = time

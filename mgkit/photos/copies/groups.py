@@ -95,7 +95,7 @@ class Edges(NamedTuple):
 
 
 def near_duplicates(
-    pairs: Pairs, descriptors: np.ndarray, *, least: float, choose: Choose, may_go: MayGo,
+    pairs: Pairs, descriptors: np.ndarray, *, least: float, choose: Choose, may_go: MayGo = lambda i: True,
     measure: Measure | None = None,
 ) -> list[Group]:  # fmt: skip
     """The groups of N pictures: copies of a file, then frames of a moment; the most alike first.
@@ -105,6 +105,7 @@ def near_duplicates(
 
     descriptors: [N,D], L2-normalised.
     least: the least cosine similarity of frames of a moment.
+    may_go: whether a copy may be proposed to go.
     measure: compares pictures that others join but that are no pair yet, twice as many as there are pairs at
         most (see `copies_of`); None: they are no copies.
     """

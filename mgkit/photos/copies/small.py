@@ -97,7 +97,8 @@ def contrasts(grey: np.ndarray) -> torch.Tensor:
     """Grey pictures [P,s,s] uint8 -> how each pixel differs from its surroundings [P,1,s,s], about 1."""
     pixels = grey.astype(np.float32)
     difference = pixels - surroundings(pixels)
-    return torch.from_numpy(difference / (np.sqrt(surroundings(difference**2)) + NOISE))[:, None]
+    variance = np.maximum(surroundings(difference**2), 0)  # of plain areas less than 0, by rounding
+    return torch.from_numpy(difference / (np.sqrt(variance) + NOISE))[:, None]
 
 
 def surroundings(pixels: np.ndarray) -> np.ndarray:

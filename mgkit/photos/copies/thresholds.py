@@ -113,10 +113,8 @@ def calibrated(
     elif exceeded > reached:
         value, how = exceeded, exceeded_by_strangers(exceeded, false_rate)
     else:
-        value, how = (
-            reached,
-            f"{100 * KEPT_COPIES:g} % of the copies of each edit that can be compared reach it",
-        )
+        share = f"{100 * KEPT_COPIES:g} %"
+        value, how = reached, f"{share} of the copies of each edit that can be compared reach it"
     return judged(value, how, copies, scores, strangers, edits=edits, compared=compared, images=images)
 
 

@@ -163,3 +163,11 @@ def test_turned_and_mirrored_copies_are_candidates_both_ways(monkeypatch, exact)
 def test_one_picture_has_no_look_alikes():
     rows = low_resolution(looks(picture(0))[0])
     assert look_alikes(rows).shape == look_alikes(rows, np.empty(0, int)).shape == (0, 3)
+
+
+def test_contrasts_of_plain_areas_beside_others_are_finite():
+    """The variances of plain areas are sums that rounding may bring below 0."""
+    rng = np.random.default_rng(42)
+    grey = np.full((64, 64), rng.integers(0, 256), np.uint8)
+    grey[:, :32] = rng.integers(0, 256, 32)
+    assert contrasts(grey[None]).isfinite().all()

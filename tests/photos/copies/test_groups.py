@@ -148,7 +148,7 @@ def test_groups_are_those_of_plain_average_linkage_within_components():
     for group in found:
         block = products[np.ix_(group.members, group.members)] - 2 * np.eye(len(group.members))
         np.testing.assert_allclose(group.similarities, block.max(1), atol=1e-6)
-        assert (group.grade, group.kept, group.going) == (SAME_MOMENT, 0, group.members[1:])
+        assert (group.grade, group.kept, group.going) == (SAME_MOMENT, 0, ())
     assert [group.strongest for group in found] == sorted((g.strongest for g in found), reverse=True)
 
 
@@ -259,7 +259,20 @@ def test_of_copies_only_the_one_that_stays_is_in_a_group_of_a_moment():
     assert [(group.grade, group.members) for group in found] == [
         (SAME_FILE, (0, 2)), (SAME_FILE, (1, 3)), (SAME_MOMENT, (2, 3)),
     ]  # fmt: skip
-    assert [group.going for group in found] == [(0,), (1,), (2,)]
+    assert [group.going for group in found] == [(0,), (1,), ()]  # frames of a moment are no copies
+    some = near_duplicates(pairs, descriptors, least=0.9, choose=last, may_go=lambda i: i != 0)
+    assert [group.going for group in some] == [(), (1,), ()]
+
+
+def test_the_centre_of_copies_stays_though_another_is_better_among_them():
+    """As criteria that do not apply to all files choose one of many and another of few."""
+    pairs = files({(0, 1): 0.9, (0, 2): 0.9, (2, 3): 0.9})
+
+    def choose(members):
+        return (list(members).index(0), "it") if len(members) == 4 else (len(members) - 1, "the last")
+
+    found = near_duplicates(pairs, apart(4), least=LEAST, choose=choose)
+    assert found[0].members[found[0].kept] == 0 and 0 not in found[0].going
 
 
 def test_twenty_thousand_copies_of_one_picture_are_one_group():

@@ -6,6 +6,7 @@ import pytest
 from support import one_line_error
 
 from mgkit.config import PhotosConfig, make
+from mgkit.data.headers import HOLDS_MORE
 from mgkit.photos.copies.keep import CRITERIA, Keeping, day
 from mgkit.photos.looks import Facts
 
@@ -77,7 +78,10 @@ def test_a_file_that_is_gone_never_stays(keeping, tmp_path):
     ("other", "covered"),
     [
         ({}, True), ({"changed": 1.0, "taken": 1.0, "turned": True}, True), ({"size": 9999}, False),
-        ({"width": 101, "size": 1}, False), ({"camera": True}, False), ({"width": 50, "size": 100}, True),
+        ({"width": 101, "size": 1}, False), ({"camera": True}, False),
+        ({"width": 50, "height": 40, "size": 100}, True),
+        ({"width": 50, "size": 100}, False),
+        ({"remark": "the first of several frames"}, False),
     ],
 )  # fmt: skip
 def test_what_is_lost_with_a_picture_that_goes(keeping, other, covered):
@@ -86,6 +90,19 @@ def test_what_is_lost_with_a_picture_that_goes(keeping, other, covered):
     covers = keeping(facts).covers
     assert covers(0, 1) is covered
     assert not covers(0, 2) and not covers(3, 1)  # of another format nothing is known; of what is gone, too
+
+
+@pytest.mark.parametrize("remark", HOLDS_MORE)
+def test_a_file_that_holds_more_than_is_shown_does_not_go(keeping, remark):
+    more = replace(PLAIN, remark=f"what is transparent is shown on white; {remark}")
+    unknown = replace(PLAIN, width=1, height=1)
+    may_go = keeping({"a.jpg": PLAIN, "b.gif": more, "c.jpg": unknown}).may_go
+    assert [may_go(i) for i in range(3)] == [True, False, False]
+
+
+def test_bars_are_no_pixels(keeping):
+    screenshot = replace(PLAIN, height=200, content=0.4)
+    assert keeping({"a.jpg": PLAIN, "b.png": screenshot}).choose([0, 1])[0] == 0
 
 
 @pytest.mark.parametrize("seconds", [-1e11, 0.0, 1e18, 3.7e9])

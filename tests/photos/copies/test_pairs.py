@@ -68,6 +68,13 @@ def test_frames_that_fit_are_no_copies_if_they_were_taken_at_different_times():
     assert len(found) == 6
 
 
+def test_frames_of_a_burst_differ_by_fractions_of_a_second():
+    """0 and 1: both times have fractions; 2: an editor has dropped its fraction."""
+    taken, none = np.array([100.1, 100.2, 100.0]), np.empty((0, 3), int)
+    found = find_pairs(directions(0, 0, 0), none, looks_of([picture(0)] * 3), at(), taken=taken)
+    assert [grade for *_, grade in as_tuples(found)] == [SAME_MOMENT, SAME_FILE, SAME_FILE]
+
+
 def test_the_pairs_of_two_folders_join_one_of_each():
     pictures = [picture(0), picture(0), picture(0).transpose(Image.Transpose.ROTATE_90), picture(1)]
     near = np.array([[0, 1, 1], [0, 2, 1], [1, 3, 1]])

@@ -173,7 +173,8 @@ def test_few_images_leave_the_threshold_to_the_edited_copies():
     copies = np.tile(np.linspace(0, 1, 11)[:, None], (1, len(EDITS)))
     threshold = calibrated(copies, np.full((5, 4), 0.4))
     assert threshold.value == pytest.approx(0.1) and math.isnan(threshold.false_images)
-    assert "copies of each edit reach it" in threshold.describe() and "not known" in threshold.describe()
+    text = threshold.describe()
+    assert "of each edit that can be compared reach it" in text and "not known" in text
     with one_line_error(ValueError, "edited copies"):
         calibrated(NO_COPIES, np.full((5, 4), 0.4))
 

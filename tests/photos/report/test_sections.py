@@ -32,7 +32,7 @@ def test_the_picture_that_stays_comes_first_with_its_reason_and_the_others_with_
     ]
     kept, turned, mirrored = (each.lines for each in row.pictures)
     assert kept[0].startswith("40 × 30 px, ") and kept[1:] == ("most pixels: 80 x 60",)
-    assert turned[1:] == ("turned by 90°", "similarity 0.900")
+    assert turned[1:] == ("turned by 90° clockwise", "similarity 0.900")
     assert mirrored[1:] == ("mirrored", "similarity 0.970")
 
 
