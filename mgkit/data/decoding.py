@@ -307,8 +307,7 @@ def rotation(image: Image.Image) -> int:
     if image.format == "HEIF":
         return 1
     try:
-        if image.format == "AVIF":
-            image.info.pop("xmp", None)  # where PIL looks for a tag as well
+        image.info.pop("xmp", None)  # where PIL looks for a tag as well, but no browser does
         # That of a PNG would decode the image, in search of a tag behind the pixels.
         exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
         tag = exif.get(ROTATION_TAG)

@@ -11,6 +11,10 @@ from PIL.ExifTags import IFD, Base
 from mgkit.data.decoding import is_raw, opened, rotation, shown_size
 from mgkit.data.pixels import ALPHA, profile_to_srgb
 
+RAW_PREVIEW, FIRST_FRAME = "the preview embedded in a RAW file", "the first of several frames"
+MAIN_IMAGE = "the main one of several images"
+HOLDS_MORE = (RAW_PREVIEW, FIRST_FRAME, MAIN_IMAGE)  # remarks on files that hold more than is shown
+
 
 class Header(NamedTuple):
     """What a picture's header tells.
@@ -47,10 +51,10 @@ def header_of(path: str, exif: bool) -> Header:
 def remarks(image: Image.Image, *, raw: bool) -> Iterator[str]:
     """The remarks on an image that is not loaded, each without a `;`."""
     if raw:
-        yield "the preview embedded in a RAW file"
+        yield RAW_PREVIEW
     # The further images of an MPO are for other devices: depth, brightness, the other eye.
     if image.format != "MPO" and getattr(image, "is_animated", False):
-        yield "the main one of several images" if image.format == "HEIF" else "the first of several frames"
+        yield MAIN_IMAGE if image.format == "HEIF" else FIRST_FRAME
     if image.mode in ALPHA or "transparency" in image.info:
         yield "what is transparent is shown on white"
     try:
@@ -63,9 +67,10 @@ def taken(image: Image.Image) -> float | None:
     """When a picture was photographed (s since 1970), by the camera's data; in UTC if they name no zone."""
     try:
         of_camera = Image.Image.getexif(image).get_ifd(IFD.Exif)
-        tags = Base.DateTimeOriginal, Base.OffsetTimeOriginal
-        time, offset = (str(of_camera.get(tag, "")).strip("\0 ") for tag in tags)
+        tags = Base.DateTimeOriginal, Base.SubsecTimeOriginal, Base.OffsetTimeOriginal
+        time, fraction, offset = (str(of_camera.get(tag, "")).strip("\0 ") for tag in tags)
         moment = datetime.strptime(time[:19], "%Y:%m:%d %H:%M:%S")
+        moment = moment.replace(microsecond=int(f"{fraction:0<6}"[:6]) if fraction.isdecimal() else 0)
     except Exception:  # malformed EXIF data may raise anything
         return None
     try:

@@ -210,14 +210,14 @@ def no_pictures(root: str, left_out: dict[str, str], others: Counter) -> str:
 def without_other_names(paths: Sequence[str], left_out: dict[str, str]) -> list[str]:
     """The paths without further names of the same file, such as links."""
     first, kept = {}, []
-    for path in paths:
+    for path in sorted(paths, key=lambda path: (os.path.islink(path), path)):  # a file before links to it
         identity = identity_of(path)
         if identity in first:
             left_out[path] = f"another name of {shown_name(first[identity])}"
         else:
             first[identity] = path
             kept.append(path)
-    return kept
+    return sorted(kept)
 
 
 def without_links_to(photos: Sequence[str], paths: Sequence[str], left_out: dict[str, str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -117,7 +118,15 @@ class FoundPhotos:
     def could_go(self) -> tuple[int, int]:
         """Number of the copies that could go, without frames of a moment, and the bytes that would free."""
         going = {i for group in self.of_grade(SAME_FILE) for i in group.going}
-        return len(going), sum(self.facts(i).size for i in going)
+        return len(going), sum(map(self.freed_by, going))
+
+    def freed_by(self, i: int) -> int:
+        """The bytes that are free without a picture's file; 0 for a link, and if it has another name."""
+        try:
+            status = os.lstat(self.images.paths[i])
+        except OSError:
+            return 0
+        return 0 if stat.S_ISLNK(status.st_mode) or status.st_nlink > 1 else status.st_size
 
     def describe(self) -> str:
         """One line: the number of near-duplicates, groups and pairs."""
@@ -135,7 +144,7 @@ class FoundPhotos:
         count, size = self.could_go()
         lines.append(
             f"{count:,} copies could go, which would free {size / 1e6:,.1f} MB: those of the same file with "
-            "keep = no in near_duplicates.csv"
+            "keep = no in near_duplicates.csv; look before you delete"
         )
         return "\n".join(lines)
 

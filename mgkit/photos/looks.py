@@ -27,10 +27,10 @@ from mgkit.machine.distributed import main_first
 from mgkit.machine.files import writing
 from mgkit.machine.progress import progress
 from mgkit.photos.comparisons import Comparisons
-from mgkit.photos.copies.small import SIDE, small
+from mgkit.photos.copies.small import SIDE, content_box, share_of, squashed
 from mgkit.photos.embedding.table import Table
 
-FORMAT = 1  # increased when a table's rows or what they mean change
+FORMAT = 2  # increased when a table's rows or what they mean change
 REMARK = 150  # characters of a remark that are kept: all that `headers.remarks` can say
 LEAST = 256  # px, of the shorter side of a picture that is loaded for its look alone
 FEW = 64  # pictures that are not worth starting workers for
@@ -39,7 +39,7 @@ FACTS = np.dtype([
     ("width", "<i4"), ("height", "<i4"), ("size", "<i8"), ("changed", "<f8"), ("taken", "<f8"),
     ("camera", "?"), ("turned", "?"), ("remark", f"<U{REMARK}"),
 ])  # fmt: skip
-LOOK = np.dtype([("aspect", "<f8"), ("grey", "u1", (SIDE, SIDE))])
+LOOK = np.dtype([("aspect", "<f8"), ("content", "<f4"), ("grey", "u1", (SIDE, SIDE))])
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Facts:
     camera: whether it names the camera.
     turned: whether a rotation tag turns it.
     remark: what was done to it while it was read, as text; empty: nothing.
+    content: share of its area without bars and borders.
     """
 
     width: int
@@ -63,6 +64,7 @@ class Facts:
     camera: bool = False
     turned: bool = False
     remark: str = ""
+    content: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,13 @@ class Looks:
 
     grey: small, without bars and borders, squashed to a square ([N,64,64] uint8).
     aspects: width / height of what is in `grey` ([N]); NaN if the picture could not be read.
+    content: share of each one's area without bars and borders ([N]).
     table: their facts ([N], fields as of `Facts`).
     """
 
     grey: np.ndarray
     aspects: np.ndarray
+    content: np.ndarray
     table: np.ndarray
 
     @property
@@ -85,7 +89,8 @@ class Looks:
 
     def facts(self, i: int) -> Facts:
         values = dict(zip(FACTS.names, self.table[i].item(), strict=True))
-        return Facts(**values | {"taken": None if np.isnan(values["taken"]) else values["taken"]})
+        taken = None if np.isnan(values["taken"]) else values["taken"]
+        return Facts(**values | {"taken": taken, "content": float(self.content[i])})
 
 
 class WithLooks:
@@ -149,6 +154,8 @@ def describe_remarks(remarks: dict[str, str]) -> str:
 def photo_facts(images: ImageList, keys: np.ndarray, *, folder: Path, workers: int = 0) -> np.ndarray:
     """The facts of pictures ([N], fields as of `Facts`); only files that are new or changed are opened.
 
+    So are those that could not be read the last time.
+
     keys: what they are known by ([N])
     folder: holds the table
     workers: processes that read headers
@@ -157,7 +164,9 @@ def photo_facts(images: ImageList, keys: np.ndarray, *, folder: Path, workers: i
 
     def complete() -> np.ndarray:
         with table.locked():
-            new = np.flatnonzero(table.find(keys) < 0)
+            at = table.find(keys)
+            known = table.records()["row"][at.clip(min=0)] if len(table) else np.zeros(len(keys), FACTS)
+            new = np.flatnonzero((at < 0) | (known["width"] * known["height"] <= 1))
             note = partial(note_facts, table, images, keys)
             visit(note, new, workers=workers, description="reading the files' headers")
             table.arrange(keys)
@@ -196,8 +205,10 @@ def try_to_note(table: Table, keys: np.ndarray, i: int, picture: Image.Image) ->
 
 
 def note_look(table: Table, keys: np.ndarray, i: int, picture: Image.Image) -> None:
-    grey, aspect = small(picture)
-    table.append(keys[i : i + 1], np.array([(aspect, grey)], LOOK), lasting=False)
+    box = content_box(picture)
+    grey, aspect = squashed(picture, box)
+    row = (aspect, share_of(picture, box), grey)
+    table.append(keys[i : i + 1], np.array([row], LOOK), lasting=False)
 
 
 def photo_looks(
@@ -218,7 +229,7 @@ def photo_looks(
             visit(look, new, workers=workers, description="looking at pictures")
             table.arrange(keys)
             rows = table.rows(len(keys))
-        return Looks(rows["grey"], np.array(rows["aspect"]), facts)
+        return Looks(rows["grey"], np.array(rows["aspect"]), np.array(rows["content"]), facts)
 
     return main_first(complete)
 
@@ -227,7 +238,7 @@ def look_at(table: Table, images: ImageList, keys: np.ndarray, i: int) -> None:
     try:
         note_look(table, keys, i, images.load(i, least=LEAST))
     except UnreadableImageError:
-        table.append(keys[i : i + 1], np.array([(np.nan, 0)], LOOK), lasting=False)
+        table.append(keys[i : i + 1], np.array([(np.nan, 1, 0)], LOOK), lasting=False)
 
 
 def looks_table(folder: Path) -> Table:

@@ -188,7 +188,9 @@ def groups_of(
     least = thresholds.moment.value
     if own is None:
         measure = Measure(lambda *ends: task.comparisons.aligned(np.stack(ends, 1)), thresholds.file.value)
-        groups = near_duplicates(pairs, descriptors, least=least, choose=keeping.choose, measure=measure)
+        groups = near_duplicates(
+            pairs, descriptors, least=least, choose=keeping.choose, may_go=keeping.may_go, measure=measure
+        )
     else:
         groups = matches(pairs, len(descriptors), own, choose=keeping.choose, covers=keeping.covers)
     return groups, len(pairs), pairs_beyond(scores, least, others)

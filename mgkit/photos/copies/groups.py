@@ -32,6 +32,7 @@ IDENTICAL = 0.999  # similarity of identical pictures is 1 up to rounding
 Score = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 Choose = Callable[[Sequence[int]], tuple[int, str]]  # pictures -> position of the one that stays, and why
 Covers = Callable[[int, int], bool]  # whether nothing is lost with the second picture where the first is kept
+MayGo = Callable[[int], bool]  # whether a picture may be proposed to go where a better copy stays
 NO_COPY = {SAME_FILE: "no copy there is as good", SAME_MOMENT: "no copy of it is there"}
 
 
@@ -47,7 +48,7 @@ class Group:
     turns: how each is turned relative to the one that is kept, 1 to 8 as in the rotation tag.
     kept: position in `members` of the one that is proposed to stay.
     reason: why that one, as text.
-    going: indices of the images that are proposed to go.
+    going: indices of the images that are proposed to go: copies of a file only.
 
     Of SAME_FILE, similarities are correlations of the pictures laid over each other, if they were; else they
     are cosines of descriptors.
@@ -94,12 +95,13 @@ class Edges(NamedTuple):
 
 
 def near_duplicates(
-    pairs: Pairs, descriptors: np.ndarray, *, least: float, choose: Choose, measure: Measure | None = None
-) -> list[Group]:
+    pairs: Pairs, descriptors: np.ndarray, *, least: float, choose: Choose, may_go: MayGo,
+    measure: Measure | None = None,
+) -> list[Group]:  # fmt: skip
     """The groups of N pictures: copies of a file, then frames of a moment; the most alike first.
 
     A picture is in one group of each grade at most. Of a group of copies, only the one that is kept can be in
-    a group of a moment.
+    a group of a moment. Only copies of a file are proposed to go.
 
     descriptors: [N,D], L2-normalised.
     least: the least cosine similarity of frames of a moment.
@@ -108,15 +110,17 @@ def near_duplicates(
     """
     count = len(descriptors)
     score, found, stands_for = scores_of(pairs), [], np.arange(count)
-    turns = turns_along(pairs, score, count)
     same = pairs.grade == SAME_FILE
+    turns = turns_along(pairs.at(same), score[same], count)
     edges = Edges(pairs.first[same], pairs.second[same], score[same])
     for kept, copies in stars(edges, turns, measure, choose):
         stands_for[list(copies)] = kept
-        found.append(star_group(kept, copies, SAME_FILE, turns, choose))
+        group = star_group(kept, copies, SAME_FILE, turns, choose, centre=kept)
+        found.append(replace(group, going=tuple(i for i in group.members if i != kept and may_go(i))))
     edges = edges_between(pairs, stands_for, descriptors, least)
     for members, similarities, tightness in clusters(edges, descriptors, least):
-        found.append(group_of(members, similarities, SAME_MOMENT, tightness, turns, choose))
+        unturned = np.ones(count, np.int64)
+        found.append(group_of(members, similarities, SAME_MOMENT, tightness, unturned, choose))
     return in_order(found)
 
 
@@ -127,7 +131,8 @@ def matches(pairs: Pairs, count: int, own: int, *, choose: Choose, covers: Cover
     at least as good is among the others; none of those goes.
     """
     score, found = scores_of(pairs), []
-    turns = turns_along(pairs, score, count)
+    same = pairs.grade == SAME_FILE
+    turns = turns_along(pairs.at(same), score[same], count)
     across = np.flatnonzero((pairs.first < own) & (pairs.second >= own))
     across = across[np.argsort(pairs.first[across], kind="stable")]
     starts = np.flatnonzero(np.diff(pairs.first[across])) + 1
@@ -168,30 +173,37 @@ def group_of(
     tightness: float,
     turns: np.ndarray,
     choose: Choose,
+    *,
+    centre: int | None = None,
 ) -> Group:
-    """The group of pictures [m] with their similarities [m]; all go but the one that is kept.
+    """The group of pictures [m] with their similarities [m].
 
     turns: of all N pictures, see `turns_along`.
+    centre: the picture that is kept; None: the best of them.
     """
     kept, reason = choose(members)
+    if centre not in (None, members[kept]):
+        kept, reason = members.tolist().index(centre), "the best of all that are joined with these"
     indices = tuple(members.tolist())
     similarities = tuple(np.minimum(similarities, 1).tolist())  # of identical pictures 1 up to rounding
-    going = tuple(i for place, i in enumerate(indices) if place != kept)
     turned = relative(turns[members], kept)
-    return Group(indices, similarities, grade, min(tightness, 1.0), turned, kept, reason, going)
+    return Group(indices, similarities, grade, min(tightness, 1.0), turned, kept, reason)
 
 
 # --- Copies of a file
 
 
 def star_group(
-    centre: int, others: Mapping[int, float], grade: int, turns: np.ndarray, choose: Choose
-) -> Group:
-    """The group of a picture and others {index: similarity to it}."""
-    similarities = {centre: max(others.values())} | others
+    picture: int, others: Mapping[int, float], grade: int, turns: np.ndarray, choose: Choose,
+    *, centre: int | None = None,
+) -> Group:  # fmt: skip
+    """The group of a picture and others {index: similarity to it}; centre: see `group_of`."""
+    similarities = {picture: max(others.values())} | others
     members = np.array(sorted(similarities))
     scores = np.array([similarities[i] for i in members.tolist()])
-    return group_of(members, scores, grade, float(np.mean(list(others.values()))), turns, choose)
+    return group_of(
+        members, scores, grade, float(np.mean(list(others.values()))), turns, choose, centre=centre
+    )
 
 
 def stars(

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mgkit.data.headers import HOLDS_MORE
 from mgkit.photos.looks import Facts
 
+SAME_SHAPE = 0.01  # largest difference of width / height of pictures that have one shape
 # Of one picture at one quality they have different sizes: bytes tell something within a family only.
 FAMILIES = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".mpo"), "JPEG"),
@@ -19,7 +21,8 @@ FAMILIES = {
 
 
 def pixels(facts: Facts) -> int:
-    return facts.width * facts.height
+    """The pixels of a picture without its bars and borders, of which a screenshot has many."""
+    return round(facts.width * facts.height * round(facts.content, 2))
 
 
 def bytes_per_pixel(facts: Facts) -> float:
@@ -80,9 +83,20 @@ class Keeping:
             known, reason = [min(known, key=lambda each: self.paths[members[each[0]]])], "first by path"
         return known[0][0], reason
 
+    def may_go(self, i: int) -> bool:
+        """Whether a picture's file is known to hold nothing but what is shown: no RAW data, one frame."""
+        facts = self.facts(i)
+        return facts.width * facts.height > 1 and not any(part in facts.remark for part in HOLDS_MORE)
+
     def covers(self, kept: int, other: int) -> bool:
-        """Whether nothing is lost with another picture: not pixels, bytes of its format, or camera data."""
+        """Whether nothing is lost with another picture: not pixels, bytes of its format, or camera data.
+
+        It must not be cropped or turned by 90 degrees either.
+        """
         ours, theirs = self.facts(kept), self.facts(other)
+        shapes = ours.width * theirs.height, ours.height * theirs.width
+        if not self.may_go(other) or abs(shapes[0] - shapes[1]) > SAME_SHAPE * max(shapes):
+            return False
         fine = self.family(kept) == self.family(other) and ours.size >= theirs.size
         large = pixels(ours) >= pixels(theirs) and ours.camera >= theirs.camera
         return fine and large and not self.gone(kept)

@@ -13,7 +13,8 @@ SAME_MOMENT = 2  # another frame of what the other shows
 GRADES = {SAME_FILE: "the same file, edited", SAME_MOMENT: "the same moment"}
 MOST_COMPARED = 6  # nearest neighbours of a picture that are laid over it
 COSINES_AT_ONCE = 4096
-ANOTHER_TIME = 1.0  # s between two photographs
+ANOTHER_TIME = 1.0  # s between two photographs, or as little as this where both times have fractions:
+ANOTHER_FRACTION = 0.01
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.first)
+
+    def at(self, which: np.ndarray) -> "Pairs":
+        """Those of a mask or of indices."""
+        return Pairs(*(column[which] for column in vars(self).values()))
 
 
 def find_pairs(
@@ -72,7 +77,8 @@ def find_pairs(
     same_file = alignment >= thresholds.file.value  # not for NaN
     found = same_file | (similarity >= thresholds.moment.value)
     if taken is not None:
-        same_file &= ~(np.abs(taken[first] - taken[second]) >= ANOTHER_TIME)  # not for NaN
+        apart, exact = np.abs(taken[first] - taken[second]), (taken % 1 > 0)[first] & (taken % 1 > 0)[second]
+        same_file &= ~(apart >= np.where(exact, ANOTHER_FRACTION, ANOTHER_TIME))  # not for NaN
     grade = np.where(same_file, SAME_FILE, SAME_MOMENT)
     return Pairs(*(each[found] for each in (first, second, similarity, alignment, turn.clip(min=1), grade)))
 

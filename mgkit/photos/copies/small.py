@@ -13,6 +13,8 @@ LEAST = 0.25  # of the picture's area is kept
 SURROUNDINGS = 15  # side of the square whose mean is removed from each pixel (px)
 NOISE = 4.0  # contrast (of 255) that is not made larger
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom (px)
+
 # By the number of the rotation tag: what brings a picture upright that bears it.
 TURNS = {
     1: lambda x: x,
@@ -33,12 +35,23 @@ def small(image: Image.Image) -> tuple[np.ndarray, float]:
 
     The content is what is left without bars and borders: see `content_box`.
     """
-    left, top, right, bottom = content_box(image)
+    return squashed(image, content_box(image))
+
+
+def squashed(image: Image.Image, box: Box) -> tuple[np.ndarray, float]:
+    """A part of a picture (RGB) as grey [64,64] uint8, squashed to a square, and its width / height."""
+    left, top, right, bottom = box
     grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
     return np.asarray(grey), (right - left) / (bottom - top)
 
 
-def content_box(image: Image.Image) -> tuple[float, float, float, float]:
+def share_of(image: Image.Image, box: Box) -> float:
+    """The share of a picture's area that lies in a box."""
+    left, top, right, bottom = box
+    return (right - left) * (bottom - top) / (image.width * image.height)
+
+
+def content_box(image: Image.Image) -> Box:
     """(left, top, right, bottom) in px of a picture (RGB) without the bars of a screenshot and borders.
 
     Bars have one colour and lie on opposite sides, so that nothing is cut from a picture with a plain sky.

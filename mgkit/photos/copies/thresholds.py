@@ -113,7 +113,10 @@ def calibrated(
     elif exceeded > reached:
         value, how = exceeded, exceeded_by_strangers(exceeded, false_rate)
     else:
-        value, how = reached, f"{100 * KEPT_COPIES:g} % of the copies of each edit reach it"
+        value, how = (
+            reached,
+            f"{100 * KEPT_COPIES:g} % of the copies of each edit that can be compared reach it",
+        )
     return judged(value, how, copies, scores, strangers, edits=edits, compared=compared, images=images)
 
 
@@ -151,7 +154,7 @@ def judged(
     """A threshold with the errors to be expected of it."""
     nearest = scores[:, 0][np.isfinite(scores[:, 0])] if scores.shape[1] else np.empty(0, np.float32)
     images = len(nearest) if images is None else images
-    false_images = images * strangers.rate(value) if strangers else math.nan
+    false_images = images * strangers.rate(value) if strangers and value < MOST else math.nan
     above = (copies >= value) & (True if compared is None else compared)
     found = dict(zip(edits, above.mean(0).tolist(), strict=True)) if len(copies) else {}
     return Threshold(value, false_images, found, copies, nearest, how, images)

@@ -40,6 +40,21 @@ def save_report(found: FoundPhotos) -> Path:
     return folder / "report.html"
 
 
+def title_of(found: FoundPhotos) -> str:
+    """The title of the page; of two folders, how many pictures of the first were looked for."""
+    if found.against is None:
+        return f"{len(found.readable):,} pictures below {shown_name(found.images.root.name)}"
+    return f"{(found.readable < found.against).sum():,} pictures, looked for in another folder"
+
+
+def folders_of(found: FoundPhotos) -> str:
+    """The folder that holds the pictures; of two, which pictures were looked for in which."""
+    config = found.task.config
+    if found.against is None:
+        return shown_name(str(found.images.root))
+    return shown_name(f"{'; '.join(config.photos)}, looked for in {'; '.join(config.against)}")
+
+
 def report_text(found: FoundPhotos, folder: Path) -> str:
     """The report as HTML. folder: where thumbnails and map are kept."""
     parts, listing = sections(found), Listing.of(found, folder)
@@ -53,7 +68,7 @@ def report_text(found: FoundPhotos, folder: Path) -> str:
         files(__package__).joinpath(f"report.{kind}").read_text("utf-8") for kind in ("css", "js")
     )
     values = {
-        "title": f"{len(found.readable):,} pictures below {shown_name(found.images.root.name)}",
+        "title": title_of(found),
         "facts": facts(found), "how": how(found), "sections": parts,
         "uri": lambda i: jpeg_uri(thumbnails.jpeg(i)), "number": listing.number,
         "style": Markup(style), "style_hash": content_hash(style),
@@ -87,7 +102,7 @@ def facts(found: FoundPhotos) -> list[tuple[str, str]]:
     apart = found.against is not None
     against = [("The other folder", first_upper(found.describe_against()))] if apart else []
     return [
-        ("Folder", shown_name(str(found.images.root))),
+        ("Folder", folders_of(found)),
         ("Near-duplicates", found.describe()),
         *against,
         ("Could be freed", could_be_freed(found)),

@@ -37,7 +37,7 @@ def threshold_figure(thresholds: Thresholds) -> Figure:
 def show_threshold(panel: Axes, threshold: Threshold) -> None:
     """Draw the histograms and the threshold of one grade."""
     groups = {
-        "nearest other image": (threshold.nearest, COLOURS[0], "-"),
+        "nearest unrelated picture": (threshold.nearest, COLOURS[0], "-"),
         "edited copy and original": (threshold.copies.ravel(), COLOURS[1], "--"),
     }
     groups = {name: (values[np.isfinite(values)], *rest) for name, (values, *rest) in groups.items()}

@@ -17,8 +17,9 @@ MOST_CLASSES, MOST_PER_CLASS = 12, 8
 MOST_QUERIES, MOST_NEIGHBOURS = 50, 8
 MOST_MISSING = 96
 TURNS = {  # by the values of the rotation tag
-    2: "mirrored", 3: "turned by 180°", 4: "mirrored and turned by 180°", 5: "mirrored and turned by 90°",
-    6: "turned by 90°", 7: "mirrored and turned by 90°", 8: "turned by 90°",
+    2: "mirrored", 3: "turned by 180°", 4: "mirrored, then turned by 180°",
+    5: "mirrored, then turned by 90° counterclockwise", 6: "turned by 90° counterclockwise",
+    7: "mirrored, then turned by 90° clockwise", 8: "turned by 90° clockwise",
 }  # fmt: skip
 
 
@@ -70,7 +71,9 @@ def sections(found: FoundPhotos) -> list[Section]:
 KEYS = {SAME_FILE: "same-file", SAME_MOMENT: "same-moment"}
 EXPLAINED = {
     SAME_FILE: "Pictures that were made from each other: saved again, made smaller, cropped, turned or "
-    "retouched. One of each group is proposed to stay. Nothing was changed or deleted.",
+    "retouched. One of each group is proposed to stay. Nothing was "
+    "changed or deleted. Look before you delete: pages of one form, and photographs that differ in a small "
+    "part only, are taken for the same file.",
     SAME_MOMENT: "Different photographs of the same thing, as in a burst. These are no copies: look at them "
     "before you delete one.",
 }
@@ -112,7 +115,7 @@ def group_row(found: FoundPhotos, number: int, group: Group) -> Row:
     if np.isfinite(group.tightness):
         parts.append(f"mean similarity {group.tightness:.2f}")
     if group.grade == SAME_FILE and group.going:
-        freed = sum(found.facts(i).size for i in group.going)
+        freed = sum(map(found.freed_by, group.going))
         parts.append(f"{readable_bytes(freed)} could be freed")
     return Row(", ".join(parts), pictures, key=f"group-{number}")
 
