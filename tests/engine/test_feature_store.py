@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import in_processes, one_line_error, write_picture, write_uneven
+from support import in_processes, one_line_error, starting, write_picture, write_uneven
 from torch import nn
 
 from mgkit.backbones.backbone import Backbone
@@ -640,19 +640,9 @@ def embed_in_process(
 
 @pytest.fixture(scope="module")
 def start():
-    """A function that starts `embed_in_process`; all from one server, which has imported torch once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["mgkit.engine.feature_store", "pytest", "scipy.io"]
-    )  # what takes seconds to import
-
-    def begin(*args, **options):
-        args = (*map(str, args[:2]), *args[2:])
-        process = context.Process(target=embed_in_process, args=args, kwargs=options)
-        process.start()
-        return process
-
-    return begin
+    """A function that starts `embed_in_process`, with the first two arguments as texts."""
+    begin = starting(embed_in_process, "mgkit.engine.feature_store")
+    return lambda images, folder, *args, **options: begin(str(images), str(folder), *args, **options)
 
 
 @pytest.fixture(scope="module")

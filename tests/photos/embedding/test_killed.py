@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import noise
+from support import noise, starting
 from torch import nn
 
 from mgkit.backbones.backbone import Backbone
@@ -81,16 +81,8 @@ def run(photos: Path, folder: Path, workers: int = 0, lines: int | None = None) 
 
 @pytest.fixture(scope="module")
 def start():
-    """A function that starts `run` in a process; all from one server, which has imported torch once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mgkit.photos.embedding.nearest", "pytest", "scipy.io"])
-
-    def begin(*args, **options):
-        process = context.Process(target=run, args=args, kwargs=options)
-        process.start()
-        return process
-
-    return begin
+    """A function that starts `run` in a process."""
+    return starting(run, "mgkit.photos.embedding.nearest")
 
 
 @pytest.fixture(scope="module")
