@@ -101,7 +101,7 @@ Sizes = Annotated[list[Pixels], Field(min_length=1, max_length=MOST_ITEMS), Dist
 Texts = Annotated[list[Text], Field(max_length=MOST_ITEMS), Distinct]
 Crop = Literal["square", "rect"]
 Tokens = Literal["patches", "class", "both"]  # of a transformer, that are pooled
-Criterion = Literal["pixels", "camera", "compression", "date", "upright"]  # for a picture to be kept
+Criterion = Literal["pixels", "camera", "date", "compression", "upright"]  # for a picture to be kept
 Reranking = Literal["average_qe", "alpha_qe", "dba", "k_reciprocal", "diffusion"]
 
 Processes = Annotated[int | str, AfterValidator(check_processes)]
@@ -391,7 +391,7 @@ class PhotosConfig(NetworkConfig):
     threshold: Annotated[float, Field(gt=0, le=1)] | None = None  # cosine; None: calibrated
     false_rate: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
     keep: Annotated[list[Criterion], Field(min_length=1), Distinct] = dataclasses.field(
-        default_factory=lambda: ["pixels", "camera", "compression", "date", "upright"]
+        default_factory=lambda: ["pixels", "camera", "date", "compression", "upright"]
     )  # what decides, in this order, which picture of a group is proposed to stay
     index: Text = ""  # a faiss string; empty: exact search, or HNSW for a large collection
     queries: whole(0, 1000) = 12  # shown in the report

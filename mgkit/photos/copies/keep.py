@@ -37,11 +37,11 @@ def date(facts: Facts) -> float:
 CRITERIA: dict[str, tuple[Callable[[Facts], float], Callable[[Facts], str]]] = {
     "pixels": (pixels, lambda facts: f"most pixels: {facts.width} x {facts.height}"),
     "camera": (lambda facts: facts.camera, lambda facts: "camera data"),
+    "date": (lambda facts: -date(facts), lambda facts: f"oldest: {day(date(facts))}"),
     "compression": (
         bytes_per_pixel,
         lambda facts: f"least compressed: {bytes_per_pixel(facts):.2f} bytes per pixel",
     ),
-    "date": (lambda facts: -date(facts), lambda facts: f"oldest: {day(date(facts))}"),
     "upright": (lambda facts: not facts.turned, lambda facts: "not turned"),
 }
 
