@@ -112,7 +112,7 @@ def retrieval_rows(folder: Path) -> list:
 def photos(folder: Path) -> list:
     results = read_json(folder / "results.json")
     assert f"{results['size']} px, p = " in (folder / "report.html").read_text(encoding="utf-8")
-    return [results[key] for key in ("size", "threshold", "groups", "pairs")]
+    return [results["size"], results["same_moment"]["threshold"], results["groups"], results["pairs"]]
 
 
 def values_of(*keys: str) -> Callable[[Path], list]:
