@@ -102,7 +102,7 @@ def thresholds_of(
     farther = np.where(np.isfinite(scores[place]), readable[nearest[place]], -1)
     return learn_thresholds(
         task.folder.images, task.comparisons, scores, chosen, farther, cosines,
-        false_rate=task.config.false_rate, given=task.config.threshold,
+        similar=scores[place], false_rate=task.config.false_rate, given=task.config.threshold,
     )  # fmt: skip
 
 

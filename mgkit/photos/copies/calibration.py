@@ -23,6 +23,7 @@ def learn_thresholds(
     farther: np.ndarray,
     cosines: np.ndarray,
     *,
+    similar: np.ndarray | None = None,
     false_rate: float = 0.02,
     given: float | None = None,
 ) -> Thresholds:
@@ -33,6 +34,7 @@ def learn_thresholds(
     chosen: indices of the pictures whose edited copies are looked at ([m]).
     farther: indices of their farther neighbours ([m,k]); -1 if missed.
     cosines: of their embedded copies to them ([m,F], F = len(EMBEDDED)); without a network [0,F].
+    similar: similarities of the farther neighbours ([m,k]): those that may be copies are no strangers.
     false_rate: share of the pictures of which a stranger may exceed a threshold.
     given: the threshold of the similarity, if it is not learned.
 
@@ -43,6 +45,8 @@ def learn_thresholds(
     crops = [k for k, name in enumerate(EMBEDDED) if name not in FRAMES]
     known = cosines[:, crops][np.isfinite(cosines[:, crops])]
     floor = min(float(np.quantile(known, 1 - FOUND)), moment.value) if known.size else -math.inf
+    if similar is not None and math.isfinite(floor):
+        farther = np.where(similar < floor, farther, -1)
     chosen, farther, cosines = chosen[:ALIGNED], farther[:ALIGNED, -STRANGERS:], cosines[:ALIGNED]
     fits, compared = comparisons.of_copies(photos, chosen)
     for k, name in enumerate(EMBEDDED):

@@ -202,13 +202,14 @@ class Strangers:
     def among(cls, scores: np.ndarray) -> "Strangers | None":
         """Those of similarities to some of them [N,k], which need not be the nearest. None: unknown.
 
-        They fall exponentially from the largest tenth on.
+        They fall exponentially from the largest tenth on, as fast as from the median to there: the very
+        largest may be no strangers.
         """
         known = scores[np.isfinite(scores)]
         if np.isfinite(scores).any(1).sum() < FEWEST:
             return None
-        last = float(np.quantile(known, 1 - LARGEST))
-        scale = float(np.median(known[known >= last] - last)) / math.log(2)  # some may be no strangers
+        middle, last = np.quantile(known, (0.5, 1 - LARGEST)).tolist()
+        scale = (last - middle) / math.log(0.5 / LARGEST)
         return cls(np.array([last]), LARGEST * scores.shape[1], max(scale, 1e-6))
 
     def threshold(self, share: float) -> float:

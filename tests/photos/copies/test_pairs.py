@@ -165,3 +165,21 @@ def test_a_picture_that_vanishes_is_left_out(photos, monkeypatch):
     monkeypatch.setattr(type(photos), "load", load)
     fits, alike = laid_copies(photos.subset(np.arange(3)), (grey.grey, grey.aspects), np.arange(3))
     assert np.isnan(fits[1]).all() and not alike[1].any() and np.isfinite(fits[[0, 2]]).all()
+
+
+def test_neighbours_as_similar_as_copies_are_no_strangers(photos, monkeypatch):
+    """In a folder that holds each picture many times, farther neighbours are copies, too."""
+    cosines, similar = np.full((24, len(EMBEDDED)), 0.8), np.full((24, 8), 0.3)
+    alone = learned(photos, monkeypatch, cosines, given=0.7, similar=similar)
+    original = Comparisons.aligned
+
+    def aligned(self, pairs):
+        return np.where(pairs[:, 1] < 6, 0.99, original(self, pairs))  # as of copies
+
+    monkeypatch.setattr(Comparisons, "aligned", aligned)
+    rng = np.random.default_rng(0)
+    rng.exponential(0.05, (24, 200))
+    farther = np.stack([rng.permutation(np.delete(np.arange(24), i))[:8] for i in range(24)])
+    found = learned(photos, monkeypatch, cosines, given=0.7, similar=np.where(farther < 6, 0.9, 0.3))
+    without = learned(photos, monkeypatch, cosines, given=0.7)
+    assert found.file.value == pytest.approx(alone.file.value, abs=0.05) and without.file.value > 0.98
