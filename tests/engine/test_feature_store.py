@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import in_processes, one_line_error, starting, write_picture, write_uneven
+from support import die_at, in_processes, one_line_error, starting, write_picture, write_uneven
 from torch import nn
 
 from mgkit.backbones.backbone import Backbone
@@ -624,17 +624,7 @@ def embed_in_process(
     store.SHARD = shard
     net, images = process_network(), class_folders(root)
     if lines is not None:
-        own, left = {store.__file__, sys.modules["mgkit.machine.files"].__file__}, [lines]
-
-        def at_line(frame, event, argument):
-            if frame.f_code.co_filename not in own:
-                return None
-            left[0] -= event == "line"
-            if left[0] < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return at_line
-
-        sys.settrace(at_line)
+        die_at(lines, store, sys.modules["mgkit.machine.files"])
     stored_features(net, images, ps=[1.0, 3.0], folder=folder, workers=workers, **OPTIONS)
 
 

@@ -18,14 +18,13 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import squareform
 
 from mgkit.photos.copies.orientation import THEN, relative, turns_along
-from mgkit.photos.copies.pairs import SAME_FILE, SAME_MOMENT, Pairs
+from mgkit.photos.copies.pairs import SAME_FILE, SAME_MOMENT, Pairs, cosines
 from mgkit.photos.copies.small import UNDONE
 
 # Of the threshold of a pair, that the mean of a group's pairs reaches: the nearest two of several frames are
 # more alike than the others. With 1, fewer objects of UKBench stay whole (Lite0: 53 instead of 72 %).
 SHARE = 0.8
 MOST = 2000  # pictures of a moment whose similarities are held at once: 32 MB
-AT_ONCE = 4096  # pairs whose descriptors are compared at once
 IDENTICAL = 0.999  # similarity of identical pictures is 1 up to rounding
 
 # Pictures i [P] and j [P], and how the second is turned relative to the first [P] -> similarities [P].
@@ -298,15 +297,6 @@ def edges_between(pairs: Pairs, stands_for: np.ndarray, descriptors: np.ndarray,
     which = (ends[0] != ends[1]) & (similarity >= least)
     which[1:] &= (np.diff(ends) != 0).any(0)
     return Edges(ends[0, which], ends[1, which], similarity[which])
-
-
-def cosines(descriptors: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The similarities [P] of pictures first [P] and second [P], in bounded memory."""
-    found = np.empty(len(first))
-    for start in range(0, len(first), AT_ONCE):
-        part = slice(start, start + AT_ONCE)
-        found[part] = (descriptors[first[part]] * descriptors[second[part]]).sum(1)
-    return found
 
 
 def clusters(

@@ -1,7 +1,6 @@
 """Killed at any moment, the next run completes what was begun, with the results of an undisturbed run."""
 
 import multiprocessing
-import os
 import signal
 import sys
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import noise, starting
+from support import die_at, noise, starting
 from torch import nn
 
 from mgkit.backbones.backbone import Backbone
@@ -34,21 +33,6 @@ def network() -> MultiGrain:
     return MultiGrain(Backbone("tiny", features, 8), num_classes=3).eval()
 
 
-def die_at(lines: int) -> None:
-    """Die by SIGKILL at so manieth line of the code that keeps what is known of pictures."""
-    own, left = {module.__file__ for module in (files, looks, growing, nearest, table, whitening)}, [lines]
-
-    def at_line(frame, event, argument):
-        if frame.f_code.co_filename not in own:
-            return None
-        left[0] -= event == "line"
-        if left[0] < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return at_line
-
-    sys.settrace(at_line)
-
-
 def run(photos: Path, folder: Path, workers: int = 0, lines: int | None = None) -> None:
     """What a search keeps: facts, features, looks, a whitening and neighbours; the results go to a file."""
     torch.set_num_threads(1)
@@ -56,7 +40,7 @@ def run(photos: Path, folder: Path, workers: int = 0, lines: int | None = None) 
     growing.WINDOW = 16
     net = network()
     if lines is not None:
-        die_at(lines)
+        die_at(lines, files, looks, growing, nearest, table, whitening)
     images = find_photos([photos], side=32).images
     keys, options = fingerprints(images), {"folder": folder / "seen", "workers": workers}
     facts = looks.photo_facts(images, keys, **options)
