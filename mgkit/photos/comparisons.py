@@ -9,16 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
-from mgkit.machine.files import atomic_write
 from mgkit.machine.progress import progress
 from mgkit.photos.copies.alignment import aligned, alignments
 from mgkit.photos.copies.edits import EDITS, small_copies
 from mgkit.photos.copies.small import as_turned
 from mgkit.photos.copies.turned import ALIKE, best_turns, look_alikes, low_resolution
+from mgkit.photos.embedding.arrays import read_arrays, write_arrays
 from mgkit.photos.embedding.nearest import FEW, changed
 from mgkit.photos.embedding.table import Table, right
 from mgkit.photos.folder import PhotoList
@@ -146,19 +145,18 @@ class KeptCandidates:
 
     def read(self, own: int | None) -> tuple[np.ndarray, np.ndarray] | None:
         """The keys of the pictures [n], and the candidates [P,3]; None if they are of other queries."""
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                keys, found, queries = file["keys"], file["found"], int(file["own"])
-        except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile):
+        arrays = read_arrays(self.path, "keys", "found", "own")
+        if arrays is None:
             return None
+        keys, found, queries = arrays
         whole = keys.dtype == np.uint64 and keys.ndim == 1 and found.dtype == np.int64
-        whole = whole and found.ndim == 2 and found.shape[1] == 3 and queries == number_of(own)
+        whole = whole and found.ndim == 2 and found.shape[1] == 3
+        whole = whole and np.array_equal(queries, number_of(own))
         inside = whole and ((found >= 0) & (found < [len(keys), len(keys), 9])).all()
         return (keys, found) if inside else None
 
     def write(self, own: int | None, keys: np.ndarray, found: np.ndarray) -> None:
-        with atomic_write(self.path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, keys=keys, found=found, own=np.array(number_of(own)))
+        write_arrays(self.path, keys=keys, found=found, own=np.array(number_of(own)))
 
 
 def number_of(own: int | None) -> int:

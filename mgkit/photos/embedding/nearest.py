@@ -7,14 +7,13 @@ in the new ones, and those that lost a neighbour search again; exactly, whatever
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from mgkit.config import PhotosConfig
 from mgkit.features import ROWS, rows_at
-from mgkit.machine.files import atomic_write
 from mgkit.machine.progress import progress
+from mgkit.photos.embedding.arrays import read_arrays, write_arrays
 from mgkit.retrieval import indices
 from mgkit.retrieval.search import slices, top_k
 
@@ -53,12 +52,10 @@ class KeptLists:
 
     def read(self) -> Lists | None:
         """The lists; None if there are none, or if they are damaged or of other descriptors."""
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                found = Lists(file["keys"], file["scores"], file["indices"])
-                made_of = str(file["made_of"])
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        arrays = read_arrays(self.path, "keys", "scores", "indices", "made_of")
+        if arrays is None:
             return None
+        found, made_of = Lists(*arrays[:3]), str(arrays[3])
         shape = (len(found.keys), NEIGHBOURS)
         whole = found.keys.dtype == np.uint64 and found.scores.dtype == np.float32
         whole &= found.scores.shape == shape and found.indices.shape == shape
@@ -66,9 +63,8 @@ class KeptLists:
         return found if whole and ((found.indices >= 0) & (found.indices < shape[0])).all() else None
 
     def write(self, lists: Lists) -> None:
-        with atomic_write(self.path) as temporary, open(temporary, "wb") as file:
-            values = vars(lists) | {"indices": lists.indices.astype(np.int32)}
-            np.savez(file, **values, made_of=np.array(self.made_of))
+        values = vars(lists) | {"indices": lists.indices.astype(np.int32)}
+        write_arrays(self.path, **values, made_of=np.array(self.made_of))
 
 
 def changed(keys: np.ndarray, earlier: np.ndarray) -> float:

@@ -7,7 +7,6 @@ descriptors of all.
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -15,8 +14,8 @@ import torch
 from mgkit.config import PhotosConfig
 from mgkit.data.images import evenly
 from mgkit.features import in_blocks, rows_at
-from mgkit.machine.files import atomic_write
 from mgkit.model import MultiGrain, Whitening, append_one
+from mgkit.photos.embedding.arrays import read_arrays, write_arrays
 from mgkit.photos.embedding.nearest import FEW, changed
 from mgkit.whitening import fit_pca_whitening
 
@@ -42,15 +41,13 @@ class KeptWhitening:
 
     def read(self, dimensions: int) -> tuple[Whitening, str] | None:
         """The whitening and the phrase on it; None if there is none, or the pictures are no longer those."""
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                mean, projection = torch.from_numpy(file["mean"]), torch.from_numpy(file["projection"])
-                keys, why = file["keys"], str(file["why"])
-        except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile):
+        arrays = read_arrays(self.path, "mean", "projection", "keys", "why")
+        if arrays is None or {each.dtype for each in arrays[:2]} != {np.dtype(np.float32)}:
             return None
+        mean, projection, keys, why = *map(torch.from_numpy, arrays[:2]), arrays[2], str(arrays[3])
         shapes = (mean.shape, projection.shape) == ((dimensions,), (dimensions, dimensions))
         finite = shapes and bool(mean.isfinite().all() and projection.isfinite().all())
-        if not finite or mean.dtype != torch.float32 or projection.dtype != torch.float32:
+        if not finite:
             return None
         if changed(self.keys, keys) > FEW:
             print("the whitening is learned anew: more than a fifth of its pictures are new or gone")
@@ -61,8 +58,7 @@ class KeptWhitening:
 
     def write(self, whitening: Whitening, why: str) -> None:
         arrays = {name: value.cpu().numpy() for name, value in matrices(whitening).items()}
-        with atomic_write(self.path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **arrays, keys=self.keys, why=np.array(why))
+        write_arrays(self.path, **arrays, keys=self.keys, why=np.array(why))
 
 
 def matrices(whitening: Whitening) -> dict[str, torch.Tensor]:

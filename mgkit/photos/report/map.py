@@ -15,7 +15,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from mgkit.explore.style import GREY, encoded
-from mgkit.photos.report.kept import read_arrays, write_arrays
+from mgkit.photos.embedding.arrays import read_arrays, write_arrays
 from mgkit.photos.report.thumbnails import square
 from mgkit.retrieval.search import top_k
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from mgkit.engine.feature_store import features_folder
 from mgkit.engine.run import opened_folder, stage_folder
 from mgkit.machine.files import write_text
 from mgkit.machine.printable import shown_name
 from mgkit.machine.progress import progress
 from mgkit.photos.found import FoundPhotos
-from mgkit.photos.report.kept import kept_folder
 from mgkit.photos.report.listing import Listing, script_data
 from mgkit.photos.report.sections import could_be_freed, first_upper, sections, shown_of
 from mgkit.photos.report.thumbnails import Thumbnails, jpeg_uri
@@ -34,7 +34,7 @@ def save_report(found: FoundPhotos) -> Path:
     config = found.task.config
     if config.node_rank:
         return stage_folder(config) / "report.html"
-    text = report_text(found, kept_folder(config))
+    text = report_text(found, features_folder(config.experiment))
     with opened_folder(config) as folder:
         write_text(folder / "report.html", text)
     return folder / "report.html"

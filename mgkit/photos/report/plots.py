@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mgkit.data.images import ImageList
+from mgkit.engine.feature_store import features_folder
 from mgkit.explore.style import COLOURS, axes_grid, frame, picture_tile, show_image, style
 from mgkit.machine.printable import shortened
 from mgkit.photos.copies.pairs import GRADES, SAME_FILE, SAME_MOMENT
 from mgkit.photos.copies.thresholds import Threshold, Thresholds
 from mgkit.photos.found import FoundPhotos
-from mgkit.photos.report.kept import kept_folder
 from mgkit.photos.report.listing import Listing
 from mgkit.photos.report.map import on_a_grid
 from mgkit.photos.report.sections import first_upper
@@ -77,7 +77,7 @@ def map_of_photos(found: FoundPhotos, *, columns: int = 26, rows: int = 15) -> F
 
     Raises ValueError where there are too few different pictures.
     """
-    folder = kept_folder(found.task.config)
+    folder = features_folder(found.task.config.experiment)
     listing = Listing.of(found, folder)
     if listing.places is None:
         raise ValueError("there are too few different pictures for a map")

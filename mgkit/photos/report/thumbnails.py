@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from mgkit.data.decoding import UnreadableImageError, load_image, without_warnings
 from mgkit.data.images import ImageList, fingerprints
 from mgkit.explore.style import GREY, encoded
-from mgkit.photos.report.kept import read_arrays, write_arrays
+from mgkit.photos.embedding.arrays import read_arrays, write_arrays
 
 SIDE = 128  # of a thumbnail, px
 QUALITIES = (75, 45, 20)  # of its JPEG: the first that keeps it small

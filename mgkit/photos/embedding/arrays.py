@@ -1,18 +1,11 @@
-"""What is kept between reports, as arrays in a file of an experiment's features."""
+"""What is kept between runs, as arrays in a file of an experiment's features."""
 
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from mgkit.config import PhotosConfig
-from mgkit.engine.feature_store import features_folder
 from mgkit.machine.files import atomic_write
-
-
-def kept_folder(config: PhotosConfig) -> Path:
-    """Where the reports of an experiment keep what they use again."""
-    return features_folder(config.experiment)
 
 
 def read_arrays(path: Path, *names: str) -> tuple[np.ndarray, ...] | None:
