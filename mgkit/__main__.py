@@ -10,7 +10,9 @@ from traceback import format_exc
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from mgkit.claims.run import run_claims
 from mgkit.config import (
+    ClaimsConfig,
     ClassifyConfig,
     DescribeConfig,
     FinetunePConfig,
@@ -35,6 +37,7 @@ from mgkit.stages.finetune_p import run_finetune_p
 from mgkit.stages.train import run_training
 from mgkit.stages.whiten import run_whitening
 
+TRAINING = (TrainConfig, ClaimsConfig)  # the stages that save when they are asked to stop
 STAGES = {  # name: config class, function that runs the stage
     config_class.stage: (config_class, run)
     for config_class, run in (
@@ -45,6 +48,7 @@ STAGES = {  # name: config class, function that runs the stage
         (RetrievalConfig, run_embedding),
         (DescribeConfig, run_describing),
         (PhotosConfig, run_photos),
+        (ClaimsConfig, run_claims),
     )
 }
 
@@ -53,7 +57,7 @@ STAGES = {  # name: config class, function that runs the stage
 def run_stage(stage: str, config_file: str, stop: StopRequest) -> None:
     """Run a stage; an error that a restart cannot mend is written for the launcher (`write_ending`)."""
     config_class, run = STAGES[stage]
-    options = {"asked_to_stop": stop} if config_class is TrainConfig else {}  # the others do not save
+    options = {"asked_to_stop": stop} if config_class in TRAINING else {}
     try:
         with process_group():
             run(from_yaml(config_class, config_file), **options)
@@ -84,7 +88,7 @@ def fail_for_good(error: Exception) -> None:
 def main() -> None:
     """Run the stage given on the command line; exits with 0 unless a restart may help."""
     stage, config_file = sys.argv[1:]
-    stop = StopRequest(saves=stage == TrainConfig.stage)
+    stop = StopRequest(saves=stage in [config_class.stage for config_class in TRAINING])
     print_anything()
     sys.stdout = Unbreakable(sys.stdout)
     leave_printing_to_main()

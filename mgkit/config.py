@@ -96,12 +96,14 @@ Rate = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Distance = Annotated[float, Field(ge=0, le=10)]  # between embeddings it is at most 2
 Momentum = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Scale = Annotated[float, Field(gt=0, le=8, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Distinct = AfterValidator(check_distinct)
 Sizes = Annotated[list[Pixels], Field(min_length=1, max_length=MOST_ITEMS), Distinct]
 Texts = Annotated[list[Text], Field(max_length=MOST_ITEMS), Distinct]
 Crop = Literal["square", "rect"]
 Tokens = Literal["patches", "class", "both"]  # of a transformer, that are pooled
 Criterion = Literal["pixels", "camera", "date", "compression", "upright"]  # for a picture to be kept
+Arm = Literal["plain", "repeated", "joint", "joint_p1", "joint_AA"]  # of 07
 Reranking = Literal["average_qe", "alpha_qe", "dba", "k_reciprocal", "diffusion"]
 
 Processes = Annotated[int | str, AfterValidator(check_processes)]
@@ -419,6 +421,48 @@ class PhotosConfig(NetworkConfig):
             filled["size"] = PHOTO_SIZE if self.off_the_shelf() or filled else SMALL_SIZE
         for name, value in filled.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+class ClaimsConfig(StageConfig):
+    """The paper's claims, by trainings of several arms, budgets and seeds (section 4.2)."""
+
+    stage: ClassVar[str] = "claims"
+    notebook: ClassVar[str] = "07_claims"
+
+    benchmarks: Text = ""  # a folder with holidays/, ukbench/, copydays/; empty: those below data
+    arms: Annotated[list[Arm], Field(min_length=1), Distinct] = dataclasses.field(
+        default_factory=lambda: ["plain", "repeated", "joint"]
+    )
+    budgets: Annotated[list[whole(1, 10**6)], Field(min_length=1, max_length=100), Distinct] = (
+        dataclasses.field(default_factory=lambda: [1, 3])
+    )  # epochs
+    seeds: Annotated[list[whole(0, 999)], Field(min_length=1), Distinct] = dataclasses.field(
+        default_factory=lambda: [0, 1]
+    )
+    lrs: Annotated[list[Rate], Field(min_length=1, max_length=100), Distinct] = dataclasses.field(
+        default_factory=lambda: [0.02]
+    )  # of several, the best for each arm on another seed
+    lr_drops: Annotated[list[Share], Field(max_length=100), Distinct] = dataclasses.field(
+        default_factory=lambda: [0.5, 0.75]
+    )  # shares of a budget
+    hours: Annotated[float, Field(ge=0, le=10**5)] = 0.0  # after which no training starts; 0: no limit
+    backbone: BackboneName = "resnet8"
+    pretrained_backbone: bool = False
+    backbone_lr: Rate = 1.0
+    batch_norm: Literal["local", "sync", "frozen"] = "local"
+    size: Pixels = 64
+    batch_size: Batch = 36
+    len_factor: Annotated[float, Field(gt=0, le=1000)] = 2.0
+    crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.3
+    eval_size: Pixels = 96
+    copies: whole(2, 10**6) = 200  # made of validation images where benchmarks has no Copydays
+    larger_sizes: Annotated[list[Pixels], Field(max_length=MOST_ITEMS), Distinct] = dataclasses.field(
+        default_factory=lambda: [96, 128, 160]
+    )  # of p*
+    whitening_images: Annotated[list[whole(2, 10**9)], Field(max_length=MOST_ITEMS), Distinct] = (
+        dataclasses.field(default_factory=lambda: [500, 2000, 8000])
+    )
 
 
 def make(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:

@@ -12,7 +12,7 @@ import mgkit
 ROOT = Path(mgkit.__file__).parent
 LAYERS = (  # "" is the method: the files at the top of mgkit/
     {"machine"}, {"data", "mini", "backbones"}, {"benchmarks"}, {""}, {"retrieval"}, {"engine"}, {"stages"},
-    {"explore"}, {"photos", "board", "descriptors"}, {"demo", "__main__"},
+    {"explore"}, {"photos", "board", "descriptors"}, {"claims"}, {"demo", "__main__"},
 )  # fmt: skip
 FREE = {
     "losses",

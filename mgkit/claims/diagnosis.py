@@ -1,0 +1,68 @@
+"""What a trained embedding looks like: distances of copies and of other images, and its dimensions.
+
+It shows whether an arm trains as it should: triplets that still cost something, and no collapse."""
+
+import math
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import torch
+
+from mgkit.config import TrainConfig
+from mgkit.data.images import ImageList
+from mgkit.engine.loop import training_loader
+from mgkit.losses import distance, sample_triplets
+from mgkit.machine.device import to_device
+from mgkit.model import MultiGrain
+from mgkit.training import epoch_batches, seed_of
+
+BATCHES = 20
+
+
+def diagnosis(net: MultiGrain, beta: float, images: ImageList, config: TrainConfig) -> dict[str, float]:
+    """Distances in batches of repeated augmentation, and the effective rank of the embeddings.
+
+    beta: of the margin loss
+    images: training images, of which BATCHES batches are drawn, with three copies an image for every arm
+
+    Returns beta, the median distances of positives and of sampled negatives, the shares of both that still
+    cost something (with the margin loss only), the median distance of two images, and the effective rank: the
+    exponential of the entropy of the covariance's eigenvalues. The network is put in eval mode.
+    """
+    config = replace(config, repetitions=max(config.repetitions, 3), workers=0)
+    device = next(net.parameters()).device
+    batches = epoch_batches(images, config)
+    batches.set_epoch(config.epochs)  # not one that it was trained on
+    generator = torch.Generator(device).manual_seed(seed_of(config.seed, config.epochs))
+    positive, negative, every = [], [], []
+    net.eval()
+    for batch in islice(training_loader(images, batches, net, config, device), BATCHES):
+        with torch.no_grad():
+            e = net(to_device(batch.image, device))["normalized_embedding"]  # [B,D]
+            anchor, near, far = sample_triplets(e, to_device(batch.instance, device), generator)  # [T] each
+            positive.append(distance(e[anchor], e[near]).cpu())
+            negative.append(distance(e[anchor], e[far]).cpu())
+        every.append(e[:: config.repetitions].cpu())
+    positive, negative, every = torch.cat(positive), torch.cat(negative), torch.cat(every)
+    found = {
+        "positive distance": positive.median().item(), "negative distance": negative.median().item(),
+        "distance": torch.pdist(every).median().item(), "effective rank": effective_rank(every.numpy()),
+    }  # fmt: skip
+    if config.lambda_ < 1:
+        found |= {
+            "beta": beta,
+            "positives that cost": (positive > beta - config.margin).double().mean().item(),
+            "negatives that cost": (negative < beta + config.margin).double().mean().item(),
+        }
+    return found
+
+
+def effective_rank(rows: np.ndarray) -> float:
+    """The exponential of the entropy of the eigenvalues of the covariance of rows [N,D]; at least 1."""
+    values = np.linalg.svd(rows - rows.mean(0), compute_uv=False) ** 2
+    total = values.sum()
+    if total <= 0:
+        return 1.0
+    shares = values[values > 0] / total
+    return math.exp(-(shares * np.log(shares)).sum())

@@ -1,0 +1,179 @@
+"""What is measured of every trained network: each image and query apart, so that arms can be compared."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, Field, FiniteFloat, PositiveInt
+
+from mgkit.benchmarks.find import find_sets, is_there
+from mgkit.benchmarks.retrieval_set import RetrievalSet
+from mgkit.claims.copies import set_of_copies
+from mgkit.claims.plan import Training, samples
+from mgkit.config import ClaimsConfig, TrainConfig, different
+from mgkit.data.images import ImageList, list_hash
+from mgkit.engine.run import experiment_folder
+from mgkit.features import Passes, embed, frozen_backbone
+from mgkit.finetune import sweep_hits
+from mgkit.machine.files import find_path, write_text
+from mgkit.machine.records import check_values, read_json
+from mgkit.model import MultiGrain
+from mgkit.retrieval.protocols import retrieve
+from mgkit.stages.inputs import data_root, in_classes_of
+
+TOP1, COPIES = "top-1", "copies"
+SETS = ("holidays", "ukbench", "copydays")
+UNITS = {
+    TOP1: "top-1",
+    "holidays": "mAP",
+    "ukbench": "score",
+    COPIES: "mAP",
+}  # measures, as protocols names them
+TITLES = {TOP1: "top-1", "holidays": "Holidays", "ukbench": "UKBench", COPIES: "copies"}
+PLACES = ("experiment", "data")  # parameters of 01 that say where, not what
+DIGITS = 4  # of an average precision in a file
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What all networks are measured on.
+
+    images: labelled for validation
+    sets: {measure: retrieval set}
+    groups: what each image or query shows, {measure: [Q]}; those of one group are drawn together
+    """
+
+    images: ImageList
+    sets: Mapping[str, RetrievalSet]
+    groups: Mapping[str, np.ndarray]
+
+    def record(self, config: ClaimsConfig) -> dict:
+        """What decides on the measured values, beside the network."""
+        hashes = {TOP1: list_hash(self.images)} | {
+            name: list_hash(one.images) for name, one in self.sets.items() if name != COPIES
+        }
+        return {"size": config.eval_size, "images": hashes, "copies": len(self.sets[COPIES].queries)}
+
+
+def evaluation(config: ClaimsConfig, val_images: ImageList) -> Evaluation:
+    """The validation images, and the retrieval sets below `benchmarks`; without Copydays, copies are made.
+
+    Raises as `find_sets` and `set_of_copies`.
+    """
+    root = find_path(config.benchmarks) if config.benchmarks else data_root(config.data)
+    names = [name for name in SETS if is_there(root, name)]
+    found = find_sets(root, names=names, incomplete=config.on_unreadable) if names else []
+    sets = {name: one for name, one in zip(names, found, strict=True) if name != "copydays"}
+    if "copydays" in names:
+        sets[COPIES] = found[names.index("copydays")]
+    else:
+        sets[COPIES] = set_of_copies(val_images, config.copies, config.experiment)
+    groups = {name: groups_of(one) for name, one in sets.items()}
+    return Evaluation(val_images, sets, {TOP1: np.arange(len(val_images))} | groups)
+
+
+def groups_of(one: RetrievalSet) -> np.ndarray:
+    """A number for what each query shows, [Q]: the first image among it and its positives."""
+    return np.array([
+        min(query, *positives) for query, positives in zip(one.queries, one.positives, strict=True)
+    ])  # fmt: skip
+
+
+def measure(net: MultiGrain, on: Evaluation, config: ClaimsConfig) -> dict[str, np.ndarray]:
+    """Whether each image is right, and the measure of each query, {measure: [Q]}; NaN for unreadable ones.
+
+    By GeM descriptors with the network's own p, at `eval_size` (px).
+    """
+    passes = Passes.of(config, backbone=frozen_backbone(net, config.precision), description=None)
+    images = in_classes_of(net, on.images)
+    hits = sweep_hits(
+        net, images, sizes=[config.eval_size], ps=[net.pool.p.item()], ks=(1,), passes=passes
+    )  # [1,1,1,N]
+    values = {TOP1: hits.ravel()}
+    for name, one in on.sets.items():
+        rows = embed(net, one.images, size=config.eval_size, passes=passes)
+        values[name] = query_values(one, rows)
+    return values
+
+
+def query_values(one: RetrievalSet, rows: np.ndarray) -> np.ndarray:
+    """The measure of each query [Q] by descriptors [N,D]; NaN for unreadable queries."""
+    readable = np.isfinite(rows[:, 0])
+    kept = readable[one.queries] & np.array([readable[answers].any() for answers in one.positives])
+    values = np.full(len(one.queries), np.nan)
+    values[kept] = retrieve(one.only(readable), rows[readable]).per_query
+    return values
+
+
+# --- Files
+
+
+class Measured(BaseModel):
+    """A training's measured values, as they are kept.
+
+    training: its parameters of 01, but those that say where
+    train_images: hash of the list of training images
+    evaluation: of `Evaluation.record`
+    samples: that it saw
+    values: {measure: [Q]}; None for unreadable images
+    diagnosis: of `mgkit.claims.diagnosis`
+    seconds: that the training took
+    """
+
+    training: dict[str, object]
+    train_images: str
+    evaluation: dict[str, object]
+    samples: PositiveInt
+    values: dict[str, list[FiniteFloat | None]] = Field(min_length=1)
+    diagnosis: dict[str, FiniteFloat]
+    seconds: FiniteFloat
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The values as arrays, NaN for None."""
+        return {name: np.array(of_name, dtype=np.float64) for name, of_name in self.values.items()}
+
+
+def path_of(training: Training, config: ClaimsConfig) -> Path:
+    """The file of a training's measured values."""
+    return experiment_folder(config.experiment) / "measured" / f"{training.name}.json"
+
+
+def read_measured(
+    training: Training, config: ClaimsConfig, train_images: ImageList, on: Evaluation
+) -> Measured | None:
+    """The kept values of a training; None without, or if they are of other parameters or images.
+
+    Raises ValueError, naming the file, for a damaged one.
+    """
+    path = path_of(training, config)
+    if not path.is_file():
+        return None
+    kept = check_values(path, Measured, read_json(path))
+    same = kept.train_images == list_hash(train_images) and kept.evaluation == on.record(config)
+    return kept if same and not different(kept.training, settings_of(training.config(config))) else None
+
+
+def settings_of(config: TrainConfig) -> dict:
+    """The parameters of a training, but those that say where."""
+    return {name: value for name, value in asdict(config).items() if name not in PLACES}
+
+
+def write_measured(
+    training: Training, config: ClaimsConfig, train_images: ImageList, on: Evaluation,
+    values: Mapping[str, np.ndarray], diagnosis: Mapping[str, float], *, seconds: float,
+) -> None:  # fmt: skip
+    """Keep a training's measured values."""
+    lists = {
+        name: [None if np.isnan(x) else int(x) if x == int(x) else round(x, DIGITS) for x in of_name.tolist()]
+        for name, of_name in values.items()
+    }
+    content = Measured(
+        training=settings_of(training.config(config)), train_images=list_hash(train_images),
+        evaluation=on.record(config), samples=samples(training, config, len(train_images)),
+        values=lists, diagnosis=dict(diagnosis), seconds=seconds,
+    )  # fmt: skip
+    path = path_of(training, config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(content.model_dump(), separators=(",", ":")) + "\n")
