@@ -1,6 +1,6 @@
 """`python -m mgkit.demo`: run all notebooks, check the claims, compare with outputs/reference.
 
-00 and 06 run EfficientNet-Lite0 on photographs, the others a small network on the embedded dataset.
+00 and 06 run EfficientNet-Lite0 on photographs, the others small networks on the embedded dataset.
 
 The table says of each claim whether it holds, does not hold, or is undecided.
 """
