@@ -1,7 +1,7 @@
 """`python -m mgkit.demo.claims_reference`: go on with the run of 07 that is in outputs/reference/claims/.
 
-What was measured so far is in git, so any machine can add seeds and budgets to it. The parameters are those of
-notebooks/recipes/claims_imagenette.yaml.
+What was measured so far is in git, so any machine can add seeds and budgets to it. The parameters are those
+of notebooks/recipes/claims_imagenette.yaml.
 """
 
 import argparse
