@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from pydantic import BaseModel, Field, FiniteFloat, PositiveInt
@@ -110,34 +111,90 @@ def query_values(one: RetrievalSet, rows: np.ndarray) -> np.ndarray:
 # --- Files
 
 
-class Measured(BaseModel):
-    """A training's measured values, as they are kept.
+class Kept(BaseModel):
+    """What was measured of a training, as it is kept.
 
     training: its parameters of 01, but those that say where
     train_images: hash of the list of training images
-    evaluation: of `Evaluation.record`
-    samples: that it saw
-    values: {measure: [Q]}; None for unreadable images
-    diagnosis: of `mgkit.claims.diagnosis`
-    seconds: that the training took
+    evaluation: what decides on the values beside the network
+    samples: that the training saw
     """
 
     training: dict[str, object]
     train_images: str
     evaluation: dict[str, object]
     samples: PositiveInt
+
+
+class Measured(Kept):
+    """The values of `measure`.
+
+    values: {measure: [Q]}; None for unreadable images
+    diagnosis: of `mgkit.claims.diagnosis`
+    seconds: that the training took
+    """
+
     values: dict[str, list[FiniteFloat | None]] = Field(min_length=1)
     diagnosis: dict[str, FiniteFloat]
     seconds: FiniteFloat
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The values as arrays, NaN for None."""
-        return {name: np.array(of_name, dtype=np.float64) for name, of_name in self.values.items()}
+        return as_arrays(self.values)
+
+
+AnyKept = TypeVar("AnyKept", bound=Kept)
 
 
 def path_of(training: Training, config: ClaimsConfig) -> Path:
     """The file of a training's measured values."""
     return experiment_folder(config.experiment) / "measured" / f"{training.name}.json"
+
+
+def record_of(
+    training: Training, config: ClaimsConfig, train_images: ImageList, evaluation: Mapping[str, object]
+) -> dict:
+    """The fields of `Kept` for a training."""
+    return {
+        "training": settings_of(training.config(config)), "train_images": list_hash(train_images),
+        "evaluation": dict(evaluation), "samples": samples(training, config, len(train_images)),
+    }  # fmt: skip
+
+
+def settings_of(config: TrainConfig) -> dict:
+    """The parameters of a training, but those that say where."""
+    return {name: value for name, value in asdict(config).items() if name not in PLACES}
+
+
+def read_kept(path: Path, kind: type[AnyKept], record: Mapping[str, object]) -> AnyKept | None:
+    """The content of a file of a kind; None without the file, or if it is of another record.
+
+    Raises ValueError, naming the file, for a damaged one.
+    """
+    if not path.is_file():
+        return None
+    kept = check_values(path, kind, read_json(path))
+    same = all(vars(kept)[name] == record[name] for name in ("train_images", "evaluation"))
+    return kept if same and not different(kept.training, record["training"]) else None
+
+
+def write_kept(path: Path, content: Kept) -> None:
+    """Write a file of what was measured."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(content.model_dump(), separators=(",", ":")) + "\n")
+
+
+def as_lists(values: Mapping[str, np.ndarray]) -> dict[str, list[float | None]]:
+    """Values {measure: [Q]} as lists for a file, rounded, None for NaN."""
+    return {
+        name: [None if np.isnan(x) else int(x) if x == int(x) else round(x, DIGITS) for x in of_name.tolist()]
+        for name, of_name in values.items()
+    }
+
+
+def as_arrays(lists: Mapping[str, list[float | None]]) -> dict[str, np.ndarray]:
+    """The lists of a file as arrays, NaN for None."""
+    return {name: np.array(of_name, dtype=np.float64) for name, of_name in lists.items()}
 
 
 def read_measured(
@@ -147,17 +204,8 @@ def read_measured(
 
     Raises ValueError, naming the file, for a damaged one.
     """
-    path = path_of(training, config)
-    if not path.is_file():
-        return None
-    kept = check_values(path, Measured, read_json(path))
-    same = kept.train_images == list_hash(train_images) and kept.evaluation == on.record(config)
-    return kept if same and not different(kept.training, settings_of(training.config(config))) else None
-
-
-def settings_of(config: TrainConfig) -> dict:
-    """The parameters of a training, but those that say where."""
-    return {name: value for name, value in asdict(config).items() if name not in PLACES}
+    record = record_of(training, config, train_images, on.record(config))
+    return read_kept(path_of(training, config), Measured, record)
 
 
 def write_measured(
@@ -165,15 +213,6 @@ def write_measured(
     values: Mapping[str, np.ndarray], diagnosis: Mapping[str, float], *, seconds: float,
 ) -> None:  # fmt: skip
     """Keep a training's measured values."""
-    lists = {
-        name: [None if np.isnan(x) else int(x) if x == int(x) else round(x, DIGITS) for x in of_name.tolist()]
-        for name, of_name in values.items()
-    }
-    content = Measured(
-        training=settings_of(training.config(config)), train_images=list_hash(train_images),
-        evaluation=on.record(config), samples=samples(training, config, len(train_images)),
-        values=lists, diagnosis=dict(diagnosis), seconds=seconds,
-    )  # fmt: skip
-    path = path_of(training, config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(content.model_dump(), separators=(",", ":")) + "\n")
+    record = record_of(training, config, train_images, on.record(config))
+    content = Measured(**record, values=as_lists(values), diagnosis=dict(diagnosis), seconds=seconds)
+    write_kept(path_of(training, config), content)

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from mgkit.checkpoints import load_network
 from mgkit.claims.arms import ARMS
 from mgkit.claims.diagnosis import diagnosis
-from mgkit.claims.further import FURTHER_ARM, measure_further
+from mgkit.claims.further import FURTHER_ARM, Further, measure_further, read_further
 from mgkit.claims.measures import Evaluation, Measured, evaluation, measure, read_measured, write_measured
 from mgkit.claims.plan import Training, grid, trainings
 from mgkit.config import ClaimsConfig
@@ -19,7 +19,7 @@ from mgkit.engine.launch import StoppedError, launch
 from mgkit.engine.run import Run, read_results, stage_folder
 from mgkit.engine.snapshots import is_finished
 from mgkit.machine.device import pick_device, place
-from mgkit.machine.distributed import broadcast_object, from_main, is_main, main_first
+from mgkit.machine.distributed import all_gather_object, broadcast_object, from_main, is_main, main_first
 from mgkit.model import MultiGrain
 from mgkit.stages.inputs import training_data
 from mgkit.stages.train import run_training
@@ -43,6 +43,7 @@ class Outcome:
     rates: the learning rate of each arm
     trained: the others, in order
     groups: what each image or query shows, {measure: [Q]}
+    further: of the networks on which further claims are tried, one a seed
     """
 
     config: ClaimsConfig
@@ -50,6 +51,7 @@ class Outcome:
     rates: dict[str, float]
     trained: list[Trained]
     groups: dict[str, np.ndarray]
+    further: list[Further] = field(default_factory=list)
 
 
 def try_claims(config: ClaimsConfig) -> Outcome:
@@ -122,7 +124,11 @@ class Work:
                 training, self.config, self.images[0], self.on, values,
                 found | {"validation top-1": results["top1"]}, seconds=results["seconds"],
             )  # fmt: skip
-        if self.asked_to_stop(0):
+        self.stop_if_asked(training)
+
+    def stop_if_asked(self, training: Training) -> None:
+        """Raise StoppedError in all processes, after this training, if one was asked to stop."""
+        if any(all_gather_object(self.asked_to_stop(0))):
             raise StoppedError(f"stopped as asked after {training.name}: run the same command again")
 
     def network(self, training: Training) -> tuple[MultiGrain, float]:
@@ -133,8 +139,16 @@ class Work:
 
     def measure_further(self) -> None:
         """Try the claims on trained networks, see `mgkit.claims.further`, on those of one arm and budget."""
-        for training in further_trainings(self.config, outcome(self.config).trained):
+        for training in from_main(lambda: further_trainings(self.config, self.finished()[2])):
             measure_further(training, self.config, self.network, self.images[0], self.on)
+            self.stop_if_asked(training)
+
+    def finished(self) -> tuple[list[Trained], dict[str, float], list[Trained]]:
+        """The grid, the learning rate of each arm, and the other trainings, as far as they are measured."""
+        chosen = self.trained(grid(self.config))
+        rates = rates_of(self.config, chosen)
+        known = all(arm in rates and arm in ARMS for arm in self.config.arms)
+        return chosen, rates, self.trained(list(trainings(self.config, rates))) if known else []
 
     def read(self, training: Training) -> Measured | None:
         return read_measured(training, self.config, self.images[0], self.on)
@@ -177,11 +191,9 @@ def outcome(config: ClaimsConfig) -> Outcome:
     images = training_data(config)
     on = evaluation(config, images[1])
     work = Work(config, images, on, lambda step: False)
-    chosen = work.trained(grid(config))
-    rates = rates_of(config, chosen)
-    known = [arm for arm in config.arms if arm in rates and arm in ARMS]
-    every = [one for one in trainings(config, rates)] if len(known) == len(config.arms) else []
-    return Outcome(config, chosen, rates, work.trained(every), dict(on.groups))
+    chosen, rates, trained = work.finished()
+    further = read_further(further_trainings(config, trained), config, images[0], on)
+    return Outcome(config, chosen, rates, trained, dict(on.groups), further)
 
 
 def is_complete(config: ClaimsConfig) -> bool:

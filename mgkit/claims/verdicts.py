@@ -1,12 +1,13 @@
 """A verdict on every claim, measure and budget: it holds, it does not, or it is undecided."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mgkit.claims.arms import Claim, claims_of
+from mgkit.claims.further import FurtherClaim
 from mgkit.claims.measures import TITLES, UNITS
 from mgkit.claims.run import Outcome, Trained
 from mgkit.claims.statistics import Crossing, Paired, crossing, paired
@@ -77,6 +78,39 @@ def verdict(
         float(np.nanmean(before)), float(np.nanmean(after)),
         paired(before, after, outcome.groups[measure]),
     )  # fmt: skip
+
+
+def further_verdicts(outcome: Outcome) -> list[Verdict]:
+    """The claims on p*, whitening and several scales, each on the networks of one arm and budget.
+
+    The paper has no values for them: none at larger sizes with the training p, none without whitening.
+    """
+    return [one for _, one in tried_further(outcome)]
+
+
+def whitening_gains(outcome: Outcome) -> list[tuple[int, str, Paired]]:
+    """What a whitening adds: the number of images it is fitted on, a measure, and the differences."""
+    return [
+        (claim.whitening, one.measure, one.paired) for claim, one in tried_further(outcome) if claim.whitening
+    ]
+
+
+def tried_further(outcome: Outcome) -> Iterator[tuple[FurtherClaim, Verdict]]:
+    """Each claim that was tried on all of the networks, with its verdict on each measure."""
+    every = outcome.further
+    tried = [one.claims() for one in every]
+    for claim in tried[0] if tried else []:
+        if not all(claim in of_network for of_network in tried):
+            continue
+        for measure in every[0].values[claim.before]:
+            before, after = (
+                np.stack([one.arrays(kind)[measure] for one in every]) for kind in (claim.before, claim.after)
+            )  # [S,Q]
+            yield claim, Verdict(
+                claim.text, measure, every[0].samples, None,
+                float(np.nanmean(before)), float(np.nanmean(after)),
+                paired(before, after, outcome.groups[measure]),
+            )  # fmt: skip
 
 
 def crossings(found: Sequence[Verdict]) -> dict[tuple[str, str], Crossing]:
