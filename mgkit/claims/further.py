@@ -116,19 +116,21 @@ class Further(Kept):
 
 
 def measure_further(
-    training: Training, config: ClaimsConfig, network: Callable[[Training], tuple[MultiGrain, float]],
+    training: Training, config: ClaimsConfig, network: Callable[[Training], MultiGrain | None],
     train_images: ImageList, on: Evaluation,
 ) -> None:  # fmt: skip
     """Measure a training's network with p*, whitening and several scales, unless that is kept already.
 
-    network: loads a training's network; called only if there is something to measure
+    network: loads a training's network, None if it is not there; called only if there is something to measure
     """
     images = main_first(lambda: unlabelled_images(config, train_images))
     record = record_of(training, config, train_images, evaluated(config, on, images))
     path = further_path(training, config)
     if from_main(lambda: read_kept(path, Further, record)) is not None:
         return
-    net, _ = network(training)
+    net = network(training)
+    if net is None:
+        return
     p = net.pool.p.item()
     passes = Passes.of(config, backbone=frozen_backbone(net, config.precision), description=None)
     p_star = learned_exponents(net, config.larger_sizes, train_images, passes, seed=training.seed)

@@ -140,8 +140,18 @@ class Work:
     def measure_further(self) -> None:
         """Try the claims on trained networks, see `mgkit.claims.further`, on those of one arm and budget."""
         for training in from_main(lambda: further_trainings(self.config, self.finished()[2])):
-            measure_further(training, self.config, self.network, self.images[0], self.on)
+            measure_further(training, self.config, self.network_if_here, self.images[0], self.on)
             self.stop_if_asked(training)
+
+    def network_if_here(self, training: Training) -> MultiGrain | None:
+        """The network of a training; None, said in a line, where only its measured values are."""
+        if from_main(lambda: is_finished(training.config(self.config), self.images)):
+            return self.network(training)[0]
+        if is_main():
+            print(
+                f"{training.name}: its network is not here, so p*, whitening and scales are not tried on it"
+            )
+        return None
 
     def finished(self) -> tuple[list[Trained], dict[str, float], list[Trained]]:
         """The grid, the learning rate of each arm, and the other trainings, as far as they are measured."""

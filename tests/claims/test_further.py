@@ -70,7 +70,7 @@ def nearest_means(images, training):
     means = torch.stack([rows[images.labels == k].mean(0) for k in range(len(net.classes))])
     means = 20 * means / means.norm(dim=1, keepdim=True)
     net.copy_to_classifier(means, -means @ centre)
-    return net, 1.2
+    return net
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def forbidden(*args, **options):
 
 
 def test_p_star_is_that_of_02_and_the_network_keeps_its_p(kept, network, images):
-    net, _ = network(ONE)
+    net = network(ONE)
     for size in SIZES:
         subset = images[0].first_per_class(40)
         path = finetune_p(net, subset, size=size, step_size=4, lr=0.03, seed=ONE.seed, precision="float32")
@@ -128,7 +128,7 @@ def test_p_star_is_that_of_02_and_the_network_keeps_its_p(kept, network, images)
 
 def test_classes_are_by_the_training_p_and_by_p_star(network, images, monkeypatch):
     """Here p* is far from p, so that they differ."""
-    net, _ = network(ONE)
+    net = network(ONE)
     values = module.classified(
         net, images[1], {32: 1.0, 48: 20.0}, Passes(precision="float32", description=None)
     )
@@ -144,7 +144,7 @@ def test_classes_are_by_the_training_p_and_by_p_star(network, images, monkeypatc
 
 def test_descriptors_are_whitened_as_by_numpy_on_a_subset(kept, network, claims_config, on):
     """On the first images of an order; descriptors are compared by their products, which have no signs."""
-    net, _ = network(ONE)
+    net = network(ONE)
     config = claims_config()
     unlabelled = module.unlabelled_images(config, None)
     order = torch.randperm(OF_WHITEN, generator=torch.Generator().manual_seed(ONE.seed)).numpy()
@@ -177,7 +177,7 @@ def close(found, expected):
 
 
 def test_several_scales_are_summed(kept, network, on):
-    net, _ = network(ONE)
+    net = network(ONE)
     for name, one in on.sets.items():
         rows = sum(embed(net, one.images, size=size, precision="float32") for size in (23, 32, 45))
         close(kept[0].arrays(SCALES)[name], query_values(one, unit(rows)))
@@ -188,7 +188,7 @@ def test_subsets_are_nested_and_differ_between_seeds(network, claims_config, mon
     monkeypatch.setattr(
         module, "fit_pca_whitening", lambda rows, shrinkage: asked.append(rows) or (rows[0], rows[:1])
     )
-    net, _ = network(ONE)
+    net = network(ONE)
     unlabelled = unlabelled_images(claims_config(), None)
     for seed in (0, 1):
         fitted_whitenings(net, claims_config(), unlabelled, Passes(description=None), seed=seed)
@@ -276,12 +276,20 @@ def test_the_trainings_of_one_budget_are_tried_and_are_in_the_outcome(
         write_measured(training, config, images[0], on, values, {}, seconds=1.0)
     stops = iter([True, False, False])
     work = Work(config, images, on, lambda step: next(stops))
-    work.network = network
+    monkeypatch.setattr(work, "network_if_here", network)
     with pytest.raises(run.StoppedError, match="joint-1epochs-seed0"):
         work.measure_further()
     assert [one.training["seed"] for one in outcome(config).further] == [0]
     work.measure_further()
     assert [one.training["seed"] for one in outcome(config).further] == [0, 1]
+
+
+def test_without_its_network_a_training_is_left_out_in_a_line(here, again, claims_config, images, on, capsys):
+    """As for values that were measured on another machine."""
+    work = Work(claims_config(), images, on, lambda step: False)
+    again(network=work.network_if_here)
+    assert "joint-1epochs-seed0: its network is not here" in capsys.readouterr().out
+    assert read_further([ONE], claims_config(), images[0], on) == []
 
 
 def test_two_processes_share_the_passes_and_find_the_same(kept, claims_config, images, on, here):
