@@ -435,10 +435,10 @@ class ClaimsConfig(StageConfig):
         default_factory=lambda: ["plain", "repeated", "joint"]
     )
     budgets: Annotated[list[whole(1, 10**6)], Field(min_length=1, max_length=100), Distinct] = (
-        dataclasses.field(default_factory=lambda: [1, 3])
+        dataclasses.field(default_factory=lambda: [2])
     )  # epochs
     seeds: Annotated[list[whole(0, 999)], Field(min_length=1), Distinct] = dataclasses.field(
-        default_factory=lambda: [0, 1]
+        default_factory=lambda: [0, 1, 2]
     )
     lrs: Annotated[list[Rate], Field(min_length=1, max_length=100), Distinct] = dataclasses.field(
         default_factory=lambda: [0.02]
@@ -451,12 +451,13 @@ class ClaimsConfig(StageConfig):
     pretrained_backbone: bool = False
     backbone_lr: Rate = 1.0
     batch_norm: Literal["local", "sync", "frozen"] = "local"
-    size: Pixels = 64
+    size: Pixels = 48
     batch_size: Batch = 36
-    len_factor: Annotated[float, Field(gt=0, le=1000)] = 2.0
+    len_factor: Annotated[float, Field(gt=0, le=1000)] = 1.0
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.3
-    eval_size: Pixels = 96
+    eval_size: Pixels = 64
     copies: whole(2, 10**6) = 200  # made of validation images where benchmarks has no Copydays
+    further: bool = False  # also p*, whitening and several scales, on the networks of one arm
     larger_sizes: Annotated[list[Pixels], Field(max_length=MOST_ITEMS), Distinct] = dataclasses.field(
         default_factory=lambda: [96, 128, 160]
     )  # of p*

@@ -75,10 +75,12 @@ def run_claims(config: ClaimsConfig, *, asked_to_stop: AskedToStop = lambda step
     on = main_first(lambda: evaluation(config, images[1]))
     run = Run(config, images=images) if is_main() else None
     work = Work(config, images, on, asked_to_stop)
-    finished = work.train_all(grid(config)) and work.train_all(
-        list(trainings(config, rates_of(config, work.trained(grid(config)))))
-    )
-    work.measure_further()
+    finished = work.train_all(grid(config))
+    if finished:
+        rates = from_main(lambda: work.finished()[1])
+        finished = work.train_all(list(trainings(config, rates)))
+    if config.further:
+        work.measure_further()
     if run:
         run.results({"complete": finished})
 
@@ -202,7 +204,8 @@ def outcome(config: ClaimsConfig) -> Outcome:
     on = evaluation(config, images[1])
     work = Work(config, images, on, lambda step: False)
     chosen, rates, trained = work.finished()
-    further = read_further(further_trainings(config, trained), config, images[0], on)
+    tried = further_trainings(config, trained) if config.further else []
+    further = read_further(tried, config, images[0], on)
     return Outcome(config, chosen, rates, trained, dict(on.groups), further)
 
 

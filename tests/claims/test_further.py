@@ -44,7 +44,7 @@ ONE, OTHER = (Training("joint", 1, seed, 0.02) for seed in (0, 1))
 def claims_config(mini_root):
     """A function that makes a quick config, but for the values given."""
     quick = {"experiment": "t", "data": str(mini_root), "workers": 0, "precision": "float32"}
-    quick |= {"eval_size": 32, "larger_sizes": SIZES, "whitening_images": COUNTS}
+    quick |= {"eval_size": 32, "further": True, "larger_sizes": SIZES, "whitening_images": COUNTS}
     return lambda **values: make(ClaimsConfig, quick | values)
 
 
