@@ -13,11 +13,10 @@ from statistics import NormalDist
 import numpy as np
 from scipy import stats
 
-from mgkit.metrics import resamples
 from mgkit.retrieval.protocols import Difference
 
 LEVEL = 0.95
-DRAWS = 4000
+DRAWS, DRAWS_AT_ONCE = 4000, 100  # the second bounds the memory
 POWER = 0.8  # of the number of seeds that is said to decide
 MOST_SEEDS = 1000
 
@@ -91,13 +90,23 @@ def paired(before: np.ndarray, after: np.ndarray, groups: np.ndarray, *, seed: i
     of_seeds = change.mean(axis=1)
     sizes = np.bincount(of_query)
     sums = np.bincount(of_query, change.mean(axis=0))  # [G], of the mean over seeds
-    drawn = np.array([counts @ sums / (counts @ sizes) for counts in resamples(len(sizes), DRAWS, seed)])
+    drawn = means_of_draws(sums, sizes, seed)
     of_queries = float(drawn.std())
     if len(of_seeds) < 2:
         return Paired(of_seeds, np.full(DRAWS, np.nan), of_queries)
     error = of_seeds.std(ddof=1) / math.sqrt(len(of_seeds))
     t = np.random.default_rng([seed, 1]).standard_t(len(of_seeds) - 1, DRAWS)
     return Paired(of_seeds, drawn + error * t, of_queries)
+
+
+def means_of_draws(sums: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
+    """The mean over the queries of G groups drawn with replacement, from sums and sizes [G], -> [DRAWS]."""
+    generator = np.random.default_rng([seed, 0])
+    drawn = np.empty(DRAWS)
+    for start in range(0, DRAWS, DRAWS_AT_ONCE):
+        groups = generator.integers(len(sums), size=(DRAWS_AT_ONCE, len(sums)))
+        drawn[start : start + DRAWS_AT_ONCE] = sums[groups].sum(axis=1) / sizes[groups].sum(axis=1)
+    return drawn
 
 
 @dataclass(frozen=True)
