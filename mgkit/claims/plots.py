@@ -115,7 +115,8 @@ def budget_curves(outcome: Outcome, crossings: Mapping[tuple[str, str], Crossing
             number_ticks(panel, budgets, shown_samples)
         else:
             show_reason(panel, "nothing is measured yet")
-    figure_legend(figure, *axes)
+    if outcome.trained:
+        figure_legend(figure, *axes)
     return figure
 
 
