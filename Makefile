@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 # Without DATA or PHOTOS nothing is installed: the line says what to give.
 .PHONY: demo photos real test bench kill races lint format lab clean
 
-demo: $(READY)  ## the notebooks 00-06 on the embedded dataset, the claims table, the comparison with outputs/reference/
+demo: $(READY)  ## the notebooks 00-07 on the embedded dataset, the claims table, the comparison with outputs/reference/
 	$(BIN)/python -m mgkit.demo
 
 ifeq ($(strip $(DATA)),)

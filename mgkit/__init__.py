@@ -32,6 +32,7 @@ Around it, each folder importing only from those above it (the method comes afte
     descriptors  the command that leaves descriptors in files
     explore      figures, interactive explorers, tables and source code in notebooks
     photos       search in a folder of photos                                      (06)
+    claims       trainings with and without what the paper claims to help, compared (07)
     board        the paper's results beside those of the runs so far
     demo         `make demo`, `make real`: run the notebooks, check claims, compare with the reference runs
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from claims_support import outcome
+from claims_outcomes import outcome
 from figures import saved
 
 from mgkit.claims import plots

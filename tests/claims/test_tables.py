@@ -1,7 +1,7 @@
 """What 07 says of an outcome, by small outcomes of which the answer is plain."""
 
 import pytest
-from claims_support import outcome
+from claims_outcomes import outcome
 
 from mgkit.claims import tables
 from mgkit.claims.verdicts import verdicts

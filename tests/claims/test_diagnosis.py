@@ -1,0 +1,44 @@
+"""The diagnosis of an embedding: known distances and ranks."""
+
+import numpy as np
+import pytest
+import torch
+from support import training_config
+
+from mgkit.claims.diagnosis import BATCHES, diagnosis, effective_rank
+from mgkit.model import get_multigrain
+from mgkit.stages.inputs import training_data
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+def test_the_effective_rank_counts_equal_directions():
+    rng = np.random.default_rng(0)
+    rows = np.zeros((4000, 10))
+    rows[:, :4] = rng.normal(size=(4000, 4))
+    assert effective_rank(rows + 5) == pytest.approx(4, abs=0.05)
+    assert effective_rank(np.ones((5, 3))) == 1
+
+
+def test_a_collapsed_embedding_has_no_distances(mini_root):
+    config = training_config(mini_root, len_factor=10.0)
+    net = get_multigrain("resnet8", p=3.0, num_classes=4)
+    with torch.no_grad():  # whatever the image, the embedding is the bias of the last batch norm
+        for name, weight in net.named_parameters():
+            if "layer3" in name and "bn2" in name:
+                weight.fill_(0.0 if name.endswith("weight") else 1.0)
+            if "layer3" in name and "downsample.1" in name:
+                weight.fill_(0.0)
+    found = diagnosis(net, 1.2, training_data(config)[0], config)
+    assert found["distance"] == pytest.approx(0, abs=1e-3)
+    assert found["effective rank"] == pytest.approx(1, abs=1.0)
+    assert found["positives that cost"] == 0 and found["negatives that cost"] == 1
+
+
+def test_an_arm_without_the_margin_loss_has_no_costs_but_distances(mini_root):
+    config = training_config(mini_root, lambda_=1.0, repetitions=1, len_factor=10.0)
+    net = get_multigrain("resnet8", p=3.0, num_classes=4)
+    found = diagnosis(net, 1.2, training_data(config)[0], config)
+    assert set(found) == {"positive distance", "negative distance", "distance", "effective rank"}
+    assert 0 < found["positive distance"] < found["negative distance"]
+    assert BATCHES * config.batch_size / 3 >= found["effective rank"] > 1
