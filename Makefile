@@ -8,7 +8,7 @@ JOBS ?= 3  # of tests: one more than the usual two cores, for tests often wait
 export OMP_WAIT_POLICY ?= passive
 
 # Without DATA or PHOTOS nothing is installed: the line says what to give.
-.PHONY: demo photos real test bench kill races lint format lab clean
+.PHONY: demo photos real claims test bench kill races lint format lab clean
 
 demo: $(READY)  ## the notebooks 00-07 on the embedded dataset, the claims table, the comparison with outputs/reference/
 	$(BIN)/python -m mgkit.demo
@@ -20,6 +20,9 @@ else
 real: $(READY)  ## 02-05 on a real network and the photographs in DATA, compared with outputs/reference/real
 	@$(BIN)/python -m mgkit.demo.real --data "$$DATA" $(REAL)
 endif
+
+claims: $(READY)  ## go on with 07's run in outputs/reference/claims, on data/imagenette and data/real; CLAIMS="--hours 2"
+	$(BIN)/python -m mgkit.demo.claims_reference $(CLAIMS)
 
 ifeq ($(strip $(PHOTOS)),)
 photos:

@@ -114,7 +114,7 @@ AnyConfig = TypeVar("AnyConfig", bound="StageConfig")
 EXECUTION_SETTINGS = frozenset(
     {
         "workers", "gpus", "nnodes", "node_rank", "rdzv_endpoint", "max_restarts", "compile", "resume",
-        "dry_run", "checkpoint_minutes", "keep_checkpoints", "log_every", "gradient_share_every",
+        "dry_run", "hours", "checkpoint_minutes", "keep_checkpoints", "log_every", "gradient_share_every",
         "on_unreadable",
     }
 )  # fmt: skip

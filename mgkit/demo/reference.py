@@ -36,7 +36,8 @@ FIGURES = (
     "search_photos/near_duplicates",
 )  # fmt: skip
 REAL = "real"  # folder of the run of `make real` in outputs/reference/
-OTHERS = (REAL, "fixres", "claims")  # runs that are not of the demo
+CLAIMS = "claims"  # of a run of 07 on photographs
+OTHERS = (REAL, "fixres", CLAIMS)  # runs that are not of the demo
 LARGE_PNG, JPEG_QUALITY = 120_000, 85  # bytes from which on a figure is stored as JPEG; its quality
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MACHINE_PATH = re.compile(  # an absolute path; in JSON, a line break before it is two characters

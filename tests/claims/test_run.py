@@ -102,6 +102,8 @@ def test_after_so_many_hours_no_training_starts(config, trained, monkeypatch, ca
     assert 0 < len(trained) < 4
     assert "hours: 1" in capsys.readouterr().out
     assert not is_complete(config(budgets=[1, 2], hours=1.0))
+    run_claims(config(budgets=[1, 2]))  # the same run, which goes on
+    assert len(trained) == 4 and not Path("outputs/t/claims.1").exists()
 
 
 def test_the_grid_chooses_a_rate_for_each_arm_and_its_trainings_are_no_seeds(config, trained):
