@@ -137,11 +137,16 @@ def test_the_star_is_at_the_rate_that_an_arm_takes():
 def verdict(difference, low, high, *, measure="top-1", claim="a claim", samples=100, paper=(0.5, 0.52)):
     """A verdict whose interval is from low to high; a single seed for infinite ends."""
     seeds = 3 if math.isfinite(low) else 1
-    draws = np.linspace(low, high, 2001) if seeds > 1 else np.full(9, math.nan)
-    margin = (high - low) * 0.025 / 0.95 if seeds > 1 else 0  # of the draws, 95 % lie in the interval
-    draws = np.linspace(low - margin, high + margin, 4001) if seeds > 1 else draws
+    beyond = (high - low) * 0.025 / 0.95  # 5 % of the draws are not in the interval
+    draws = np.linspace(low - beyond, high + beyond, 4001) if seeds > 1 else np.full(9, math.nan)
     of_seeds = np.full(seeds, difference)
     return Verdict(claim, measure, samples, paper, 0.5, 0.5 + difference, Paired(of_seeds, draws, 0.01))
+
+
+def intervals(panel):
+    """The ends of the horizontal lines of a panel, [low, high] each."""
+    lines = [line.get_xdata() for line in panel.lines if line.get_marker() == "None"]
+    return [list(ends) for ends in lines if len(set(ends)) == 2]
 
 
 def test_shape_and_colour_tell_the_verdict():
@@ -157,13 +162,8 @@ def test_shape_and_colour_tell_the_verdict():
         line.get_color() for line in panel.lines if line.get_marker() in "><o" and len(line.get_xdata())
     }
     assert len(colours) == 3
-    bars = [
-        line.get_xdata()
-        for line in panel.lines
-        if line.get_linewidth() == 1.5 and line.get_marker() == "None"
-    ]
-    spans = sorted(tuple(bar) for bar in bars if len(set(bar)) > 1)
-    assert spans == [pytest.approx(span, abs=0.01) for span in ((-3, -1), (-1, 2), (1, 3))]
+    ends = [(-3, -1), (-1, 2), (1, 3)]
+    assert sorted(map(tuple, intervals(panel))) == [pytest.approx(each, abs=0.01) for each in ends]
     assert [tick.get_text() for tick in panel.get_yticklabels()] == ["0.1k", "0.2k", "0.4k", "paper"]
     assert panel.texts[0].get_text() == "a claim"
     assert texts(figure) == ["holds", "does not", "undecided", "the paper's difference"]
@@ -178,7 +178,7 @@ def test_the_paper_s_mark_is_hollow():
 def test_a_single_seed_is_undecided_and_has_no_bar():
     panel = saved(plots.differences, [verdict(0.02, -math.inf, math.inf, paper=None)]).axes[0]
     assert len(drawn(panel, marker="o")) == 1 and not len(drawn(panel, marker="D"))
-    assert not [line for line in panel.lines if line.get_linewidth() == 1.5 and line.get_marker() == "None"]
+    assert not intervals(panel)
 
 
 def test_an_endless_interval_does_not_hide_the_others():
