@@ -8,11 +8,12 @@ from itertools import islice
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mgkit.config import TrainConfig
 from mgkit.data.images import ImageList
 from mgkit.engine.loop import training_loader
-from mgkit.losses import distance, sample_triplets
+from mgkit.losses import distance, distance_weighted_probabilities, sample_triplets
 from mgkit.machine.device import to_device
 from mgkit.model import MultiGrain
 from mgkit.training import epoch_batches, seed_of
@@ -27,7 +28,8 @@ def diagnosis(net: MultiGrain, beta: float, images: ImageList, config: TrainConf
     images: training images, of which BATCHES batches are drawn, with three copies an image for every arm
 
     Returns beta, the median distances of positives and of sampled negatives, the shares of both that still
-    cost something (with the margin loss only), the median distance of two images, and the effective rank: the
+    cost something (with the margin loss only), the share of anchors whose negatives are drawn uniformly
+    because their weights vanish in float32, the median distance of two images, and the effective rank: the
     exponential of the entropy of the covariance's eigenvalues. The network is put in eval mode.
     """
     config = replace(config, repetitions=max(config.repetitions, 3), workers=0)
@@ -35,19 +37,22 @@ def diagnosis(net: MultiGrain, beta: float, images: ImageList, config: TrainConf
     batches = epoch_batches(images, config)
     batches.set_epoch(config.epochs)  # not one that it was trained on
     generator = torch.Generator(device).manual_seed(seed_of(config.seed, config.epochs))
-    positive, negative, every = [], [], []
+    positive, negative, uniform, every = [], [], [], []
     net.eval()
     for batch in islice(training_loader(images, batches, net, config, device), BATCHES):
         with torch.no_grad():
             e = net(to_device(batch.image, device))["normalized_embedding"]  # [B,D]
-            anchor, near, far = sample_triplets(e, to_device(batch.instance, device), generator)  # [T] each
+            instance = to_device(batch.instance, device)  # [B]
+            anchor, near, far = sample_triplets(e, instance, generator)  # [T] each
+            uniform.append(drawn_uniformly(e, instance).cpu())
             positive.append(distance(e[anchor], e[near]).cpu())
             negative.append(distance(e[anchor], e[far]).cpu())
         every.append(e[:: config.repetitions].cpu())
-    positive, negative, every = torch.cat(positive), torch.cat(negative), torch.cat(every)
+    positive, negative, uniform, every = map(torch.cat, (positive, negative, uniform, every))
     found = {
         "positive distance": positive.median().item(), "negative distance": negative.median().item(),
         "distance": torch.pdist(every).median().item(), "effective rank": effective_rank(every.numpy()),
+        "drawn uniformly": uniform.double().mean().item(),
     }  # fmt: skip
     if config.lambda_ < 1:
         found |= {
@@ -56,6 +61,13 @@ def diagnosis(net: MultiGrain, beta: float, images: ImageList, config: TrainConf
             "negatives that cost": (negative < beta + config.margin).double().mean().item(),
         }
     return found
+
+
+def drawn_uniformly(e: Tensor, instance: Tensor) -> Tensor:
+    """Whether the negatives of each anchor have equal probabilities, [B] bool; e: [B,D], instance: [B]."""
+    probability = distance_weighted_probabilities(e, instance)  # [B,B]
+    same = instance[:, None] == instance[None, :]
+    return (same | (probability == probability.amax(1, keepdim=True))).all(1)
 
 
 def effective_rank(rows: np.ndarray) -> float:

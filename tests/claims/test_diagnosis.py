@@ -5,7 +5,7 @@ import pytest
 import torch
 from support import training_config
 
-from mgkit.claims.diagnosis import BATCHES, diagnosis, effective_rank
+from mgkit.claims.diagnosis import BATCHES, diagnosis, drawn_uniformly, effective_rank
 from mgkit.model import get_multigrain
 from mgkit.stages.inputs import training_data
 
@@ -35,10 +35,24 @@ def test_a_collapsed_embedding_has_no_distances(mini_root):
     assert found["positives that cost"] == 0 and found["negatives that cost"] == 1
 
 
+def test_a_row_whose_weights_vanish_beside_a_close_pair_is_drawn_uniformly():
+    """In 256 dimensions, 1/d^254 of a negative at 1.2 is below float32 beside one at 0.5."""
+    close, far = torch.zeros(4, 256), torch.zeros(4, 256)
+    for k, rows in enumerate((close, far)):
+        rows[:, 0] = 1.0
+        for row in range(4):
+            rows[row, 1 + 4 * k + row] = 0.36 if k == 0 else 1.2
+    e = torch.nn.functional.normalize(torch.cat([close, far]))
+    instance = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7])
+    uniform = drawn_uniformly(e, instance)
+    assert not uniform[:4].any() and uniform[4:].all()
+
+
 def test_an_arm_without_the_margin_loss_has_no_costs_but_distances(mini_root):
     config = training_config(mini_root, lambda_=1.0, repetitions=1, len_factor=10.0)
     net = get_multigrain("resnet8", p=3.0, num_classes=4)
     found = diagnosis(net, 1.2, training_data(config)[0], config)
-    assert set(found) == {"positive distance", "negative distance", "distance", "effective rank"}
+    distances = {"positive distance", "negative distance", "distance"}
+    assert set(found) == {*distances, "drawn uniformly", "effective rank"}
     assert 0 < found["positive distance"] < found["negative distance"]
     assert BATCHES * config.batch_size / 3 >= found["effective rank"] > 1

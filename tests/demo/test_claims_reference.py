@@ -9,9 +9,8 @@ from PIL import Image
 from mgkit.config import ClaimsConfig, make
 from mgkit.demo import claims_reference as module
 from mgkit.demo.claims_reference import take_measured, write_claims_reference
-from mgkit.demo.real import recipe
 
-CONFIG = make(ClaimsConfig, recipe(module.RECIPE))
+CONFIG = make(ClaimsConfig, {"experiment": "claims"})
 
 
 @pytest.fixture
