@@ -17,9 +17,9 @@ from mgkit.retrieval.protocols import shown_value
 COLLAPSED, FEWEST_DIMENSIONS = 0.1, 2.0  # of a collapsed embedding: median distance, effective rank; below
 COLUMNS = {  # of the table of diagnoses: heading, digits, scale
     "beta": ("β", 2, 1), "positives that cost": ("positives cost", 0, 100),
-    "negatives that cost": ("negatives cost", 0, 100), "positive distance": ("copies apart", 2, 1),
-    "negative distance": ("negatives apart", 2, 1), "distance": ("images apart", 2, 1),
-    "effective rank": ("effective rank", 1, 1),
+    "negatives that cost": ("negatives cost", 0, 100), "drawn uniformly": ("drawn uniformly", 0, 100),
+    "positive distance": ("copies apart", 2, 1), "negative distance": ("negatives apart", 2, 1),
+    "distance": ("images apart", 2, 1), "effective rank": ("effective rank", 1, 1),
 }  # fmt: skip
 
 
