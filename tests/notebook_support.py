@@ -8,6 +8,7 @@ import papermill
 
 import mgkit
 from mgkit.config import (
+    ClaimsConfig,
     ClassifyConfig,
     FinetunePConfig,
     PhotosConfig,
@@ -27,6 +28,7 @@ CONFIGS = {
     "04_evaluate_imagenet": ClassifyConfig,
     "05_evaluate_retrieval": RetrievalConfig,
     "06_search_your_photos": PhotosConfig,
+    "07_claims": ClaimsConfig,
 }
 QUICK = {
     "01_train": {"epochs": 1, "size": 32, "batch_size": 12},
@@ -35,7 +37,11 @@ QUICK = {
     "04_evaluate_imagenet": {"sizes": [32, 48]},
     "05_evaluate_retrieval": {"size": 48, "resolutions": [32, 48], "indices": []},
     "06_search_your_photos": {"size": 48},
-}
+    "07_claims": {
+        "budgets": [1, 2], "size": 32, "batch_size": 12, "len_factor": 0.5, "eval_size": 48, "copies": 8,
+        "larger_sizes": [48], "whitening_images": [20, 40],
+    },
+}  # fmt: skip
 
 
 def cells_of(name, kind="code"):

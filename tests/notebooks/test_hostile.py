@@ -16,6 +16,7 @@ from PIL import Image
 from support import noise
 
 from mgkit.checkpoints import save_checkpoint
+from mgkit.claims import run as claims_run
 from mgkit.explore.widgets import Explorer
 from mgkit.model import get_multigrain
 from mgkit.stages import train
@@ -118,6 +119,7 @@ def execute(name, parameters):
 def run(hostile, here, capsys, monkeypatch):
     """A function that runs a notebook on the hostile folder; returns what it printed."""
     monkeypatch.setattr(train, "launch", train.run_training)
+    monkeypatch.setattr(claims_run, "launch", claims_run.run_claims)
     monkeypatch.setattr(sys, "argv", ["notebook"])
 
     def of(name, **parameters):
