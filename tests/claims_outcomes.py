@@ -17,6 +17,7 @@ DIAGNOSIS = {
 }  # fmt: skip
 OF_MARGIN = {"beta": 1.0, "positives that cost": 0.25, "negatives that cost": 0.5}
 SECONDS = 1800.0
+QUERIES = {"top-1": 60, "holidays": 20, "ukbench": 24, "copies": 30}  # of a noisy outcome
 
 
 def measured(training: Training, config: ClaimsConfig, means: Mapping[str, float], **found) -> Measured:
@@ -61,3 +62,29 @@ def outcome(
     taken = {arm: max(of_arm, key=of_arm.get) for arm, of_arm in (rates or {}).items()}
     groups = {name: np.arange(len(AROUND)) for name in measures}
     return Outcome(config, chosen, taken or dict.fromkeys(means, config.lrs[0]), trained, groups)
+
+
+def noisy_outcome(arms, *, budgets=(1, 4), seeds=(0, 1, 2), gains=None) -> Outcome:
+    """An outcome of these arms, whose values differ little between seeds.
+
+    gains: {(arm, budget): what is added to the mean of every measure}
+    """
+    config = make(ClaimsConfig, {"experiment": "t", "arms": arms, "budgets": budgets, "seeds": seeds})
+    rng = np.random.default_rng(0)
+    base = {name: rng.uniform(0.2, 0.6, count) for name, count in QUERIES.items()}
+    trained = []
+    for budget in budgets:
+        for seed in seeds:
+            for arm in arms:
+                gain = (gains or {}).get((arm, budget), 0.0)
+                values = {
+                    name: (of_name + gain + rng.normal(0, 0.01, len(of_name))).tolist()
+                    for name, of_name in base.items()
+                }
+                kept = Measured(
+                    training={}, train_images="", evaluation={}, samples=1000 * budget, values=values,
+                    diagnosis=DIAGNOSIS, seconds=SECONDS,
+                )  # fmt: skip
+                trained.append(Trained(Training(arm, budget, seed, 0.02), kept))
+    groups = {name: np.arange(count) for name, count in QUERIES.items()}
+    return Outcome(config, [], dict.fromkeys(arms, 0.02), trained, groups)

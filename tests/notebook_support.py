@@ -38,8 +38,8 @@ QUICK = {
     "05_evaluate_retrieval": {"size": 48, "resolutions": [32, 48], "indices": []},
     "06_search_your_photos": {"size": 48},
     "07_claims": {
-        "budgets": [1, 2], "size": 32, "batch_size": 12, "len_factor": 0.5, "eval_size": 48, "copies": 8,
-        "larger_sizes": [48], "whitening_images": [20, 40],
+        "arms": ["plain", "joint"], "budgets": [1], "seeds": [0, 1], "size": 32, "batch_size": 12,
+        "len_factor": 0.5, "eval_size": 48, "further": True, "larger_sizes": [48], "whitening_images": [40],
     },
 }  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from claims_support import QUERIES, claims_outcome
+from claims_outcomes import QUERIES, noisy_outcome
 
 from mgkit.claims.verdicts import crossing_lines, crossings, shown_samples, table, to_decide, verdicts
 
@@ -15,7 +15,7 @@ GAINS = {("repeated", 1): -0.1, ("joint", 1): -0.1, ("repeated", 4): 0.1, ("join
 
 
 def found(**values):
-    return verdicts(claims_outcome(ARMS, gains=GAINS, **values))
+    return verdicts(noisy_outcome(ARMS, gains=GAINS, **values))
 
 
 def of(verdicts, claim, measure, samples):
@@ -25,8 +25,8 @@ def of(verdicts, claim, measure, samples):
 
 def test_every_claim_is_tried_on_every_measure_at_every_budget():
     assert len(found()) == 3 * len(QUERIES) * 2
-    assert len(verdicts(claims_outcome(["plain", "repeated"]))) == len(QUERIES) * 2
-    assert verdicts(claims_outcome(["joint"])) == []
+    assert len(verdicts(noisy_outcome(["plain", "repeated"]))) == len(QUERIES) * 2
+    assert verdicts(noisy_outcome(["joint"])) == []
 
 
 def test_the_two_effects_are_told_apart():
@@ -44,7 +44,7 @@ def test_the_papers_values_stand_beside():
 
 
 def test_only_seeds_that_both_arms_have_are_compared():
-    outcome = claims_outcome(ARMS, gains=GAINS)
+    outcome = noisy_outcome(ARMS, gains=GAINS)
     missing = [one for one in outcome.trained if (one.training.arm, one.training.seed) != ("joint", 2)]
     fewer = verdicts(type(outcome)(**vars(outcome) | {"trained": missing}))
     assert of(fewer, MARGIN, "top-1", 4000).seeds == 2
@@ -96,6 +96,6 @@ def test_samples_are_short(samples, text):
 
 
 def test_values_may_be_missing():
-    outcome = claims_outcome(["plain", "repeated"])
+    outcome = noisy_outcome(["plain", "repeated"])
     outcome.trained[0].measured.values["top-1"][3] = None
     assert np.isfinite(verdicts(outcome)[0].difference.value)

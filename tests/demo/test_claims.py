@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from claims_support import claims_outcome
+from claims_outcomes import noisy_outcome
 
 from mgkit.config import TrainConfig
 from mgkit.demo.claims import Claim, claims, claims_text, one_network_table
@@ -107,7 +107,7 @@ def test_the_table_says_where_a_claim_does_not_hold():
 
 
 def test_the_text_has_both_effects_apart_and_points_to_the_reference(outputs):
-    text = claims_text(claims_outcome(["plain", "repeated", "joint"]), claims("e"))
+    text = claims_text(noisy_outcome(["plain", "repeated", "joint"]), claims("e"))
     assert "repeated augmentation at λ=1" in text and "the margin loss at N=3" in text
     assert "folding the whitening" in text
     assert "outputs/reference/claims" in text

@@ -5,7 +5,7 @@ import json
 import nbformat
 import numpy as np
 import pytest
-from claims_support import claims_outcome
+from claims_outcomes import noisy_outcome
 from PIL import Image
 
 from mgkit.demo import reference
@@ -174,7 +174,7 @@ def test_what_a_demo_measures_has_tolerances_by_what_it_depends_on(tmp_path, mon
         },
     }
     monkeypatch.setattr("mgkit.demo.reference.latest_results", lambda config: results[config.stage])
-    tried = claims_outcome(["plain", "joint"])
+    tried = noisy_outcome(["plain", "joint"])
     found = measures("e", tried)
     for one in tried.trained:
         for name, values in one.measured.arrays().items():
