@@ -43,7 +43,7 @@ def claims_table(config: ClaimsConfig) -> str:
     claims = claims_of(config.arms)
     if not claims:
         names = ", ".join(config.arms)
-        return f"arms: {names} make no pair of a claim, such as plain and repeated: there are curves only"
+        return f"arms ({names}): no two make a claim, as plain and repeated do; there are curves only"
     rows = [("", *TITLES.values())]
     for claim in claims:
         cells = [

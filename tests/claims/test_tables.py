@@ -22,7 +22,7 @@ def test_the_claims_of_the_arms_with_the_paper_s_values():
 
 
 def test_a_single_arm_makes_no_claim():
-    assert "plain make no pair of a claim" in tables.claims_table(make(ClaimsConfig, {"arms": ["plain"]}))
+    assert "arms (plain): no two make a claim" in tables.claims_table(make(ClaimsConfig, {"arms": ["plain"]}))
 
 
 def test_nothing_is_missing_of_a_whole_outcome():
