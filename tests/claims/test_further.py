@@ -16,6 +16,7 @@ from mgkit.claims import run, statistics
 from mgkit.claims.further import (
     GEM,
     SCALES,
+    descriptors_of,
     fitted_whitenings,
     further_path,
     learned_exponents,
@@ -142,23 +143,29 @@ def test_classes_are_by_the_training_p_and_by_p_star(network, images, monkeypatc
     )
 
 
-def test_descriptors_are_whitened_as_by_numpy_on_a_subset(kept, network, claims_config, on):
+@pytest.fixture
+def kinds(network, claims_config, on):
+    """Descriptors of Holidays by the first network, {kind: [N,D]}."""
+    net, passes = network(ONE), Passes(precision="float32", description=None)
+    unlabelled = unlabelled_images(claims_config(), None)
+    whitenings = fitted_whitenings(net, claims_config(), unlabelled, passes, seed=ONE.seed)
+    return dict(descriptors_of(net, on.sets["holidays"], 32, whitenings, passes))
+
+
+def test_descriptors_are_whitened_as_by_numpy_on_a_subset(kinds, network, claims_config, on):
     """On the first images of an order; descriptors are compared by their products, which have no signs."""
-    net = network(ONE)
-    config = claims_config()
-    unlabelled = module.unlabelled_images(config, None)
+    features_of = partial(pooled, network(ONE), size=32, ps=[3.0], precision="float32")
+    [rows] = with_one(features_of(unlabelled_images(claims_config(), None)))  # [40,D]
+    [features] = features_of(on.sets["holidays"].images)  # [N,C]
     order = torch.randperm(OF_WHITEN, generator=torch.Generator().manual_seed(ONE.seed)).numpy()
-    [rows] = with_one(pooled(net, unlabelled, size=32, ps=[3.0], precision="float32"))  # [40,D]
-    for name, one in on.sets.items():
-        [features] = pooled(net, one.images, size=32, ps=[3.0], precision="float32")
-        for count in (10, 25, OF_WHITEN):
-            chosen = rows[order[:count]]
-            values, vectors = np.linalg.eigh(np.cov(chosen.T))
-            projection = vectors / np.sqrt(0.9 * values + 0.1 * values.mean())
-            expected = unit((with_one(features) - chosen.mean(0)) @ projection).astype(np.float32)
-            found = kept[0].arrays(whitened_on(count))[name]
-            close(found, query_values(one, expected))
-        close(kept[0].arrays(GEM)[name], query_values(one, unit(features)))
+    for count in (10, 25, OF_WHITEN):
+        chosen = rows[order[:count]]
+        values, vectors = np.linalg.eigh(np.cov(chosen.T))
+        projection = vectors / np.sqrt(0.9 * values + 0.1 * values.mean())
+        expected = unit((with_one(features) - chosen.mean(0)) @ projection)
+        found = kinds[whitened_on(count)]
+        np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=2e-3)
+    np.testing.assert_allclose(kinds[GEM], unit(features), atol=1e-6)
 
 
 def with_one(features):
@@ -171,16 +178,21 @@ def unit(rows):
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
+def test_descriptors_of_several_scales_are_summed(kinds, network, on):
+    images = on.sets["holidays"].images
+    rows = [embed(network(ONE), images, size=size, precision="float32") for size in (23, 32, 45)]
+    np.testing.assert_allclose(kinds[SCALES], unit(sum(rows)), atol=1e-5)
+
+
+def test_queries_are_measured_by_each_kind_of_descriptor(kept, kinds, on):
+    for kind, descriptors in kinds.items():
+        close(kept[0].arrays(kind)["holidays"], query_values(on.sets["holidays"], descriptors))
+        assert kept[0].arrays(kind).keys() == on.sets.keys()
+
+
 def close(found, expected):
     """Rounding may swap two images that are almost alike, for few queries."""
     assert found.shape == expected.shape and (abs(found - expected) < 1e-3).mean() > 0.9
-
-
-def test_several_scales_are_summed(kept, network, on):
-    net = network(ONE)
-    for name, one in on.sets.items():
-        rows = sum(embed(net, one.images, size=size, precision="float32") for size in (23, 32, 45))
-        close(kept[0].arrays(SCALES)[name], query_values(one, unit(rows)))
 
 
 def test_subsets_are_nested_and_differ_between_seeds(network, claims_config, monkeypatch):
@@ -217,7 +229,9 @@ def test_what_is_kept_is_not_measured_again(kept, again):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"larger_sizes": [32]}, {"whitening_images": [10]}, {"eval_size": 40}, {"size": 48}], ids=str
+    "changed",
+    [{"larger_sizes": [32]}, {"whitening_images": [10]}, {"eval_size": 40}, {"crop_scale": 0.5}],
+    ids=str,
 )
 def test_other_parameters_are_measured_anew(kept, again, claims_config, images, on, changed):
     config = claims_config(**changed)
@@ -235,7 +249,7 @@ def test_other_images_are_measured_anew(kept, again, images, on):
         again(training=replace(ONE, lr=0.01))
 
 
-def test_the_unlabelled_images_decide_too(kept, again, claims_config, here, mini_root, images):
+def test_the_unlabelled_images_decide_too(kept, again, claims_config):
     own = unlabelled_images(claims_config(), None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "unlabelled_images", lambda config, train_images: own.subset(range(30)))
