@@ -11,6 +11,7 @@ from mgkit.claims.run import Outcome, Trained
 from mgkit.claims.verdicts import Verdict, crossing_lines, shown_samples, table
 from mgkit.config import ClaimsConfig
 from mgkit.engine.run import opened_folder
+from mgkit.explore.tables import aligned
 from mgkit.machine.files import write_text
 from mgkit.retrieval.protocols import shown_value
 
@@ -21,18 +22,6 @@ COLUMNS = {  # of the table of diagnoses: heading, digits, scale
     "positive distance": ("copies apart", 2, 1), "negative distance": ("negatives apart", 2, 1),
     "distance": ("images apart", 2, 1), "effective rank": ("effective rank", 1, 1),
 }  # fmt: skip
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of equally many cells as text: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if k == 0 else cell.rjust(width)
-            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
 
 
 # --- What is tried
@@ -53,7 +42,7 @@ def claims_table(config: ClaimsConfig) -> str:
             for name in TITLES
         ]
         rows.append((claim.text, *cells))
-    return aligned(rows)
+    return "\n".join(aligned(rows))
 
 
 def missing_lines(outcome: Outcome) -> list[str]:
@@ -149,7 +138,7 @@ def diagnosis_table(outcome: Outcome) -> str:
                 ]
                 samples = shown_samples(of_arm[0].measured.samples)
                 rows.append((ARMS[arm].label, samples, str(len(of_arm)), *cells))
-    return aligned(rows)
+    return "\n".join(aligned(rows))
 
 
 def mean_diagnosis(trained: Sequence[Trained]) -> dict[str, float]:

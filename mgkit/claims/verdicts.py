@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from mgkit.claims.further import FurtherClaim
 from mgkit.claims.measures import TITLES, UNITS
 from mgkit.claims.run import Outcome, Trained
 from mgkit.claims.statistics import Crossing, Paired, crossing, paired
+from mgkit.explore.tables import aligned
 from mgkit.retrieval.protocols import Difference, shown_difference, shown_value
 
 
@@ -132,18 +134,14 @@ WORDS = {True: "holds", False: "does not", None: "undecided"}
 
 def table(found: Sequence[Verdict]) -> str:
     """The verdicts as aligned text, one claim after the other."""
-    rows = [("", "samples", "seeds", "without", "with", "difference (95 %)", "paper", "", "")]
-    for claim in dict.fromkeys(one.claim for one in found):
-        rows.append((claim, *[""] * 8))
-        rows += [row_of(one) for one in found if one.claim == claim]
-    widths = [max(map(len, column)) for column in zip(*(row for row in rows if row[1]), strict=True)]
-    return "\n".join(
-        "  ".join(
-            f"{cell:{'<' if k in (0, 7, 8) else '>'}{width}}"
-            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    heading = ("", "samples", "seeds", "without", "with", "difference (95 %)", "paper", "", "")
+    claims = [one.claim for one in found]
+    by_claim = sorted(found, key=lambda one: claims.index(one.claim))
+    lines = iter(aligned([heading, *map(row_of, by_claim)], left=(0, 7, 8)))
+    text = [next(lines)]
+    for claim, of_claim in groupby(by_claim, key=lambda one: one.claim):
+        text += [claim, *islice(lines, len(list(of_claim)))]
+    return "\n".join(text)
 
 
 def row_of(one: Verdict) -> tuple[str, ...]:

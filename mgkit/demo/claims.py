@@ -8,6 +8,7 @@ from mgkit.claims.verdicts import table, verdicts
 from mgkit.config import FinetunePConfig, RetrievalConfig, TrainConfig, WhitenConfig
 from mgkit.demo.reference import set_name
 from mgkit.engine.run import latest_results
+from mgkit.explore.tables import aligned
 from mgkit.retrieval.protocols import Difference, shown_difference, shown_value
 
 SETS = ("holidays", "ukbench", "copydays")
@@ -79,11 +80,7 @@ def claims_text(outcome: Outcome, found: Sequence[Claim]) -> str:
 
 def one_network_table(found: Sequence[Claim]) -> str:
     """The claims on one network as aligned text."""
-    width = max(len(claim.text) for claim in found)
     words = {True: "holds", False: "does not", None: "undecided"}
     rows = [(c.text, c.before, c.after, c.difference, words[c.holds]) for c in found]
     heading = ("", "without", "with", "difference (95 %)", "")
-    return "\n".join(
-        f"{text:{width}}  {before:>9}  {after:>9}  {difference:>21}  {holds}".rstrip()
-        for text, before, after, difference, holds in [heading, *rows]
-    )
+    return "\n".join(aligned([heading, *rows], left=(0, 4)))

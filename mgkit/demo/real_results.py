@@ -3,9 +3,10 @@
 The network is frozen, so only rounding depends on the machine, in bf16 or float32: it changes the predicted
 class of single images in 1,000, and p* in its second digit."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from mgkit.demo.reference import EXACT, Measure
+from mgkit.explore.tables import aligned
 from mgkit.retrieval.protocols import Difference, shown_difference, shown_interval, shown_value
 
 TOLERANCES = {"p*": 0.1, "top-1": 0.015, "mAP": 0.015, "score": 0.03}  # p*, shares, shares, of 4
@@ -187,15 +188,3 @@ def figure_4_lines(retrieval: dict) -> list[str]:
             measure = "score" if name == "ukbench" else "mAP"
             lines.append((f"{name}: {label}", *(shown_value(measure, of_size[j]) for of_size in values)))
     return aligned(lines)
-
-
-def aligned(rows: Sequence[Sequence[str]], *, left: Container[int] = (0,)) -> list[str]:
-    """Rows of equal length as lines; left: columns that are aligned to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    sides = ["<" if k in left else ">" for k in range(len(widths))]
-    return [
-        "  ".join(
-            f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]

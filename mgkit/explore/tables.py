@@ -1,5 +1,6 @@
-"""Results of 02 and 05 as text."""
+"""Results as text: aligned columns, and the tables of 02 and 05."""
 
+from collections.abc import Container, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -8,6 +9,18 @@ from mgkit.retrieval.protocols import shown, shown_difference, shown_interval, s
 from mgkit.stages.results import Adaptation, Retrieval
 
 VERDICT = {True: "better", False: "worse", None: "undecided"}
+
+
+def aligned(rows: Sequence[Sequence[str]], *, left: Container[int] = (0,)) -> list[str]:
+    """Rows of equal length as lines; left: columns that are aligned to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = ["<" if k in left else ">" for k in range(len(widths))]
+    return [
+        "  ".join(
+            f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def adaptation_table(rows: list[Adaptation]) -> str:

@@ -10,10 +10,6 @@ from mgkit.config import ClaimsConfig, make
 THREE = {arm: {1: [0.3, 0.32], 4: [0.5, 0.54]} for arm in ("plain", "repeated", "joint")}
 
 
-def test_aligned_columns():
-    assert tables.aligned([("a", "b"), ("ccc", "100")]) == "a      b\nccc  100"
-
-
 def test_the_claims_of_the_arms_with_the_paper_s_values():
     text = tables.claims_table(make(ClaimsConfig, {"arms": ["plain", "repeated"]}))
     header, *rows = text.splitlines()

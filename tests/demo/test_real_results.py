@@ -10,7 +10,6 @@ from mgkit.demo.real_results import (
     RETRIEVE,
     TOLERANCES,
     WHITEN,
-    aligned,
     real_curves,
     real_measures,
     real_table,
@@ -101,9 +100,3 @@ def test_the_table_has_every_measurement():
 def test_one_folder_for_two_sets_is_one_line():
     both = {f"imagenet/{split}": DESCRIPTION["imagenet/val"] for split in ("train", "val")}
     assert "imagenet/train, imagenet/val: 1000 images" in real_table({}, both)
-
-
-def test_columns_are_aligned():
-    rows = [("a", "1", "22"), ("long", "333", "4")]
-    assert aligned(rows) == ["a       1  22", "long  333   4"]
-    assert aligned(rows, left=(0, 2)) == ["a       1  22", "long  333  4"]

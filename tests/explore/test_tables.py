@@ -8,6 +8,7 @@ import numpy as np
 from mgkit.explore.tables import (
     VERDICT,
     adaptation_table,
+    aligned,
     perfect_queries,
     precision_at_half_recall,
     rejection_table,
@@ -93,3 +94,9 @@ def test_the_table_of_adaptations_has_what_each_gains_and_costs():
     assert lines[2].split() == ["training", "p", "3.00", "50.0", "%", "40.0", "…", "60.0", "0", "0"]
     assert lines[6].endswith("-2.0 (-3.0 … -1.0)  worse           2  2,049,001")
     assert len({len(line) for line in lines if " px" not in line}) == 1
+
+
+def test_columns_are_aligned():
+    rows = [("a", "1", "22"), ("long", "333", "4")]
+    assert aligned(rows) == ["a       1  22", "long  333   4"]
+    assert aligned(rows, left=(0, 2)) == ["a       1  22", "long  333  4"]
