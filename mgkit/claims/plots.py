@@ -33,7 +33,7 @@ from mgkit.explore.style import (
 SHADE = 0.12  # opacity of intervals around several curves, which overlap
 APART = 0.06  # factor between the points of arms at one number of samples, where there are no curves
 MARGIN = 0.3  # of the range of the points, on either side; longer intervals are cut
-LONGEST = 8  # times the largest difference: an axis reaches so far at most, and longer intervals are cut
+LONGEST = 8  # times the largest difference: so far an axis reaches, longer intervals leave the panel
 LOOKS = {  # of verdicts
     holds: {"marker": marker, "color": colour, "markersize": 7, "linestyle": "", "label": WORDS[holds]}
     for holds, marker, colour in ((True, ">", RIGHT), (False, "<", WRONG), (None, "o", "grey"))
@@ -210,6 +210,7 @@ def differences(found: Sequence[Verdict]) -> Figure:
     """The difference of every claim at each budget, with its 95 % interval; a panel per measure.
 
     Shape and colour tell the verdict. Rhombs: the paper's differences, of other networks and images.
+    Intervals may leave a panel, differences do not.
     """
     rows = []
     for claim, of_claim in groupby(found, key=lambda one: one.claim):
@@ -237,6 +238,8 @@ def forest(rows: Sequence[Row], label: str) -> Figure:
         show_reason(panel, "no claim was tried")
         return figure
     figure, [axes] = axes_grid(1, len(measures), width=2.7, height=1.2 + 0.24 * len(rows))
+    for look in (*LOOKS.values(), *([PAPER] if any(row.paper for row in rows) else [])):
+        axes[0].plot([], [], **look)  # for the legend, in this order
     for panel, measure in zip(axes, measures, strict=True):
         drawn = {y: one for y, row in enumerate(rows) for one in row.verdicts if one.measure == measure}
         draw_differences(panel, drawn, {y for y in drawn if rows[y].paper}, scale_of(measure))
@@ -251,8 +254,6 @@ def forest(rows: Sequence[Row], label: str) -> Figure:
             place = {"transform": axes[0].get_yaxis_transform(), "va": "center", "fontsize": 9}
             box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
             axes[0].text(0.02, y, row.label, in_layout=False, bbox=box, **place)
-    for look in (*LOOKS.values(), *([PAPER] if any(row.paper for row in rows) else [])):
-        axes[0].plot([], [], **look)  # for the legend, in this order
     figure_legend(figure, axes[0])
     return figure
 
@@ -264,15 +265,15 @@ def draw_differences(panel: Axes, drawn: Mapping[int, Verdict], papers: set[int]
         y: scale * (one.paper[1] - one.paper[0] if y in papers else one.difference.value)
         for y, one in drawn.items()
     }
-    limit = most = max(map(abs, values.values()), default=0) or 1
+    reach = most = max(map(abs, values.values()), default=0) or 1
     for y, one in drawn.items():
         panel.plot(values[y], y, **(PAPER if y in papers else LOOKS[one.holds]))
         ends = scale * np.array([one.difference.low, one.difference.high])
         if y not in papers and np.isfinite(ends).all():
-            ends = ends.clip(-LONGEST * most, LONGEST * most)
             panel.plot(ends, [y, y], color=LOOKS[one.holds]["color"], linewidth=1.5)
-            limit = max(limit, *np.abs(ends))
-    panel.set_xlim(-1.12 * limit, 1.12 * limit)
+            reach = max(reach, *np.abs(ends))
+    limit = min(1.12 * reach, LONGEST * most)
+    panel.set_xlim(-limit, limit)
 
 
 def whitening_curves(gains: Sequence[tuple[int, str, Paired]]) -> Figure:
