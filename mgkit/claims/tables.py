@@ -185,11 +185,12 @@ def margin_words(found: dict[str, float]) -> str:
 
 
 def cost_line(outcome: Outcome) -> str:
-    """The hours that the measured trainings took."""
+    """The time that the measured trainings took."""
     every = [*outcome.grid, *outcome.trained]
     hours = sum(one.measured.seconds for one in every) / 3600
     samples = sum(one.measured.samples for one in every)
-    return f"trainings measured: {len(every)}, of {shown_samples(samples)} samples in {hours:.2f} hours"
+    time = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+    return f"trainings measured: {len(every)}, of {shown_samples(samples)} samples in {time}"
 
 
 def undecided_lines(found: Sequence[Verdict]) -> list[str]:

@@ -91,7 +91,8 @@ def test_a_diagnosis_is_read(changed, said):
 
 
 def test_the_cost_is_that_of_all_trainings():
-    assert tables.cost_line(outcome(THREE)) == "trainings measured: 12, of 3k samples in 6.00 hours"
+    assert tables.cost_line(outcome(THREE)) == "trainings measured: 12, of 3k samples in 6.0 hours"
+    assert tables.cost_line(outcome({"plain": {1: [0.3]}})).endswith("0.1k samples in 30.0 minutes")
 
 
 def test_verdicts_are_counted_and_what_would_decide_is_said():
