@@ -141,7 +141,7 @@ class Work:
 
     def measure_further(self) -> None:
         """Try the claims on trained networks, see `mgkit.claims.further`, on those of one arm and budget."""
-        for training in from_main(lambda: further_trainings(self.config, self.finished()[2])):
+        for training in from_main(lambda: further_trainings(self.finished()[2])):
             measure_further(training, self.config, self.network_if_here, self.images[0], self.on)
             self.stop_if_asked(training)
 
@@ -175,7 +175,7 @@ class Work:
         return bool(hours) and time.monotonic() - self.began > 3600 * hours
 
 
-def further_trainings(config: ClaimsConfig, trained: Sequence[Trained]) -> list[Training]:
+def further_trainings(trained: Sequence[Trained]) -> list[Training]:
     """The trainings whose networks are tried further: of the largest budget with most seeds."""
     of_arm = [one.training for one in trained if one.training.arm == FURTHER_ARM]
     budgets = [training.budget for training in of_arm]
@@ -204,7 +204,7 @@ def outcome(config: ClaimsConfig) -> Outcome:
     on = evaluation(config, images[1])
     work = Work(config, images, on, lambda step: False)
     chosen, rates, trained = work.finished()
-    tried = further_trainings(config, trained) if config.further else []
+    tried = further_trainings(trained) if config.further else []
     further = read_further(tried, config, images[0], on)
     return Outcome(config, chosen, rates, trained, dict(on.groups), further)
 

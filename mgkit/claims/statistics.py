@@ -8,7 +8,6 @@ error of Student's t distribution, with one degree of freedom less than there ar
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from scipy import stats
@@ -53,19 +52,16 @@ class Paired:
 
         None if the queries are too few for that, or more than MOST_SEEDS are needed, or for a single seed.
         """
-        if len(self.of_seeds) < 2:
+        if len(self.of_seeds) < 2 or self.value == 0:
             return None
-        deviation = float(self.of_seeds.std(ddof=1))
-        power = NormalDist().inv_cdf(POWER)
-        for seeds in range(2, MOST_SEEDS + 1):
-            t = float(stats.t.ppf((1 + LEVEL) / 2, seeds - 1))
-            # Both errors at once; that of the seeds has the wider tails.
-            z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-            half = math.hypot(t * deviation / math.sqrt(seeds), z * self.of_queries)
-            error = math.hypot(deviation / math.sqrt(seeds), self.of_queries)
-            if abs(self.value) >= half + power * error:
-                return seeds
-        return None
+        seeds = np.arange(2, MOST_SEEDS + 1)
+        of_seeds = self.of_seeds.std(ddof=1) / np.sqrt(seeds)
+        t, z = stats.t.ppf((1 + LEVEL) / 2, seeds - 1), stats.norm.ppf((1 + LEVEL) / 2)
+        # Half the interval by both errors at once, and what else a difference needs to be decided so often.
+        half = np.hypot(t * of_seeds, z * self.of_queries)
+        more = stats.norm.ppf(POWER) * np.hypot(of_seeds, self.of_queries)
+        enough = seeds[abs(self.value) >= half + more]
+        return int(enough[0]) if len(enough) else None
 
 
 def paired(before: np.ndarray, after: np.ndarray, groups: np.ndarray, *, seed: int = 0) -> Paired:

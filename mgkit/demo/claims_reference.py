@@ -67,7 +67,7 @@ def main() -> None:
     try:
         config = make(ClaimsConfig, parameters)
         taken = take_measured(config.experiment)
-        print(f"{taken} measured trainings are taken from {folder() / CLAIMS}", flush=True)
+        print(f"{taken} files of measured values are taken from {folder() / CLAIMS}", flush=True)
         notebook = execute(NOTEBOOK, experiment_folder(config.experiment) / "notebooks", parameters)
         if arguments.write_reference:
             print(f"written: {write_claims_reference(config, notebook)}")

@@ -127,13 +127,13 @@ def test_the_rate_of_an_arm_is_the_one_with_the_best_validation_accuracy(config)
     assert rates_of(config(lrs=[0.3]), []) == {"plain": 0.3, "joint": 0.3}
 
 
-def test_further_claims_are_tried_on_the_largest_budget_with_most_seeds(config):
+def test_further_claims_are_tried_on_the_largest_budget_with_most_seeds():
     every = [
         stand_in("joint", 0.1, 0, budget, seed) for budget, seed in ((1, 0), (1, 1), (3, 0), (3, 1), (9, 0))
     ]
-    chosen = further_trainings(config(), [*every, stand_in("plain", 0.1, 0, 9, 1)])
+    chosen = further_trainings([*every, stand_in("plain", 0.1, 0, 9, 1)])
     assert [(one.budget, one.seed) for one in chosen] == [(3, 0), (3, 1)]
-    assert further_trainings(config(), []) == []
+    assert further_trainings([]) == []
 
 
 def test_try_claims_trains_in_worker_processes(config):

@@ -114,6 +114,7 @@ def test_the_seeds_needed_decide_in_about_eight_of_ten_trials():
 
 def test_no_number_of_seeds_decides_what_the_queries_cannot():
     assert of(values(3, 20, gain=0.01, of_queries=1.0, noise=0.0)).seeds_needed() is None
+    assert of(np.zeros((3, 20))).seeds_needed() is None
 
 
 # --- Crossings
