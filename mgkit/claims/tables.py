@@ -94,8 +94,11 @@ def rate_lines(outcome: Outcome) -> list[str]:
 
 
 def curve_lines(outcome: Outcome) -> list[str]:
-    """The best arm of each measure at the smallest and at the largest budget."""
-    budgets = sorted({one.training.budget for one in outcome.trained})
+    """The best arm of each measure at the smallest and at the largest budget that all arms have reached."""
+    arms = len(outcome.config.arms)
+    budgets = [
+        budget for budget in sorted(outcome.config.budgets) if len(arms_at(outcome.trained, budget)) == arms
+    ]
     lines = []
     for measure in outcome.groups if budgets else ():
         words = []
