@@ -201,9 +201,9 @@ def test_the_committed_run_is_complete():
 
 
 def test_the_committed_files_are_small_and_of_no_machine():
-    most = {".ipynb": 300_000, ".png": 130_000, ".jpg": 200_000, ".json": 30_000, ".txt": 30_000}
+    most = {".ipynb": 300_000, ".png": 130_000, ".jpg": 200_000, ".json": 50_000, ".txt": 30_000}
     files = [path for path in COMMITTED.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 3_000_000
+    assert sum(path.stat().st_size for path in files) < 4_000_000  # 1 MB of it of 07: a value for each query
     for path in files:
         assert path.stat().st_size < most[path.suffix], path
         if path.suffix not in (".png", ".jpg"):
