@@ -43,7 +43,7 @@ def every_stage(cls=StageConfig):
 def test_every_stage_can_be_run_by_workers():
     notebooks = Path(__file__).parents[1] / "notebooks"
     stages = {stage.stage: stage for stage in every_stage()}
-    assert {name: config for name, (config, _) in module.STAGES.items()} == stages and len(stages) == 7
+    assert {name: config for name, (config, _) in module.STAGES.items()} == stages and len(stages) == 8
     for stage in stages.values():
         assert stage.command or (notebooks / f"{stage.notebook}.ipynb").is_file()
 
