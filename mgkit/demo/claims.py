@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mgkit.claims.run import Outcome
-from mgkit.claims.verdicts import table, verdicts
+from mgkit.claims.verdicts import WORDS, table, verdicts
 from mgkit.config import FinetunePConfig, RetrievalConfig, TrainConfig, WhitenConfig
 from mgkit.demo.reference import set_name
 from mgkit.engine.run import latest_results
@@ -80,7 +80,6 @@ def claims_text(outcome: Outcome, found: Sequence[Claim]) -> str:
 
 def one_network_table(found: Sequence[Claim]) -> str:
     """The claims on one network as aligned text."""
-    words = {True: "holds", False: "does not", None: "undecided"}
-    rows = [(c.text, c.before, c.after, c.difference, words[c.holds]) for c in found]
+    rows = [(c.text, c.before, c.after, c.difference, WORDS[c.holds]) for c in found]
     heading = ("", "without", "with", "difference (95 %)", "")
     return "\n".join(aligned([heading, *rows], left=(0, 4)))

@@ -6,12 +6,11 @@ class of single images in 1,000, and p* in its second digit."""
 from collections.abc import Mapping, Sequence
 
 from mgkit.demo.reference import EXACT, Measure
-from mgkit.explore.tables import aligned
+from mgkit.explore.tables import VERDICT, aligned
 from mgkit.retrieval.protocols import Difference, shown_difference, shown_interval, shown_value
 
 TOLERANCES = {"p*": 0.1, "top-1": 0.015, "mAP": 0.015, "score": 0.03}  # p*, shares, shares, of 4
 DIGITS = 5  # of the numbers in curves.json
-WORDS = {True: "better", False: "worse", None: "undecided"}
 
 Results = Mapping[str, dict]  # {notebook: its results.json}
 PSTAR, WHITEN, CLASSIFY, RETRIEVE = (
@@ -128,7 +127,7 @@ def search_lines(search: dict) -> list[str]:
         best = max(range(len(search["ps"])), key=lambda j: search["top1"][s][j])
         rows.append((
             f"{size} px", f"{search['p_star'][s]:.2f}", f"{search['ps'][best]:g}", f"{100 * before:.1f} %",
-            f"{100 * after:.1f} %", shown_difference("top-1", gain), WORDS[gain.better],
+            f"{100 * after:.1f} %", shown_difference("top-1", gain), VERDICT[gain.better],
         ))  # fmt: skip
     return aligned(rows)
 
@@ -171,7 +170,7 @@ def retrieval_lines(rows: Sequence[dict], title: str = "05") -> list[str]:
         gained = ("", "")
         if "gain" in row:
             gain = Difference(**row["gain"])
-            gained = (shown_difference(measure, gain), f"{WORDS[gain.better]}, over {row['over']}")
+            gained = (shown_difference(measure, gain), f"{VERDICT[gain.better]}, over {row['over']}")
         value, interval = shown_value(measure, row["value"]), shown_interval(measure, *row["interval"])
         lines.append((f"{row['set']}: {row['descriptor']}", f"{row['p']:.2f}", value, interval, *gained))
     return aligned(lines, left=(0, 5))
