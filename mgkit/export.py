@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from mgkit.exportable import exportable, takes_one_size
-from mgkit.machine.device import frozen
 from mgkit.machine.files import atomic_write
+from mgkit.machine.frozen import frozen
 from mgkit.machine.printable import say_once, shortened
 from mgkit.model import MultiGrain
 

@@ -26,8 +26,8 @@ from mgkit.finetune import (
     sweep_hits,
     sweep_p,
 )
-from mgkit.machine.device import frozen
 from mgkit.machine.distributed import rank, world_size
+from mgkit.machine.frozen import frozen
 from mgkit.metrics import topk_accuracy
 from mgkit.pooling import FLOOR
 from mgkit.transforms import eval_transform

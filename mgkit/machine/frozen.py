@@ -1,0 +1,115 @@
+"""The copy of a network for inference: batch norms folded, weights cast once, no padded copies of maps."""
+
+from collections import Counter
+from copy import deepcopy
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from mgkit.machine.device import compute_dtype, place
+
+# By name, since timm takes seconds to import. Other subclasses may change their weights before they use them.
+CONVOLUTIONS = {"Conv2d", "Conv2dSame"}
+NORMS = {"BatchNorm2d", "BatchNormAct2d", "SyncBatchNorm"}
+
+
+def frozen(features: nn.Module, device: torch.device, precision: str = "auto") -> nn.Module:
+    """A copy for inference: batch norms folded into convolutions, weights cast once.
+
+    features: a backbone in eval mode ([B,3,H,W] -> [B,C,h,w]).
+    precision: that of the `autocast` in which the copy is to run.
+
+    The feature maps are the same up to rounding. Raises ValueError for an unknown precision.
+    """
+    # Speed-up by folding on a CPU, batches of 32 at 224 px: EfficientNet-Lite0 1.43, ResNet-50 1.1 to 1.2;
+    # in bf16 1.24 and 1.09.
+    dtype = compute_dtype(device, precision)
+    copy = deepcopy(features)
+    for convolution, norm in foldable(features):  # not of the copy, which the trace would keep alive
+        fold(copy, convolution, norm)
+    for module in copy.modules():
+        if type(module) in (nn.Conv2d, nn.Linear):
+            module.to(dtype)
+    return place(copy, device).requires_grad_(False)
+
+
+class Tracer(fx.Tracer):
+    """Treats convolutions and batch norms as leaves, timm's too."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return type(module).__name__ in CONVOLUTIONS | NORMS or super().is_leaf_module(module, name)
+
+
+def foldable(features: nn.Module) -> list[tuple[str, str]]:
+    """Names of (convolution, batch norm) pairs: each is called once, only the norm reads the convolution.
+
+    Empty where the forward cannot be traced, or where a hook may read what lies between.
+    """
+    if any(module._forward_hooks or module._forward_pre_hooks for module in features.modules()):
+        return []
+    try:
+        nodes = Tracer().trace(features).nodes
+    except Exception:  # a forward may raise anything when it is run on symbols
+        return []
+    calls = Counter(node.target for node in nodes if node.op == "call_module")
+    once = {
+        node: type(features.get_submodule(node.target)).__name__
+        for node in nodes
+        if node.op == "call_module" and calls[node.target] == 1
+    }
+    return [
+        (before.target, node.target)
+        for node, kind in once.items()
+        for before in node.all_input_nodes
+        if kind in NORMS and once.get(before) in CONVOLUTIONS and len(before.users) == 1
+    ]
+
+
+def fold(features: nn.Module, convolution: str, norm: str) -> None:
+    """Fold a batch norm into the weights of the convolution before it, both given by name."""
+    conv, bn = features.get_submodule(convolution), features.get_submodule(norm)
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
+    )
+    features.set_submodule(norm, nn.Sequential(*bn.children()))  # keeps the activation inside timm's norms
+
+
+class SamePadded(nn.Module):
+    """A convolution with TensorFlow's padding `SAME` that makes no padded copy of its input.
+
+    conv: timm's Conv2dSame, without dilation
+
+    Where SAME pads one more row or column at the end than at the start, as many are padded on both sides, and
+    the kernel gets a zero at its start instead. The outputs are the same up to rounding.
+    """
+
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__()
+        self.kernel_size, self.stride, self.groups = conv.kernel_size, conv.stride, conv.groups
+        self.bias = conv.bias
+        kernels = [F.pad(conv.weight, (left, 0, top, 0)) for top in (0, 1) for left in (0, 1)]
+        self.kernels = nn.ParameterList(kernels)  # at 2 * top + left
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,C,H,W] -> [B,D,ceil(H/stride),ceil(W/stride)]."""
+        padded = [
+            max((-(-side // stride) - 1) * stride + kernel - side, 0)
+            for side, stride, kernel in zip(x.shape[2:], self.stride, self.kernel_size, strict=True)
+        ]
+        kernel = self.kernels[2 * (padded[0] % 2) + padded[1] % 2]
+        return F.conv2d(x, kernel, self.bias, self.stride, [-(-p // 2) for p in padded], 1, self.groups)
+
+
+def without_padded_copies(features: nn.Module) -> nn.Module:
+    """Replace timm's convolutions with padding `SAME` by `SamePadded` ones; returns the network.
+
+    Not for export: the kernel depends on the input's shape.
+    """
+    # On a CPU the copies took a quarter of the time of EfficientNet-Lite0: 1.25 to 1.31 times the images.
+    for name, module in list(features.named_modules()):
+        if type(module).__name__ == "Conv2dSame" and module.dilation == (1, 1):
+            features.set_submodule(name, SamePadded(module))
+    return features
