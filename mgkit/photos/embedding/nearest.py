@@ -174,7 +174,7 @@ def neighbours_without_self(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Neighbours [N,k+1] of images among themselves -> [N,k], without the image itself.
 
-    itself: index of each image ([N]); None: they are all, in order
+    itself: index of each image ([N]), -1 for one that is not among them; None: they are all, in order
 
     Without the last instead, where the image is not among them: it may have more than k identical ones.
     """

@@ -16,10 +16,11 @@ from sklearn.manifold import TSNE
 
 from mgkit.explore.style import GREY, encoded
 from mgkit.photos.embedding.arrays import read_arrays, write_arrays
+from mgkit.photos.embedding.nearest import neighbours_without_self
 from mgkit.photos.report.thumbnails import square
 from mgkit.retrieval.search import top_k
 
-FEWEST = 10  # pictures of a map
+FEWEST = 10  # pictures of a map; more than NEAR
 MOST_TILES = 1200  # pictures with a thumbnail, which t-SNE places
 DIMENSIONS = 50  # that t-SNE is given
 ITERATIONS = 500  # as many as t-SNE needs for so few pictures
@@ -37,7 +38,7 @@ class Places:
     """Where n pictures lie on a map.
 
     positions: in 0..1, to the right and down [n,2].
-    near: numbers of the tiles that each is most similar to, without itself [n,NEAR]; -1 where there are less.
+    near: numbers of the tiles that each is most similar to, without itself [n,NEAR].
     """
 
     positions: np.ndarray
@@ -54,12 +55,13 @@ def placed(descriptors: np.ndarray, tiles: np.ndarray) -> Places | None:
     if len(tiles) < FEWEST or not np.ptp(descriptors[tiles], axis=0).any():
         return None
     of_tiles = by_tsne(descriptors[tiles])  # [t,2]
-    k = min(NEAR + 1, len(tiles))
-    near = top_k(descriptors, descriptors[tiles], k=k)[1]  # [n,k]
+    scores, near = top_k(descriptors, descriptors[tiles], k=NEAR + 1)  # [n,k]
     positions = np.median(of_tiles[near], axis=1)  # [n,2]
     positions += np.random.default_rng(0).normal(scale=SCATTER, size=positions.shape)
     positions[tiles] = of_tiles
-    return Places(np.clip(positions, 0, 1), without_self(near, tiles))
+    own = np.full(len(near), -1)
+    own[tiles] = np.arange(len(tiles))
+    return Places(np.clip(positions, 0, 1), neighbours_without_self(scores, near, own)[1])
 
 
 def placed_once(descriptors: np.ndarray, tiles: np.ndarray, folder: Path) -> Places | None:
@@ -86,19 +88,6 @@ def by_tsne(descriptors: np.ndarray) -> np.ndarray:
     plane = tsne.fit_transform(reduced)
     low = plane.min(axis=0)
     return (plane - low) / np.maximum(plane.max(axis=0) - low, 1e-9)
-
-
-def without_self(near: np.ndarray, tiles: np.ndarray) -> np.ndarray:
-    """The tiles near each picture [n,k], without the picture itself [n,NEAR]; -1 where there are less."""
-    own = np.full(len(near), -1)
-    own[tiles] = np.arange(len(tiles))
-    is_self = near == own[:, None]
-    order = np.argsort(is_self, axis=1, kind="stable")  # itself last
-    near = np.where(is_self, -1, near)
-    result = np.full((len(near), NEAR), -1)
-    ordered = np.take_along_axis(near, order, axis=1)[:, :NEAR]
-    result[:, : ordered.shape[1]] = ordered
-    return result
 
 
 def sheets(thumbnails: Sequence[bytes]) -> list[bytes]:

@@ -377,7 +377,7 @@ function showDetails(n) {
   byId("details-name").replaceChildren(element("bdi", names[n]));
   byId("details-text").replaceChildren(classesOf(n), element("br"), ...groupLinks(n));
   byId("details-picture").replaceChildren(...largest(n));
-  byId("details-near").replaceChildren(...map.near[n].filter((tile) => tile >= 0).map(nearButton));
+  byId("details-near").replaceChildren(...map.near[n].map(nearButton));
 }
 
 // The thumbnail of the page, which is the whole picture, or that of the map.
