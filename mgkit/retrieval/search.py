@@ -6,6 +6,7 @@ float64 products rank the candidates.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import faiss
 import numpy as np
@@ -17,7 +18,8 @@ MEMORY = 256 * 2**20  # bytes of temporary arrays on host and device each, unles
 QUERIES_AT_ONCE = 1024
 MARGIN = 8  # candidates beyond k
 CANDIDATE_BYTES, SCORE_BYTES = 160, 128  # per candidate, and per score of `similarities`, with copies
-CACHED_BYTES = 2**20  # of rows multiplied in float64 at a time, to stay in the processor's cache
+BATCH_BYTES = 2**22  # of candidates multiplied in float64 at a time, by each thread
+CACHED_BYTES = 2**20  # of rows converted or multiplied at a time, to stay in the processor's cache
 SMALLEST = 2.0**-126  # smallest normal float32; values below may be flushed to zero
 
 
@@ -112,13 +114,10 @@ def best_rows(
             q = undecided[part]
             chunk = as_float32(queries[wanted[q]])
             border, rows = candidates(chunk, database, kept, device)
-            pairs = np.repeat(np.arange(len(chunk)), kept), rows.ravel()
-            exact = inner_products(chunk, database, *pairs).reshape(rows.shape)
-            order = np.lexsort((rows, -exact))[:, :k]
-            exact = np.take_along_axis(exact, order, 1)
-            scores[q], indices[q] = exact, np.take_along_axis(rows, order, 1)
+            exact, rows = ranked(chunk, database, rows, largest)
+            scores[q], indices[q] = exact[:, :k], rows[:, :k]
             # All other rows score at most `border` in float32.
-            unsure = exact[:, -1] <= border + rounding_error(chunk, largest)
+            unsure = exact[:, k - 1] <= border + rounding_error(chunk, largest)
             left.append(q[unsure & (kept < len(database))])
         undecided, kept = np.concatenate(left), min(8 * kept, len(database))
     return scores, indices
@@ -130,7 +129,7 @@ def candidates(
     """Return the lowest score [q] and the rows [q,kept] of the `kept` best rows per query, in float32."""
     count, dim = database.shape
     block = max(1, MEMORY // 2 // (8 * dim + 16 * len(queries)))
-    if device.type == "cpu" and database.dtype == np.float32 and database.flags.c_contiguous:
+    if device.type == "cpu" and is_plain(database):
         block = count  # faiss splits it itself, without copies
     best, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     for part in slices(count, block):
@@ -158,6 +157,47 @@ def torch_knn(queries: np.ndarray, rows: np.ndarray, k: int, device: torch.devic
     return tuple(column.cpu().numpy() for column in scores.topk(k, sorted=False))
 
 
+def ranked(
+    queries: np.ndarray, database: np.ndarray, rows: np.ndarray, largest: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores [q,k] float64, descending, and rows [q,k], ties by index.
+
+    Scores are those of a matrix product, or `inner_products` where order or rounding is ambiguous.
+    """
+    scores = multiplied(queries, database, rows)
+    order = np.argsort(-scores, axis=1)
+    scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+    error = summation_error(queries, largest)
+    close = scores[:, :-1] - scores[:, 1:] <= 2 * error
+    unsure = rounds_apart(scores, error)
+    unsure[:, 1:] |= close
+    unsure[:, :-1] |= close
+    q, at = np.nonzero(unsure)
+    scores[q, at] = inner_products(queries, database, q, rows[q, at])
+    again = np.unique(q)
+    order = np.lexsort((rows[again], -scores[again]))
+    scores[again] = np.take_along_axis(scores[again], order, 1)
+    rows[again] = np.take_along_axis(rows[again], order, 1)
+    return scores, rows
+
+
+def multiplied(queries: np.ndarray, database: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return float64 scores [q,k] of each query and its rows [q,k], summed in any order."""
+    doubled, scores = queries.astype(np.float64)[:, :, None], np.empty(rows.shape)
+    threads = torch.get_num_threads()
+    most = max(1, min(BATCH_BYTES, MEMORY // (4 * threads)) // (12 * queries.shape[1]))  # pairs at a time
+    at_once = max(1, most // rows.shape[1])
+
+    def multiply(part: slice) -> None:
+        for some in slices(rows.shape[1], most):
+            chunk = as_float32(database[rows[part, some]]).astype(np.float64)  # [q,k,D]
+            scores[part, some] = (chunk @ doubled[part])[:, :, 0]
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(multiply, slices(len(rows), at_once)))
+    return scores
+
+
 def inner_products(queries: np.ndarray, database: np.ndarray, q: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return float64 scores [m] of the pairs (queries[q[i]], database[rows[i]]), q ascending.
 
@@ -169,22 +209,34 @@ def inner_products(queries: np.ndarray, database: np.ndarray, q: np.ndarray, row
     for i in np.flatnonzero(np.diff(starts)):
         query = queries[i].astype(np.float64)
         for part in slices(starts[i + 1], at_once, start=starts[i]):
-            exact[part] = (as_float32(database[rows[part]]) * query).sum(1)
+            products = as_float32(database[rows[part]]).astype(np.float64)
+            products *= query
+            exact[part] = products.sum(1)
     return exact
 
 
 def all_scores(queries: np.ndarray, database: np.ndarray, largest: float) -> np.ndarray:
     """Return scores [q,N] by a float64 matrix product, or `inner_products` where rounding is ambiguous."""
     doubled = queries.astype(np.float64)
-    error = 2 * rounding_error(queries, largest, unit=2.0**-53)[:, None]  # for both orders of summation
+    error = summation_error(queries, largest)
     scores = np.empty((len(queries), len(database)), np.float32)
     block = max(1, MEMORY // 4 // (8 * queries.shape[1] + SCORE_BYTES * len(queries)))
     for rows in slices(len(database), block):
         exact = doubled @ as_float32(database[rows]).T.astype(np.float64)  # [q,n]
         scores[:, rows] = exact
-        q, row = np.nonzero((exact - error).astype(np.float32) != (exact + error).astype(np.float32))
+        q, row = np.nonzero(rounds_apart(exact, error))
         scores[q, rows.start + row] = inner_products(queries, database, q, rows.start + row)
     return scores
+
+
+def rounds_apart(scores: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Whether scores within the error [q,1] of these [q,n] may differ in float32."""
+    return (scores - error).astype(np.float32) != (scores + error).astype(np.float32)
+
+
+def summation_error(queries: np.ndarray, largest: float) -> np.ndarray:
+    """Bound the difference [q,1] of float64 scores that are summed in two orders."""
+    return 2 * rounding_error(queries, largest, unit=2.0**-53)[:, None]
 
 
 def rounding_error(queries: np.ndarray, largest: float, *, unit: float = 2.0**-24) -> np.ndarray:
@@ -212,11 +264,13 @@ def largest_norm(rows: np.ndarray, name: str) -> float:
     if not np.can_cast(rows.dtype, np.float32, casting="same_kind"):
         raise ValueError(f"descriptors of the {name} must be float32, got {rows.dtype}")
     largest = 0.0
-    for part in slices(len(rows), max(1, CACHED_BYTES // (4 * rows.shape[1]))):
+    at_once = MEMORY // 32 if is_plain(rows) else CACHED_BYTES // (4 * rows.shape[1])
+    for part in slices(len(rows), max(1, at_once)):
         chunk = as_float32(rows[part])
         of_part = norms(chunk)
         if not np.isfinite(of_part).all():
-            bad = part.start + np.flatnonzero(~np.isfinite(chunk).all(1))
+            large = np.flatnonzero(~np.isfinite(of_part))
+            bad = part.start + large[~np.isfinite(chunk[large]).all(1)]
             if len(bad):
                 raise ValueError(f"descriptors of the {name} are not finite, the first in row {bad[0]}")
             raise ValueError(f"descriptors of the {name} have norms above 1e19: normalise them")
@@ -226,9 +280,14 @@ def largest_norm(rows: np.ndarray, name: str) -> float:
 
 def norms(rows: np.ndarray) -> np.ndarray:
     """Return tight upper bounds [N] float64 on the norms of float32 rows; infinite above 1.8e19."""
-    dim = rows.shape[1]
-    squares = np.einsum("nd,nd->n", rows, rows)
+    dim, squares = rows.shape[1], np.empty(len(rows), np.float32)
+    faiss.fvec_norms_L2sqr(faiss.swig_ptr(squares), faiss.swig_ptr(rows), dim, len(rows))
     return np.sqrt(squares * (1 + 2.0**-22 * dim) + dim * SMALLEST, dtype=np.float64)
+
+
+def is_plain(rows: np.ndarray) -> bool:
+    """Whether faiss reads the rows where they lie, without a copy."""
+    return rows.dtype == np.float32 and rows.flags.c_contiguous
 
 
 def as_float32(rows: np.ndarray) -> np.ndarray:

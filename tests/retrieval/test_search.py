@@ -48,7 +48,10 @@ def sorted_pairs(queries, database, count, bias):
 
 
 def with_ties(n, dim, kind, seed):
-    """Descriptors with ties: random, repeated, small integers, repeated up to rounding, one many times."""
+    """Descriptors with ties: random, repeated, small integers, repeated up to rounding, one many times.
+
+    ulps: repeated up to the last bit of each value. wild: rows of zeros, denormal and huge ones, repeated.
+    """
     random = np.random.default_rng(seed)
     x = unit(rows(n, dim, seed))
     if kind == "repeated":
@@ -57,6 +60,12 @@ def with_ties(n, dim, kind, seed):
         return random.integers(-2, 3, (n, dim)).astype(np.float32)
     if kind == "close":
         return x[random.integers(0, max(1, n // 3), n)] + np.float32(1e-7) * rows(n, dim, seed + 1)
+    if kind == "ulps":
+        x = x[random.integers(0, max(1, n // 3), n)]
+        return np.nextafter(x, x * random.integers(0, 3, (n, dim)).astype(np.float32))
+    if kind == "wild":
+        norms = np.array([0, 1e-43, -1e-39, 1e-30, -1, 1, 1, 1e9, -1e17, 1e17], np.float32)
+        return x[random.integers(0, max(1, n // 3), n)] * random.choice(norms, (n, 1))
     return np.repeat(x[:1], n, axis=0) if kind == "one" else x
 
 
@@ -68,7 +77,7 @@ def limits(**values):
         yield
 
 
-KINDS = ["random", "repeated", "integers", "close", "one"]
+KINDS = ["random", "repeated", "integers", "close", "one", "ulps", "wild"]
 cases = dict(
     queries=st.integers(1, 12), images=st.integers(1, 120), dim=st.integers(1, 40),
     kind=st.sampled_from(KINDS), order=st.sampled_from("CF"),
@@ -113,6 +122,29 @@ def test_similarities_are_all_scores(queries, images, dim, kind, order, memory, 
     assert [i for part, _ in parts for i in range(part.start, part.stop)] == list(range(len(q)))
     scores = np.concatenate([scores for _, scores in parts])
     np.testing.assert_array_equal(scores, exact_scores(q, x).astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", ["repeated", "ulps", "wild"])
+def test_many_queries_at_once_find_the_same(kind):
+    """So many that faiss takes a matrix product, and that they are searched in two parts; k from 1 to N."""
+    q, x = with_ties(1100, 24, kind, 7), with_ties(130, 24, kind, 8)
+    expected_scores, expected = sorted_list(q, x, 130)
+    for k in (1, 40, 130):
+        scores, indices = top_k(q, x, k=k, device=CPU)
+        np.testing.assert_array_equal(indices, expected[:, :k])
+        np.testing.assert_array_equal(scores, expected_scores[:, :k])
+
+
+@pytest.mark.parametrize("at_once", [1, 1000, 2**20])
+@pytest.mark.parametrize("kind", KINDS)
+def test_threads_share_the_candidates_and_change_no_score(kind, at_once, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    q, x = with_ties(9, 40, kind, 0), with_ties(50, 40, kind, 1)
+    with limits(BATCH_BYTES=at_once, CACHED_BYTES=at_once):
+        scores, indices = top_k(q, x, k=30, device=CPU)
+    expected_scores, expected = sorted_list(q, x, 30)
+    np.testing.assert_array_equal(indices, expected)
+    np.testing.assert_array_equal(scores, expected_scores)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -200,8 +232,9 @@ def test_each_image_is_nearest_to_itself():
     np.testing.assert_allclose(scores, 1, rtol=1e-5)
 
 
-def test_a_memory_mapped_file_is_searched_like_an_array(tmp_path):
-    x = rows(500, 12)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_memory_mapped_file_is_searched_like_an_array(dtype, tmp_path):
+    x = rows(500, 12).astype(dtype)
     np.save(tmp_path / "x.npy", x)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     with warnings.catch_warnings():
