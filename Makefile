@@ -4,9 +4,6 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 JOBS ?= 3  # of tests: one more than the usual two cores, for tests often wait
 
-# Threads that wait should sleep, not spin: beside other work on the same cores, spinning costs a multiple of the time.
-export OMP_WAIT_POLICY ?= passive
-
 # Without DATA or PHOTOS nothing is installed: the line says what to give.
 .PHONY: demo photos real claims test bench kill races lint format lab clean
 

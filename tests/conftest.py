@@ -3,9 +3,7 @@
 import os
 import shutil
 
-# Before torch is imported, also for the processes that tests start: one thread each, which sleeps while it
-# waits. Two processes whose threads spin on the same cores slow each other down many times over.
-os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; also for the processes that tests start
 os.environ["no_proxy"] = "localhost,127.0.0.1"  # the servers of tests are asked directly
 
 import importlib.util

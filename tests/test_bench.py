@@ -1,4 +1,4 @@
-"""The benchmark of growth sees what is held too long, and nothing where nothing is."""
+"""The benchmarks of growth and contention see what they are for, and nothing where nothing is."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bench_contention
 import bench_growth
 import pytest
 
@@ -45,3 +46,26 @@ def test_what_is_held_too_long_is_seen(tmp_path, an_image, a_step, met):
         env=os.environ | bench_growth.HEAP | {"PYTHONPATH": path}, stdout=subprocess.PIPE,
     )  # fmt: skip
     assert json.loads(found.stdout.splitlines()[-1]) == met
+
+
+# In place of passes: they take 1, 2, 3, … seconds.
+COUNTED = """
+import os, sys
+assert "OMP_WAIT_POLICY" not in os.environ
+print("ready", flush=True)
+for number, _ in enumerate(sys.stdin, 1):
+    print(number, flush=True)
+"""
+
+
+def test_passes_beside_other_work_are_compared_with_one_alone(monkeypatch):
+    monkeypatch.setattr(bench_contention, "PASSES", COUNTED)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    rows = bench_contention.rows(rounds=1)
+    assert [row.value for row in rows] == [2, 3, 4] and not any(row.met for row in rows[1:])
+
+
+def test_a_busy_process_ends_with_its_block():
+    with bench_contention.python(bench_contention.BUSY) as process:
+        assert process.poll() is None
+    assert process.poll() is not None

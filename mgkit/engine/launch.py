@@ -136,7 +136,6 @@ def worker_environment(folder: str, processes: int) -> dict[str, str]:
     environment = {key: value for key, value in os.environ.items() if key != "JPY_SESSION_NAME"}
     threads = max(1, len(os.sched_getaffinity(0)) // processes) if hasattr(os, "sched_getaffinity") else 1
     environment.setdefault("OMP_NUM_THREADS", str(threads))
-    environment.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads take cores from the data loaders
     if pick_device().type == "cpu":
         # Have glibc keep freed memory. Where it returns that of large feature maps, new pages take a fifth of
         # the CPU time of a step (EfficientNet-Lite0, 48 images of 128 px).

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from time import perf_counter
 
+import bench_contention  # first: it imports the kit before torch, so that all threads wait as the kit's do
 import bench_growth
 import bench_loader
 import bench_losses
@@ -43,6 +44,7 @@ SUBJECTS = {
     "loader": bench_loader.rows,
     "start": bench_start.rows,
     "growth": bench_growth.rows,
+    "contention": bench_contention.rows,
     "search": bench_search.rows,
     "rerank": bench_rerank.rows,
     "widgets": bench_widgets.rows,
