@@ -60,6 +60,7 @@ for number, _ in enumerate(sys.stdin, 1):
 
 def test_passes_beside_other_work_are_compared_with_one_alone(monkeypatch):
     monkeypatch.setattr(bench_contention, "PASSES", COUNTED)
+    monkeypatch.setattr(bench_contention, "photo_folder", Path)  # draws nothing
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     rows = bench_contention.rows(rounds=1)
     assert [row.value for row in rows] == [2, 3, 4] and not any(row.met for row in rows[1:])
