@@ -44,7 +44,7 @@ import os
 import lazy_loader
 
 # A thread that waits for others sleeps instead of spinning. Beside other work on the same cores, passes and
-# training steps take 1.5 to 2 times as long with threads that spin; alone, spinning gains nothing. OpenMP
+# training steps take 1.5 to 2 times as long with threads that spin; alone, passes gain nothing by it. OpenMP
 # reads this once, when torch, faiss or scikit-learn load it, so import mgkit before them.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
