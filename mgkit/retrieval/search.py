@@ -19,6 +19,7 @@ QUERIES_AT_ONCE = 1024
 MARGIN = 8  # candidates beyond k
 CANDIDATE_BYTES, SCORE_BYTES = 160, 128  # per candidate, and per score of `similarities`, with copies
 BATCH_BYTES = 2**22  # of candidates multiplied in float64 at a time, by each thread
+FEWEST_PARTS = 8  # of BATCH_BYTES for each thread, below which one thread multiplies all
 CACHED_BYTES = 2**20  # of rows converted or multiplied at a time, to stay in the processor's cache
 SMALLEST = 2.0**-126  # smallest normal float32; values below may be flushed to zero
 
@@ -193,8 +194,12 @@ def multiplied(queries: np.ndarray, database: np.ndarray, rows: np.ndarray) -> n
             chunk = as_float32(database[rows[part, some]]).astype(np.float64)  # [q,k,D]
             scores[part, some] = (chunk @ doubled[part])[:, :, 0]
 
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(multiply, slices(len(rows), at_once)))
+    parts = list(slices(len(rows), at_once))
+    if len(parts) < FEWEST_PARTS * threads:  # the threads' start would take longer
+        list(map(multiply, parts))
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(multiply, parts))
     return scores
 
 
