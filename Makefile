@@ -2,10 +2,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+MINUTES ?= 8  # of `make gpu`
 JOBS ?= 3  # of tests: one more than the usual two cores, for tests often wait
 
 # Without DATA or PHOTOS nothing is installed: the line says what to give.
-.PHONY: demo photos real claims test bench kill races lint format lab clean
+.PHONY: demo photos real claims test bench gpu kill races lint format lab clean
 
 demo: $(READY)  ## the notebooks 00-07 on the embedded dataset, the claims table, the comparison with outputs/reference/
 	$(BIN)/python -m mgkit.demo
@@ -34,6 +35,9 @@ test: $(READY)  ## the whole test suite, in JOBS processes
 
 bench: $(READY)  ## every stage beside its floor: a table, and bench.json and bench.png in outputs/bench/
 	$(BIN)/python tests/bench/run.py
+
+gpu: $(READY)  ## on one CUDA device, in MINUTES: what no GPU has run yet, in one table; GPU=--tiny: a try on the CPU
+	@PYTHONPATH=tests/bench $(BIN)/python -m gpu.run --minutes $(MINUTES) $(GPU)
 
 kill: $(READY)  ## trainings that are killed at random moments and go on: the same weights, bit for bit?
 	$(BIN)/python tests/bench/kill_training.py --runs 20

@@ -52,6 +52,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
+def pytest_runtest_setup(item):
+    """Skip what is marked `gpu` on a machine without one."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+
 def pytest_terminal_summary(terminalreporter):
     """Print what the tests have measured of timm's models (their recorded properties), a line a model."""
     measured = {}

@@ -38,7 +38,9 @@ def made_up_batch(size: int, batch: int, device: torch.device) -> Batch:
     return Batch(image, label[instance].to(device), instance.to(device), [])
 
 
-def our_step(options: argparse.Namespace, precision: str, batch: Batch) -> Callable[[], None]:
+def our_step(
+    options: argparse.Namespace, precision: str, batch: Batch, *, batch_norm: str = "local"
+) -> Callable[[], None]:
     """The step of `mgkit.engine.loop.Training`; the last of a round computes a line of the log, unwritten.
 
     A training logs every 20 steps, so `--steps 20` has the same share of logging. Shorter rounds have more.
@@ -46,7 +48,7 @@ def our_step(options: argparse.Namespace, precision: str, batch: Batch) -> Calla
     config = make(TrainConfig, {
         "backbone": options.backbone, "size": options.size, "batch_size": options.batch,
         "precision": precision, "repetitions": REPETITIONS, "lambda_": 0.5, "workers": 0, "lr": 0.01,
-        "compile": options.compile, "log_every": options.steps,
+        "compile": options.compile, "log_every": options.steps, "batch_norm": batch_norm,
     })  # fmt: skip
     classes = tuple(map(str, range(CLASSES)))
     nothing = ImageList(
@@ -84,20 +86,25 @@ def bare_step(options: argparse.Namespace, precision: str, batch: Batch) -> Call
     return step
 
 
+def repeated(step: Callable[[], None], count: int, device: torch.device) -> Callable[[], None]:
+    """So many steps, waited for."""
+
+    def call() -> None:
+        for _ in range(count):
+            step()
+        synchronize(device)
+
+    return call
+
+
 def row(options: argparse.Namespace, precision: str) -> Row:
     """Images per second of both, in alternating rounds."""
     device = pick_device()
     batch = made_up_batch(options.size, options.batch, device)
-
-    def steps(step: Callable[[], None]) -> Callable[[], None]:
-        def call() -> None:
-            for _ in range(options.steps):
-                step()
-            synchronize(device)
-
-        return call
-
-    ours, bare = (steps(make_step(options, precision, batch)) for make_step in (our_step, bare_step))
+    ours, bare = (
+        repeated(make_step(options, precision, batch), options.steps, device)
+        for make_step in (our_step, bare_step)
+    )
     stage = f"training step, {options.backbone} {options.size} px, batch {options.batch}, {precision}"
     images = options.steps * options.batch
     return compared(stage, ours, bare, rounds=options.rounds, wanted=WANTED, work=images)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from math import inf
 from os import environ
 from pathlib import Path
 from statistics import median
@@ -87,13 +88,18 @@ def seconds(call: Callable[[], object]) -> float:
     return perf_counter() - start
 
 
-def by_turns(ours: Callable, floor: Callable, rounds: int) -> dict[str, list[float]]:
+def by_turns(ours: Callable, floor: Callable, rounds: int, longest: float = inf) -> dict[str, list[float]]:
     """Seconds of both calls per round, in alternating order, after a warm-up round that is not counted.
 
     On the clock, and of the processor: where other work has the cores too, the latter tells more.
+
+    longest: seconds after which no round begins, nor one that would take longer; at least two are counted
     """
     taken = {"seconds": [], "floor_seconds": [], "cpu_seconds": [], "floor_cpu_seconds": []}
+    end = perf_counter() + longest
     for k in range(rounds + 1):
+        if k > 2 and perf_counter() + taken["seconds"][-1] + taken["floor_seconds"][-1] > end:
+            break
         for name, call in (("", ours), ("floor_", floor))[:: 1 if k % 2 else -1]:
             began = process_time()
             on_the_clock = seconds(call)
@@ -110,10 +116,13 @@ def ratio(taken: dict[str, list[float]], of: str = "seconds") -> float:
 
 def compared(
     stage: str, ours: Callable, floor: Callable, *, rounds: int, wanted: float, work: float | None = None,
-    floor_work: float | None = None, unit: str = "images/s",
+    floor_work: float | None = None, unit: str = "images/s", longest: float = inf,
 ) -> Row:  # fmt: skip
-    """Compare both in turn: ratio of seconds, at most wanted; with `work`, of rates (work/s), at least."""
-    taken = by_turns(ours, floor, rounds)
+    """Compare both in turn: ratio of seconds, at most wanted; with `work`, of rates (work/s), at least.
+
+    rounds, longest: as for `by_turns`
+    """
+    taken = by_turns(ours, floor, rounds, longest)
     a, b = median(taken["seconds"]), median(taken["floor_seconds"])
     if work is None:
         raw = taken | {"cpu_ratio": ratio(taken, "cpu_seconds")}
@@ -183,8 +192,11 @@ def in_memory(given: Photos, settings: Sequence[tuple[int, str]]) -> Iterator[No
     """In the block, stages get these photos' tensors for (size, crop) without decoding or transforming."""
     tensors = {}
     for size, crop in settings:
-        transform = eval_transform(size, crop)
-        tensors[size, crop] = {path: transform(given.pictures[path]) for path in given.images.paths}
+        transform, ready = eval_transform(size, crop), {}
+        for picture in (given.pictures[path] for path in given.images.paths):
+            if id(picture) not in ready:  # paths may share one
+                ready[id(picture)] = transform(picture)
+        tensors[size, crop] = {path: ready[id(given.pictures[path])] for path in given.images.paths}
     with (
         patch.object(ImageDataset, "decode", lambda dataset, index: dataset.images.paths[index]),
         patch("mgkit.features.eval_transform", lambda size, crop, **_: tensors[size, crop].__getitem__),

@@ -87,6 +87,7 @@ def test_one_two_and_three_processes_make_the_same_steps(mini_root, kind, count,
             assert difference(their_weights, weights) < close
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_with_synchronised_statistics_make_the_steps_of_one(mini_root):
     config = config_of(mini_root, global_sampling=True, batch_norm="sync")

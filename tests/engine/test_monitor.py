@@ -243,7 +243,7 @@ def test_memory_is_told_where_there_is_a_gpu(monkeypatch):
     assert Pace(xpu).take(1)["gpu_memory_gib"] == 1 and asked[2:] == [xpu]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_the_peak_of_a_gpu_s_memory_is_that_since_the_last_take():
     gpu = torch.device("cuda", 0)
     pace = Pace(gpu)

@@ -352,7 +352,7 @@ def test_a_bias_or_count_that_does_not_fit_is_refused():
         top_pairs(rows(2, 3), rows(4, 3), count=0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_finds_the_same():
     q, x = unit(rows(50, 64)), unit(rows(20_000, 64, 1))
     x[500:900] = x[0]
