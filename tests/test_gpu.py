@@ -255,7 +255,7 @@ def test_a_whitening_is_that_of_the_cpu(device):
 
 def test_a_whitened_network_classifies_as_before(device, pictures):
     net = place(network(), device).eval()
-    rows = torch.nn.functional.normalize(torch.randn(200, net.width + 1), dim=1).to(device)
+    rows = torch.nn.functional.normalize(torch.randn(900, net.width + 1), dim=1).to(device)
     whitened = whiten(net, *fit_pca_whitening(rows))
     transform = eval_transform(32, "square")
     images = torch.stack([transform(pictures.load(i)) for i in range(len(pictures))]).to(device)

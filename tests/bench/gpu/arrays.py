@@ -1,14 +1,14 @@
 """Exact search beside faiss on the CPU, and the fit of the whitening beside its eigenvectors."""
 
-from statistics import median
+from dataclasses import replace
 
 import faiss
 import numpy as np
 import psutil
 import torch
 from gpu.lines import Line
-from gpu.setting import Peak, Setting
-from measuring import compared, seconds
+from gpu.setting import Setting, line_of
+from measuring import seconds
 from torch.nn import functional as F
 
 from mgkit.machine.device import synchronize
@@ -20,7 +20,6 @@ CENTRES, SPREAD = 2000, 0.6
 BLOCK = 2**16  # rows that are made at once
 AT_ONCE = 1024  # queries that `top_k` searches together
 CHECKED = 8  # queries whose neighbours must be those that the CPU finds
-ROUNDS = 5
 
 
 def unit_rows(count: int, dim: int, device: torch.device, *, seed: int) -> np.ndarray:
@@ -46,7 +45,7 @@ def vectors_that_fit(wanted: int, dim: int) -> int:
 
 def search_lines(setting: Setting) -> list[Line]:
     """Queries a second of `top_k` on the device, and of faiss's search on the CPU for a share of them."""
-    sizes, device, peak = setting.sizes, setting.device, Peak(setting.device)
+    sizes, device = setting.sizes, setting.device
     count = vectors_that_fit(sizes.vectors, sizes.dim)
     database = unit_rows(count, sizes.dim, device, seed=1)
     queries = unit_rows(sizes.queries, sizes.dim, device, seed=2)
@@ -55,18 +54,18 @@ def search_lines(setting: Setting) -> list[Line]:
     first = queries[:AT_ONCE]
     taken = seconds(lambda: top_k(first, database, k=K, device=device))
     queries = queries[: AT_ONCE * max(1, int(setting.seconds / 6 / taken))]
-    row = compared(
-        f"top_k, {count:,} × {sizes.dim:,}, k={K}: faiss on the CPU",
-        peak.of(lambda: top_k(queries, database, k=K, device=device)),
-        lambda: faiss.knn(few, database, K, faiss.METRIC_INNER_PRODUCT), rounds=ROUNDS,
-        longest=setting.seconds / 2, wanted=1.0, work=len(queries), floor_work=len(few), unit="queries/s",
-    )  # fmt: skip
-    flops = 2 * len(queries) * count * sizes.dim
-    share = setting.of_limit(flops, median(row.raw["seconds"]), "float32")
     remark = f"{len(queries):,} queries, {len(few)} by faiss; {CHECKED} are checked"
     if count < sizes.vectors:
         remark += f"; {sizes.vectors:,} vectors do not fit into the host's memory"
-    return [Line(row.stage, row, limit="matrix rate, float32", share=share, memory=peak.gib, remark=remark)]
+    setting = replace(setting, seconds=setting.seconds / 2)  # the rest is spent
+    line = line_of(
+        setting, f"top_k, {count:,} × {sizes.dim:,}, k={K}: faiss on the CPU",
+        lambda: top_k(queries, database, k=K, device=device),
+        lambda: faiss.knn(few, database, K, faiss.METRIC_INNER_PRODUCT), wanted=1.0,
+        flops=2 * len(queries) * count * sizes.dim, limit="float32", remark=remark, work=len(queries),
+        floor_work=len(few), unit="queries/s",
+    )  # fmt: skip
+    return [line]
 
 
 def check_neighbours(queries: np.ndarray, database: np.ndarray, device: torch.device) -> None:
@@ -79,7 +78,7 @@ def check_neighbours(queries: np.ndarray, database: np.ndarray, device: torch.de
 
 def whitening_lines(setting: Setting) -> list[Line]:
     """Seconds of the fit on the device, and of the eigenvectors of its covariance alone."""
-    sizes, device, peak = setting.sizes, setting.device, Peak(setting.device)
+    sizes, device = setting.sizes, setting.device
     random = torch.Generator(device).manual_seed(0)
     x = torch.randn(sizes.whitened, sizes.dim, device=device, generator=random)
     x *= torch.logspace(0, -1.5, sizes.dim, device=device)  # variances over three orders of magnitude
@@ -93,11 +92,9 @@ def whitening_lines(setting: Setting) -> list[Line]:
         torch.linalg.eigh(covariance)
         synchronize(device)
 
-    row = compared(
-        f"whitening fit, {sizes.whitened:,} × {sizes.dim:,}: eigenvectors alone", peak.of(fit), eigenvectors,
-        rounds=ROUNDS, longest=setting.seconds, wanted=1.3,
+    line = line_of(
+        setting, f"whitening fit, {sizes.whitened:,} × {sizes.dim:,}: eigenvectors alone", fit, eigenvectors,
+        wanted=1.3, flops=2 * sizes.whitened * sizes.dim**2, limit="float64",
+        remark="of the limit: the covariance only",
     )  # fmt: skip
-    flops = 2 * sizes.whitened * sizes.dim**2
-    share = setting.of_limit(flops, median(row.raw["seconds"]), "float64")
-    remark = "the limit counts the covariance only"
-    return [Line(row.stage, row, limit="matrix rate, float64", share=share, memory=peak.gib, remark=remark)]
+    return [line]

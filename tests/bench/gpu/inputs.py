@@ -25,7 +25,6 @@ SHAPES = (
     [(1, 0.75)] * 8 + [(0.75, 1)] * 4 + [(1, 0.67)] * 3 + [(0.67, 1), (1, 1), (1, 0.8), (0.8, 1), (1, 0.6)]
 )
 QUALITY = 90
-ROUNDS = 5
 SETTINGS = [("full", 3), ("AA", 1)]  # augmentation, copies of an image
 
 
@@ -80,7 +79,7 @@ def input_line(setting: Setting, kind: str, repetitions: int, batch: int) -> Lin
     )  # fmt: skip
     rate(loader)  # starts the processes
     found, began = [], perf_counter()
-    while len(found) < 2 or (len(found) < ROUNDS and perf_counter() - began < setting.seconds / 2):
+    while len(found) < 2 or (len(found) < sizes.rounds and perf_counter() - began < setting.seconds / 2):
         found.append(rate(loader))
     end_workers(loader)
     images_a_second, name = median(found), f"training input, {sizes.size} px, {kind}, N={repetitions}"

@@ -33,6 +33,7 @@ class Line:
     memory: peak on the device (GiB).
     remark: what else there is to say.
     known: values that later rows need, by name.
+    seconds: that the row took, with those that belong to it.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Line:
     memory: float | None = None
     remark: str = ""
     known: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
     @property
     def bad(self) -> bool:

@@ -7,16 +7,15 @@ a loop over square batches of as many pixels that are on the device already.
 import tempfile
 from collections.abc import Callable, Sequence
 from itertools import count
-from statistics import median
 
 import numpy as np
 import torch
 from gpu.inputs import picture_list
 from gpu.lines import Line
-from gpu.setting import Peak, Setting
+from gpu.setting import Setting, line_of
 from gpu.steps import flops_an_image
-from measuring import Photos, compared, in_memory, seconds
-from torch import Tensor, nn
+from measuring import Photos, in_memory, seconds
+from torch import Tensor
 
 from mgkit.data.images import ImageList
 from mgkit.engine.feature_store import stored_features
@@ -26,10 +25,7 @@ from mgkit.machine.device import autocast, place, synchronize
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.transforms import fitted_shape
 
-PRECISION = "bf16"
-ROUNDS = 5
 PS = [1.0, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0]
-BATCH = Passes().batch_size
 
 
 def network(setting: Setting) -> MultiGrain:
@@ -47,25 +43,26 @@ def photos(setting: Setting, count: int) -> Photos:
 
 
 class Floor:
-    """The folded network on random square batches.
+    """The folded network alone, on random square batches.
 
-    pixels: of all images of a call, at most; there is at least one batch.
+    size: of the images (px).
     larger: how many times as many images a batch has as one of the kit.
     """
 
-    def __init__(self, backbone: nn.Module, device: torch.device, size: int, *, larger: int = 1):
-        self.backbone, self.device, self.size = backbone, device, size
-        self.batch = larger * max(1, min(BATCH, PIXELS_A_BATCH // size**2))
+    def __init__(self, setting: Setting, net: MultiGrain, size: int, *, larger: int = 1):
+        self.device, self.precision, self.size = setting.device, setting.sizes.precision, size
+        self.backbone = frozen_backbone(net, self.precision)
+        self.batch = larger * max(1, min(setting.sizes.at_once, PIXELS_A_BATCH // size**2))
         random = torch.Generator().manual_seed(0)
         images = torch.randn(self.batch, 3, size, size, generator=random)
-        self.images: Tensor = images.to(device, memory_format=torch.channels_last)
+        self.images: Tensor = images.to(self.device, memory_format=torch.channels_last)
 
     def call(self, images: int) -> Callable[[], None]:
         """A pass over at least so many images, and fewer than a batch more; waited for."""
 
         def forward_alone() -> None:
             with (
-                torch.no_grad(), autocast(self.device, PRECISION),
+                torch.no_grad(), autocast(self.device, self.precision),
                 torch.backends.cudnn.flags(enabled=True, benchmark=True),
             ):  # fmt: skip
                 for _ in range(self.batches(images)):
@@ -99,23 +96,20 @@ def pass_line(
 ) -> Line:  # fmt: skip
     """Megapixels a second of a pass, and of the network alone.
 
-    times_the_floor: roughly how long the pass takes, from which the number of images follows
+    times_the_floor: roughly how long the pass takes, from which the number of images follows.
     """
     net = network(setting)
-    floor = Floor(frozen_backbone(net, PRECISION), setting.device, size)
+    floor = Floor(setting, net, size)
     images = floor.images_in(setting.seconds / 4 / (1 + times_the_floor), setting.sizes.images)
-    given, peak = photos(setting, images), Peak(setting.device)
+    given = photos(setting, images)
     pixels = rect_pixels(given, size) if crop == "rect" else images * size**2
     with in_memory(given, [(size, crop)]):
-        row = compared(
-            f"{name}: network alone", peak.of(lambda: work(net, given)), floor.call(images), rounds=ROUNDS,
-            longest=setting.seconds, wanted=wanted, work=pixels / 1e6, floor_work=floor.pixels(images) / 1e6,
+        return line_of(
+            setting, f"{name}, {setting.sizes.precision}: network alone", lambda: work(net, given),
+            floor.call(images), wanted=wanted, flops=flops_of(setting, pixels), limit=setting.sizes.precision,
+            remark=f"{images:,} images", work=pixels / 1e6, floor_work=floor.pixels(images) / 1e6,
             unit="Mpx/s",
         )  # fmt: skip
-    share = setting.of_limit(flops_of(setting, pixels), median(row.raw["seconds"]), PRECISION)
-    return Line(
-        row.stage, row, limit="matrix rate", share=share, memory=peak.gib, remark=f"{images:,} images"
-    )
 
 
 def flops_of(setting: Setting, pixels: float) -> float:
@@ -126,8 +120,11 @@ def flops_of(setting: Setting, pixels: float) -> float:
 
 def passes_of(setting: Setting, crop: str) -> Passes:
     """With loading processes where there are cores for them."""
-    workers = setting.sizes.workers if setting.sizes.workers > 1 else 0
-    return Passes(crop=crop, precision=PRECISION, batch_size=BATCH, workers=workers, description=None)
+    sizes = setting.sizes
+    return Passes(
+        crop=crop, precision=sizes.precision, batch_size=sizes.at_once, description=None,
+        workers=sizes.workers if sizes.workers > 1 else 0,
+    )  # fmt: skip
 
 
 def evaluated(setting: Setting, ps: Sequence[float], size: int, crop: str) -> Callable:
@@ -136,7 +133,7 @@ def evaluated(setting: Setting, ps: Sequence[float], size: int, crop: str) -> Ca
 
 
 def rect_lines(setting: Setting) -> list[Line]:
-    size, name = setting.sizes.rect, f"evaluation, rect {setting.sizes.rect} px, {PRECISION}"
+    size, name = setting.sizes.rect, f"evaluation, rect {setting.sizes.rect} px"
     work = evaluated(setting, [3.0], size, "rect")
     return [pass_line(setting, name, work, size=size, crop="rect", wanted=0.85)]
 
@@ -147,7 +144,7 @@ def p_star_lines(setting: Setting) -> list[Line]:
     def work(net: MultiGrain, given: Photos) -> None:
         finetune_p(set_p(net, 3.0), given.images, size=size, passes=passes)
 
-    name = f"p* fine-tuning, rect {size} px, {PRECISION}"
+    name = f"p* fine-tuning, rect {size} px"
     return [pass_line(setting, name, work, size=size, crop="rect", wanted=0.8, times_the_floor=5)]
 
 
@@ -159,43 +156,34 @@ def store_lines(setting: Setting) -> list[Line]:
             of_call = f"{folder}/{next(number)}"
             stored_features(net, given.images, size=size, ps=[3.0], folder=of_call, passes=passes)
 
-        name = f"embedding to disk, {size} px, {PRECISION}"
+        name = f"embedding to disk, {size} px"
         return [pass_line(setting, name, work, size=size, crop="square", wanted=0.9)]
 
 
 def sweep_lines(setting: Setting) -> list[Line]:
     """A sweep over p beside an evaluation with one p."""
-    size, net, peak = setting.sizes.size, network(setting), Peak(setting.device)
-    floor = Floor(frozen_backbone(net, PRECISION), setting.device, size)
-    images = floor.images_in(setting.seconds / 20, setting.sizes.images)
+    size, net, precision = setting.sizes.size, network(setting), setting.sizes.precision
+    images = Floor(setting, net, size).images_in(setting.seconds / 20, setting.sizes.images)
     given = photos(setting, images)
+    several, one = (evaluated(setting, ps, size, "square") for ps in (PS, [3.0]))
     with in_memory(given, [(size, "square")]):
-        several, one = (
-            peak.of(lambda ps=ps: evaluated(setting, ps, size, "square")(net, given)) for ps in (PS, [3.0])
-        )
-        row = compared(
-            f"sweep of {len(PS)} p, {size} px, {PRECISION}: evaluation with one p", several, one,
-            rounds=ROUNDS, longest=setting.seconds, wanted=1.15,
+        line = line_of(
+            setting, f"sweep of {len(PS)} p, {size} px, {precision}: evaluation with one p",
+            lambda: several(net, given), lambda: one(net, given), wanted=1.15,
+            flops=flops_of(setting, images * size**2), limit=precision, remark=f"{images:,} images",
         )  # fmt: skip
-    flops = flops_of(setting, images * size**2)
-    share = setting.of_limit(flops, median(row.raw["seconds"]), PRECISION)
-    return [
-        Line(row.stage, row, limit="matrix rate", share=share, memory=peak.gib, remark=f"{images:,} images")
-    ]
+    return [line]
 
 
 def larger_lines(setting: Setting) -> list[Line]:
     """What the bound on the pixels of a batch costs: the network alone on batches of the kit, and larger."""
-    size, net, peak = setting.sizes.rect, network(setting), Peak(setting.device)
-    backbone = frozen_backbone(net, PRECISION)
-    kit, larger = (Floor(backbone, setting.device, size, larger=times) for times in (1, setting.sizes.larger))
+    size, net, precision = setting.sizes.rect, network(setting), setting.sizes.precision
+    kit, larger = (Floor(setting, net, size, larger=times) for times in (1, setting.sizes.larger))
     images = larger.images_in(setting.seconds / 8, setting.sizes.images)
-    row = compared(
-        f"batches of {kit.batch}, {size} px, {PRECISION}: batches of {larger.batch}",
-        peak.of(kit.call(images)), larger.call(images), rounds=ROUNDS, longest=setting.seconds, wanted=0.8,
+    line = line_of(
+        setting, f"batches of {kit.batch}, {size} px, {precision}: batches of {larger.batch}",
+        kit.call(images), larger.call(images), wanted=0.8, flops=flops_of(setting, kit.pixels(images)),
+        limit=precision, remark="the network alone; what the bound on the pixels of a batch costs",
         work=kit.pixels(images) / 1e6, floor_work=larger.pixels(images) / 1e6, unit="Mpx/s",
     )  # fmt: skip
-    flops = flops_of(setting, kit.pixels(images))
-    share = setting.of_limit(flops, median(row.raw["seconds"]), PRECISION)
-    remark = "the network alone; what the bound on the pixels of a batch costs"
-    return [Line(row.stage, row, limit="matrix rate", share=share, memory=peak.gib, remark=remark)]
+    return [line]

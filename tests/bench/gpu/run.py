@@ -17,7 +17,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import monotonic
@@ -138,9 +138,10 @@ def measured(plans: Sequence[Plan], worker: Worker, seconds: float) -> Iterator[
         share = left * plan.weight / sum(each.weight for each in plans[k:])
         most = min(3 * share, left) + GRACE
         print(f"{plan.name}, about {share:.0f} s ...", flush=True)
+        began = monotonic()
         for line in worker.lines(plan, share, known, most):
             known |= line.known
-            yield line
+            yield replace(line, seconds=monotonic() - began)
 
 
 def keep(name: str, machine: dict, minutes: float, lines: Sequence[Line]) -> None:

@@ -5,10 +5,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import torch
 from gpu.lines import Line
+from measuring import compared
 
+from mgkit.features import Passes
 from mgkit.machine.device import GPUS
 from mgkit.machine.files import RefusedError
 
@@ -17,11 +20,12 @@ from mgkit.machine.files import RefusedError
 class Sizes:
     """How large everything is.
 
-    backbone, size, batch: of the training step; `size` (px) also of the passes over square images.
+    backbone, size, batch, precision: of the training step; all but the batch also of the passes.
     steps: of a round.
+    rounds: at most.
     pictures, side: JPEG files, and their longest side (px).
     rect: size of the rect evaluation (px).
-    images: of a pass, at most.
+    images, at_once: of a pass, and of a batch of it, at most.
     larger: how many times as many images a batch has in the row of larger batches.
     vectors, dim, queries: of the search; `faiss_queries` of them are searched by faiss.
     whitened: rows of the PCA, of `dim` columns.
@@ -33,11 +37,14 @@ class Sizes:
     backbone: str
     size: int
     batch: int
+    precision: str
     steps: int
+    rounds: int
     pictures: int
     side: int
     rect: int
     images: int
+    at_once: int
     larger: int
     vectors: int
     dim: int
@@ -51,13 +58,14 @@ class Sizes:
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 FULL = Sizes(
-    backbone="resnet50", size=224, batch=512, steps=4, pictures=256, side=500, rect=500, images=50_000,
-    larger=16, vectors=1_000_000, dim=2048, queries=10_000, faiss_queries=128, whitened=20_000, matrix=8192,
-    copied=2**30, workers=CORES,
+    backbone="resnet50", size=224, batch=512, precision="bf16", steps=4, rounds=7, pictures=256, side=500,
+    rect=500, images=50_000, at_once=Passes().batch_size, larger=16, vectors=1_000_000, dim=2048,
+    queries=10_000, faiss_queries=128, whitened=20_000, matrix=8192, copied=2**30, workers=CORES,
 )  # fmt: skip
 TINY = Sizes(
-    backbone="resnet18", size=32, batch=12, steps=1, pictures=12, side=60, rect=48, images=12, larger=2,
-    vectors=2000, dim=64, queries=100, faiss_queries=20, whitened=500, matrix=128, copied=2**20, workers=1,
+    backbone="resnet18", size=32, batch=4, precision="float32", steps=1, rounds=2, pictures=12, side=60,
+    rect=48, images=8, at_once=4, larger=2, vectors=2000, dim=64, queries=100, faiss_queries=20, whitened=500,
+    matrix=64, copied=2**20, workers=1,
 )  # fmt: skip
 
 
@@ -99,6 +107,21 @@ class Peak:
                 self.gib = max(self.gib or 0.0, gpu.max_memory_allocated(self.device) / 2**30)
 
         return watched
+
+
+def line_of(
+    setting: Setting, name: str, ours: Callable, floor: Callable, *, wanted: float, flops: float, limit: str,
+    remark: str = "", **work,
+) -> Line:  # fmt: skip
+    """Compare both in the row's time; `work` and `wanted` as for `measuring.compared`.
+
+    flops: floating-point operations of a call of ours, which are held against the matrix rate.
+    limit: the precision of that rate.
+    """
+    peak, most = Peak(setting.device), {"rounds": setting.sizes.rounds, "longest": setting.seconds}
+    row = compared(name, peak.of(ours), floor, wanted=wanted, **most, **work)
+    share = setting.of_limit(flops, median(row.raw["seconds"]), limit)
+    return Line(name, row, limit=f"matrix rate, {limit}", share=share, memory=peak.gib, remark=remark)
 
 
 def halving(batch: int, work: Callable[[int], Line], *, least: int = 2) -> Line:

@@ -7,7 +7,6 @@ from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from statistics import median
 from unittest.mock import patch
 
 import torch
@@ -15,17 +14,13 @@ import torch.distributed as dist
 import torchvision
 from bench_step import CLASSES, WANTED, bare_step, made_up_batch, our_step, repeated, settings
 from gpu.lines import Line
-from gpu.setting import Peak, Setting, halving
-from measuring import compared
+from gpu.setting import Setting, halving, line_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules import _functions
 from torch.utils.flop_counter import FlopCounterMode
 
 from mgkit.machine.distributed import backend_of
-
-PRECISION = "bf16"
-ROUNDS = 7
 
 
 @cache
@@ -46,33 +41,31 @@ def options_of(setting: Setting, batch: int, *, compiled: bool = False) -> argpa
     return settings([*words, *(["--compile"] if compiled else [])])
 
 
-def line_of(
+def step_line(
     name: str, setting: Setting, batch: int, ours: Callable, floor: Callable, *, wanted: float = WANTED
 ) -> Line:
     """Images a second of two steps in alternating rounds, and how far ours is from the matrix rate."""
-    sizes, device, peak = setting.sizes, setting.device, Peak(setting.device)
-    ours, floor = (repeated(step, sizes.steps, device) for step in (ours, floor))
+    sizes = setting.sizes
+    ours, floor = (repeated(step, sizes.steps, setting.device) for step in (ours, floor))
     images = sizes.steps * batch
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # as in `run_training`
-        row = compared(
-            name, peak.of(ours), floor, rounds=ROUNDS, longest=setting.seconds, wanted=wanted, work=images
-        )
     flops = images * flops_an_image(sizes.backbone, sizes.size, training=True)
-    share = setting.of_limit(flops, median(row.raw["seconds"]), PRECISION)
-    return Line(name, row, limit="matrix rate", share=share, memory=peak.gib)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # as in `run_training`
+        return line_of(
+            setting, name, ours, floor, wanted=wanted, flops=flops, limit=sizes.precision, work=images
+        )
 
 
 def named(setting: Setting, what: str) -> str:
     sizes = setting.sizes
-    return f"training step, {sizes.backbone} {sizes.size} px, {PRECISION}{what}"
+    return f"training step, {sizes.backbone} {sizes.size} px, {sizes.precision}{what}"
 
 
 def against_bare(setting: Setting, batch: int, *, compiled: bool) -> Line:
     options = options_of(setting, batch, compiled=compiled)
     images = made_up_batch(options.size, batch, setting.device)
-    ours, bare = (make(options, PRECISION, images) for make in (our_step, bare_step))
+    ours, bare = (make(options, setting.sizes.precision, images) for make in (our_step, bare_step))
     what = f", batch {setting.sizes.batch}{', torch.compile' if compiled else ''}: bare step"
-    return line_of(named(setting, what), setting, batch, ours, bare)
+    return step_line(named(setting, what), setting, batch, ours, bare)
 
 
 def step_lines(setting: Setting) -> list[Line]:
@@ -105,11 +98,11 @@ def alone_in_a_group(device: torch.device) -> Iterator[None]:
 def in_parallel(setting: Setting, batch: int) -> Line:
     """DistributedDataParallel with one process, beside the step without it."""
     options, images = options_of(setting, batch), made_up_batch(setting.sizes.size, batch, setting.device)
-    plain = our_step(options, PRECISION, images)
+    plain = our_step(options, setting.sizes.precision, images)
     with alone_in_a_group(setting.device):
-        parallel = our_step(options, PRECISION, images)
+        parallel = our_step(options, setting.sizes.precision, images)
         name = named(setting, f", DDP by {dist.get_backend_config()}, one process: without")
-        return line_of(name, setting, batch, parallel, plain)
+        return step_line(name, setting, batch, parallel, plain)
 
 
 def parallel_lines(setting: Setting) -> list[Line]:
@@ -136,9 +129,11 @@ def synchronised(setting: Setting, batch: int) -> Line:
         nullcontext() if on_cpu else alone_in_a_group(device),
         nullcontext() if on_cpu else patch.object(nn.SyncBatchNorm, "forward", synchronised_forward),
     ):
-        ours, plain = (our_step(options, PRECISION, images, batch_norm=kind) for kind in ("sync", "local"))
+        ours, plain = (
+            our_step(options, setting.sizes.precision, images, batch_norm=kind) for kind in ("sync", "local")
+        )
         name = named(setting, ", SyncBatchNorm, one process: without")
-        return line_of(name, setting, batch, ours, plain, wanted=0.8)
+        return step_line(name, setting, batch, ours, plain, wanted=0.8)
 
 
 def synchronised_lines(setting: Setting) -> list[Line]:
