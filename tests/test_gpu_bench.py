@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from gpu import run
+from gpu.checks import outcomes
 from gpu.lines import Line, report, spread
 from gpu.run import Plan, Worker, measured
 from gpu.setting import halving
@@ -35,7 +36,7 @@ def test_all_rows_run_on_a_cpu(tmp_path):
     found = json.loads((folder / "gpu-tiny.json").read_text(encoding="utf-8"))
     rows = {row["name"]: row for row in found["rows"]}
     for start in (
-        "test: a step is", "limit: matrix rate, bf16", "limit: decoding", "training step, resnet18 32 px",
+        "tests marked gpu", "limit: matrix rate, bf16", "limit: decoding", "training step, resnet18 32 px",
         "evaluation, rect 48 px", "embedding to disk", "p* fine-tuning", "sweep of 9 p", "top_k, 2,000 × 64",
         "training input, 32 px, full", "training input, 32 px, AA", "whitening fit", "batches of 4, 48 px",
     ):  # fmt: skip
@@ -104,6 +105,35 @@ def test_a_row_for_which_too_little_time_is_left_is_left_out():
 
 
 # --- A row's parts
+
+MARKED = """
+import pytest
+
+@pytest.mark.gpu
+def test_it_is_fast(): pass
+
+@pytest.mark.gpu
+def test_it_is_right(): assert 1 == 2, "but slow"
+
+@pytest.mark.gpu
+@pytest.mark.skipif(True, reason="needs two GPUs")
+def test_two(): pass
+
+def test_of_a_cpu(): pass
+"""
+
+
+def test_a_line_says_how_each_marked_test_ended(tmp_path, capsys):
+    file = tmp_path / "test_some.py"
+    file.write_text(MARKED)
+    (tmp_path / "pytest.ini").write_text("[pytest]")
+    passed, failed, skipped = outcomes([file], folder=tmp_path, seconds=600)
+    assert (passed.name, passed.text, passed.bad) == ("test: it is fast", "passed", False)
+    assert (failed.name, failed.text, failed.bad) == ("test: it is right", "failed", True)
+    assert "but slow" in failed.remark and "test_it_is_right" in capsys.readouterr().out
+    assert (skipped.text, skipped.bad) == ("skipped", False) and "needs two GPUs" in skipped.remark
+    with pytest.raises(OSError, match="pytest ran no test"):
+        outcomes([tmp_path / "test_none.py"], folder=tmp_path, seconds=600)
 
 
 def test_the_batch_is_halved_until_it_fits():

@@ -12,7 +12,7 @@ from gpu.setting import Setting, halving
 from measuring import Row, photo_folder
 from PIL import Image
 
-from mgkit.data.images import ImageList
+from mgkit.data.images import ImageList, evenly
 from mgkit.data.layouts import class_folders
 from mgkit.data.loader import ImageDataset, SeededBatches, batch_loader, end_workers
 from mgkit.machine.shared_memory import check_shared_memory
@@ -46,7 +46,7 @@ def photographs() -> list[Image.Image]:
     """At most 100 photographs of MGKIT_PHOTOS, evenly spread, or those of the packages."""
     if environ.get("MGKIT_PHOTOS"):
         given = class_folders(photo_folder())
-        return [given.load(i) for i in range(0, len(given), max(1, len(given) // 100))]
+        return [given.load(i) for i in evenly(len(given), 100)]
     every = [*GROUPS.values(), *SECOND_VIEWS.values(), *ALONE.values()]
     found = []
     for photograph in every:

@@ -16,7 +16,7 @@ from mgkit.data.loader import ImageDataset, SeededBatches, batch_loader, end_wor
 from mgkit.machine.device import GPUS, synchronize
 
 ROUNDS = 5
-SECONDS = 0.2  # of a round
+SECONDS = 0.1  # of a round
 DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
 

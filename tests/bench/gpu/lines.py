@@ -18,7 +18,7 @@ HEAD = (
     "memory",
     "remark",
 )
-ERROR, FAILED, LEFT_OUT = "error", "failed", "left out"
+ERROR, FAILED, SKIPPED, LEFT_OUT = "error", "failed", "skipped", "left out"
 
 
 @dataclass(frozen=True)

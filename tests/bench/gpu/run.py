@@ -24,7 +24,7 @@ from time import monotonic
 
 import torch
 from gpu import arrays, checks, inputs, limits, passes, steps
-from gpu.lines import ERROR, LEFT_OUT, Line, report
+from gpu.lines import ERROR, FAILED, LEFT_OUT, SKIPPED, Line, report
 from gpu.setting import FULL, TINY, Setting, free
 from measuring import OUTPUT, write_json
 
@@ -185,7 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def summary(lines: Sequence[Line], machine: str, minutes: float) -> str:
     met = [line.row.met for line in lines if line.row]
     counts = {
-        word: sum(line.text == word for line in lines) for word in ("passed", "failed", LEFT_OUT, ERROR)
+        word: sum(line.text == word for line in lines)
+        for word in ("passed", FAILED, SKIPPED, LEFT_OUT, ERROR)
     }
     counted = ", ".join(f"{count} {word}" for word, count in counts.items())
     return f"{sum(met)} of {len(met)} as wanted; {counted}; {machine}; {minutes:.1f} minutes"
