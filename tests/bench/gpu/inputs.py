@@ -8,14 +8,13 @@ from time import perf_counter
 import numpy as np
 from bench_loader import rate
 from gpu.lines import Line
-from gpu.setting import Setting, halving
+from gpu.setting import Setting
 from measuring import Row, photo_folder
 from PIL import Image
 
 from mgkit.data.images import ImageList, evenly
 from mgkit.data.layouts import class_folders
 from mgkit.data.loader import ImageDataset, SeededBatches, batch_loader, end_workers
-from mgkit.machine.shared_memory import check_shared_memory
 from mgkit.mini.photographs import ALONE, GROUPS, SECOND_VIEWS, packaged
 from mgkit.samplers import RepeatedAugmentationSampler
 from mgkit.transforms import train_transform
@@ -25,6 +24,7 @@ SHAPES = (
     [(1, 0.75)] * 8 + [(0.75, 1)] * 4 + [(1, 0.67)] * 3 + [(0.67, 1), (1, 1), (1, 0.8), (0.8, 1), (1, 0.6)]
 )
 QUALITY = 90
+MOST = 128  # images of a batch: loading processes hold 2.5 GB of 224 px, 16 of them
 SETTINGS = [("full", 3), ("AA", 1)]  # augmentation, copies of an image
 
 
@@ -61,15 +61,16 @@ def picture_list(folder: Path) -> ImageList:
     return ImageList(folder, paths, np.arange(len(paths)) % len(CLASSES), CLASSES)
 
 
-def input_line(setting: Setting, kind: str, repetitions: int, batch: int) -> Line:
+def input_line(setting: Setting, kind: str, repetitions: int) -> Line:
     """Images a second from files to batches, beside those of the training step.
 
     At the limit, every file is decoded once for all its copies, and nothing else takes time.
     """
-    sizes, workers = setting.sizes, setting.sizes.workers
-    check_shared_memory(workers=workers, batch=12 * batch * sizes.size**2)
+    sizes = setting.sizes
+    batch = min(sizes.batch, MOST)
+    workers = setting.loaders(12 * batch * sizes.size**2)
     images = picture_list(setting.pictures)
-    samples = 2 * workers * batch  # two batches for every process
+    samples = 8 * max(1, workers) * batch  # eight batches for every process
     batches = list(
         RepeatedAugmentationSampler(len(images), batch, repetitions, len_factor=samples / len(images))
     )
@@ -79,7 +80,7 @@ def input_line(setting: Setting, kind: str, repetitions: int, batch: int) -> Lin
     )  # fmt: skip
     rate(loader)  # starts the processes
     found, began = [], perf_counter()
-    while len(found) < 2 or (len(found) < sizes.rounds and perf_counter() - began < setting.seconds / 2):
+    while len(found) < 2 or (len(found) < sizes.rounds and perf_counter() - began < setting.seconds / 4):
         found.append(rate(loader))
     end_workers(loader)
     images_a_second, name = median(found), f"training input, {sizes.size} px, {kind}, N={repetitions}"
@@ -95,6 +96,4 @@ def input_line(setting: Setting, kind: str, repetitions: int, batch: int) -> Lin
 
 
 def lines(setting: Setting) -> list[Line]:
-    return [
-        halving(setting.sizes.batch, lambda batch, of=of: input_line(setting, *of, batch)) for of in SETTINGS
-    ]
+    return [input_line(setting, *each) for each in SETTINGS]

@@ -119,11 +119,11 @@ def flops_of(setting: Setting, pixels: float) -> float:
 
 
 def passes_of(setting: Setting, crop: str) -> Passes:
-    """With loading processes where there are cores for them."""
-    sizes = setting.sizes
+    """With loading processes where there are cores and shared memory for them."""
+    sizes, workers = setting.sizes, setting.loaders(12 * PIXELS_A_BATCH)
     return Passes(
         crop=crop, precision=sizes.precision, batch_size=sizes.at_once, description=None,
-        workers=sizes.workers if sizes.workers > 1 else 0,
+        workers=workers if workers > 1 else 0,
     )  # fmt: skip
 
 

@@ -115,12 +115,12 @@ def serve(pipe: Connection, tiny: bool, pictures: Path) -> None:
     while True:
         work, seconds, known = pipe.recv()
         try:
-            answer = work(Setting(device, sizes, seconds, pictures, known))
+            pipe.send(work(Setting(device, sizes, seconds, pictures, known)))
+            free()
         except Exception as error:
             traceback.print_exc()
-            answer = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        free()
-        pipe.send(answer)
+            pipe.send(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            return
 
 
 # --- The command

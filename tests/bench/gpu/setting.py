@@ -14,6 +14,7 @@ from measuring import compared
 from mgkit.features import Passes
 from mgkit.machine.device import GPUS
 from mgkit.machine.files import RefusedError
+from mgkit.machine.shared_memory import check_shared_memory
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,20 @@ class Setting:
     pictures: Path
     known: dict[str, float]
 
+    def loaders(self, batch: int) -> int:
+        """The number of loading processes: one for every core, fewer where shared memory is small.
+
+        batch: its size (bytes).
+        """
+        workers = self.sizes.workers
+        while workers:
+            try:
+                check_shared_memory(workers=workers, batch=batch)
+                break
+            except RefusedError:
+                workers //= 2
+        return workers
+
     def of_limit(self, amount: float, seconds: float, limit: str) -> float | None:
         """The share of a limit at which so much work was done; None if the limit was not measured."""
         return amount / seconds / self.known[limit] if limit in self.known else None
@@ -130,7 +145,7 @@ def halving(batch: int, work: Callable[[int], Line], *, least: int = 2) -> Line:
     while True:
         try:
             line = work(tried)
-        except (torch.cuda.OutOfMemoryError, RefusedError):  # the latter: of shared memory
+        except torch.cuda.OutOfMemoryError:
             if tried // 2 < least:
                 raise
         else:
