@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from gpu import run
 from gpu.checks import outcomes
 from gpu.lines import Line, report, spread
 from gpu.run import Plan, Worker, measured
-from gpu.setting import halving
+from gpu.setting import TINY, Setting, halving
 from measuring import Row, by_turns
 
 import mgkit
+from mgkit.machine.files import RefusedError
 
 
 def test_all_rows_run_on_a_cpu(tmp_path):
@@ -150,6 +152,18 @@ def test_the_batch_is_halved_until_it_fits():
     assert tried == [512, 512, 256, 128]
     with pytest.raises(torch.cuda.OutOfMemoryError):
         halving(512, partial(work, 1))
+
+
+def test_fewer_processes_load_images_where_shared_memory_is_small(monkeypatch):
+    setting = Setting(torch.device("cpu"), replace(TINY, workers=16), 1.0, Path("nowhere"), {})
+
+    def check(most, *, workers, batch):
+        if workers * batch > most:
+            raise RefusedError
+
+    for most, expected in ((1600, 16), (599, 4), (99, 0)):
+        monkeypatch.setattr("gpu.setting.check_shared_memory", partial(check, most))
+        assert setting.loaders(100) == expected
 
 
 @pytest.mark.parametrize(
