@@ -3,11 +3,12 @@
     make gpu                    # on a machine with a CUDA device, 8 minutes
     make gpu MINUTES=20
     make gpu GPU=--tiny         # the same rows with tiny sizes on the CPU: does the command work?
+    PYTHONPATH=tests/bench python -m gpu.run --minutes 8    # without make
 
 Writes outputs/bench/gpu.json and gpu.txt, with --tiny gpu-tiny.json and gpu-tiny.txt. Rows are in order of
 importance, each with a share of the time; what does not fit is listed as left out. A row that fails, hangs or
 kills its process becomes a line of the table. Ratios are medians over rounds in which both sides take turns.
-Limits are measured first, and the table says which part of them each row reaches.
+The machine's limits are measured too, and the table says which part of them each row reaches.
 """
 
 import argparse
