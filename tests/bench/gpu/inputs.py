@@ -85,7 +85,7 @@ def input_line(setting: Setting, kind: str, repetitions: int) -> Line:
     end_workers(loader)
     images_a_second, name = median(found), f"training input, {sizes.size} px, {kind}, N={repetitions}"
     share = setting.of_limit(images_a_second / repetitions, 1, "decoding")
-    remark = f"{workers} processes; the floor is the step's rate, measured before"
+    remark = f"processes: {workers}; the floor is the step's rate, measured before"
     if "step" not in setting.known:
         text = f"{images_a_second:.4g} images/s"
         return Line(name, text=text, limit="decoding", share=share, remark="the step was not measured")

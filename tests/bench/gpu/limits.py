@@ -84,7 +84,7 @@ def decode_line(setting: Setting) -> Line:
     end_workers(loader)
     with Image.open(Path(pictures.paths[0])) as one:
         size = "{} × {}".format(*one.size)
-    return line_of(f"decoding, JPEG {size}, {workers} processes", found, 1, "images/s", known="decoding")
+    return line_of(f"decoding, JPEG {size}, processes: {workers}", found, 1, "images/s", known="decoding")
 
 
 def nothing_of(image: Image.Image) -> Tensor:
