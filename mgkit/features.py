@@ -17,7 +17,7 @@ from mgkit.data.images import ImageList, image_shapes
 from mgkit.data.loader import Batch, ImageDataset, SeededBatches, UnreadableImages, batch_loader, by_shape
 from mgkit.machine.device import autocast, to_device
 from mgkit.machine.distributed import all_reduce, is_initialized, is_main, rank, run_in_all, world_size
-from mgkit.machine.frozen import frozen, without_padded_copies
+from mgkit.machine.frozen import for_cpu, frozen
 from mgkit.machine.printable import shown_name
 from mgkit.machine.progress import progress
 from mgkit.machine.shared_memory import check_shared_memory
@@ -204,7 +204,7 @@ def frozen_backbone(net: MultiGrain, precision: str = "auto") -> nn.Module:
     """A copy of the network's backbone for inference; the network is put in eval mode."""
     device = net.classifier.weight.device
     backbone = frozen(net.eval().features, device, precision)
-    return without_padded_copies(backbone) if device.type == "cpu" else backbone
+    return for_cpu(backbone) if device.type == "cpu" else backbone
 
 
 def whole_shapes(images: ImageList, crop: str) -> list[tuple[int, int]] | None:

@@ -171,20 +171,33 @@ class Photos:
 
 
 def photos(count: int) -> Photos:
-    """Photos in random order with realistic shapes: copies lose rows unless their shape is frequent."""
+    """Photos in random order, with the shapes of photographs: those of MGKIT_REAL, else of `photo_folder`."""
+    if environ.get("MGKIT_REAL"):
+        return real_photos(count)
     of_disk = class_folders(str(photo_folder()))
     whole = [of_disk.load(i) for i in range(len(of_disk))]
     frequent = {p.size for p in whole if sum(q.size == p.size for q in whole) > max(2, len(whole) // 25)}
     pictures = {}
-    for k in range(count):
+    for k in range(count):  # copies lose rows unless their shape is frequent
         picture, copy = whole[k % len(whole)], k // len(whole)
         if copy and picture.size not in frequent:
             picture = picture.crop((0, 0, picture.width, picture.height - 2 * copy))
         pictures[f"/made up/{k:05d}.jpg"] = picture
     order = np.random.default_rng(0).permutation(count)
-    paths = tuple(list(pictures)[k] for k in order)
-    labels = np.arange(count) % 10
-    return Photos(ImageList(Path("/made up"), paths, labels, tuple("0123456789")), pictures)
+    return as_photos({path: pictures[path] for path in (list(pictures)[k] for k in order)})
+
+
+def real_photos(count: int) -> Photos:
+    """Some of the 1,000 photographs of MGKIT_REAL, drawn at random."""
+    images = class_folders(str(Path(environ["MGKIT_REAL"]) / "imagenet-sample" / "val"))
+    drawn = np.random.default_rng(0).permutation(len(images))[:count]
+    return as_photos({images.paths[k]: images.load(k) for k in drawn})
+
+
+def as_photos(pictures: dict[str, Image.Image]) -> Photos:
+    """Pictures by path, with made-up labels."""
+    labels = np.arange(len(pictures)) % 10
+    return Photos(ImageList(Path("/made up"), tuple(pictures), labels, tuple("0123456789")), pictures)
 
 
 @contextmanager
