@@ -29,7 +29,7 @@ class Row:
     """A line of the table. measured, floor: medians, in `unit`; floor is None where nothing is beside it.
 
     value: compared with `wanted` as an upper or lower bound; a ratio by default.
-    raw: all measurements.
+    raw: all measurements; `spread`: the least and the largest ratio of a round.
     """
 
     stage: str
@@ -57,9 +57,10 @@ class Row:
         value = f"{self.value:.3g}" + ("" if self.of == "ratio" else f" {self.of}")
         met = "yes" if self.met else "NO"
         cpu = self.raw.get("cpu_ratio")
+        spread = " to ".join(f"{end:.3g}" for end in self.raw.get("spread", ()))
         return [
-            self.stage, f"{self.measured:.4g} {self.unit}", floor, value, "" if cpu is None else f"{cpu:.3g}",
-            f"{sign} {self.wanted:g}", met,
+            self.stage, f"{self.measured:.4g} {self.unit}", floor, value, spread,
+            "" if cpu is None else f"{cpu:.3g}", f"{sign} {self.wanted:.3g}", met,
         ]  # fmt: skip
 
     def plain(self) -> dict:
@@ -69,7 +70,7 @@ class Row:
 def table(rows: Sequence[Row]) -> str:
     """The rows as text."""
     lines = [
-        ["stage", "measured", "floor", "ratio", "of CPU time", "wanted", "met"],
+        ["stage", "measured", "floor", "ratio", "of rounds", "of CPU time", "wanted", "met"],
         *(row.cells() for row in rows),
     ]
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
@@ -109,9 +110,14 @@ def by_turns(ours: Callable, floor: Callable, rounds: int, longest: float = inf)
     return taken
 
 
+def ratios(taken: dict[str, list[float]], of: str = "seconds") -> list[float]:
+    """The ratio of each round."""
+    return [a / b for a, b in zip(taken[of], taken[f"floor_{of}"], strict=True)]
+
+
 def ratio(taken: dict[str, list[float]], of: str = "seconds") -> float:
     """The median of the rounds' ratios."""
-    return median(a / b for a, b in zip(taken[of], taken[f"floor_{of}"], strict=True))
+    return median(ratios(taken, of))
 
 
 def compared(
@@ -125,11 +131,13 @@ def compared(
     taken = by_turns(ours, floor, rounds, longest)
     a, b = median(taken["seconds"]), median(taken["floor_seconds"])
     if work is None:
-        raw = taken | {"cpu_ratio": ratio(taken, "cpu_seconds")}
+        spread = [min(ratios(taken)), max(ratios(taken))]
+        raw = taken | {"cpu_ratio": ratio(taken, "cpu_seconds"), "spread": spread}
         return Row(stage, a, b, "s", ratio(taken), wanted, True, raw=raw)
     floor_work = work if floor_work is None else floor_work
     more = work / floor_work
-    raw = taken | {"cpu_ratio": more / ratio(taken, "cpu_seconds")}
+    spread = [more / max(ratios(taken)), more / min(ratios(taken))]
+    raw = taken | {"cpu_ratio": more / ratio(taken, "cpu_seconds"), "spread": spread}
     return Row(stage, work / a, floor_work / b, unit, more / ratio(taken), wanted, False, raw=raw)
 
 

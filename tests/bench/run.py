@@ -6,8 +6,8 @@
 
 Run by `make bench`. A floor is the stage's network or arithmetic alone, as a plain loop in this folder; both
 run in turn in this process on made-up images or photos in memory, and a ratio is the median of the ratios of
-all rounds. `of CPU time` is the same ratio of processor time, more reliable on a busy machine. Memory
-growth is measured in a process of its own.
+all rounds; `of rounds` are the least and the largest of these. `of CPU time` is the same ratio of processor
+time, more reliable on a busy machine. Memory growth is measured in a process of its own.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from functools import partial
 from time import perf_counter
 
 import bench_contention  # first: it imports the kit before torch, so that all threads wait as the kit's do
+import bench_export
 import bench_growth
 import bench_loader
 import bench_losses
@@ -40,6 +41,7 @@ SUBJECTS = {
     "losses": bench_losses.rows,
     "passes": bench_passes.rows,
     "photos": bench_photos.rows,
+    "export": bench_export.rows,
     "whitening": bench_whitening.rows,
     "loader": bench_loader.rows,
     "start": bench_start.rows,
@@ -59,7 +61,7 @@ def figure(rows: Sequence[Row]) -> plt.Figure:
     labels = [row.stage for row in rows]
     lengths = [min(max(row.margin, 0.0), LONGEST) for row in rows]
     bars = axes.barh(labels, lengths, color=[MET if row.met else MISSED for row in rows])
-    values = [f"{row.cells()[3]} (wanted {row.cells()[5]})" for row in rows]
+    values = [f"{row.cells()[3]} (wanted {row.cells()[6]})" for row in rows]
     axes.axvline(1, color="black", linewidth=1)
     legible = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # also where the line passes
     axes.bar_label(bars, values, padding=5, fontsize=8, bbox=legible)
