@@ -13,7 +13,7 @@ import pytest
 import torch
 from gpu import run
 from gpu.checks import outcomes
-from gpu.lines import Line, report, spread
+from gpu.lines import Line, report
 from gpu.run import Plan, Worker, measured
 from gpu.setting import TINY, Setting, halving
 from measuring import Row, by_turns
@@ -172,7 +172,7 @@ def test_fewer_processes_load_images_where_shared_memory_is_small(monkeypatch):
 def test_the_spread_is_that_of_the_rounds(at_most, value, expected):
     raw = {"seconds": [1.0, 2.0, 1.0], "floor_seconds": [1.0, 1.0, 2.0]}
     row = Row("stage", 1.0, 1.0, "s", value, 1.0, at_most, raw=raw)
-    assert spread(row) == pytest.approx(expected)
+    assert row.spread == pytest.approx(expected)
     assert "{:.3g} to {:.3g}".format(*expected) in report([Line("stage", row)])
 
 

@@ -29,7 +29,7 @@ class Row:
     """A line of the table. measured, floor: medians, in `unit`; floor is None where nothing is beside it.
 
     value: compared with `wanted` as an upper or lower bound; a ratio by default.
-    raw: all measurements; `spread`: the least and the largest ratio of a round.
+    raw: all measurements.
     """
 
     stage: str
@@ -51,13 +51,23 @@ class Row:
         """How good it is relative to what is wanted: 1 and more is met."""
         return self.wanted / max(self.value, 1e-9) if self.at_most else self.value / self.wanted
 
+    @property
+    def spread(self) -> tuple[float, ...]:
+        """The least and the largest ratio of a round; empty where nothing is beside it."""
+        if self.of != "ratio" or "floor_seconds" not in self.raw:
+            return ()
+        of_rounds = ratios(self.raw)
+        if not self.at_most:  # a ratio of rates
+            of_rounds = [self.value * median(of_rounds) / each for each in of_rounds]
+        return min(of_rounds), max(of_rounds)
+
     def cells(self) -> list[str]:
         floor = "-" if self.floor is None else f"{self.floor:.4g}"
         sign = "<=" if self.at_most else ">="
         value = f"{self.value:.3g}" + ("" if self.of == "ratio" else f" {self.of}")
         met = "yes" if self.met else "NO"
         cpu = self.raw.get("cpu_ratio")
-        spread = " to ".join(f"{end:.3g}" for end in self.raw.get("spread", ()))
+        spread = " to ".join(f"{end:.3g}" for end in self.spread)
         return [
             self.stage, f"{self.measured:.4g} {self.unit}", floor, value, spread,
             "" if cpu is None else f"{cpu:.3g}", f"{sign} {self.wanted:.3g}", met,
@@ -131,13 +141,11 @@ def compared(
     taken = by_turns(ours, floor, rounds, longest)
     a, b = median(taken["seconds"]), median(taken["floor_seconds"])
     if work is None:
-        spread = [min(ratios(taken)), max(ratios(taken))]
-        raw = taken | {"cpu_ratio": ratio(taken, "cpu_seconds"), "spread": spread}
+        raw = taken | {"cpu_ratio": ratio(taken, "cpu_seconds")}
         return Row(stage, a, b, "s", ratio(taken), wanted, True, raw=raw)
     floor_work = work if floor_work is None else floor_work
     more = work / floor_work
-    spread = [more / max(ratios(taken)), more / min(ratios(taken))]
-    raw = taken | {"cpu_ratio": more / ratio(taken, "cpu_seconds"), "spread": spread}
+    raw = taken | {"cpu_ratio": more / ratio(taken, "cpu_seconds")}
     return Row(stage, work / a, floor_work / b, unit, more / ratio(taken), wanted, False, raw=raw)
 
 

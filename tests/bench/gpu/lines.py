@@ -2,22 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import median
 
 from measuring import Row
 
-HEAD = (
-    "row",
-    "measured",
-    "floor",
-    "ratio",
-    "over rounds",
-    "wanted",
-    "met",
-    "of the limit",
-    "memory",
-    "remark",
-)
+HEAD = ("row", "measured", "floor", "ratio", "of rounds", "wanted", "met", "of the limit", "memory", "remark")
 ERROR, FAILED, SKIPPED, LEFT_OUT = "error", "failed", "skipped", "left out"
 
 
@@ -57,22 +45,12 @@ class Line:
         memory = "" if self.memory is None else f"{self.memory:.3g} GiB"
         if self.row is None:
             return [self.name, self.text, "", "", self.spread, "", "", of_limit, memory, self.remark]
-        _, measured, floor, ratio, _, wanted, met = self.row.cells()
-        low, high = spread(self.row)
-        over = f"{low:.3g} to {high:.3g}"
+        _, measured, floor, ratio, over, _, wanted, met = self.row.cells()
         return [self.name, measured, floor, ratio, over, wanted, met, of_limit, memory, self.remark]
 
     def plain(self) -> dict:
         values = asdict(self)
         return values | {"row": self.row.plain() if self.row else None}
-
-
-def spread(row: Row) -> tuple[float, float]:
-    """The least and the largest ratio of a row's rounds."""
-    ratios = [a / b for a, b in zip(row.raw["seconds"], row.raw["floor_seconds"], strict=True)]
-    if not row.at_most:  # a ratio of rates
-        ratios = [row.value * median(ratios) / ratio for ratio in ratios]
-    return min(ratios), max(ratios)
 
 
 def report(lines: Sequence[Line]) -> str:
