@@ -15,6 +15,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from PIL import Image
 from support import stand_in_for_timm, training_config
@@ -22,6 +23,7 @@ from torch import nn
 
 from mgkit.backbones.backbone import Backbone
 from mgkit.benchmarks.retrieval_set import RetrievalSet
+from mgkit.checkpoints import load_network
 from mgkit.config import NetworkConfig, RetrievalConfig, make
 from mgkit.data import loader
 from mgkit.data.decoding import image_shape
@@ -110,8 +112,24 @@ def make_checkpoint(reference):
 
 
 @pytest.fixture(scope="session")
-def mini_root(tmp_path_factory):
-    """A reduced mini set, drawn once a session."""
+def made_once(tmp_path_factory):
+    """A function (name, make) -> folder, which `make(folder)` fills in one process of tests for all."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root
+
+    def made(name, make):
+        with FileLock(root / f"{name}.lock"):
+            if not (root / name).exists():
+                make(root / f"{name}.partial")
+                (root / f"{name}.partial").rename(root / name)
+        return root / name
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def mini_root(made_once):
+    """A reduced mini set, drawn once a session. It is not to be changed."""
     sizes = MiniSizes(
         train_per_class=6,
         val_per_class=3,
@@ -121,7 +139,17 @@ def mini_root(tmp_path_factory):
         whiten=40,
         distractors=6,
     )
-    return make_mini(tmp_path_factory.mktemp("data") / "mini", seed=0, sizes=sizes, workers=1)
+    return made_once("mini", partial(make_mini, seed=0, sizes=sizes, workers=1))
+
+
+@pytest.fixture(scope="session")
+def tiny_root(made_once):
+    """An embedded set of 52 pictures. It is not to be changed."""
+    sizes = MiniSizes(
+        train_per_class=2, val_per_class=2, holidays_groups=2, ukbench_objects=1, copydays_originals=1,
+        whiten=10, distractors=2,
+    )  # fmt: skip
+    return made_once("tiny", partial(make_mini, seed=0, sizes=sizes, workers=1))
 
 
 @pytest.fixture(scope="session")
@@ -242,21 +270,29 @@ def searched_set(uneven_images):
 class Chain:
     """What whitened_network leaves when nothing was run before, and what it printed."""
 
-    def __init__(self, folder, config, printed, net):
-        self.folder, self.config, self.printed, self.net = folder, config, printed, net
+    def __init__(self, folder, config):
+        self.folder, self.config = folder, config
+        self.printed = (folder / "printed.txt").read_text(encoding="utf-8").splitlines()
         self.whitened = folder / "outputs" / "t" / "whiten" / "checkpoint.pth"
+        self.net, _ = load_network(self.whitened)
 
 
-@pytest.fixture(scope="session")
-def chain(mini_root, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("chain")
-    config = make(NetworkConfig, {"experiment": "t", "data": str(mini_root), "workers": 0})
+def run_chain(config, folder):
     printed = []
+    folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("builtins.print", lambda *args, **_: printed.append(" ".join(map(str, args))))
-        net, _ = whitened_network(config)
-    return Chain(folder, config, printed, net)
+        whitened_network(config)
+    (folder / "printed.txt").write_text("\n".join(printed), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def chain(mini_root, made_once, tmp_path_factory):
+    """A copy of what is run once; its folder may be worked in."""
+    config = make(NetworkConfig, {"experiment": "t", "data": str(mini_root), "workers": 0})
+    whole = made_once("chain", partial(run_chain, config))
+    return Chain(shutil.copytree(whole, tmp_path_factory.mktemp("chain") / "copy"), config)
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
 """Shared by the tests of the notebooks: folders, configs, quick parameters, cells, output."""
 
+import ast
+import json
 import shutil
 from pathlib import Path
 
+import matplotlib.figure
 import nbformat
 import papermill
 
@@ -17,6 +20,7 @@ from mgkit.config import (
     TrainConfig,
     WhitenConfig,
 )
+from mgkit.explore.widgets import Explorer
 
 PACKAGE = Path(mgkit.__file__).parent
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -72,13 +76,43 @@ def new_project(folder):
 def runner(project, mini_root):
     """A function that runs a notebook of the project on the reduced set and returns its output."""
 
-    def execute(name, *, cwd=".", **parameters):
+    def execute(name, **parameters):
         copy = project / f"executed_{name}.ipynb"
         papermill.execute_notebook(
-            str(project / "notebooks" / f"{name}.ipynb"), str(copy), cwd=str(project / cwd),
+            str(project / "notebooks" / f"{name}.ipynb"), str(copy), cwd=str(project),
             progress_bar=False,
             parameters={"experiment": "t", "data": str(mini_root), "workers": 0} | parameters,
         )  # fmt: skip
         return printed(copy)
 
     return execute
+
+
+class Display:
+    """What a notebook's `display` does here: draw figures, and encode the state of widgets."""
+
+    def __init__(self):
+        self.figures = 0
+
+    def __call__(self, shown):
+        if isinstance(shown, matplotlib.figure.Figure):
+            self.figures += bool(shown._repr_mimebundle_())
+        elif isinstance(shown, Explorer):
+            states = [shown.get_state(), *(child.get_state() for child in shown.children)]
+            json.dumps(states, default=str, ensure_ascii=False).encode("utf-8")
+
+
+def execute(name, parameters):
+    """Run a notebook's code cells in this process; returns how many figures it showed."""
+    first, *cells = [cell.source for cell in cells_of(name)]
+    namespace = {"__name__": name, "display": Display()}
+    exec(first, namespace)
+    namespace |= parameters
+    for source in cells:
+        *statements, last = ast.parse(source).body
+        if not isinstance(last, ast.Expr):
+            exec(source, namespace)
+            continue
+        exec(compile(ast.Module(statements, []), name, "exec"), namespace)
+        namespace["display"](eval(compile(ast.Expression(last.value), name, "eval"), namespace))
+    return namespace["display"].figures

@@ -110,9 +110,9 @@ def list_backwards(monkeypatch) -> None:
 
 @contextmanager
 def one_line_error(kind: type[Exception], *names):
-    """The block raises `kind`, its message is one line and holds every name."""
+    """The block raises `kind`, its message is one line and holds every name; gives what was caught."""
     with pytest.raises(kind) as caught:
-        yield
+        yield caught
     message = str(caught.value)
     assert "\n" not in message
     for name in names:
@@ -170,10 +170,22 @@ def with_noise(net: nn.Module) -> nn.Module:
     return net
 
 
+# What takes seconds to import. The first test that starts a process decides for all that follow: one list.
+IN_PROCESSES = [
+    "pytest", "scipy.io", "hypothesis", "mgkit.claims.run", "mgkit.descriptors.out", "mgkit.photos.search",
+]  # fmt: skip
+
+
+def forkserver():
+    """The context whose processes come from one server, which has imported `IN_PROCESSES` once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IN_PROCESSES)
+    return context
+
+
 def in_processes(count: int, work, *arguments) -> list:
     """The results of `work(*arguments)` in `count` joined processes, by rank; an error fails the test."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mgkit.stages.train"])  # imported once, for all processes of all tests
+    context = forkserver()
     port = free_port()
     results = context.SimpleQueue()
     processes = [
@@ -333,10 +345,9 @@ def pairs_above(scores: np.ndarray, indices: np.ndarray, threshold: float) -> Pa
     return Pairs(*ends, similarity, unknown, unturned, np.full(count, SAME_MOMENT))
 
 
-def starting(work, *preloaded):
-    """A function that starts `work` in a process; all from one server, which has imported these once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*preloaded, "pytest", "scipy.io"])  # what takes seconds to import
+def starting(work):
+    """A function that starts `work` in a process."""
+    context = forkserver()
 
     def begin(*args, **options):
         process = context.Process(target=work, args=args, kwargs=options)

@@ -38,7 +38,7 @@ def run(root, folder, lines=None):
 
 @pytest.fixture(scope="module")
 def start():
-    return starting(run, "mgkit.claims.run")
+    return starting(run)
 
 
 def found(folder):

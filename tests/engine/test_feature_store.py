@@ -631,7 +631,7 @@ def embed_in_process(
 @pytest.fixture(scope="module")
 def start():
     """A function that starts `embed_in_process`, with the first two arguments as texts."""
-    begin = starting(embed_in_process, "mgkit.engine.feature_store")
+    begin = starting(embed_in_process)
     return lambda images, folder, *args, **options: begin(str(images), str(folder), *args, **options)
 
 

@@ -1,29 +1,18 @@
 """07 where much is missing: it says what, in lines, and ends well. The cells run in this process."""
 
-import sys
-
 import pytest
 from notebook_support import QUICK
-from test_hostile import execute
 
 from mgkit.claims import plots
-from mgkit.claims import run as claims_run
 
 NAME = "07_claims"
 
 
 @pytest.fixture
-def run(mini_root, here, capsys, monkeypatch):
+def run(mini_root, here, run_here):
     """A function that runs 07 on the classes of the reduced set; returns what it printed, and its figures."""
-    monkeypatch.setattr(claims_run, "launch", claims_run.run_claims)
-    monkeypatch.setattr(sys, "argv", ["notebook"])
-
-    def of(**parameters):
-        shared = {"experiment": "t", "data": str(mini_root / "imagenet"), "workers": 0}
-        figures = execute(NAME, shared | QUICK[NAME] | parameters)
-        return capsys.readouterr().out, figures
-
-    return of
+    shared = {"experiment": "t", "data": str(mini_root / "imagenet")}
+    return lambda **parameters: run_here(NAME, **(shared | QUICK[NAME] | parameters))
 
 
 def test_one_training_alone(run, here):

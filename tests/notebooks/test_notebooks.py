@@ -128,12 +128,16 @@ def test_00_searches_among_photographs(after_all):
     assert (project / "outputs" / "t" / "start_here" / "photographs.png").is_file()
 
 
-def test_from_its_own_folder_a_notebook_finds_what_the_others_left(after_all, mini_root):
+def test_from_its_own_folder_a_notebook_finds_what_the_others_left(
+    after_all, run_here, mini_root, monkeypatch
+):
     project, text = after_all
     name, measured = "04_evaluate_imagenet", project / "outputs" / "t" / "evaluate_imagenet" / "results.json"
     before = json.loads(measured.read_text())
     measured.unlink()
-    assert " first" not in runner(project, mini_root)(name, cwd="notebooks", **QUICK[name])
+    monkeypatch.chdir(project / "notebooks")
+    printed, _ = run_here(name, experiment="t", data=str(mini_root), **QUICK[name])
+    assert " first" not in printed
     assert json.loads(measured.read_text())["rows"] == before["rows"]
     assert left_in(project) == ["data", "mgkit", "notebooks", "outputs"]
     assert not (project / "notebooks" / "outputs").exists()

@@ -7,13 +7,12 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from support import flat_name, in_processes, one_line_error, write_devkit
+from support import flat_name, in_processes, write_devkit
 
 from mgkit.__main__ import STAGES
 from mgkit.config import ClassifyConfig, FinetunePConfig, RetrievalConfig, WhitenConfig, make
 from mgkit.data.decoding import image_shape
 from mgkit.data.layouts import labelled_images
-from mgkit.engine.launch import WorkerError
 from mgkit.finetune import sweep_hits
 from mgkit.stages.evaluate_imagenet import evaluate_classification
 from mgkit.stages.evaluate_retrieval import embed_sets, evaluate_retrieval
@@ -89,12 +88,6 @@ def test_worker_processes_leave_the_same_accuracies(after_chain, mini_root):
         assert (row.crop, row.size, row.exponent) == (expected.crop, expected.size, expected.exponent)
         one_image = 1.01 / 36  # rounding may decide between two classes that nearly tie
         assert (row.top1, row.top5) == pytest.approx((expected.top1, expected.top5), abs=one_image)
-
-
-def test_what_a_worker_refuses_is_told_in_one_line(after_chain, mini_root, tmp_path):
-    values = {"data": str(mini_root), "experiment": "t", "checkpoint": str(tmp_path / "lost.pth"), "gpus": 2}
-    with one_line_error(WorkerError, "FileNotFoundError", "lost.pth"):
-        evaluate_classification(make(ClassifyConfig, values))
 
 
 STAGE_CONFIGS = {

@@ -19,7 +19,6 @@ from mgkit.config import (
     make,
 )
 from mgkit.machine.printable import shown_name
-from mgkit.mini.make import MiniSizes, make_mini
 from mgkit.photos.search import search_photos
 from mgkit.photos.task import photo_task
 from mgkit.stages.evaluate_imagenet import run_classification
@@ -30,24 +29,19 @@ from mgkit.stages.train import run_training
 from mgkit.stages.whiten import run_whitening
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """An embedded set of 52 pictures."""
-    sizes = MiniSizes(
-        train_per_class=2, val_per_class=2, holidays_groups=2, ukbench_objects=1, copydays_originals=1,
-        whiten=10, distractors=2,
-    )  # fmt: skip
-    return make_mini(tmp_path_factory.mktemp("data") / "mini", sizes=sizes, workers=1)
+@pytest.fixture
+def root(tiny_root):
+    return tiny_root
 
 
 @pytest.fixture(scope="module")
-def project(root, tmp_path_factory):
+def project(tiny_root, tmp_path_factory):
     """The working directory, with trained and whitened networks of p = 3 (t) and p = inf (max)."""
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()):
         patch.chdir(tmp_path_factory.mktemp("project"))
         for experiment, p in (("t", 3.0), ("max", math.inf)):
-            run_training(config_of(TrainConfig, root, experiment=experiment, p=p))
-            run_whitening(config_of(WhitenConfig, root, experiment=experiment, p=p))
+            run_training(config_of(TrainConfig, tiny_root, experiment=experiment, p=p))
+            run_whitening(config_of(WhitenConfig, tiny_root, experiment=experiment, p=p))
         yield
 
 

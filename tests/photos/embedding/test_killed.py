@@ -66,7 +66,7 @@ def run(photos: Path, folder: Path, workers: int = 0, lines: int | None = None) 
 @pytest.fixture(scope="module")
 def start():
     """A function that starts `run` in a process."""
-    return starting(run, "mgkit.photos.embedding.nearest")
+    return starting(run)
 
 
 @pytest.fixture(scope="module")
