@@ -43,8 +43,9 @@ settings.load_profile("loaded")
 
 # Files that take minutes are started first: a file runs in one process (--dist loadfile).
 LONG_FILES = (
-    "test_notebooks.py", "test_runs.py", "test_browser.py", "test_launch.py", "test_readme.py",
-    "test_loop.py", "test_two_runs.py", "test_machines.py", "test_extremes.py", "test_hostile.py",
+    "test_launch.py", "test_runs.py", "test_notebooks.py", "test_browser.py", "test_evaluate_imagenet.py",
+    "test_hostile.py", "test_loop.py", "test_several_machines.py", "test_readme.py", "test_two_runs.py",
+    "test_machines.py", "test_extremes.py",
 )  # fmt: skip
 
 

@@ -51,7 +51,7 @@ def found(folder):
 def undisturbed(start, mini_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     process = start(mini_root, folder)
-    process.join(120)
+    process.join(300)
     assert process.exitcode == 0
     return found(folder)
 
@@ -62,11 +62,11 @@ def test_killed_at_any_line(start, mini_root, undisturbed, tmp_path):
         folder = tmp_path / str(line)
         folder.mkdir(exist_ok=True)
         process = start(mini_root, folder, lines=line)
-        process.join(120)
+        process.join(300)
         kills += process.exitcode == -signal.SIGKILL
         assert process.exitcode in (0, -signal.SIGKILL)
         again = start(mini_root, folder)
-        again.join(120)
+        again.join(300)
         assert again.exitcode == 0
         assert found(folder) == undisturbed
         assert not list(folder.rglob("*.partial*"))

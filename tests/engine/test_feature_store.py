@@ -652,7 +652,7 @@ def undisturbed(start, many, tmp_path_factory):
     start(many, folder / "first", 1024).join()  # the first process waits for imports
     began = time.monotonic()
     process = start(many, folder, 16)
-    process.join(60)
+    process.join(300)
     assert process.exitcode == 0
     return contents(folder), time.monotonic() - began
 
@@ -673,7 +673,7 @@ def test_killed_three_times_at_random_the_files_are_those_of_an_undisturbed_run(
         time.sleep(random.uniform(0, seconds / 2))
         process.kill()  # and on at once, although its workers live on for seconds
     process = start(many, tmp_path, 16)
-    process.join(60)
+    process.join(300)
     assert process.exitcode == 0
     assert contents(tmp_path) == files
 
@@ -681,18 +681,18 @@ def test_killed_three_times_at_random_the_files_are_those_of_an_undisturbed_run(
 def test_killed_at_any_line_the_files_are_those_of_an_undisturbed_run(start, images, tmp_path):
     """Every 251st line that the store runs for 13 images; each kill is followed by a run to the end."""
     root = images.root
-    (whole := start(root, tmp_path / "whole", 5)).join(60)
+    (whole := start(root, tmp_path / "whole", 5)).join(300)
     files = contents(tmp_path / "whole")
     assert whole.exitcode == 0 and len(files) == 2
     line, killed = 0, True
     while killed:
         folder = tmp_path / str(line)
         process = start(root, folder, 5, lines=line)
-        process.join(60)
+        process.join(300)
         killed = process.exitcode == -signal.SIGKILL
         assert killed or process.exitcode == 0
         assert all(files[name] == content for name, content in contents(folder).items())
-        (again := start(root, folder, 5)).join(60)
+        (again := start(root, folder, 5)).join(300)
         assert again.exitcode == 0 and contents(folder) == files, line
         assert not list(folder.glob("*/.*")) and not list(folder.glob("*/*.partial"))
         line += 251
@@ -703,7 +703,7 @@ def test_two_processes_at_once_make_one_array(start, many, undisturbed, tmp_path
     files, _ = undisturbed
     processes = [start(many, tmp_path, 16) for _ in range(2)]
     for process in processes:
-        process.join(60)
+        process.join(300)
     assert [process.exitcode for process in processes] == [0, 0]
     assert contents(tmp_path) == files
 

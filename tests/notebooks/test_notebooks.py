@@ -88,12 +88,19 @@ def test_text_introduces_the_notebook_and_most_of_its_cells(name):
     assert len(cells_of(name, "markdown")) >= len(cells_of(name)) / 2
 
 
+BY_TWO = {"gpus": 2, "workers": 1, "log_every": 2, "gradient_share_every": 2}  # of 01
+
+
 @pytest.fixture(scope="module")
 def after_all(tmp_path_factory, mini_root):
-    """A project whose notebooks were all run in order from its root, and {notebook: its output}."""
+    """A project whose notebooks were all run in order from its root, and {notebook: its output}.
+
+    01 trains in two processes.
+    """
     project = new_project(tmp_path_factory.mktemp("project"))
     run = runner(project, mini_root)
-    return project, {name: run(name, **QUICK.get(name, {})) for name in CONFIGS}
+    own = QUICK | {"01_train": QUICK["01_train"] | BY_TWO}
+    return project, {name: run(name, **own.get(name, {})) for name in CONFIGS}
 
 
 def test_the_notebooks_run_in_order(after_all):
@@ -126,6 +133,26 @@ def test_00_searches_among_photographs(after_all):
     assert float(value[1]) > 95 and re.search("^coffee +espresso", text["00_start_here"], re.MULTILINE)
     assert (project / "data" / "photographs" / "groups.csv").is_file()
     assert (project / "outputs" / "t" / "start_here" / "photographs.png").is_file()
+
+
+def test_training_in_two_processes(after_all):
+    project, text = after_all
+    said = text["01_train"]
+    assert "2 x cpu" in said and "epoch 1: loss" in said and "one run so far" in said
+    assert figures(project / "executed_01_train.ipynb") == 4
+    folder = project / "outputs" / "t" / "train"
+    assert {"checkpoint.pth", "snapshots", "steps.jsonl", "tensorboard"} <= {p.name for p in folder.iterdir()}
+    steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    assert steps and all(0 < line["gradient_share"] < 1 for line in steps)
+
+
+def test_a_training_that_is_complete_is_shown_again_from_the_notebook_s_own_folder(
+    after_all, run_here, mini_root, monkeypatch
+):
+    monkeypatch.chdir(after_all[0] / "notebooks")
+    values = {"experiment": "t", "data": str(mini_root)} | QUICK["01_train"] | BY_TWO
+    again, shown = run_here("01_train", **values)
+    assert "nothing to do" in again and shown == 4
 
 
 def test_from_its_own_folder_a_notebook_finds_what_the_others_left(

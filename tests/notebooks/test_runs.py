@@ -1,6 +1,5 @@
 """Single notebooks as papermill runs them: alone, in processes, stopped, resumed, with wrong parameters."""
 
-import json
 import os
 import shlex
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from click.testing import CliRunner
-from notebook_support import PACKAGE, QUICK, figures, new_project, runner
+from notebook_support import PACKAGE, QUICK
 from papermill.cli import papermill as papermill_command
 from papermill.exceptions import PapermillExecutionError
 from support import one_line_error
@@ -32,34 +31,6 @@ def test_the_last_notebook_runs_alone_and_makes_what_it_needs(here, run_here, ti
     text, _ = run_here("05_evaluate_retrieval", **values)
     assert "running 03_whiten first" in text and "running 01_train first" in text
     assert (here / "outputs/t/evaluate_retrieval/results.json").is_file()
-
-
-BY_TWO = QUICK["01_train"] | {"gpus": 2, "workers": 1, "log_every": 2, "gradient_share_every": 2}
-
-
-@pytest.fixture(scope="module")
-def trained_by_two(tmp_path_factory, mini_root):
-    """A project with a training in two processes, and what its notebook printed."""
-    project = new_project(tmp_path_factory.mktemp("project"))
-    return project, runner(project, mini_root)("01_train", **BY_TWO)
-
-
-def test_training_in_two_processes(trained_by_two):
-    project, text = trained_by_two
-    assert "2 x cpu" in text and "epoch 1: loss" in text and "one run so far" in text
-    assert figures(project / "executed_01_train.ipynb") == 4
-    folder = project / "outputs" / "t" / "train"
-    assert {"checkpoint.pth", "snapshots", "steps.jsonl", "tensorboard"} <= {p.name for p in folder.iterdir()}
-    steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
-    assert steps and all(0 < line["gradient_share"] < 1 for line in steps)
-
-
-def test_a_training_that_is_complete_is_shown_again_from_the_notebook_s_own_folder(
-    trained_by_two, run_here, mini_root, monkeypatch
-):
-    monkeypatch.chdir(trained_by_two[0] / "notebooks")
-    again, shown = run_here("01_train", experiment="t", data=str(mini_root), **BY_TWO)
-    assert "nothing to do" in again and shown == 4
 
 
 @pytest.fixture

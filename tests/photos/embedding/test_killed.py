@@ -83,10 +83,10 @@ def photos(tmp_path_factory):
 def undisturbed(start, photos, tmp_path_factory):
     """What an uninterrupted run finds, and its seconds."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    start(photos, folder / "first").join(60)  # waits for imports
+    start(photos, folder / "first").join(300)  # waits for imports
     began = time.monotonic()
     process = start(photos, folder)
-    process.join(60)
+    process.join(300)
     assert process.exitcode == 0
     return dict(np.load(folder / "found.npz")), time.monotonic() - began
 
@@ -94,7 +94,7 @@ def undisturbed(start, photos, tmp_path_factory):
 def completed(start, photos, folder, expected):
     """Run to the end; the results are those expected, up to the rounding of other batches."""
     process = start(photos, folder)
-    process.join(60)
+    process.join(300)
     assert process.exitcode == 0
     found = dict(np.load(folder / "found.npz"))
     for name in ("grey", "aspects", "width", "size"):
@@ -111,7 +111,7 @@ def test_killed_at_any_line(start, photos, undisturbed, tmp_path):
     while killed:
         folder = tmp_path / str(line)
         process = start(photos, folder, lines=line)
-        process.join(60)
+        process.join(300)
         killed = process.exitcode == -signal.SIGKILL
         assert killed or process.exitcode == 0
         completed(start, photos, folder, expected)
