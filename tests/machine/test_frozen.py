@@ -11,7 +11,7 @@ from torch import nn
 from mgkit.backbones.build import build_backbone
 from mgkit.features import frozen_backbone
 from mgkit.machine.device import autocast
-from mgkit.machine.frozen import Pointwise, SamePadded, fold, foldable, for_cpu, frozen
+from mgkit.machine.frozen import SamePadded, fold, foldable, for_cpu, frozen
 from mgkit.model import get_multigrain
 
 CPU = torch.device("cpu")
@@ -241,20 +241,3 @@ def test_passes_of_efficientnet_pad_no_map(sides):
 def test_a_dilated_convolution_keeps_its_padding():
     net = nn.Sequential(Conv2dSame(3, 4, 3, stride=2, dilation=2))
     assert isinstance(for_cpu(net)[0], Conv2dSame)
-
-
-def test_convolutions_of_1_x_1_are_matrix_products():
-    conv = nn.Conv2d(5, 7, 1).double().requires_grad_(False)
-    x = torch.randn(2, 5, 3, 4, dtype=torch.float64).to(memory_format=torch.channels_last)
-    y = Pointwise(conv)(x)
-    torch.testing.assert_close(y, conv(x), rtol=1e-12, atol=1e-12)
-    assert y.is_contiguous(memory_format=torch.channels_last)
-    assert isinstance(for_cpu(nn.Sequential(nn.Conv2d(5, 7, 1)))[0], Pointwise)
-
-
-@pytest.mark.parametrize(
-    "other", [{"stride": 2}, {"padding": 1}, {"groups": 5}, {"kernel_size": 3}, {"dtype": torch.bfloat16}]
-)
-def test_other_convolutions_stay(other):
-    conv = nn.Conv2d(**{"in_channels": 5, "out_channels": 5, "kernel_size": 1} | other)
-    assert for_cpu(nn.Sequential(conv))[0] is conv
