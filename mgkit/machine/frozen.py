@@ -108,11 +108,11 @@ def for_cpu(features: nn.Module) -> nn.Module:
 
     Not for export: the kernel depends on the input's shape.
     """
-    # EfficientNet-Lite0 takes 1.25 to 1.31 times the images (224 px, batches of 16). What gains less than 15 %
-    # is left out: activations in convolutions (1.12), Inductor (1.09, after 20 s), and matrix products for
-    # convolutions of 1 x 1, which need no preparation for each new shape but cost ResNet-50 a tenth. Images
-    # are not padded to few shapes: behind the first convolution, the padding is no longer zero, and changes
-    # the maps at the border.
+    # EfficientNet-Lite0 takes 1.25 to 1.31 times the images (224 px, batches of 16). Left out is what gains
+    # less than 15 %: activations within convolutions (1.12), Inductor (1.09, after 20 s), and matrix products
+    # for convolutions of 1 x 1, which need no preparation for each new shape, but cost ResNet-50 a tenth.
+    # Padding images to few shapes would not be exact: behind the first convolution, the padding is no longer
+    # zero, and changes the maps at the border.
     for name, module in list(features.named_modules()):
         if type(module).__name__ == "Conv2dSame" and module.dilation == (1, 1):
             features.set_submodule(name, SamePadded(module))
