@@ -21,6 +21,7 @@ from mgkit.machine.frozen import for_cpu, frozen
 from mgkit.machine.printable import shown_name
 from mgkit.machine.progress import progress
 from mgkit.machine.shared_memory import check_shared_memory
+from mgkit.machine.timing import each_timed
 from mgkit.model import MultiGrain, Whitening
 from mgkit.pooling import l2_normalize
 from mgkit.samplers import same_shape_batches
@@ -65,6 +66,7 @@ class Passes:
         return cls(**{"unreadable": UnreadableImages(config.on_unreadable)} | values | changes)
 
 
+@each_timed("passes")
 def feature_maps(
     net: MultiGrain, images: ImageList, *, size: int, passes: Passes | None = None,
     window: int | None = None, shapes: Sequence[tuple[int, int]] | None = None,

@@ -1,25 +1,28 @@
 """What is measured of every trained network: each image and query apart, so that arms can be compared."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 from pydantic import BaseModel, Field, FiniteFloat, PositiveInt
 
 from mgkit.benchmarks.find import find_sets, is_there
-from mgkit.benchmarks.retrieval_set import RetrievalSet
+from mgkit.benchmarks.retrieval_set import RetrievalSet, unlabelled
 from mgkit.claims.copies import set_of_copies
 from mgkit.claims.plan import Training, samples
 from mgkit.config import ClaimsConfig, TrainConfig, different
+from mgkit.data.decoding import WHOLE
 from mgkit.data.images import ImageList, list_hash
 from mgkit.engine.run import experiment_folder
-from mgkit.features import Passes, embed, frozen_backbone
-from mgkit.finetune import sweep_hits
+from mgkit.features import Passes, frozen_backbone, plain, pooled
 from mgkit.machine.files import find_path, write_text
 from mgkit.machine.records import check_values, read_json
+from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
 from mgkit.retrieval.protocols import retrieve
 from mgkit.stages.inputs import data_root, in_classes_of
@@ -85,18 +88,47 @@ def groups_of(one: RetrievalSet) -> np.ndarray:
 def measure(net: MultiGrain, on: Evaluation, config: ClaimsConfig) -> dict[str, np.ndarray]:
     """Whether each image is right, and the measure of each query, {measure: [Q]}; NaN for unreadable ones.
 
-    By GeM descriptors with the network's own p, at `eval_size` (px).
+    By GeM descriptors with the network's own p, at `eval_size` (px); every image passes once.
     """
     passes = Passes.of(config, backbone=frozen_backbone(net, config.precision), description=None)
     images = in_classes_of(net, on.images)
-    hits = sweep_hits(
-        net, images, sizes=[config.eval_size], ps=[net.pool.p.item()], ks=(1,), passes=passes
-    )  # [1,1,1,N]
-    values = {TOP1: hits.ravel()}
-    for name, one in on.sets.items():
-        rows = embed(net, one.images, size=config.eval_size, passes=passes)
-        values[name] = query_values(one, rows)
+    lists = [images, *(one.images for one in on.sets.values())]
+    rows, *of_sets = pooled_once(net, lists, size=config.eval_size, passes=passes)
+    values = {TOP1: hits_of(net, rows, images.labels)}
+    if np.isnan(values[TOP1]).all():
+        raise passes.unreadable.none_readable()
+    for (name, one), of_set in zip(on.sets.items(), of_sets, strict=True):
+        values[name] = query_values(one, plain(of_set))
     return values
+
+
+def pooled_once(
+    net: MultiGrain, lists: Sequence[ImageList], *, size: int, passes: Passes
+) -> list[np.ndarray]:
+    """GeM-pooled features [N,C] of each list; an image that is in several passes once."""
+    keys = [[(one.exif, path, one.views.get(i, WHOLE)) for i, path in enumerate(one.paths)] for one in lists]
+    features = {}
+    for exif in dict.fromkeys(one.exif for one in lists):
+        own = [key for key in dict.fromkeys(chain(*keys)) if key[0] == exif]
+        views = {i: view for i, (_, _, view) in enumerate(own) if view != WHOLE}
+        images = unlabelled(lists[0].root, [path for _, path, _ in own], exif=exif, views=views)
+        [rows] = pooled(net, images, size=size, ps=[net.pool.p.item()], passes=passes)
+        features |= zip(own, rows, strict=True)
+    return [np.stack([features[key] for key in of_list]) for of_list in keys]
+
+
+def hits_of(net: MultiGrain, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether each image's most probable class is right, [N] of 0 and 1, by its pooled features [N,C].
+
+    NaN for an unreadable image.
+    """
+    readable = np.isfinite(rows[:, 0])
+    with torch.no_grad():
+        scores = net.head(torch.from_numpy(rows[readable]).to(net.classifier.weight.device))
+    ranks = target_ranks(scores["classifier_output"].cpu(), torch.from_numpy(labels[readable]))
+    hits = np.full(len(rows), np.nan)
+    hits[readable] = (ranks < 1).numpy()
+    return hits
 
 
 def query_values(one: RetrievalSet, rows: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
-from scipy import stats
+from scipy.special import stdtrit
 
 from mgkit.claims.arms import ARMS, CLAIMS
 from mgkit.claims.measures import TITLES, UNITS
@@ -133,7 +133,7 @@ def half_interval(values: np.ndarray) -> float:
     """Half the 95 % interval of the mean of values [S], by Student's t; NaN for a single one."""
     if len(values) < 2:
         return math.nan
-    t = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)
+    t = stdtrit(len(values) - 1, (1 + LEVEL) / 2)
     return float(t * values.std(ddof=1) / math.sqrt(len(values)))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit  # not scipy.stats, which takes two seconds to import
 
 from mgkit.retrieval.protocols import Difference
 
@@ -56,10 +56,10 @@ class Paired:
             return None
         seeds = np.arange(2, MOST_SEEDS + 1)
         of_seeds = self.of_seeds.std(ddof=1) / np.sqrt(seeds)
-        t, z = stats.t.ppf((1 + LEVEL) / 2, seeds - 1), stats.norm.ppf((1 + LEVEL) / 2)
+        t, z = stdtrit(seeds - 1, (1 + LEVEL) / 2), ndtri((1 + LEVEL) / 2)
         # Half the interval by both errors at once, and what else a difference needs to be decided so often.
         half = np.hypot(t * of_seeds, z * self.of_queries)
-        more = stats.norm.ppf(POWER) * np.hypot(of_seeds, self.of_queries)
+        more = ndtri(POWER) * np.hypot(of_seeds, self.of_queries)
         enough = seeds[abs(self.value) >= half + more]
         return int(enough[0]) if len(enough) else None
 

@@ -15,9 +15,11 @@ from mgkit.claims.run import outcome
 from mgkit.config import ClaimsConfig
 from mgkit.demo.claims import claims, claims_text
 from mgkit.demo.reference import compare_with_reference, measures, write_reference
+from mgkit.demo.times import recorded, times, times_table
 from mgkit.engine.run import experiment_folder
 from mgkit.machine.files import project_root, write_text
 from mgkit.machine.progress import print_anything
+from mgkit.machine.timing import noted_in
 
 NOTEBOOKS = (
     "00_start_here",
@@ -32,20 +34,23 @@ NOTEBOOKS = (
 OWN_PARAMETERS = {"06_search_your_photos": {"photos": ["data/photographs"]}}  # which 00 writes
 
 
-def run_notebooks(experiment: str, data: str) -> Path:
-    """Execute 00 to 07 in order and return the folder of the executed copies."""
+def run_notebooks(experiment: str, data: str) -> tuple[Path, dict[str, dict[str, float]]]:
+    """Execute 00 to 07 in order; the folder of the executed copies, and `times` of each notebook."""
     root = project_root()
     folder = root / "outputs" / experiment / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
+    taken = {}
     for name in NOTEBOOKS:
-        start = time.perf_counter()
-        papermill.execute_notebook(
-            root / "notebooks" / f"{name}.ipynb", folder / f"{name}.ipynb",
-            parameters={"experiment": experiment, "data": data} | OWN_PARAMETERS.get(name, {}),
-            cwd=root / "notebooks", progress_bar=False,
-        )  # fmt: skip
-        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-    return folder
+        with recorded() as records:
+            start = time.time()
+            papermill.execute_notebook(
+                root / "notebooks" / f"{name}.ipynb", folder / f"{name}.ipynb",
+                parameters={"experiment": experiment, "data": data} | OWN_PARAMETERS.get(name, {}),
+                cwd=root / "notebooks", progress_bar=False,
+            )  # fmt: skip
+            taken[name] = times(folder / f"{name}.ipynb", noted_in(records), began=start, ended=time.time())
+        print(f"{name}: {sum(taken[name].values()):.0f} s", flush=True)
+    return folder, taken
 
 
 def main() -> None:
@@ -61,12 +66,13 @@ def main() -> None:
     if arguments.write_reference and not by_default:
         parser.error("--write-reference needs the default --data, as `make demo` has")
     start = time.perf_counter()
-    run_notebooks(arguments.experiment, arguments.data)
+    _, taken = run_notebooks(arguments.experiment, arguments.data)
     tried = outcome(ClaimsConfig(experiment=arguments.experiment, data=arguments.data))
     folder = experiment_folder(arguments.experiment)
     text = claims_text(tried, claims(arguments.experiment))
     write_text(folder / "claims.txt", text + "\n")
     print(f"\n{text}\n")
+    print(f"Where the time went, in seconds:\n\n{times_table(taken)}\n")
     now = measures(arguments.experiment, tried)
     if arguments.write_reference:
         print(f"written: {write_reference(arguments.experiment, now)}")

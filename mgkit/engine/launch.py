@@ -19,6 +19,7 @@ from mgkit.machine.distributed import gpu_count, is_initialized
 from mgkit.machine.files import write_text
 from mgkit.machine.progress import FOR_RELAY, print_anything, show_relayed
 from mgkit.machine.shared_memory import limits_named
+from mgkit.machine.timing import timed
 
 # Environment variables of the workers
 FOLDER = "MGKIT_LAUNCH_FOLDER"  # where they write how the run ended
@@ -58,6 +59,7 @@ def on_all_devices(config: AnyConfig, run: Callable[[AnyConfig], object]) -> Non
         launch(config)
 
 
+@timed("workers")
 def launch(config: StageConfig) -> None:
     """Run a stage in worker processes, `python -m mgkit`, wait for them and show their output.
 

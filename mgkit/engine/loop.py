@@ -42,6 +42,7 @@ from mgkit.machine.distributed import (
 from mgkit.machine.files import link_or_copy
 from mgkit.machine.progress import progress
 from mgkit.machine.shared_memory import check_shared_memory
+from mgkit.machine.timing import timed
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
 from mgkit.samplers import share
@@ -172,6 +173,7 @@ class Training:
 
     # --- Epochs and steps
 
+    @timed("training")
     def epoch(self, epoch: int) -> None:
         """Train on the rest of a 0-based epoch, validate, and save."""
         config, position = self.config, self.position

@@ -31,6 +31,7 @@ from mgkit.machine.files import (
     write_text,
 )  # fmt: skip
 from mgkit.machine.records import read_json, read_yaml, shown
+from mgkit.machine.timing import timed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -393,15 +394,18 @@ class Run:
         return values
 
 
+@timed("figures")
 def save_figure(figure: "Figure", config: StageConfig, name: str) -> "Figure":
     """Write a figure as PNG into the folder of the config's run, at 120 dots per inch, and return it.
 
-    Of several machines, the first one writes.
+    Its layout is then fixed, so that showing it does not take that time again. Of several machines, the first
+    one writes.
     """
     if config.node_rank:
         return figure
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120, bbox_inches="tight")
+    figure.set_layout_engine("none")
     with opened_folder(config) as folder, atomic_write(folder / name) as temporary:
         temporary.write_bytes(image.getvalue())
     return figure

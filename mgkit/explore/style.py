@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.data.images import ImageList
 from mgkit.machine.printable import shown_name
+from mgkit.machine.timing import timed
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 MARKERS = "osD^vP*"
@@ -50,6 +51,7 @@ class NotebookFigure(Figure):
             warnings.filterwarnings("ignore", r"Matplotlib currently does not support")  # some scripts
             super().savefig(*args, **options)
 
+    @timed("figures")
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, bytes]:
         """The figure as IPython shows it, {MIME type: content}."""
         drawn = io.BytesIO()

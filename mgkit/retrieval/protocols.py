@@ -10,6 +10,7 @@ import numpy as np
 
 from mgkit.data.images import evenly
 from mgkit.features import rows_at
+from mgkit.machine.timing import timed
 from mgkit.metrics import (
     average_precision,
     average_precision_at,
@@ -88,6 +89,7 @@ class RetrievalResult:
     groups: np.ndarray | None = None
 
 
+@timed("search")
 def retrieve(
     dataset: RetrievalSet,
     descriptors: np.ndarray,
@@ -136,6 +138,7 @@ def retrieve(
     )  # fmt: skip
 
 
+@timed("search")
 def measured_value(dataset: RetrievalSet, descriptors: np.ndarray) -> float:
     """Return the value of `retrieve` alone, without intervals, curves and neighbours."""
     check_fit(dataset, descriptors)

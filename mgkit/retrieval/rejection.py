@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from mgkit.data.images import evenly
 from mgkit.metrics import bootstrap_interval, bootstrap_mean, threshold_at
@@ -90,6 +89,8 @@ def rejection(
 
     Raises ValueError unless there are queries with and without an answer.
     """
+    from sklearn.metrics import roc_auc_score  # takes two seconds to import, and few sets need it
+
     if answered.all() or not answered.any():
         raise ValueError("rejection needs queries with an answer, and queries without")
     best = np.asarray(best, np.float64)  # in float32, the threshold would be rounded to a score

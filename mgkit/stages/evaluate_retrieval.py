@@ -13,6 +13,7 @@ from mgkit.engine.holding import holding
 from mgkit.engine.launch import on_all_devices
 from mgkit.engine.run import Run, add_results
 from mgkit.features import rows_at
+from mgkit.machine.timing import timed
 from mgkit.retrieval import indices
 from mgkit.retrieval.protocols import (
     RetrievalResult,
@@ -111,6 +112,7 @@ def measured_sets(task: AnyTask) -> list[Retrieval]:
     return found
 
 
+@timed("search")
 def evaluate_reranking(task: AnyTask) -> list[Retrieval]:
     """Evaluate the sets after query expansion and re-ranking, by the network's own descriptors.
 
@@ -206,6 +208,7 @@ def record_distractors(task: AnyTask, run: Run) -> None:
         print(f"{len(paths)} distractors, listed with their hashes in {path}")
 
 
+@timed("search")
 def index_table(task: AnyTask, *, queries: int = 200) -> str:
     """Compare exact search with the config's indices on all descriptors: recall, bytes per vector, time.
 

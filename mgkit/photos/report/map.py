@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 
 from mgkit.explore.style import GREY, encoded
 from mgkit.photos.embedding.arrays import read_arrays, write_arrays
@@ -81,6 +79,9 @@ def placed_once(descriptors: np.ndarray, tiles: np.ndarray, folder: Path) -> Pla
 
 def by_tsne(descriptors: np.ndarray) -> np.ndarray:
     """Positions in 0..1 [t,2] of descriptors [t,D]."""
+    from sklearn.decomposition import PCA  # takes two seconds to import
+    from sklearn.manifold import TSNE
+
     few = min(DIMENSIONS, *descriptors.shape)
     reduced = PCA(few, random_state=0).fit_transform(descriptors)
     perplexity = min(PERPLEXITY, (len(reduced) - 1) / 3)
