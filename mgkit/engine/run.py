@@ -398,14 +398,12 @@ class Run:
 def save_figure(figure: "Figure", config: StageConfig, name: str) -> "Figure":
     """Write a figure as PNG into the folder of the config's run, at 120 dots per inch, and return it.
 
-    Its layout is then fixed, so that showing it does not take that time again. Of several machines, the first
-    one writes.
+    Of several machines, the first one writes.
     """
     if config.node_rank:
         return figure
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120, bbox_inches="tight")
-    figure.set_layout_engine("none")
     with opened_folder(config) as folder, atomic_write(folder / name) as temporary:
         temporary.write_bytes(image.getvalue())
     return figure
