@@ -139,7 +139,8 @@ def in_float64():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
         patch.setattr("mgkit.data.loader.default_collate", lambda images: torch.stack(images).double())
-        patch.setattr("mgkit.machine.device.compute_dtype", lambda *_: torch.float64)
+        for module in ("device", "frozen"):
+            patch.setattr(f"mgkit.machine.{module}.compute_dtype", lambda *_: torch.float64)
         patch.setattr("mgkit.engine.loop.pick_device", lambda: torch.device("cpu"))
         torch.set_default_dtype(torch.float64)
         yield patch
