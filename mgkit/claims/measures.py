@@ -19,7 +19,7 @@ from mgkit.config import ClaimsConfig, TrainConfig, different
 from mgkit.data.decoding import WHOLE
 from mgkit.data.images import ImageList, list_hash
 from mgkit.engine.run import experiment_folder
-from mgkit.features import Passes, frozen_backbone, plain, pooled
+from mgkit.features import Passes, check_finite, frozen_backbone, plain, pooled
 from mgkit.machine.files import find_path, write_text
 from mgkit.machine.records import check_values, read_json
 from mgkit.metrics import target_ranks
@@ -94,7 +94,7 @@ def measure(net: MultiGrain, on: Evaluation, config: ClaimsConfig) -> dict[str, 
     images = in_classes_of(net, on.images)
     lists = [images, *(one.images for one in on.sets.values())]
     rows, *of_sets = pooled_once(net, lists, size=config.eval_size, passes=passes)
-    values = {TOP1: hits_of(net, rows, images.labels)}
+    values = {TOP1: hits_of(net, rows, images)}
     if np.isnan(values[TOP1]).all():
         raise passes.unreadable.none_readable()
     for (name, one), of_set in zip(on.sets.items(), of_sets, strict=True):
@@ -117,17 +117,18 @@ def pooled_once(
     return [np.stack([features[key] for key in of_list]) for of_list in keys]
 
 
-def hits_of(net: MultiGrain, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def hits_of(net: MultiGrain, rows: np.ndarray, images: ImageList) -> np.ndarray:
     """Whether each image's most probable class is right, [N] of 0 and 1, by its pooled features [N,C].
 
-    NaN for an unreadable image.
+    NaN for an unreadable image. Raises ValueError, naming an image, for class scores that are not finite.
     """
-    readable = np.isfinite(rows[:, 0])
+    readable = np.flatnonzero(np.isfinite(rows[:, 0]))
     with torch.no_grad():
-        scores = net.head(torch.from_numpy(rows[readable]).to(net.classifier.weight.device))
-    ranks = target_ranks(scores["classifier_output"].cpu(), torch.from_numpy(labels[readable]))
+        output = net.head(torch.from_numpy(rows[readable]).to(net.classifier.weight.device))
+    scores = output["classifier_output"].cpu()  # [n,K]
+    check_finite(scores, images, torch.from_numpy(readable), what="class scores")
     hits = np.full(len(rows), np.nan)
-    hits[readable] = (ranks < 1).numpy()
+    hits[readable] = (target_ranks(scores, torch.from_numpy(images.labels[readable])) < 1).numpy()
     return hits
 
 

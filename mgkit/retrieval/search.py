@@ -269,6 +269,7 @@ def largest_norm(rows: np.ndarray, name: str) -> float:
     if not np.can_cast(rows.dtype, np.float32, casting="same_kind"):
         raise ValueError(f"descriptors of the {name} must be float32, got {rows.dtype}")
     largest = 0.0
+    # Rows that are read where they lie have only their norms in memory, at most 32 bytes each.
     at_once = MEMORY // 32 if is_plain(rows) else CACHED_BYTES // (4 * rows.shape[1])
     for part in slices(len(rows), max(1, at_once)):
         chunk = as_float32(rows[part])

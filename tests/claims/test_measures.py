@@ -55,6 +55,12 @@ def test_values_are_those_of_classify_and_retrieve(config, on, net):
         assert np.allclose(values[name], expected, atol=1e-6)
 
 
+def test_class_scores_that_are_not_finite_are_an_error_that_names_an_image(config, on, net):
+    net.classifier.bias.data[0] = np.nan
+    with one_line_error(ValueError, "class scores", on.images.paths[0], "not finite"):
+        measure(net, on, config())
+
+
 def test_an_unreadable_image_has_no_value_and_moves_no_other(on):
     one = on.sets["ukbench"]
     rows = np.random.default_rng(0).normal(size=(len(one.images), 8)).astype(np.float32)
