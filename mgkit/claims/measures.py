@@ -20,7 +20,7 @@ from mgkit.data.decoding import WHOLE
 from mgkit.data.images import ImageList, list_hash
 from mgkit.engine.run import experiment_folder
 from mgkit.features import Passes, check_finite, frozen_backbone, plain, pooled
-from mgkit.machine.files import find_path, write_text
+from mgkit.machine.files import find_path, remove_partial, write_text
 from mgkit.machine.records import check_values, read_json
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
@@ -212,8 +212,9 @@ def read_kept(path: Path, kind: type[AnyKept], record: Mapping[str, object]) -> 
 
 
 def write_kept(path: Path, content: Kept) -> None:
-    """Write a file of what was measured."""
+    """Write a file of what was measured, whose folder this process alone writes in."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_partial(path.parent, path.name)
     write_text(path, json.dumps(content.model_dump(), separators=(",", ":")) + "\n")
 
 

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from mgkit.config import StageConfig, different
 from mgkit.engine.run import keep_to_run, leave_run, read_results, stage_folder
 from mgkit.machine.distributed import broadcast_object, is_main, run_in_all
-from mgkit.machine.files import exclusive, write_text
+from mgkit.machine.files import exclusive, remove_partial, write_text
 from mgkit.machine.records import read_yaml
 
 SECONDS_TO_STOP = 120  # that a run with other parameters may take to end
@@ -100,7 +100,9 @@ def write_holder(config: StageConfig, *, finished: bool) -> None:
     """Note this process beside the lock, which it holds."""
     process = f"process {os.getpid()} on {platform.node()}"
     note = {"process": process, "finished": finished, "config": asdict(config)}
-    write_text(beside(stage_folder(config), "yaml"), yaml.safe_dump(note, sort_keys=False, width=1000))
+    path = beside(stage_folder(config), "yaml")
+    remove_partial(path.parent, path.name)
+    write_text(path, yaml.safe_dump(note, sort_keys=False, width=1000))
 
 
 def read_holder(config: StageConfig) -> Holder | None:

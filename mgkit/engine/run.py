@@ -28,6 +28,7 @@ from mgkit.machine.files import (
     exclusive,
     free_name,
     project_root,
+    remove_partial,
     write_text,
 )  # fmt: skip
 from mgkit.machine.records import read_json, read_yaml, shown
@@ -348,7 +349,8 @@ class Run:
             lists = [images] if isinstance(images, ImageList) else images
             origin["data"] = [describe_images(one) for one in lists]
         origin |= provenance()
-        with renaming(config):
+        with renaming(config):  # no notebook is saving a figure there
+            remove_partial(stage_folder(config))
             self.open(stage_folder(config), fresh=fresh, keep=keep)
         name = free_name(self.folder / "provenance.yaml").name
         self.write(name, yaml.safe_dump(origin, sort_keys=False, width=1000))

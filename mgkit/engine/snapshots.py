@@ -13,7 +13,7 @@ from mgkit.backbones.state_files import existing_file
 from mgkit.checkpoints import checkpoint_file, load_checkpoint
 from mgkit.config import TrainConfig, different
 from mgkit.data.images import ImageList, list_hash
-from mgkit.engine.run import Run, latest_results, read_config, renaming, stage_folder
+from mgkit.engine.run import Run, latest_results, read_config, stage_folder
 from mgkit.machine.distributed import world_size
 from mgkit.machine.files import RefusedError, exclusive, find_path, free_name, remove_partial, why_refused
 from mgkit.machine.records import check_values
@@ -177,8 +177,6 @@ def open_run(config: TrainConfig, images: tuple[ImageList, ImageList], stack: Ex
     snapshots = Snapshots(folder / "snapshots", keep=config.keep_checkpoints)
     try:
         hold(folder, stack)
-        with renaming(config):  # no notebook is saving a figure there
-            remove_partial(folder)
         images_hash = list_hash(*images)
         has_results = sound_results(config) is not None
         unfinished = bool(snapshots.files()) and not (has_results and (folder / "checkpoint.pth").is_file())

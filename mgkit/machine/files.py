@@ -214,9 +214,12 @@ def free_name(path: Path) -> Path:
     return free
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove temporary files that killed processes left in a folder."""
-    for left_behind in folder.glob(".*.partial"):
+def remove_partial(folder: Path, name: str = "*") -> None:
+    """Remove temporary files of `atomic_write`, which killed processes left in a folder.
+
+    name: of the file that was to be written; `*`: of all files. Nobody else may be writing them.
+    """
+    for left_behind in folder.glob(f".{name}.*.partial"):
         left_behind.unlink(missing_ok=True)
 
 

@@ -91,6 +91,14 @@ def test_a_file_holds_no_path_of_the_machine(config, on, here):
     assert str(here) not in text and "experiment" not in json.loads(text)["training"]
 
 
+def test_what_was_half_written_is_removed_when_it_is_measured_again(config, on):
+    path = path_of(ONE, config())
+    path.parent.mkdir(parents=True)
+    (path.parent / f".{path.name}.77.partial").write_text("half")
+    write(config(), on, {"top-1": np.ones(2)})
+    assert [*path.parent.iterdir()] == [path]
+
+
 def test_a_damaged_file_is_named(config, on):
     write(config(), on, {"top-1": np.ones(2)})
     path = path_of(ONE, config())

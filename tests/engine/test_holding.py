@@ -202,6 +202,14 @@ def test_who_holds_it_is_noted_with_its_config():
     assert read_holder(config).finished
 
 
+def test_a_half_written_note_is_removed_by_the_next_holder(here):
+    left = here / "outputs/t/..train.run.yaml.77.partial"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    with holding(train_config()):
+        assert (here / "outputs/t/.train.run.yaml").is_file() and not left.exists()
+
+
 # --- The folder of a run
 
 

@@ -159,6 +159,15 @@ def test_a_run_that_goes_on_keeps_all_that_it_left_and_notes_each_start(here):
     assert read_steps(train_config(lr=0.5)) == [{"step": 2}]
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+def test_what_was_half_written_is_removed_at_the_next_start(here, fresh):
+    run = Run(train_config())
+    for name in ("config.yaml", "provenance.yaml"):
+        (run.folder / f".{name}.77.partial").write_text("half")
+    run = Run(train_config(), fresh=fresh)
+    assert not [*run.folder.glob("*.partial")]
+
+
 def test_a_run_goes_on_where_there_is_none_as_if_it_were_fresh(here):
     run = Run(train_config(), fresh=False)
     assert sorted(files_of(run.folder)) == ["config.yaml", "provenance.yaml"]
