@@ -17,7 +17,7 @@ from mgkit.data.images import ImageList, image_shapes
 from mgkit.data.loader import Batch, ImageDataset, SeededBatches, UnreadableImages, batch_loader, by_shape
 from mgkit.machine.device import autocast, to_device
 from mgkit.machine.distributed import all_reduce, is_initialized, is_main, rank, run_in_all, world_size
-from mgkit.machine.frozen import for_cpu, frozen
+from mgkit.machine.frozen import for_cpu, frozen, shared_copy, side_by_side
 from mgkit.machine.printable import shown_name
 from mgkit.machine.progress import progress
 from mgkit.machine.shared_memory import check_shared_memory
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from mgkit.config import StageConfig
 
 PIXELS_A_BATCH = 2**21  # bounds the memory of a batch at any resolution: 8 images of 500 × 500
+PIXELS_A_LANE = 2**19  # of a batch beside others on a CPU: 10 images of 224 × 224
+MOST_LANES = 16  # Python's own work on a batch, a fiftieth of its time, is done for one at a time
 
 NARROW = 32  # px, of a side
 
@@ -70,15 +72,17 @@ class Passes:
 def feature_maps(
     net: MultiGrain, images: ImageList, *, size: int, passes: Passes | None = None,
     window: int | None = None, shapes: Sequence[tuple[int, int]] | None = None,
+    read: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
     """Pass every image once through the backbone, in batches of one shape; the network is put in eval mode.
 
     Yields maps [b,C,h,w] and labels [b] on the network's device, and the indices [b] of the images. Each
-    process gets its share of the batches.
+    process gets its share of the batches. On a CPU, several batches pass at once.
 
     size: resolution (px)
     window: number of consecutive images that batches do not mix with others; None: all images
     shapes: `whole_shapes` of the images, to share them among passes; None: read for this pass
+    read: what is yielded of the maps instead, computed beside other batches; None: the maps
 
     An image that is too narrow to pass through the network counts as unreadable. Raises UnreadableImageError
     for an unreadable image that is not skipped, ValueError for a wrong number of shapes.
@@ -88,7 +92,9 @@ def feature_maps(
     device = net.classifier.weight.device
     dataset = ImageDataset(images, eval_transform(size, passes.crop, mean=net.mean, std=net.std))
     fitted = fitted_shapes(images, size, passes.crop, shapes)
-    at_most = max(1, min(passes.batch_size, PIXELS_A_BATCH // size**2))
+    lanes = min(torch.get_num_threads(), MOST_LANES) if device.type == "cpu" else 1
+    pixels = PIXELS_A_BATCH if lanes == 1 else PIXELS_A_LANE
+    at_most = max(1, min(passes.batch_size, pixels // size**2))
     backbone = passes.backbone or frozen_backbone(net, passes.precision)
     batches = windowed_batches(fitted, at_most, window or max(1, len(images)))[rank() :: world_size()]
     largest = max((12 * len(batch) * math.prod(fitted[batch[0]]) for batch in batches), default=0)  # float32
@@ -96,26 +102,38 @@ def feature_maps(
     loader = batch_loader(dataset, SeededBatches(batches), workers=passes.workers, device=device)
     if passes.description is not None and is_main():
         loader = with_bar(loader, passes.description or f"{passes.crop} {size} px", sum(map(len, batches)))
+    loaded = chain.from_iterable(map(by_shape, passes.unreadable.watch(loader)))
+    work = partial(
+        maps_or_reason, net, size=size, precision=passes.precision, read=read or (lambda maps: maps)
+    )
     passed = False
-    for batch in chain.from_iterable(map(by_shape, passes.unreadable.watch(loader))):
-        inputs = to_device(batch.image, device)
-        # Not around the yield, where it would disable gradients for the caller too.
-        with torch.no_grad(), autocast(device, passes.precision):
-            maps = maps_of(backbone, inputs)  # [b,3,H,W] -> [b,C,h,w]
-        if maps is not None and min(inputs.shape[2:]) < NARROW and not is_sound(maps):
-            # On some processors, bf16 convolutions of maps a few pixels wide read memory they did not write.
-            with torch.no_grad():
-                maps = net.features(inputs)
-        if maps is None:
-            why = too_narrow(net, inputs, size)
+    for batch, found in side_by_side(backbone, work, loaded, lanes=max(1, min(lanes, len(batches)))):
+        if isinstance(found, str):
             paths = [images.paths[i] for i in batch.instance.tolist()]
             passes.unreadable.note(
-                (path, f"cannot use the image {shown_name(path)}: {why}") for path in paths
+                (path, f"cannot use the image {shown_name(path)}: {found}") for path in paths
             )
             continue
         passed = True
-        yield maps.float(), batch.label.to(device), batch.instance
+        yield found, batch.label.to(device), batch.instance
     passes.unreadable.check(passed)
+
+
+def maps_or_reason(
+    net: MultiGrain, backbone: nn.Module, batch: Batch, *, size: int, precision: str,
+    read: Callable[[Tensor], Tensor],
+) -> tuple[Batch, Tensor | str]:  # fmt: skip
+    """A batch, and what is read of its feature maps, or why its images do not pass; see `feature_maps`."""
+    device = net.classifier.weight.device
+    inputs = to_device(batch.image, device)
+    with autocast(device, precision):
+        maps = maps_of(backbone, inputs)  # [b,3,H,W] -> [b,C,h,w]
+    if maps is None:
+        return batch, too_narrow(net, inputs, size)
+    if min(inputs.shape[2:]) < NARROW and not is_sound(maps):
+        # On some processors, bf16 convolutions of maps a few pixels wide read memory they did not write.
+        maps = shared_copy(net.features)(inputs)
+    return batch, read(maps.float())
 
 
 def with_bar(loader: Iterable[Batch], description: str, images: int) -> Iterator[Batch]:
@@ -327,9 +345,13 @@ def pooled_batches(
 
     Raises ValueError, naming an image, for features that are not finite: NaN rows stand for skipped images.
     """
-    for maps, _, indices in feature_maps(net, images, size=size, passes=passes, window=window, shapes=shapes):
-        with torch.no_grad():
-            rows = torch.stack([net.pooled_maps(maps, p) for p in ps]).cpu()
+
+    def pooled_by_all(maps: Tensor) -> Tensor:
+        return torch.stack([net.pooled_maps(maps, p) for p in ps])
+
+    options = dict(size=size, passes=passes, window=window, shapes=shapes)
+    for rows, _, indices in feature_maps(net, images, read=pooled_by_all, **options):
+        rows = rows.cpu()
         check_finite(rows.transpose(0, 1), images, indices)
         yield rows.numpy(), indices.numpy()
 
@@ -356,11 +378,13 @@ def classify(
     """
     passes = replace(passes or Passes(), **changes)
     p = net.pool.p.item() if p is None else p
+
+    def scores_of(maps: Tensor) -> Tensor:
+        return net.head(net.pooled_maps(maps, p))["classifier_output"]
+
     parts = []
-    for maps, labels, indices in feature_maps(net, images, size=size, passes=passes):
-        with torch.no_grad():
-            scores = net.head(net.pooled_maps(maps, p))["classifier_output"]
-            parts.append((scores.cpu(), labels.cpu(), indices))
+    for scores, labels, indices in feature_maps(net, images, size=size, passes=passes, read=scores_of):
+        parts.append((scores.cpu(), labels.cpu(), indices))
     if not parts:
         return torch.empty(0, net.classifier.out_features), torch.empty(0, dtype=torch.int64)
     logits, labels, indices = (torch.cat(column) for column in zip(*parts, strict=True))

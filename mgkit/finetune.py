@@ -256,16 +256,17 @@ def sweep_hits(
     shapes = whole_shapes(images, passes.crop) if shapes is None else shapes
     hits = np.full((len(sizes), len(ps), len(ks), len(images)), np.nan)
 
+    def scores_by_all(maps: Tensor) -> Tensor:
+        pooled = torch.stack([net.pooled_maps(maps, p) for p in ps])  # [P,b,C]
+        return class_scores(net, pooled, classifiers)  # [P,b,K]
+
     def own_hits(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Indices [b] and hits [P,len(ks),b] of each batch in this process's share."""
-        found = []
-        for maps, labels, indices in feature_maps(net, images, size=size, passes=passes, shapes=shapes):
-            with torch.no_grad():
-                pooled = torch.stack([net.pooled_maps(maps, p) for p in ps])  # [P,b,C]
-                logits = class_scores(net, pooled, classifiers)  # [P,b,K]
-                check_finite(logits.transpose(0, 1), images, indices, what="class scores")
-                ranks = target_ranks(logits.flatten(0, 1), labels.repeat(len(ps))).view(len(ps), -1)
-                within = torch.stack([ranks < k for k in ks], dim=1)  # [P,len(ks),b]
+        found, options = [], dict(size=size, passes=passes, shapes=shapes)
+        for logits, labels, indices in feature_maps(net, images, read=scores_by_all, **options):
+            check_finite(logits.transpose(0, 1), images, indices, what="class scores")
+            ranks = target_ranks(logits.flatten(0, 1), labels.repeat(len(ps))).view(len(ps), -1)
+            within = torch.stack([ranks < k for k in ks], dim=1)  # [P,len(ks),b]
             found.append((indices.cpu().numpy(), within.cpu().numpy()))
         return found
 

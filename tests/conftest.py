@@ -360,6 +360,15 @@ def opened(monkeypatch):
 
 
 @pytest.fixture
+def four_threads():
+    """torch has four threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def small_shards(monkeypatch):
     """Stored features have five images a shard."""
     monkeypatch.setattr(store, "SHARD", 5)

@@ -195,6 +195,34 @@ def test_shapes_of_other_images_are_refused(net, images):
         next(maps_of(net, images, shapes=[(40, 30)] * 8))
 
 
+def test_several_batches_at_once_give_the_same_in_the_same_order(net, images, request):
+    def found():
+        maps = list(maps_of(net, images, batch_size=2, window=5))
+        rows = pooled(net, images, ps=[1.0, 2.7], batch_size=2, **OPTIONS)
+        return maps, rows, *classify(net, images, batch_size=2, **OPTIONS)
+
+    alone, at_once = found(), [request.getfixturevalue("four_threads"), found()][1]
+    for of_alone, of_many in zip(alone[0], at_once[0], strict=True):
+        for one, other in zip(of_alone, of_many, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    for one, other in zip(alone[1:], at_once[1:], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_batches_beside_others_are_small(net, images, four_threads, monkeypatch):
+    monkeypatch.setattr("mgkit.features.PIXELS_A_LANE", 2 * 48**2)
+    assert max(len(indices) for _, _, indices in maps_of(net, images)) == 2
+
+
+def test_what_is_read_of_the_maps_comes_instead(net, images, four_threads):
+    read = feature_maps(
+        net, images, size=48, passes=Passes(description=None), read=lambda maps: maps.amax((2, 3))
+    )
+    for (maps, _, indices), (rows, _, of_read) in zip(maps_of(net, images), read, strict=True):
+        assert torch.equal(indices, of_read) and not rows.requires_grad
+        torch.testing.assert_close(maps.amax((2, 3)), rows, rtol=1e-5, atol=1e-6)
+
+
 def test_the_network_is_put_in_eval_mode(net, images):
     net.train()
     next(maps_of(net, images))

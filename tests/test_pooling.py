@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgkit.pooling import FLOOR, GeM, gem, l2_normalize
+from mgkit.pooling import FLOOR, GeM, gem, l2_normalize, power
 
 
 def gem_by_loops(x, p):
@@ -140,13 +140,29 @@ def test_an_even_channel_of_negative_values_is_pooled_to_its_value():
         torch.testing.assert_close(gem(x, p, signed=True)[0], x[0, :, 0, 0], rtol=1e-6, atol=2e-6)
 
 
-def test_maps_without_negative_values_are_pooled_as_by_the_formula_alone_to_the_bit():
+def test_maps_without_negative_values_are_pooled_as_by_the_formula_alone():
     for p in (0.5, 1.0, 2.5, 3.0, 8.0):
         x = maps(3, (4, 8, 7, 9))
         held = x.clamp(min=FLOOR)
         top = held.amax((2, 3), keepdim=True)
         expected = (held / top).pow(p).mean((2, 3)).pow(1 / p) * top.flatten(1)
-        assert torch.equal(gem(x, p), expected) and torch.equal(gem(x, p, signed=True), expected)
+        torch.testing.assert_close(gem(x, p), expected, rtol=1e-6, atol=0)
+        assert torch.equal(gem(x, p, signed=True), gem(x, p))
+
+
+@pytest.mark.parametrize("p", [0.3, 0.5, 1, 1.5, 2.0, 2.5, 2.7, 3, 3.5, 4, 5, 6.5, 7, 8, 31, 100.5])
+def test_powers_and_their_gradients_are_those_of_torch_in_float64(p):
+    x = torch.linspace(0.01, 1.0, 2000, dtype=torch.float64).requires_grad_()
+    exponent = torch.tensor(float(p), dtype=torch.float64, requires_grad=True)
+    expected = x.pow(exponent)
+    gradients = torch.autograd.grad(expected.sum(), (x, exponent))
+    for own in (p, exponent):
+        found = power(x, own)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+        wanted = (x, exponent) if own is exponent else (x,)
+        for gradient, of_torch in zip(torch.autograd.grad(found.sum(), wanted), gradients, strict=False):
+            torch.testing.assert_close(gradient, of_torch, rtol=1e-12, atol=0)
+    torch.testing.assert_close(power(x.float(), p).double(), expected, rtol=1e-4, atol=1e-38)
 
 
 def test_signed_maps_and_p_have_the_gradients_of_finite_differences():

@@ -1,7 +1,15 @@
-"""The copy of a network for inference: batch norms folded, weights cast once, no padded copies of maps."""
+"""The copy of a network for inference: batch norms folded, weights cast once, no padded copies of maps.
 
-from collections import Counter
+On a CPU, several copies that share their weights run side by side, on a thread each.
+"""
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from itertools import chain
+from typing import TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,6 +21,8 @@ from mgkit.machine.device import compute_dtype, place
 # By name, since timm takes seconds to import. Other subclasses may change their weights before they use them.
 CONVOLUTIONS = {"Conv2d", "Conv2dSame"}
 NORMS = {"BatchNorm2d", "BatchNormAct2d", "SyncBatchNorm"}
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 def frozen(features: nn.Module, device: torch.device, precision: str = "auto") -> nn.Module:
@@ -117,3 +127,54 @@ def for_cpu(features: nn.Module) -> nn.Module:
         if type(module).__name__ == "Conv2dSame" and module.dilation == (1, 1):
             features.set_submodule(name, SamePadded(module))
     return features
+
+
+# --- Side by side
+
+
+def side_by_side(
+    network: nn.Module, work: Callable[[nn.Module, Item], Result], items: Iterable[Item], *, lanes: int
+) -> Iterator[Result]:
+    """Yield `work(network, item)` of every item, in order, with `lanes` of them at once, in threads.
+
+    The calling thread's processors are divided among the lanes. Each lane works on a copy of its own, see
+    `shared_copy`, without gradient. An error of the work is raised where its result would come. One lane: all
+    is done in the calling thread, on the network itself.
+    """
+    # A small batch on all threads is slow, since these wait for each other at every layer. Two lanes instead
+    # of two threads, photographs of 224 px in their shapes: EfficientNet-Lite0 takes 1.4 times the images,
+    # ViT-Tiny 1.3, ResNet-18 and ResNet-50 1.1; batches of one or two images more than twice.
+    if lanes == 1:
+        for item in items:
+            yield without_gradient(work, network, item)
+        return
+    threads, own = torch.get_num_threads(), threading.local()
+
+    def begin() -> None:
+        torch.set_num_threads(max(1, threads // lanes))
+        own.network = shared_copy(network)
+
+    waiting = deque()
+    pool = ThreadPoolExecutor(lanes, "lane", begin)
+    try:
+        for item in items:
+            waiting.append(pool.submit(lambda one: without_gradient(work, own.network, one), item))
+            if len(waiting) > lanes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # threads that begin later take the number that was set last
+
+
+@torch.no_grad()
+def without_gradient(work: Callable[[nn.Module, Item], Result], network: nn.Module, item: Item) -> Result:
+    """`work(network, item)`; the gradient mode is a thread's own."""
+    return work(network, item)
+
+
+def shared_copy(network: nn.Module) -> nn.Module:
+    """A copy with the same tensors: what a forward keeps in a module, as some of timm's do, is its own."""
+    tensors = chain(network.parameters(), network.buffers())
+    return deepcopy(network, {id(tensor): tensor for tensor in tensors})

@@ -1,6 +1,8 @@
 """The copy of a network for inference gives the same maps; what may not be folded is left in place."""
 
 import gc
+import threading
+import time
 from copy import deepcopy
 
 import pytest
@@ -11,7 +13,7 @@ from torch import nn
 from mgkit.backbones.build import build_backbone
 from mgkit.features import frozen_backbone
 from mgkit.machine.device import autocast
-from mgkit.machine.frozen import SamePadded, fold, foldable, for_cpu, frozen
+from mgkit.machine.frozen import SamePadded, fold, foldable, for_cpu, frozen, shared_copy, side_by_side
 from mgkit.model import get_multigrain
 
 CPU = torch.device("cpu")
@@ -241,3 +243,88 @@ def test_passes_of_efficientnet_pad_no_map(sides):
 def test_a_dilated_convolution_keeps_its_padding():
     net = nn.Sequential(Conv2dSame(3, 4, 3, stride=2, dilation=2))
     assert isinstance(for_cpu(net)[0], Conv2dSame)
+
+
+# --- Side by side
+
+
+class Forgetful(nn.Module):
+    """Keeps the shape of its last input, which another thread must not change meanwhile."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.register_buffer("shift", torch.zeros(()))
+
+    def forward(self, x):
+        self.shape = x.shape
+        time.sleep(0.001)
+        return x.new_full(self.shape, 2) * self.weight + self.shift
+
+
+def apply(network, x):
+    return network(x)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4])
+def test_results_come_in_order_from_networks_that_are_not_shared(four_threads, lanes):
+    shapes = [(1 + k % 3, 1 + k % 5) for k in range(40)]
+    found = list(side_by_side(Forgetful(), apply, map(torch.zeros, shapes), lanes=lanes))
+    assert [tuple(x.shape) for x in found] == shapes and not any(x.requires_grad for x in found)
+    assert torch.get_num_threads() == 4
+
+
+def test_lanes_share_the_tensors_and_divide_the_threads(four_threads):
+    net, seen = Forgetful(), []
+    together = threading.Barrier(2, timeout=60)  # both lanes are at work at once
+
+    def work(own, item):
+        together.wait()
+        seen.append((own, threading.get_ident(), torch.get_num_threads()))
+        return item
+
+    assert list(side_by_side(net, work, range(8), lanes=2)) == [*range(8)]
+    networks = {id(own): own for own, *_ in seen}
+    assert len(networks) == 2 and id(net) not in networks and len({thread for _, thread, _ in seen}) == 2
+    assert all(own.weight is net.weight and own.shift is net.shift for own in networks.values())
+    assert {threads for *_, threads in seen} == {2} and torch.get_num_threads() == 4
+
+
+def test_a_thread_that_starts_afterwards_has_all_the_threads(four_threads):
+    list(side_by_side(Forgetful(), apply, [torch.zeros(2)] * 3, lanes=3))
+    found = []
+    later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert found == [4]
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_an_error_is_raised_at_its_place_and_ends_the_rest(four_threads, lanes):
+    begun = []
+
+    def work(_, k):
+        begun.append(k)
+        if k == 5:
+            raise ValueError("the fifth")
+        return k
+
+    results, got = side_by_side(Forgetful(), work, range(100), lanes=lanes), []
+    with pytest.raises(ValueError, match="the fifth"):
+        got.extend(results)
+    assert got == [0, 1, 2, 3, 4] and max(begun) <= 5 + lanes + 1
+
+
+def test_one_that_is_not_read_to_its_end_leaves_no_thread(four_threads):
+    before = threading.active_count()
+    results = side_by_side(Forgetful(), apply, (torch.zeros(k + 1) for k in range(100)), lanes=3)
+    assert len(next(results)) == 1
+    results.close()
+    assert threading.active_count() == before and torch.get_num_threads() == 4
+
+
+def test_a_shared_copy_keeps_to_itself_what_a_module_is_given():
+    net = Forgetful()
+    own = shared_copy(net)
+    own.shift = torch.ones(())
+    assert own.weight is net.weight and net.shift == 0 and own.shift == 1
