@@ -107,33 +107,34 @@ def feature_maps(
         maps_or_reason, net, size=size, precision=passes.precision, read=read or (lambda maps: maps)
     )
     passed = False
-    for batch, found in side_by_side(backbone, work, loaded, lanes=max(1, min(lanes, len(batches)))):
+    lanes = max(1, min(lanes, len(batches)))
+    for found, label, instance in side_by_side(backbone, work, loaded, lanes=lanes):
         if isinstance(found, str):
-            paths = [images.paths[i] for i in batch.instance.tolist()]
+            paths = [images.paths[i] for i in instance.tolist()]
             passes.unreadable.note(
                 (path, f"cannot use the image {shown_name(path)}: {found}") for path in paths
             )
             continue
         passed = True
-        yield found, batch.label.to(device), batch.instance
+        yield found, label.to(device), instance
     passes.unreadable.check(passed)
 
 
 def maps_or_reason(
     net: MultiGrain, backbone: nn.Module, batch: Batch, *, size: int, precision: str,
     read: Callable[[Tensor], Tensor],
-) -> tuple[Batch, Tensor | str]:  # fmt: skip
-    """A batch, and what is read of its feature maps, or why its images do not pass; see `feature_maps`."""
+) -> tuple[Tensor | str, Tensor, Tensor]:  # fmt: skip
+    """What is read of a batch's feature maps, or why its images do not pass; its labels and indices."""
     device = net.classifier.weight.device
     inputs = to_device(batch.image, device)
     with autocast(device, precision):
         maps = maps_of(backbone, inputs)  # [b,3,H,W] -> [b,C,h,w]
     if maps is None:
-        return batch, too_narrow(net, inputs, size)
+        return too_narrow(net, inputs, size), batch.label, batch.instance
     if min(inputs.shape[2:]) < NARROW and not is_sound(maps):
         # On some processors, bf16 convolutions of maps a few pixels wide read memory they did not write.
         maps = shared_copy(net.features)(inputs)
-    return batch, read(maps.float())
+    return read(maps.float()), batch.label, batch.instance
 
 
 def with_bar(loader: Iterable[Batch], description: str, images: int) -> Iterator[Batch]:

@@ -29,6 +29,7 @@ from mgkit.features import (
     frozen_backbone,
     whole_shapes,
 )
+from mgkit.machine.device import one_thread
 from mgkit.machine.distributed import all_gather_object, all_reduce, is_initialized, run_in_all, world_size
 from mgkit.metrics import target_ranks
 from mgkit.model import MultiGrain
@@ -131,10 +132,11 @@ def descend_p(
         for features, labels in batches:
             loss, p.grad = p.new_zeros(()), torch.zeros_like(p)
             if features:
-                pooled = torch.cat([net.pooled_maps(x[None]) for x in features])  # [b,C]
-                logits = net.head(pooled)["classifier_output"]  # [b,K]
-                loss = F.cross_entropy(logits, labels.to(p.device), reduction="sum")
-                loss.backward(inputs=[p])
+                with one_thread():
+                    pooled = torch.cat([net.pooled_maps(x[None]) for x in features])  # [b,C]
+                    logits = net.head(pooled)["classifier_output"]  # [b,K]
+                    loss = F.cross_entropy(logits, labels.to(p.device), reduction="sum")
+                    loss.backward(inputs=[p])
             # Loss and gradient over the images of all processes, which take the same step.
             *sums, images = all_reduce(torch.stack([loss.detach(), p.grad, p.new_tensor(len(features))]))
             loss, p.grad = (x / images for x in sums)

@@ -1,6 +1,8 @@
 """Device, mixed precision and memory layout of a network."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 
 import torch
@@ -81,6 +83,17 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
 def to_float64(x: Tensor) -> Tensor:
     """The tensor in float64, on the CPU unless it is on CUDA: MPS and some XPUs have no float64."""
     return (x if x.device.type in ("cpu", "cuda") else x.cpu()).double()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within the block, this thread's operators on a CPU take no other: small ones only wait for them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def synchronize(device: torch.device) -> None:

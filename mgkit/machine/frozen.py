@@ -7,6 +7,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from copy import deepcopy
 from itertools import chain
 from typing import TypeVar
@@ -21,6 +22,8 @@ from mgkit.machine.device import compute_dtype, place
 # By name, since timm takes seconds to import. Other subclasses may change their weights before they use them.
 CONVOLUTIONS = {"Conv2d", "Conv2dSame"}
 NORMS = {"BatchNorm2d", "BatchNormAct2d", "SyncBatchNorm"}
+
+AHEAD = 4  # results a lane that may wait, so that lanes go on while the caller works on what it got
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -45,6 +48,35 @@ def frozen(features: nn.Module, device: torch.device, precision: str = "auto") -
     return place(copy, device).requires_grad_(False)
 
 
+class InLanes:
+    """Counts the passes in threads, and keeps them apart from what changes modules for all threads."""
+
+    def __init__(self):
+        self.changed, self.count = threading.Condition(), 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Within the block, a pass."""
+        with self.changed:
+            self.count += 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.count -= 1
+                self.changed.notify_all()
+
+    @contextmanager
+    def none(self) -> Iterator[None]:
+        """Within the block, no pass: those that run are waited for, others begin later."""
+        with self.changed:
+            self.changed.wait_for(lambda: not self.count)
+            yield
+
+
+IN_LANES = InLanes()  # torch.fx replaces the call of all modules while it traces one
+
+
 class Tracer(fx.Tracer):
     """Treats convolutions and batch norms as leaves, timm's too."""
 
@@ -60,7 +92,8 @@ def foldable(features: nn.Module) -> list[tuple[str, str]]:
     if any(module._forward_hooks or module._forward_pre_hooks for module in features.modules()):
         return []
     try:
-        nodes = Tracer().trace(features).nodes
+        with IN_LANES.none():
+            nodes = Tracer().trace(features).nodes
     except Exception:  # a forward may raise anything when it is run on symbols
         return []
     calls = Counter(node.target for node in nodes if node.op == "call_module")
@@ -154,18 +187,32 @@ def side_by_side(
         torch.set_num_threads(max(1, threads // lanes))
         own.network = shared_copy(network)
 
-    waiting = deque()
+    def in_lane(item: Item) -> Result:
+        with IN_LANES.one():
+            return without_gradient(work, own.network, item)
+
+    waiting, refused = deque(), []
     pool = ThreadPoolExecutor(lanes, "lane", begin)
     try:
-        for item in items:
-            waiting.append(pool.submit(lambda one: without_gradient(work, own.network, one), item))
-            if len(waiting) > lanes:
+        for item in until_error(items, refused):
+            waiting.append(pool.submit(in_lane, item))
+            if len(waiting) > AHEAD * lanes:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+        for error in refused:
+            raise error
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # threads that begin later take the number that was set last
+
+
+def until_error(items: Iterable[Item], errors: list[Exception]) -> Iterator[Item]:
+    """Yield the items; an error that ends them is appended to `errors`, to be raised behind their results."""
+    try:
+        yield from items
+    except Exception as error:
+        errors.append(error)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from mgkit.transforms import eval_transform, fitted_shape
 
 CPU = torch.device("cpu")
 BATCH = 32
+IMAGES = 512  # photographs; at 224 px they have 107 shapes, 63 of them once
 PS = [1.0, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0]
 SWEPT = [128, 160, 224]  # px
 NETWORKS = ("resnet18", "efficientnet_lite0", "timm/vit_tiny_patch16_224")
@@ -72,7 +73,7 @@ def rect_row(
     *, rounds: int, wanted: float,
 ) -> Row:  # fmt: skip
     """A pass over whole photos beside the floor on as many pixels: a ratio of pixels per second."""
-    fewer = given.first(max(BATCH, len(given.images) // 4))  # a quarter passes at the same rate
+    fewer = given.first(max(BATCH, len(given.images) // 8))  # an eighth passes at the same rate
     batches = [batch for size in sizes for batch in square_batches(fewer, size)]
     with in_memory(given, [(size, "rect") for size in sizes]):
         return compared(
@@ -83,7 +84,7 @@ def rect_row(
 
 
 def p_star_row(net: MultiGrain, precision: str, rounds: int) -> Row:
-    given, size = photos(256), 224  # the paper's pass has 50,000: rare shapes are rarer yet among those
+    given, size = photos(IMAGES), 224  # the paper's pass has 50,000: rare shapes are rarer yet among those
 
     def ours() -> None:
         set_p(net, 3.0)
@@ -118,14 +119,14 @@ def sweep_rows(net: MultiGrain, precision: str, rounds: int) -> list[Row]:
             sweep(net, given, [size], [3.0], precision, "square"),
             rounds=rounds, wanted=1.15,
         )  # fmt: skip
-    stage, given = f"sweep of {len(PS)} p × {len(SWEPT)} sizes, rect", photos(96)
+    stage, given = f"sweep of {len(PS)} p × {len(SWEPT)} sizes, rect", photos(IMAGES)
     ours = sweep(net, given, SWEPT, PS, precision)
     several = rect_row(stage, ours, net, given, SWEPT, precision, rounds=rounds, wanted=1 / 1.15)
     return [single, several]
 
 
 def store_row(net: MultiGrain, precision: str, rounds: int) -> Row:
-    given, size = photos(256), 224
+    given, size = photos(IMAGES), 224
     with tempfile.TemporaryDirectory() as folder:
         number = count()
 
@@ -145,7 +146,7 @@ def rows(rounds: int = 3) -> list[Row]:
     for precision in ("float32", "bf16")[: 1 + has_fast_bf16(CPU)]:
         for net in map(network, NETWORKS):
             found += [
-                evaluation_row(net, precision, rounds, size=224, images=256),
+                evaluation_row(net, precision, rounds, size=224, images=IMAGES),
                 evaluation_row(net, precision, rounds, size=500, images=32),
                 p_star_row(net, precision, rounds),
                 *sweep_rows(net, precision, rounds),

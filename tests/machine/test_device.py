@@ -164,3 +164,10 @@ def test_describe_says_what_auto_means(monkeypatch, fast, precision):
     monkeypatch.setattr(hardware, "has_fast_bf16", lambda device: fast)
     threads = torch.get_num_threads()
     assert describe(CPU) == f"CPU, {threads} thread{'s' if threads > 1 else ''}, {precision}"
+
+
+def test_one_thread_within_the_block_alone(four_threads):
+    with pytest.raises(ZeroDivisionError), hardware.one_thread():
+        assert torch.get_num_threads() == 1
+        1 / 0  # noqa: B018
+    assert torch.get_num_threads() == 4

@@ -312,7 +312,30 @@ def test_an_error_is_raised_at_its_place_and_ends_the_rest(four_threads, lanes):
     results, got = side_by_side(Forgetful(), work, range(100), lanes=lanes), []
     with pytest.raises(ValueError, match="the fifth"):
         got.extend(results)
-    assert got == [0, 1, 2, 3, 4] and max(begun) <= 5 + lanes + 1
+    assert got == [0, 1, 2, 3, 4] and max(begun) <= 5 + (1 if lanes == 1 else 5 * lanes)
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_the_error_of_an_item_comes_behind_the_results_of_those_before(four_threads, lanes):
+    def items():
+        yield from range(7)
+        raise OSError("unreadable")
+
+    results, got = side_by_side(Forgetful(), lambda _, k: k, items(), lanes=lanes), []
+    with pytest.raises(OSError, match="unreadable"):
+        got.extend(results)
+    assert got == [*range(7)]
+
+
+def test_networks_are_traced_while_no_lane_is_at_work(four_threads):
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), *(nn.Conv2d(4, 4, 1) for _ in range(30))
+    ).eval()
+    results = side_by_side(net, apply, (torch.rand(1, 3, 32, 32 + k) for k in range(200)), lanes=4)
+    for k, found in enumerate(results):
+        assert found.shape == (1, 4, 30, 30 + k)
+        if k % 20 == 0:  # torch.fx would catch the modules' calls in other threads
+            assert foldable(net) == [("0", "1")]
 
 
 def test_one_that_is_not_read_to_its_end_leaves_no_thread(four_threads):
