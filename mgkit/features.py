@@ -44,7 +44,7 @@ class Passes:
     """How images pass through the frozen backbone.
 
     crop: `rect`, the whole image with its longest side at the size, or `square`, a centre crop
-    batch_size: largest number of images per batch; fewer at large sizes
+    batch_size: largest number of images per batch; fewer at large sizes, and on a CPU
     workers: processes that load images; 0: none but this one
     precision: `auto`, `bf16` or `float32`
     unreadable: raises at the first unreadable image, or skips and lists them

@@ -258,14 +258,15 @@ def sweep_hits(
     shapes = whole_shapes(images, passes.crop) if shapes is None else shapes
     hits = np.full((len(sizes), len(ps), len(ks), len(images)), np.nan)
 
-    def scores_by_all(maps: Tensor) -> Tensor:
-        pooled = torch.stack([net.pooled_maps(maps, p) for p in ps])  # [P,b,C]
-        return class_scores(net, pooled, classifiers)  # [P,b,K]
+    def pooled_by_all(maps: Tensor) -> Tensor:
+        return torch.stack([net.pooled_maps(maps, p) for p in ps])  # [P,b,C]
 
     def own_hits(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Indices [b] and hits [P,len(ks),b] of each batch in this process's share."""
         found, options = [], dict(size=size, passes=passes, shapes=shapes)
-        for logits, labels, indices in feature_maps(net, images, read=scores_by_all, **options):
+        for rows, labels, indices in joined(feature_maps(net, images, read=pooled_by_all, **options)):
+            with torch.no_grad():
+                logits = class_scores(net, rows, classifiers)  # [P,b,K]
             check_finite(logits.transpose(0, 1), images, indices, what="class scores")
             ranks = target_ranks(logits.flatten(0, 1), labels.repeat(len(ps))).view(len(ps), -1)
             within = torch.stack([ranks < k for k in ks], dim=1)  # [P,len(ks),b]
@@ -279,6 +280,25 @@ def sweep_hits(
         if np.isnan(hits[s]).all():
             raise passes.unreadable.none_readable()
     return hits
+
+
+def joined(
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]], *, at_least: int = 64
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Join batches (rows [P,b,C], labels [b], indices [b]) to larger ones, as rare shapes make small ones."""
+    parts = []
+
+    def whole() -> tuple[Tensor, Tensor, Tensor]:
+        rows, labels, indices = zip(*parts, strict=True)
+        parts.clear()
+        return torch.cat(rows, dim=1), torch.cat(labels), torch.cat(indices)
+
+    for batch in batches:
+        parts.append(batch)
+        if sum(len(indices) for *_, indices in parts) >= at_least:
+            yield whole()
+    if parts:
+        yield whole()
 
 
 def class_scores(net: MultiGrain, pooled: Tensor, classifiers: Sequence[nn.Linear] | None) -> Tensor:

@@ -22,6 +22,7 @@ from mgkit.finetune import (
     finetune_classifier,
     finetune_p,
     images_a_window,
+    joined,
     set_p,
     sweep_hits,
     sweep_p,
@@ -315,6 +316,19 @@ def test_shapes_that_are_given_are_not_read_again_and_go_with_their_images(tiny_
     )
     np.testing.assert_array_equal(path, other)
     assert headers.call_count == 2 * len(uneven_images)  # those above, and for the path without
+
+
+@pytest.mark.parametrize(("at_least", "sizes"), [(1, [1, 2, 3, 1]), (3, [3, 3, 1]), (64, [7])])
+def test_small_batches_of_the_sweep_are_joined_in_order(at_least, sizes):
+    rows, labels = torch.rand(2, 7, 5), torch.arange(7)
+    batches = zip(
+        rows.split([1, 2, 3, 1], dim=1), labels.split([1, 2, 3, 1]), labels.split([1, 2, 3, 1]), strict=True
+    )
+    found = list(joined(batches, at_least=at_least))
+    assert [len(indices) for *_, indices in found] == sizes
+    for column, dim, whole in ((0, 1, rows), (1, 0, labels), (2, 0, labels)):
+        assert torch.equal(torch.cat([batch[column] for batch in found], dim), whole)
+    assert not list(joined([]))
 
 
 def test_the_sweep_leaves_the_network_as_it_was(tiny_net, uneven_images):

@@ -111,7 +111,7 @@ def sweep(
 
 
 def sweep_rows(net: MultiGrain, precision: str, rounds: int) -> list[Row]:
-    given, size = photos(64), 224
+    given, size = photos(160), 224
     with in_memory(given, [(size, "square")]):
         single = compared(
             f"sweep of {len(PS)} p, {size} px: evaluation with one p, {net.name}, {precision}",
