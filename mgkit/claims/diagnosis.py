@@ -3,6 +3,7 @@
 It shows whether an arm trains as it should: triplets that still cost something, and no collapse."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -12,34 +13,70 @@ from torch import Tensor
 
 from mgkit.config import TrainConfig
 from mgkit.data.images import ImageList
+from mgkit.data.loader import Batch
 from mgkit.engine.loop import training_loader
 from mgkit.losses import distance, distance_weighted_probabilities, sample_triplets
 from mgkit.machine.device import to_device
+from mgkit.machine.timing import timed
 from mgkit.model import MultiGrain
 from mgkit.training import epoch_batches, seed_of
 
 BATCHES = 20
+MOST_KEPT = 2**28  # bytes of batches
+DRAWN_BY = (  # parameters of 01 that decide on the batches
+    "seed", "epochs", "size", "augmentation", "crop_scale", "batch_size", "repetitions", "len_factor",
+)  # fmt: skip
 
 
-def diagnosis(net: MultiGrain, beta: float, images: ImageList, config: TrainConfig) -> dict[str, float]:
+class DrawnBatches:
+    """The batches of `diagnosis`, with three copies an image for every arm.
+
+    images: for training
+
+    Arms differ in the loss, so that those of one seed get the same batches. Up to MOST_KEPT bytes, the last
+    ones are kept for the next arm.
+    """
+
+    def __init__(self, images: ImageList):
+        self.images = images
+        self.drawn_by: list = []
+        self.kept: list[Batch] = []
+
+    def draw(self, net: MultiGrain, config: TrainConfig) -> Sequence[Batch] | islice:
+        """BATCHES batches of an epoch that the network was not trained on."""
+        config = replace(config, repetitions=max(config.repetitions, 3), workers=0)
+        drawn_by = [net.mean, net.std, *(vars(config)[name] for name in DRAWN_BY)]
+        if self.kept and drawn_by == self.drawn_by:
+            return self.kept
+        self.kept = []  # frees their memory
+        batches = epoch_batches(self.images, config)
+        batches.set_epoch(config.epochs)
+        loader = training_loader(self.images, batches, net, config, next(net.parameters()).device)
+        drawn = islice(loader, BATCHES)
+        if BATCHES * config.batch_size * 3 * config.size**2 * 4 > MOST_KEPT:  # float32
+            return drawn
+        self.drawn_by, self.kept = drawn_by, list(drawn)
+        return self.kept
+
+
+@timed("passes")
+def diagnosis(net: MultiGrain, beta: float, drawn: DrawnBatches, config: TrainConfig) -> dict[str, float]:
     """Distances in batches of repeated augmentation, and the effective rank of the embeddings.
 
     beta: of the margin loss
-    images: training images, of which BATCHES batches are drawn, with three copies an image for every arm
+    drawn: the batches
+    config: of the training
 
     Returns beta, the median distances of positives and of sampled negatives, the shares of both that still
     cost something (with the margin loss only), the share of anchors whose negatives are drawn uniformly
     because their weights vanish in float32, the median distance of two images, and the effective rank: the
     exponential of the entropy of the covariance's eigenvalues. The network is put in eval mode.
     """
-    config = replace(config, repetitions=max(config.repetitions, 3), workers=0)
-    device = next(net.parameters()).device
-    batches = epoch_batches(images, config)
-    batches.set_epoch(config.epochs)  # not one that it was trained on
+    device, copies = next(net.parameters()).device, max(config.repetitions, 3)
     generator = torch.Generator(device).manual_seed(seed_of(config.seed, config.epochs))
     positive, negative, uniform, every = [], [], [], []
     net.eval()
-    for batch in islice(training_loader(images, batches, net, config, device), BATCHES):
+    for batch in drawn.draw(net, config):
         with torch.no_grad():
             e = net(to_device(batch.image, device))["normalized_embedding"]  # [B,D]
             instance = to_device(batch.instance, device)  # [B]
@@ -47,7 +84,7 @@ def diagnosis(net: MultiGrain, beta: float, images: ImageList, config: TrainConf
             uniform.append(drawn_uniformly(e, instance).cpu())
             positive.append(distance(e[anchor], e[near]).cpu())
             negative.append(distance(e[anchor], e[far]).cpu())
-        every.append(e[:: config.repetitions].cpu())
+        every.append(e[::copies].cpu())
     positive, negative, uniform, every = map(torch.cat, (positive, negative, uniform, every))
     found = {
         "positive distance": positive.median().item(), "negative distance": negative.median().item(),

@@ -8,7 +8,7 @@ import numpy as np
 
 from mgkit.checkpoints import load_network
 from mgkit.claims.arms import ARMS
-from mgkit.claims.diagnosis import diagnosis
+from mgkit.claims.diagnosis import DrawnBatches, diagnosis
 from mgkit.claims.further import FURTHER_ARM, Further, measure_further, read_further
 from mgkit.claims.measures import Evaluation, Measured, evaluation, measure, read_measured, write_measured
 from mgkit.claims.plan import Training, grid, trainings
@@ -96,6 +96,7 @@ class Work:
         asked_to_stop: AskedToStop,
     ):  # fmt: skip
         self.config, self.images, self.on, self.asked_to_stop = config, images, on, asked_to_stop
+        self.drawn = DrawnBatches(images[0])
         self.began = time.monotonic()
 
     def train_all(self, wanted: Sequence[Training]) -> bool:
@@ -119,7 +120,7 @@ class Work:
             run_training(config, asked_to_stop=self.asked_to_stop)
         net, beta = self.network(training)
         values = measure(net, self.on, self.config)
-        found = diagnosis(net, beta, self.images[0], config)
+        found = diagnosis(net, beta, self.drawn, config)
         if is_main():
             results = read_results(config)
             write_measured(

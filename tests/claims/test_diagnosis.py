@@ -5,7 +5,7 @@ import pytest
 import torch
 from support import training_config
 
-from mgkit.claims.diagnosis import BATCHES, diagnosis, drawn_uniformly, effective_rank
+from mgkit.claims.diagnosis import BATCHES, DrawnBatches, diagnosis, drawn_uniformly, effective_rank
 from mgkit.model import get_multigrain
 from mgkit.stages.inputs import training_data
 
@@ -29,7 +29,7 @@ def test_a_collapsed_embedding_has_no_distances(mini_root):
                 weight.fill_(0.0 if name.endswith("weight") else 1.0)
             if "layer3" in name and "downsample.1" in name:
                 weight.fill_(0.0)
-    found = diagnosis(net, 1.2, training_data(config)[0], config)
+    found = diagnosis(net, 1.2, DrawnBatches(training_data(config)[0]), config)
     assert found["distance"] == pytest.approx(0, abs=1e-3)
     assert found["effective rank"] == pytest.approx(1, abs=1.0)
     assert found["positives that cost"] == 0 and found["negatives that cost"] == 1
@@ -51,8 +51,26 @@ def test_a_row_whose_weights_vanish_beside_a_close_pair_is_drawn_uniformly():
 def test_an_arm_without_the_margin_loss_has_no_costs_but_distances(mini_root):
     config = training_config(mini_root, lambda_=1.0, repetitions=1, len_factor=10.0)
     net = get_multigrain("resnet8", p=3.0, num_classes=4)
-    found = diagnosis(net, 1.2, training_data(config)[0], config)
+    found = diagnosis(net, 1.2, DrawnBatches(training_data(config)[0]), config)
     distances = {"positive distance", "negative distance", "distance"}
     assert set(found) == {*distances, "drawn uniformly", "effective rank"}
     assert 0 < found["positive distance"] < found["negative distance"]
     assert BATCHES * config.batch_size / 3 >= found["effective rank"] > 1
+
+
+def test_arms_of_one_seed_share_batches_and_get_the_same_values(mini_root, monkeypatch):
+    """Whether they are shared or drawn anew; another seed has others."""
+    joint = training_config(mini_root, len_factor=10.0)
+    plain = training_config(mini_root, len_factor=10.0, lambda_=1.0, repetitions=1)
+    other = training_config(mini_root, len_factor=10.0, seed=joint.seed + 1)
+    images = training_data(joint)[0]
+    torch.manual_seed(0)
+    net = get_multigrain("resnet8", p=3.0, num_classes=4)
+    shared = DrawnBatches(images)
+    found = [diagnosis(net, 1.2, shared, config) for config in (joint, plain, other)]
+    assert shared.draw(net, other) is shared.kept
+    assert found == [diagnosis(net, 1.2, DrawnBatches(images), config) for config in (joint, plain, other)]
+    assert found[0]["distance"] == found[1]["distance"] != found[2]["distance"]
+    monkeypatch.setattr("mgkit.claims.diagnosis.MOST_KEPT", 0)
+    assert diagnosis(net, 1.2, shared, plain) == found[1]
+    assert not shared.kept
