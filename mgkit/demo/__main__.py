@@ -9,15 +9,14 @@ import argparse
 import time
 from pathlib import Path
 
-import papermill
-
 from mgkit.claims.run import outcome
 from mgkit.config import ClaimsConfig
 from mgkit.demo.claims import claims, claims_text
+from mgkit.demo.execute import in_kernel
 from mgkit.demo.reference import compare_with_reference, measures, write_reference
 from mgkit.demo.times import recorded, times, times_table
 from mgkit.engine.run import experiment_folder
-from mgkit.machine.files import project_root, write_text
+from mgkit.machine.files import write_text
 from mgkit.machine.progress import print_anything
 from mgkit.machine.timing import noted_in
 
@@ -36,18 +35,14 @@ OWN_PARAMETERS = {"06_search_your_photos": {"photos": ["data/photographs"]}}  # 
 
 def run_notebooks(experiment: str, data: str) -> tuple[Path, dict[str, dict[str, float]]]:
     """Execute 00 to 07 in order; the folder of the executed copies, and `times` of each notebook."""
-    root = project_root()
-    folder = root / "outputs" / experiment / "notebooks"
+    folder = experiment_folder(experiment) / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     taken = {}
     for name in NOTEBOOKS:
         with recorded() as records:
             start = time.time()
-            papermill.execute_notebook(
-                root / "notebooks" / f"{name}.ipynb", folder / f"{name}.ipynb",
-                parameters={"experiment": experiment, "data": data} | OWN_PARAMETERS.get(name, {}),
-                cwd=root / "notebooks", progress_bar=False,
-            )  # fmt: skip
+            parameters = {"experiment": experiment, "data": data} | OWN_PARAMETERS.get(name, {})
+            in_kernel(name, folder / f"{name}.ipynb", parameters)
             taken[name] = times(folder / f"{name}.ipynb", noted_in(records), began=start, ended=time.time())
         print(f"{name}: {sum(taken[name].values()):.0f} s", flush=True)
     return folder, taken

@@ -1,6 +1,5 @@
 """Where the time of the demo's notebooks goes: a table, from what their processes note of themselves."""
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 
+from mgkit.demo.execute import environment
 from mgkit.machine.timing import TIMES, Noted
 
 KINDS = {  # of work: what it is, as a heading
@@ -20,16 +20,8 @@ KINDS = {  # of work: what it is, as a heading
 @contextmanager
 def recorded() -> Iterator[Path]:
     """Have the processes that are started within the block note their times; yields the folder of these."""
-    before = os.environ.get(TIMES)
-    with tempfile.TemporaryDirectory(prefix="mgkit-times-") as folder:
-        os.environ[TIMES] = folder
-        try:
-            yield Path(folder)
-        finally:
-            if before is None:
-                del os.environ[TIMES]
-            else:
-                os.environ[TIMES] = before
+    with tempfile.TemporaryDirectory(prefix="mgkit-times-") as folder, environment(**{TIMES: folder}):
+        yield Path(folder)
 
 
 def times(copy: Path, noted: Sequence[Noted], *, began: float, ended: float) -> dict[str, float]:

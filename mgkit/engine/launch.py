@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mgkit.config import AnyConfig, StageConfig, TrainConfig, to_yaml
-from mgkit.machine.device import pick_device
+from mgkit.machine.device import kept_memory
 from mgkit.machine.distributed import gpu_count, is_initialized
 from mgkit.machine.files import write_text
 from mgkit.machine.progress import FOR_RELAY, print_anything, show_relayed
@@ -138,11 +138,7 @@ def worker_environment(folder: str, processes: int) -> dict[str, str]:
     environment = {key: value for key, value in os.environ.items() if key != "JPY_SESSION_NAME"}
     threads = max(1, len(os.sched_getaffinity(0)) // processes) if hasattr(os, "sched_getaffinity") else 1
     environment.setdefault("OMP_NUM_THREADS", str(threads))
-    if pick_device().type == "cpu":
-        # Have glibc keep freed memory. Where it returns that of large feature maps, new pages take a fifth of
-        # the CPU time of a step (EfficientNet-Lite0, 48 images of 128 px).
-        environment.setdefault("MALLOC_MMAP_MAX_", "0")
-        environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**34))
+    environment = kept_memory() | environment
     # Hides a warning of DistributedDataParallel that is expected; see engine.loop.
     environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # A store that is shared by restarts makes new processes read where those of the first attempt listened.

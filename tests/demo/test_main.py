@@ -1,6 +1,7 @@
 """`make demo`: the notebooks in their order, with parameters that they know."""
 
 import nbformat
+import papermill
 from notebook_support import CONFIGS
 
 from mgkit.config import make
@@ -15,7 +16,7 @@ def test_the_notebooks_run_in_order_with_parameters_that_they_know(here, monkeyp
         assert copy.parent.is_dir()
         nbformat.write(nbformat.v4.new_notebook(), copy)
 
-    monkeypatch.setattr(demo.papermill, "execute_notebook", execute)
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
     folder, taken = demo.run_notebooks("e", "mini")
     assert folder.parts[-3:] == ("outputs", "e", "notebooks") and list(ran) == list(CONFIGS) == list(taken)
     assert all((config.experiment, config.data) == ("e", "mini") for config in ran.values())
