@@ -319,8 +319,8 @@ class RetrievalConfig(SetsConfig):
     notebook: ClassVar[str] = "05_evaluate_retrieval"
 
     scales: Annotated[list[Scale], Field(min_length=1, max_length=MOST_ITEMS)] = dataclasses.field(
-        default_factory=lambda: [0.70711, 1.0, 1.41421]
-    )  # of the multi-scale descriptor, as factors of size; [1.0]: single scale only
+        default_factory=lambda: [0.66667, 1.0, 1.33333]
+    )  # of the multi-scale descriptor, as factors of size; those of 96 px are of figure 4; [1.0]: none
     dims: Count | None = 64  # also evaluate descriptors reduced to this many dimensions; None: do not
     reranking: Annotated[list[Reranking], Distinct] = dataclasses.field(
         default_factory=lambda: ["average_qe", "alpha_qe", "dba", "k_reciprocal", "diffusion"]
@@ -328,7 +328,7 @@ class RetrievalConfig(SetsConfig):
     expansion_k: Count = 2  # nearest images that re-ranking takes for answers
     false_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05  # of queries without an answer
     resolutions: Annotated[list[Pixels], Field(max_length=MOST_ITEMS), Distinct] = dataclasses.field(
-        default_factory=lambda: [64, 96, 128, 160]
+        default_factory=lambda: [64, 96, 128]
     )  # of figure 4
     ps: Annotated[list[Exponent], Field(max_length=MOST_ITEMS), Distinct] = dataclasses.field(
         default_factory=list
@@ -451,11 +451,11 @@ class ClaimsConfig(StageConfig):
     pretrained_backbone: bool = False
     backbone_lr: Rate = 1.0
     batch_norm: Literal["local", "sync", "frozen"] = "local"
-    size: Pixels = 48
+    size: Pixels = 32
     batch_size: Batch = 36
     len_factor: Annotated[float, Field(gt=0, le=1000)] = 1.0
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.3
-    eval_size: Pixels = 64
+    eval_size: Pixels = 48
     copies: whole(2, 10**6) = 200  # made of validation images where benchmarks has no Copydays
     further: bool = False  # also p*, whitening and several scales, on the networks of one arm
     larger_sizes: Annotated[list[Pixels], Field(max_length=MOST_ITEMS), Distinct] = dataclasses.field(
