@@ -64,6 +64,7 @@ def test_arms_of_one_seed_share_batches_and_get_the_same_values(mini_root, monke
     plain = training_config(mini_root, len_factor=10.0, lambda_=1.0, repetitions=1)
     other = training_config(mini_root, len_factor=10.0, seed=joint.seed + 1)
     images = training_data(joint)[0]
+    monkeypatch.setattr("mgkit.claims.diagnosis.BATCHES", 2)
     torch.manual_seed(0)
     net = get_multigrain("resnet8", p=3.0, num_classes=4)
     shared = DrawnBatches(images)

@@ -337,7 +337,7 @@ def test_a_picture_too_narrow_at_one_scale_is_left_out_of_all_descriptors(here, 
         size = (200, 40) if seed == 4 else (40, 30)
         write_picture(here / "tree" / f"class{seed % 2}" / f"{seed}.png", seed=seed, size=size)
     values = {"experiment": "t", "data": "tree", "size": 48, "resolutions": [], "on_unreadable": "skip"}
-    config = make(RetrievalConfig, values | {"workers": 0})
+    config = make(RetrievalConfig, values | {"workers": 0, "scales": [0.70711, 1.0, 1.41421]})
     [tree] = find_sets(here / "tree")
     task = RetrievalTask(config, demanding(tiny_net), 3.0, 3.0, [tree], Passes.of(config))
     found = evaluate_retrieval(task)
