@@ -319,8 +319,8 @@ class RetrievalConfig(SetsConfig):
     notebook: ClassVar[str] = "05_evaluate_retrieval"
 
     scales: Annotated[list[Scale], Field(min_length=1, max_length=MOST_ITEMS)] = dataclasses.field(
-        default_factory=lambda: [0.66667, 1.0, 1.33333]
-    )  # of the multi-scale descriptor, as factors of size; those of 96 px are of figure 4; [1.0]: none
+        default_factory=lambda: [0.70711, 1.0, 1.41421]
+    )  # of the multi-scale descriptor, as factors of size; [1.0]: single scale only
     dims: Count | None = 64  # also evaluate descriptors reduced to this many dimensions; None: do not
     reranking: Annotated[list[Reranking], Distinct] = dataclasses.field(
         default_factory=lambda: ["average_qe", "alpha_qe", "dba", "k_reciprocal", "diffusion"]
@@ -328,8 +328,8 @@ class RetrievalConfig(SetsConfig):
     expansion_k: Count = 2  # nearest images that re-ranking takes for answers
     false_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05  # of queries without an answer
     resolutions: Annotated[list[Pixels], Field(max_length=MOST_ITEMS), Distinct] = dataclasses.field(
-        default_factory=lambda: [64, 96, 128]
-    )  # of figure 4
+        default_factory=lambda: [68, 96, 136]
+    )  # of figure 4; those of the scales at 96 px, so that each image passes once at each
     ps: Annotated[list[Exponent], Field(max_length=MOST_ITEMS), Distinct] = dataclasses.field(
         default_factory=list
     )  # of figure 4, beside the training p and those that 02 found
