@@ -27,9 +27,14 @@ TICK_INCHES = 0.42  # least distance between tick labels
 
 
 class NotebookFigure(Figure):
-    """A figure shown inline as a 64-colour PNG or a JPEG, whichever is smaller."""
+    """A figure shown inline as a 64-colour PNG or a JPEG, whichever is smaller.
+
+    saved: what was last saved in memory as PNG, and its dots per inch. Unless the figure has changed since,
+    it is shown from there: to draw it again would take as long as to save it.
+    """
 
     INLINE_DPI, JPEG_QUALITY = 72, 50
+    saved: tuple[bytes, float] | None = None
 
     def draw(self, renderer) -> None:
         """Draw printable text without mathtext: names may hold anything. Log axes need it for ticks."""
@@ -44,22 +49,32 @@ class NotebookFigure(Figure):
                 text.set_text(shown)
         super().draw(renderer)
 
-    def savefig(self, *args, **options) -> None:
+    def savefig(self, file, **options) -> None:
         """As matplotlib's, without a warning for each letter that the font lacks; a box is drawn for it."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"Glyph \d+ ")
             warnings.filterwarnings("ignore", r"Matplotlib currently does not support")  # some scripts
-            super().savefig(*args, **options)
+            super().savefig(file, **options)
+        if isinstance(file, io.BytesIO) and options.get("format") == "png" and "dpi" in options:
+            self.saved = file.getvalue(), options["dpi"]
+            self.stale = False  # until something in the figure changes
 
     @timed("figures")
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, bytes]:
         """The figure as IPython shows it, {MIME type: content}."""
-        drawn = io.BytesIO()
-        self.savefig(drawn, format="png", dpi=self.INLINE_DPI, bbox_inches="tight")
-        picture = Image.open(drawn, formats=["PNG"]).convert("RGB")
+        picture = self.picture()
         palette = encoded(few_colours(picture), "png", optimize=True)
         photo = encoded(picture, "jpeg", quality=self.JPEG_QUALITY, optimize=True)
         return {"image/png": palette} if len(palette) <= len(photo) else {"image/jpeg": photo}
+
+    def picture(self) -> Image.Image:
+        """The figure as a picture of INLINE_DPI dots per inch."""
+        if self.saved is None or self.stale or self.saved[1] < self.INLINE_DPI:
+            self.savefig(io.BytesIO(), format="png", dpi=self.INLINE_DPI, bbox_inches="tight")
+        content, dpi = self.saved
+        drawn = Image.open(io.BytesIO(content), formats=["PNG"]).convert("RGB")
+        sides = [max(1, round(side * self.INLINE_DPI / dpi)) for side in drawn.size]
+        return drawn if dpi == self.INLINE_DPI else drawn.resize(sides, Image.Resampling.LANCZOS)
 
 
 def few_colours(picture: Image.Image, count: int = 64) -> Image.Image:

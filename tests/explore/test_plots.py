@@ -631,3 +631,17 @@ def test_names_that_are_not_text_and_unreadable_images_are_drawn(tmp_path):
     saved(
         plots.repeated_batch, dataset, [(i, 0) for i in range(4)], repetitions=2, mean=(0,) * 3, std=(1,) * 3
     )
+
+
+def test_a_saved_figure_is_shown_without_drawing_it_again_unless_it_has_changed(monkeypatch):
+    figure = plots.samplings(ToyRuns({"uniform": np.linspace(0, 1, 60).reshape(2, 30)}, 0.9))
+    drawn = shown_in_notebook(figure)[0].convert("RGB")
+    figure.savefig(io.BytesIO(), format="png", dpi=120, bbox_inches="tight")
+    draws, draw = [], NotebookFigure.draw
+    monkeypatch.setattr(NotebookFigure, "draw", lambda *given: draws.append(1) or draw(*given))
+    shown = shown_in_notebook(figure)[0].convert("RGB")
+    assert not draws and np.abs(np.subtract(shown.size, drawn.size)).max() <= 2
+    alike = np.asarray(shown.resize(drawn.size), float) - np.asarray(drawn, float)
+    assert np.abs(alike).mean() < 12  # of 255: lines are drawn a fraction of a pixel apart
+    figure.axes[0].set_title("another")
+    assert shown_in_notebook(figure)[0].convert("RGB").tobytes() != shown.tobytes() and draws
