@@ -5,12 +5,12 @@ It ends with its launcher, saves on SIGTERM, and writes how it ended for `mgkit.
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from traceback import format_exc
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from mgkit.claims.run import run_claims
 from mgkit.config import (
     ClaimsConfig,
     ClassifyConfig,
@@ -18,49 +18,59 @@ from mgkit.config import (
     FinetunePConfig,
     PhotosConfig,
     RetrievalConfig,
+    StageConfig,
     TrainConfig,
     WhitenConfig,
     from_yaml,
 )
 from mgkit.data.decoding import UnreadableImageError
-from mgkit.descriptors.out import run_describing
 from mgkit.engine.launch import FOLDER, StoppedError, is_repeated, read_ending, write_ending
 from mgkit.engine.loop import NonFiniteError
 from mgkit.engine.stopping import StopRequest, Unbreakable, end_readers, leave_printing_to_main
 from mgkit.machine.distributed import process_group
 from mgkit.machine.files import REMEDIES, RefusedError
 from mgkit.machine.progress import print_anything
-from mgkit.photos.search import run_photos
-from mgkit.stages.evaluate_imagenet import run_classification
-from mgkit.stages.evaluate_retrieval import run_embedding
-from mgkit.stages.finetune_p import run_finetune_p
-from mgkit.stages.train import run_training
-from mgkit.stages.whiten import run_whitening
 
 TRAINING = (TrainConfig, ClaimsConfig)  # the stages that save when they are asked to stop
-STAGES = {  # name: config class, function that runs the stage
-    config_class.stage: (config_class, run)
-    for config_class, run in (
-        (TrainConfig, run_training),
-        (FinetunePConfig, run_finetune_p),
-        (WhitenConfig, run_whitening),
-        (ClassifyConfig, run_classification),
-        (RetrievalConfig, run_embedding),
-        (DescribeConfig, run_describing),
-        (PhotosConfig, run_photos),
-        (ClaimsConfig, run_claims),
+STAGES = {  # by name
+    config_class.stage: config_class
+    for config_class in (
+        TrainConfig, FinetunePConfig, WhitenConfig, ClassifyConfig, RetrievalConfig, DescribeConfig,
+        PhotosConfig, ClaimsConfig,
     )
-}
+}  # fmt: skip
+
+
+def work_of(config_class: type[StageConfig]) -> Callable[..., object]:
+    """The function that runs a stage; only its modules are imported, as those of all take a second."""
+    if config_class is TrainConfig:
+        from mgkit.stages.train import run_training as work
+    elif config_class is FinetunePConfig:
+        from mgkit.stages.finetune_p import run_finetune_p as work
+    elif config_class is WhitenConfig:
+        from mgkit.stages.whiten import run_whitening as work
+    elif config_class is ClassifyConfig:
+        from mgkit.stages.evaluate_imagenet import run_classification as work
+    elif config_class is RetrievalConfig:
+        from mgkit.stages.evaluate_retrieval import run_embedding as work
+    elif config_class is DescribeConfig:
+        from mgkit.descriptors.out import run_describing as work
+    elif config_class is PhotosConfig:
+        from mgkit.photos.search import run_photos as work
+    else:
+        from mgkit.claims.run import run_claims as work
+    return work
 
 
 @record
 def run_stage(stage: str, config_file: str, stop: StopRequest) -> None:
     """Run a stage; an error that a restart cannot mend is written for the launcher (`write_ending`)."""
-    config_class, run = STAGES[stage]
+    config_class = STAGES[stage]
+    work = work_of(config_class)
     options = {"asked_to_stop": stop} if config_class in TRAINING else {}
     try:
         with process_group():
-            run(from_yaml(config_class, config_file), **options)
+            work(from_yaml(config_class, config_file), **options)
     except StoppedError as stopped:
         write_ending("stopped", str(stopped))
     except (RefusedError, UnreadableImageError, NonFiniteError) as error:

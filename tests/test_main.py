@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from support import GONE
@@ -43,8 +44,10 @@ def every_stage(cls=StageConfig):
 def test_every_stage_can_be_run_by_workers():
     notebooks = Path(__file__).parents[1] / "notebooks"
     stages = {stage.stage: stage for stage in every_stage()}
-    assert {name: config for name, (config, _) in module.STAGES.items()} == stages and len(stages) == 8
+    assert stages == module.STAGES and len(stages) == 8
     for stage in stages.values():
+        parameters = get_type_hints(module.work_of(stage))
+        assert stage in parameters.values()
         assert stage.command or (notebooks / f"{stage.notebook}.ipynb").is_file()
 
 

@@ -11,7 +11,6 @@ from support import GONE, one_line_error, train_config
 
 from mgkit import __main__ as main
 from mgkit.__main__ import run_stage
-from mgkit.config import TrainConfig
 from mgkit.data.decoding import UnreadableImageError
 from mgkit.engine import stopping as module
 from mgkit.engine.launch import AGENT, FOLDER, LAUNCHER, StoppedError, read_ending
@@ -91,7 +90,7 @@ def stage_that_raises(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(main, "from_yaml", lambda *_: train_config())
-    monkeypatch.setitem(main.STAGES, "train", (TrainConfig, work))
+    monkeypatch.setattr(main, "work_of", lambda _: work)
 
 
 @pytest.mark.parametrize(

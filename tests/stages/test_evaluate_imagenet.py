@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support import flat_name, in_processes, write_devkit
 
-from mgkit.__main__ import STAGES
+from mgkit.__main__ import work_of
 from mgkit.config import ClassifyConfig, FinetunePConfig, RetrievalConfig, WhitenConfig, make
 from mgkit.data.decoding import image_shape
 from mgkit.data.layouts import labelled_images
@@ -107,8 +107,8 @@ RANKS = {"sweep", "classes", "retrieval", "figure 4"}
 def run_stages(folder, configs):
     """All later stages, one after the other, in this process of several."""
     os.chdir(folder)
-    for name, config in configs.items():
-        STAGES[name][1](config)
+    for config in configs.values():
+        work_of(type(config))(config)
 
 
 def what_stages_find(configs):
