@@ -30,6 +30,7 @@ photos: $(READY)  ## 06 on the pictures in PHOTOS, as in PHOTOS=~/Pictures or PH
 	@$(BIN)/python -m mgkit.photos --against="$$AGAINST" -- "$$PHOTOS"
 endif
 
+test: export PYTHONDONTWRITEBYTECODE :=  # processes that tests start need not compile the kit
 test: $(READY)  ## the whole test suite, in JOBS processes
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 

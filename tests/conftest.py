@@ -1,8 +1,10 @@
 """Shared fixtures: reference values, photos, the reduced mini set, a small network and small images."""
 
+import gc
 import os
 import shutil
 
+gc.disable()  # until all tests are collected: before, nothing is garbage, and looking for it takes a third
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; also for the processes that tests start
 os.environ["no_proxy"] = "localhost,127.0.0.1"  # the servers of tests are asked directly
 
@@ -53,6 +55,8 @@ def pytest_collection_modifyitems(items):
     """Put the long files first, in the order of `LONG_FILES`."""
     order = {name: place for place, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    gc.enable()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item):

@@ -1,5 +1,6 @@
 """What several test modules share: tiny pictures on disk, and what an error for a person must look like."""
 
+import gc
 import multiprocessing
 import os
 import random
@@ -221,6 +222,7 @@ def free_port() -> int:
 
 def be_joined(rank: int, count: int, port: int, results, work, arguments) -> None:
     """One of the processes of `in_processes`."""
+    gc.freeze()  # what it has from the server is not copied just to look for garbage
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count),

@@ -45,8 +45,8 @@ def photos(config):
 
 
 STAGES = {
-    FinetunePConfig: (find_p, {"sizes": [32], "ps": [1.0], "images_per_class": 4}),
-    WhitenConfig: (whiten_network, {"size": 32, "images": 20}),
+    FinetunePConfig: (find_p, {"sizes": [32], "ps": [1.0], "images_per_class": 1}),
+    WhitenConfig: (whiten_network, {"size": 32, "images": 10}),
     ClassifyConfig: (evaluate_classification, {"sizes": [32], "crops": ["square"]}),
     RetrievalConfig: (retrieval, {"sets": ["ukbench"], "size": 32, "scales": [1.0], "resolutions": []}),
     PhotosConfig: (photos, {"size": 32}),
@@ -83,7 +83,7 @@ ACQUIRE = filelock.FileLock.acquire
 
 
 @pytest.fixture(scope="module")
-def odd(mini_root, tmp_path_factory):
+def odd(tiny_root, tmp_path_factory):
     """All stages, run where folders cannot be flushed, files not linked or locked, and output is ASCII."""
     folder = tmp_path_factory.mktemp("odd")
     output = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
@@ -95,7 +95,7 @@ def odd(mini_root, tmp_path_factory):
         patch.setattr(sys, "stdout", output)
         for name in NAMES:
             output.reconfigure(errors="strict")
-            run(name, mini_root)
+            run(name, tiny_root)
             print("λ", end="")  # what is printed later, in a script
     return folder, output.buffer.getvalue().decode("ascii")
 
@@ -193,36 +193,36 @@ def files_in(folder):
     [(errno.ENOSPC, "is full"), (errno.EROFS, "is read-only"), (errno.EACCES, "no permission")],
 )
 def test_a_disk_that_refuses_is_named_with_its_cause_and_all_files_stay(
-    after, mini_root, monkeypatch, name, number, cause
+    after, tiny_root, monkeypatch, name, number, cause
 ):
     before = files_in(after)
     with monkeypatch.context() as patch:
         Disk(number).insert(patch)
         with one_line_error(RefusedError, "outputs/t", cause):
-            run(name, mini_root, **({"resume": False} if name == "train" else {"batch_size": 7}))
+            run(name, tiny_root, **({"resume": False} if name == "train" else {"batch_size": 7}))
     assert files_in(after) == before
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_disk_that_is_full_later_leaves_nothing_half_written(after, mini_root, monkeypatch, name):
+def test_a_disk_that_is_full_later_leaves_nothing_half_written(after, tiny_root, monkeypatch, name):
     shutil.rmtree(after / "outputs/t/features")
     with monkeypatch.context() as patch:
         Disk(errno.ENOSPC, room=66_000).insert(patch)
         with one_line_error(RefusedError, "outputs/t", "is full"):
-            run(name, mini_root, **({"resume": False} if name == "train" else {}))
+            run(name, tiny_root, **({"resume": False} if name == "train" else {}))
     assert not [*after.rglob(".*.partial")]
     for path in after.rglob("*.json"):
         json.loads(path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("kind", ["a file", "a link to nothing"])
-def test_outputs_that_is_no_folder_is_named(mini_root, here, kind):
+def test_outputs_that_is_no_folder_is_named(tiny_root, here, kind):
     if kind == "a file":
         Path("outputs").touch()
     else:
         Path("outputs").symlink_to("nowhere")
     with one_line_error(RefusedError, "outputs", "not a folder" if kind == "a file" else kind):
-        run("train", mini_root)
+        run("train", tiny_root)
 
 
 # --- Shared memory
@@ -243,12 +243,12 @@ def shm(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_shared_memory_that_is_too_small_is_said_before_any_worker_is_started(after, mini_root, shm, name):
+def test_shared_memory_that_is_too_small_is_said_before_any_worker_is_started(after, tiny_root, shm, name):
     shutil.rmtree(after / "outputs/t/features")
     shm(20_480)
     with one_line_error(RefusedError, "20.5 kB free", "batches of", "workers=0", "--shm-size"):
-        run(name, mini_root, workers=2, **({"resume": False} if name == "train" else {}))
-    assert name != "train" or read_results(training_config(mini_root)) is None
+        run(name, tiny_root, workers=2, **({"resume": False} if name == "train" else {}))
+    assert name != "train" or read_results(training_config(tiny_root)) is None
 
 
 def test_what_workers_need_is_counted_for_every_process(shm, monkeypatch):
@@ -329,10 +329,10 @@ def full(tensors):
     raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left (28)")
 
 
-def test_a_worker_s_error_about_shared_memory_reaches_the_stage(mini_root, shm, monkeypatch):
+def test_a_worker_s_error_about_shared_memory_reaches_the_stage(tiny_root, shm, monkeypatch):
     shm(2**30)
     monkeypatch.setattr("mgkit.data.loader.default_collate", full)
     net = get_multigrain("resnet8", p=3.0, num_classes=3)
-    images = validation_data(make(ClassifyConfig, {"data": str(mini_root)})).subset(range(4))
+    images = validation_data(make(ClassifyConfig, {"data": str(tiny_root)})).subset(range(4))
     with one_line_error(RefusedError, "too small", "workers=0"):
         embed(net, images, size=32, workers=1, description=None)

@@ -97,8 +97,8 @@ def test_another_machine_finds_the_same_and_writes_nothing(config, here):
     assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before
 
 
-def test_another_machine_searches_and_leaves_the_report_to_the_first(values):
-    config = make(PhotosConfig, values | {"size": 32})
+def test_another_machine_searches_and_leaves_the_report_to_the_first(values, tiny_root):
+    config = make(PhotosConfig, values | {"size": 32, "data": str(tiny_root)})
     task = photo_task(config)
     embed_photos(task)
     found = search_photos(photo_task(replace(config, **SECOND)))
