@@ -12,7 +12,7 @@ def saved(draw, *args, **options) -> Figure:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = draw(*args, **options)
-        figure.savefig(io.BytesIO(), format="png", dpi=60, bbox_inches="tight")
+        figure.savefig(io.BytesIO(), format="png", dpi=60)  # not "tight", which lays it out once more
     assert isinstance(figure, Figure)
     assert not plt.get_fignums(), "a pyplot window is left open"
     return figure

@@ -26,7 +26,7 @@ NO_WEIGHTS, ANOTHER = "the weights have none", "it does more than average and cl
 # {model: (its options, the tokens that its classifier reads or why it has none)}
 FAMILIES = {
     "resnet10t": ({}, "patches"),
-    "resnetv2_18": ({}, "patches"),
+    "resnetv2_18": (dict(layers=(1, 1, 1, 1), channels=(16, 32, 64, 128)), "patches"),
     "regnety_002": ({}, "patches"),
     "efficientnet_b0": ({}, "patches"),
     "mobilenetv3_small_050": ({}, "patches"),

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import free_port, in_processes, one_line_error
+from support import free_port, in_processes, one_line_error, starting
 
 from mgkit.checkpoints import load_checkpoint
 from mgkit.config import RetrievalConfig, TrainConfig, from_yaml, make
@@ -36,7 +34,7 @@ from mgkit.engine.run import read_metrics
 from mgkit.machine.progress import FOR_RELAY
 from mgkit.stages.train import run_training, train
 
-SECONDS_TO_END = 120  # until nothing is left of a run whose parent was killed
+SECONDS_TO_END = 120  # until nothing is left of a run whose parent was told to stop
 
 
 def config_of(**values):
@@ -251,27 +249,23 @@ def test_an_error_that_comes_again_ends_in_the_worker_s_own_traceback(undisturbe
     assert "twice at the same step" in str(caught.value) and capfd.readouterr().out.count("resuming") == 1
 
 
-PARENT = """
-import sys
-from mgkit.config import TrainConfig, from_yaml
-from mgkit.stages.train import train
-train(from_yaml(TrainConfig, sys.argv[1]))
-"""
+def parent(config, folder):
+    """A process that starts a training and prints to a file; MGKIT_TESTED marks what it starts."""
+    os.chdir(folder)
+    os.environ |= {"TMPDIR": str(folder), "MGKIT_TESTED": str(folder)}
+    log = os.open("log", os.O_WRONLY | os.O_CREAT)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    train(config)
 
 
 @pytest.fixture
-def started(undisturbed, tmp_path, monkeypatch):
+def started(undisturbed, tmp_path):
     """A training of many epochs in a process of its own, which has made its first snapshot."""
-    monkeypatch.chdir(tmp_path)
     config = make(TrainConfig, {**VALUES, "data": undisturbed[0].data, "epochs": 500})
-    Path("config.yaml").write_text(module.to_yaml(config), encoding="utf-8")
-    environment = os.environ | {"TMPDIR": str(tmp_path), "MGKIT_TESTED": str(tmp_path)}
-    with open("log", "w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", PARENT, "config.yaml"], stdout=log, stderr=log, env=environment
-        )
+    process = starting(parent)(config, tmp_path)
     while not list(tmp_path.glob("outputs/t/train/snapshots/step-*.pth")):
-        assert process.poll() is None, Path("log").read_text(encoding="utf-8")
+        assert process.is_alive(), (tmp_path / "log").read_text(encoding="utf-8")
         time.sleep(0.05)
     yield process
     process.kill()
@@ -297,19 +291,12 @@ def wait_until_all_ended(folder):
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
-def test_nothing_is_left_running_of_a_parent_that_was_killed(started, tmp_path):
-    assert len(left_alive(tmp_path)) >= 4
-    started.kill()
-    started.wait()
-    wait_until_all_ended(tmp_path)
-    assert not list(tmp_path.glob("mgkit-*"))  # nor in the folder of temporary files
-
-
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
 def test_a_parent_that_is_told_to_stop_has_the_workers_save_and_says_so(started, tmp_path):
-    started.send_signal(signal.SIGTERM)
-    assert started.wait(SECONDS_TO_END) == 1
-    last = Path("log").read_text(encoding="utf-8").splitlines()[-1]
+    assert len(left_alive(tmp_path)) >= 4
+    started.terminate()
+    started.join(SECONDS_TO_END)
+    assert started.exitcode == 1
+    last = (tmp_path / "log").read_text(encoding="utf-8").splitlines()[-1]
     assert (
         last.startswith("mgkit.engine.launch.StoppedError: stopped as asked; saved at ") and "step-" in last
     )

@@ -30,7 +30,7 @@ def run_here(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["notebook"])
 
     def of(name, **parameters):
-        figures = execute(name, {"workers": 0} | parameters)
+        figures = execute(name, {"workers": 0} | parameters).figures
         return capsys.readouterr().out, figures
 
     return of

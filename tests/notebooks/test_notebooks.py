@@ -3,13 +3,17 @@
 import ast
 import json
 import re
+import sys
+from contextlib import redirect_stdout
 from dataclasses import MISSING, fields
+from io import StringIO
+from typing import NamedTuple
 
 import nbformat
 import papermill
 import pytest
 import yaml
-from notebook_support import CONFIGS, NOTEBOOKS, QUICK, cells_of, figures, new_project, runner
+from notebook_support import CONFIGS, NOTEBOOKS, QUICK, cells_of, execute, figures, new_project, runner
 
 STAGES = (
     "train", "finetune_p", "whiten", "evaluate_imagenet", "evaluate_retrieval", "search_photos", "claims",
@@ -91,32 +95,61 @@ def test_text_introduces_the_notebook_and_most_of_its_cells(name):
 BY_TWO = {"gpus": 2, "workers": 1, "log_every": 2, "gradient_share_every": 2}  # of 01
 
 
+# Run by papermill, each in a kernel: 01, and those that test_browser.py leaves out.
+IN_KERNELS = ("01_train", "04_evaluate_imagenet", "07_claims")
+
+
+class Executed(NamedTuple):
+    """A notebook that was run: what it printed, how many figures it showed, the bytes of these or all."""
+
+    text: str
+    figures: int
+    size: int
+
+
+def executed_here(name, **parameters):
+    """Run a notebook in this process, in the working directory."""
+    with redirect_stdout(StringIO()) as printed:
+        shown = execute(name, {"workers": 0} | parameters)
+    return Executed(printed.getvalue(), shown.figures, shown.bytes)
+
+
 @pytest.fixture(scope="module")
 def after_all(tmp_path_factory, mini_root):
-    """A project whose notebooks were all run in order from its root, and {notebook: its output}.
+    """A project whose notebooks were all run in order from its root, and {notebook: Executed}.
 
     01 trains in two processes.
     """
     project = new_project(tmp_path_factory.mktemp("project"))
-    run = runner(project, mini_root)
+    run, done = runner(project, mini_root), {}
     own = QUICK | {"01_train": QUICK["01_train"] | BY_TWO}
-    return project, {name: run(name, **own.get(name, {})) for name in CONFIGS}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        patch.setattr(sys, "argv", ["notebook"])
+        for name in CONFIGS:
+            if name in IN_KERNELS:
+                text, path = run(name, **own[name]), project / f"executed_{name}.ipynb"
+                done[name] = Executed(text, figures(path), path.stat().st_size)
+            else:
+                values = {"experiment": "t", "data": str(mini_root)} | own.get(name, {})
+                done[name] = executed_here(name, **values)
+    return project, done
 
 
 def test_the_notebooks_run_in_order(after_all):
-    project, text = after_all
+    project, done = after_all
     outputs = project / "outputs" / "t"
     left = [*STAGES, "features", "start_here", "measured"]  # the last by 07, beside its stage
     assert sorted(path.name for path in outputs.glob("[!.]*")) == sorted(left)
     for stage in STAGES:
         assert json.loads((outputs / stage / "results.json").read_text())["seconds"] > 0
         assert list((outputs / stage).glob("*.png"))
-    executed = {name: project / f"executed_{name}.ipynb" for name in CONFIGS}
-    assert all(figures(path) for path in executed.values())
-    sizes = {name: path.stat().st_size for name, path in executed.items()}
+    assert all(each.figures for each in done.values())
+    sizes = {name: each.size for name, each in done.items()}
     assert max(sizes.values()) < MOST_BYTES, sizes
-    assert not any(" first" in printed and "does not exist" in printed for printed in text.values())
-    assert "Traceback" not in "".join(text.values()) and "\r" not in "".join(text.values())
+    texts = [each.text for each in done.values()]
+    assert not any(" first" in text and "does not exist" in text for text in texts)
+    assert "Traceback" not in "".join(texts) and "\r" not in "".join(texts)
     recorded = yaml.safe_load((outputs / "finetune_p" / "config.yaml").read_text())
     assert (recorded["sizes"], recorded["ps"], recorded["images_per_class"]) == ([32, 48], [1.0, 3.0], 2)
     whitened = json.loads((outputs / "whiten" / "results.json").read_text())
@@ -126,20 +159,21 @@ def test_the_notebooks_run_in_order(after_all):
 
 
 def test_00_searches_among_photographs(after_all):
-    project, text = after_all
-    assert "65 queries, 74 database images" in text["00_start_here"]
-    assert "not shown" not in text["00_start_here"].replace("not shown: p* of a real network", "")
-    value = re.search(r"p = 3: mAP ([\d.]+) %", text["00_start_here"])
-    assert float(value[1]) > 95 and re.search("^coffee +espresso", text["00_start_here"], re.MULTILINE)
+    project, done = after_all
+    text = done["00_start_here"].text
+    assert "65 queries, 74 database images" in text
+    assert "not shown" not in text.replace("not shown: p* of a real network", "")
+    value = re.search(r"p = 3: mAP ([\d.]+) %", text)
+    assert float(value[1]) > 95 and re.search("^coffee +espresso", text, re.MULTILINE)
     assert (project / "data" / "photographs" / "groups.csv").is_file()
     assert (project / "outputs" / "t" / "start_here" / "photographs.png").is_file()
 
 
 def test_training_in_two_processes(after_all):
-    project, text = after_all
-    said = text["01_train"]
+    project, done = after_all
+    said, shown, _ = done["01_train"]
     assert "2 x cpu" in said and "epoch 1: loss" in said and "one run so far" in said
-    assert figures(project / "executed_01_train.ipynb") == 4
+    assert shown == 4
     folder = project / "outputs" / "t" / "train"
     assert {"checkpoint.pth", "snapshots", "steps.jsonl", "tensorboard"} <= {p.name for p in folder.iterdir()}
     steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
@@ -158,7 +192,7 @@ def test_a_training_that_is_complete_is_shown_again_from_the_notebook_s_own_fold
 def test_from_its_own_folder_a_notebook_finds_what_the_others_left(
     after_all, run_here, mini_root, monkeypatch
 ):
-    project, text = after_all
+    project, _ = after_all
     name, measured = "04_evaluate_imagenet", project / "outputs" / "t" / "evaluate_imagenet" / "results.json"
     before = json.loads(measured.read_text())
     measured.unlink()

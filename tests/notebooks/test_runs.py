@@ -43,12 +43,13 @@ def started(project, mini_root, how):
     }  # fmt: skip
     options = [word for name, value in values.items() for word in ("-p", name, str(value))]
     papermill_script = str(Path(sys.executable).with_name("papermill"))
+    (project / "temporary").mkdir()
     command = shlex.join([papermill_script, "notebooks/01_train.ipynb", "out.ipynb", *options])
     # As in a job of SLURM's, whose SIGTERM papermill is to leave to the others.
     process = subprocess.Popen(
         ["bash", "-c", f"trap '' TERM; exec {command}"], cwd=project, start_new_session=True, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
+        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent), "TMPDIR": str(project / "temporary")},
     )  # fmt: skip
     yield process
     process.kill()
@@ -68,6 +69,7 @@ def test_a_training_whose_papermill_ends_leaves_no_process_and_goes_on(project, 
             each.send_signal(signal.SIGTERM)
     wait_until(lambda: not any(each.is_running() for each in family), seconds=120)
     assert process.wait(60) != 0
+    assert not list((project / "temporary").glob("mgkit-*"))
     if how == "all are told to stop":
         # A process that reads images may be told before it listens; then the last snapshot is what is kept.
         assert "StoppedError: stopped as asked" in process.stderr.read()
