@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.decomposition import PCA
 
 from mgkit.features import classify
 from mgkit.model import append_one
@@ -26,6 +25,8 @@ def fitted_whitening(net, seed=0):
 
 
 def test_whitened_rows_match_scikit_learn():
+    from sklearn.decomposition import PCA  # takes two seconds to import
+
     x = correlated_rows(500, 7)
     mean, projection = fit_pca_whitening(x)
     pca = PCA(whiten=True).fit(x.astype(np.float64))

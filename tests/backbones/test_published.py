@@ -7,7 +7,6 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_image
 from support import one_line_error, write_tree
 from torch import nn
 
@@ -71,6 +70,8 @@ def test_it_computes_what_timm_computes_with_the_same_weights(lite0):
 @torch.no_grad()
 @pytest.mark.parametrize(("photograph", "seen"), [("china.jpg", "palace"), ("flower.jpg", "daisy")])
 def test_it_names_what_is_on_a_photograph(lite0, photograph, seen):
+    from sklearn.datasets import load_sample_image  # takes two seconds to import
+
     transform = eval_transform(224, "square", mean=lite0.mean, std=lite0.std)
     logits = lite0(transform(Image.fromarray(load_sample_image(photograph)))[None])["classifier_output"]
     assert class_names("elsewhere", lite0)[logits.argmax()] == seen
