@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -98,12 +99,18 @@ def test_images_may_be_float(tmp_path):
     assert_agree(net, onnx_run(tmp_path / "net.onnx"), scale=1)
 
 
-def test_the_metadata_tell_what_the_file_is(tmp_path):
-    net = network("resnet8")
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A network of p = 4.5 with names of classes, and its file."""
+    net, path = network("resnet8"), tmp_path_factory.mktemp("exported") / "net.onnx"
     net.pool.p.data.fill_(4.5)
     net.classes = tuple("abcdefghij")
-    to_onnx(net, tmp_path / "net.onnx")
-    properties = onnx.load(tmp_path / "net.onnx").metadata_props
+    to_onnx(net, path)
+    return net, path
+
+
+def test_the_metadata_tell_what_the_file_is(exported):
+    properties = onnx.load(exported[1]).metadata_props
     facts = {prop.key: json.loads(prop.value) for prop in properties if prop.key in ("p", "classes", "size")}
     assert facts == {"p": 4.5, "classes": list("abcdefghij"), "size": "any"}
 
@@ -217,10 +224,9 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
 
 
 @torch.no_grad()
-def test_the_example_of_the_readme_embeds_as_the_kit_does(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    net = network("resnet8")
-    to_onnx(net, "net.onnx")
+def test_the_example_of_the_readme_embeds_as_the_kit_does(exported, here):
+    net, path = exported
+    shutil.copy(path, here)
     noise(3, (300, 211)).save("picture.jpg")
     blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
     [code] = [block for block in blocks if "onnxruntime" in block]
