@@ -1,5 +1,6 @@
 """Shared fixtures: reference values, photos, the reduced mini set, a small network and small images."""
 
+import atexit
 import gc
 import os
 import shutil
@@ -57,6 +58,7 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
     gc.enable()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # or libraries complain, at the end, about what is left
 
 
 def pytest_runtest_setup(item):
