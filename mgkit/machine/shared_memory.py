@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,15 @@ FOLDER = Path("/dev/shm")  # of Linux; other systems have no limit to check
 SAID_BY_TORCH = ("shared memory", "(shm)", "torch_shm_manager", "Bus error")
 FILES_SAID_BY_TORCH = ("Too many open files", "items of ancdata")
 REFUSALS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSYS, errno.ENOENT)
+MOST_OF_TMPDIR = 75  # bytes: a socket's address has 107, of which multiprocessing takes 32
 REMEDY = "choose workers=0, or enlarge it (docker run --shm-size=8g, or --ipc=host)"
 
 
 def check_shared_memory(*, workers: int, batch: int, prefetch: int = 2) -> None:
     """Raise RefusedError if the batches that workers hold at a time do not fit into shared memory.
+
+    So it does if the folder of temporary files has too long a name for the sockets that pass them: the loader
+    would wait for its batches in vain.
 
     workers: of the loader; without any, batches are not shared.
     batch: size of the largest batch (bytes).
@@ -27,6 +32,12 @@ def check_shared_memory(*, workers: int, batch: int, prefetch: int = 2) -> None:
         return
     if fault := fault_of_folder():
         raise RefusedError(f"{fault}: {REMEDY}")
+    long = len(os.fsencode(tempfile.gettempdir()))
+    if long > MOST_OF_TMPDIR:
+        raise RefusedError(
+            f"TMPDIR: {tempfile.gettempdir()} has {long} bytes, and sockets take {MOST_OF_TMPDIR}: choose a "
+            "folder with a shorter name, or workers=0"
+        )
     state = os.statvfs(FOLDER)
     free = state.f_bavail * state.f_frsize
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,14 @@ def test_the_last_notebook_runs_alone_and_makes_what_it_needs(here, run_here, ti
 
 
 @pytest.fixture
-def started(project, mini_root, how):
+def temporary():
+    """A folder for temporary files. Its path is short, as those of sockets must be."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def started(project, mini_root, how, temporary):
     """Start a long training by papermill from the shell; it is ended with the test."""
     gpus = 2 if how == "all are told to stop" else 1  # as those must agree
     values = {
@@ -43,20 +51,21 @@ def started(project, mini_root, how):
     }  # fmt: skip
     options = [word for name, value in values.items() for word in ("-p", name, str(value))]
     papermill_script = str(Path(sys.executable).with_name("papermill"))
-    (project / "temporary").mkdir()
     command = shlex.join([papermill_script, "notebooks/01_train.ipynb", "out.ipynb", *options])
     # As in a job of SLURM's, whose SIGTERM papermill is to leave to the others.
     process = subprocess.Popen(
         ["bash", "-c", f"trap '' TERM; exec {command}"], cwd=project, start_new_session=True, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent), "TMPDIR": str(project / "temporary")},
+        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent), "TMPDIR": str(temporary)},
     )  # fmt: skip
     yield process
     process.kill()
 
 
 @pytest.mark.parametrize("how", ["papermill is killed", "all are told to stop"])
-def test_a_training_whose_papermill_ends_leaves_no_process_and_goes_on(project, started, how, monkeypatch):
+def test_a_training_whose_papermill_ends_leaves_no_process_and_goes_on(
+    project, started, how, temporary, monkeypatch
+):
     snapshots = project / "outputs" / "t" / "train" / "snapshots"
     process = started
     wait_until(lambda: list(snapshots.glob("step-*.pth")), seconds=300)
@@ -69,7 +78,7 @@ def test_a_training_whose_papermill_ends_leaves_no_process_and_goes_on(project, 
             each.send_signal(signal.SIGTERM)
     wait_until(lambda: not any(each.is_running() for each in family), seconds=120)
     assert process.wait(60) != 0
-    assert not list((project / "temporary").glob("mgkit-*"))
+    assert not list(temporary.glob("mgkit-*"))
     if how == "all are told to stop":
         # A process that reads images may be told before it listens; then the last snapshot is what is kept.
         assert "StoppedError: stopped as asked" in process.stderr.read()

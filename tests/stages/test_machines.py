@@ -6,8 +6,10 @@ import io
 import json
 import os
 import shutil
+import socket
 import stat
 import sys
+import tempfile
 from collections import namedtuple
 from pathlib import Path
 
@@ -266,6 +268,31 @@ def test_what_workers_need_is_counted_for_every_process(shm, monkeypatch):
     shm(2**40, os.ST_RDONLY)
     with one_line_error(RefusedError, "cannot be written", "workers=0"):
         check(workers=1, batch=1)
+
+
+def test_a_folder_of_temporary_files_with_too_long_a_name_for_sockets_is_named(
+    tiny_root, tmp_path, monkeypatch
+):
+    images = validation_data(ClassifyConfig(data=str(tiny_root)))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 90)))
+    net = get_multigrain("resnet8", num_classes=12)
+    with one_line_error(RefusedError, "TMPDIR", "x" * 90, "workers=0"):
+        embed(net, images, size=32, workers=1)
+    assert len(embed(net, images, size=32, workers=0)) == len(images)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have shorter addresses")
+def test_the_longest_name_that_is_taken_is_that_of_a_socket_s_address():
+    room = shared_memory.MOST_OF_TMPDIR + len("/pymp-12345678/listener-12345678")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        path = f"{folder}/".ljust(room, "x")
+        for more, taken in (("", True), ("x", False)):
+            with socket.socket(socket.AF_UNIX) as listener:
+                if taken:
+                    listener.bind(path + more)
+                else:
+                    with pytest.raises(OSError, match="too long"):
+                        listener.bind(path + more)
 
 
 @pytest.mark.parametrize(
