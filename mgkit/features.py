@@ -346,15 +346,16 @@ def pooled_batches(
 
     Raises ValueError, naming an image, for features that are not finite: NaN rows stand for skipped images.
     """
-
-    def pooled_by_all(maps: Tensor) -> Tensor:
-        return torch.stack([net.pooled_maps(maps, p) for p in ps])
-
     options = dict(size=size, passes=passes, window=window, shapes=shapes)
-    for rows, _, indices in feature_maps(net, images, read=pooled_by_all, **options):
+    for rows, _, indices in feature_maps(net, images, read=partial(pool_by_all, net, ps), **options):
         rows = rows.cpu()
         check_finite(rows.transpose(0, 1), images, indices)
         yield rows.numpy(), indices.numpy()
+
+
+def pool_by_all(net: MultiGrain, ps: Sequence[float], maps: Tensor) -> Tensor:
+    """Pool maps with each of P exponents, [b,C,h,w] -> [P,b,C]."""
+    return torch.stack([net.pooled_maps(maps, p) for p in ps])
 
 
 def check_finite(rows: Tensor, images: ImageList, indices: Tensor, *, what: str = "features") -> None:

@@ -27,6 +27,7 @@ from mgkit.features import (
     check_finite,
     feature_maps,
     frozen_backbone,
+    pool_by_all,
     whole_shapes,
 )
 from mgkit.machine.device import one_thread
@@ -258,13 +259,11 @@ def sweep_hits(
     shapes = whole_shapes(images, passes.crop) if shapes is None else shapes
     hits = np.full((len(sizes), len(ps), len(ks), len(images)), np.nan)
 
-    def pooled_by_all(maps: Tensor) -> Tensor:
-        return torch.stack([net.pooled_maps(maps, p) for p in ps])  # [P,b,C]
-
     def own_hits(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Indices [b] and hits [P,len(ks),b] of each batch in this process's share."""
-        found, options = [], dict(size=size, passes=passes, shapes=shapes)
-        for rows, labels, indices in joined(feature_maps(net, images, read=pooled_by_all, **options)):
+        found, read = [], partial(pool_by_all, net, ps)
+        options = dict(size=size, passes=passes, shapes=shapes)
+        for rows, labels, indices in joined(feature_maps(net, images, read=read, **options)):
             with torch.no_grad():
                 logits = class_scores(net, rows, classifiers)  # [P,b,K]
             check_finite(logits.transpose(0, 1), images, indices, what="class scores")
