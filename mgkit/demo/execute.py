@@ -41,14 +41,18 @@ def in_kernel(name: str, copy: Path, parameters: Mapping[str, object], **options
     parameters: values of its first code cell
     options: of papermill
 
-    Raises PapermillExecutionError.
+    Raises NotebookFailedError, one line with the cell's error and the executed copy.
     """
     root = project_root()
     with environment(**{key: os.environ.get(key, value) for key, value in kept_memory().items()}):
-        papermill.execute_notebook(
-            root / "notebooks" / f"{name}.ipynb", copy, parameters=parameters, cwd=root / "notebooks",
-            progress_bar=False, **options,
-        )  # fmt: skip
+        try:
+            papermill.execute_notebook(
+                root / "notebooks" / f"{name}.ipynb", copy, parameters=parameters, cwd=root / "notebooks",
+                progress_bar=False, **options,
+            )  # fmt: skip
+        except PapermillExecutionError as error:
+            reason = f"{name}: {error.ename}: {error.evalue} (executed as far as {copy})"
+            raise NotebookFailedError(reason) from None
 
 
 def execute(name: str, folder: Path, parameters: dict) -> Path:
@@ -57,17 +61,12 @@ def execute(name: str, folder: Path, parameters: dict) -> Path:
     name: without its suffix
     parameters: values of its first code cell
 
-    Raises NotebookFailedError, one line with the cell's error and the executed copy.
+    Raises NotebookFailedError.
     """
     copy, start = folder / f"{name}.ipynb", time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     print(f"--- {name}", flush=True)
-    try:
-        output = {"stdout_file": sys.stdout, "stderr_file": sys.stderr, "coalesce_streams": True}
-        in_kernel(name, copy, parameters, **output)
-    except PapermillExecutionError as error:
-        raise NotebookFailedError(
-            f"{name}: {error.ename}: {error.evalue} (executed as far as {copy})"
-        ) from None
+    output = {"stdout_file": sys.stdout, "stderr_file": sys.stderr, "coalesce_streams": True}
+    in_kernel(name, copy, parameters, **output)
     print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     return copy

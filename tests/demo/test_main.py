@@ -1,23 +1,94 @@
 """`make demo`: the notebooks in their order, with parameters that they know."""
 
+import os
+import time
+from concurrent.futures import Executor, Future
+from pathlib import Path
+
 import nbformat
 import papermill
+import pytest
 from notebook_support import CONFIGS
+from papermill.exceptions import PapermillExecutionError
 
 from mgkit.config import make
 from mgkit.demo import __main__ as demo
+from mgkit.demo.execute import NotebookFailedError
+from mgkit.machine.timing import TIMES, note
 
 
-def test_the_notebooks_run_in_order_with_parameters_that_they_know(here, monkeypatch):
+class Here(Executor):
+    """Does the work in this process, when it is submitted."""
+
+    def __init__(self, _):
+        pass
+
+    def submit(self, work, *arguments):
+        done = Future()
+        done.set_result(work(*arguments))
+        return done
+
+
+def test_the_notebooks_run_in_order_with_parameters_that_they_know(here, monkeypatch, capsys):
     ran = {}
 
     def execute(notebook, copy, *, parameters, **_):
         ran[notebook.stem] = make(CONFIGS[notebook.stem], parameters)
-        assert copy.parent.is_dir()
+        assert copy.parts[-4:-1] == ("outputs", "e", "notebooks") and copy.parent.is_dir()
         nbformat.write(nbformat.v4.new_notebook(), copy)
 
     monkeypatch.setattr(papermill, "execute_notebook", execute)
-    folder, taken = demo.run_notebooks("e", "mini")
-    assert folder.parts[-3:] == ("outputs", "e", "notebooks") and list(ran) == list(CONFIGS) == list(taken)
+    monkeypatch.setattr(demo, "ProcessPoolExecutor", Here)
+    taken = demo.run_notebooks("e", "mini")
+    assert list(ran) == list(CONFIGS) == list(taken) == list(demo.NOTEBOOKS)
     assert all((config.experiment, config.data) == ("e", "mini") for config in ran.values())
     assert ran["06_search_your_photos"].photos == ["data/photographs"]
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == list(CONFIGS)
+
+
+def stand_in(monkeypatch, work):
+    """Call `work` with a notebook's name for executing it, in the processes that are forked from here."""
+
+    def execute(notebook, copy, **_):
+        work(notebook.stem)
+        nbformat.write(nbformat.v4.new_notebook(), copy)
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the stand-in is handed on by a fork")
+def test_two_notebooks_run_at_a_time_each_with_its_own_times(here, monkeypatch):
+    """06 and 07 do not wait for 01; what two processes note at once is not mixed up."""
+    (here / "ran").mkdir()
+
+    def work(name):
+        folder = here / "ran"
+        if name in ("01_train", "06_search_your_photos"):
+            (folder / f"{name} began").touch()
+            begun = time.monotonic()
+            while len(list(folder.glob("* began"))) < 2:  # each waits for the other
+                assert time.monotonic() < begun + 60, "the notebooks ran one after another"
+                time.sleep(0.01)
+        note(Path(os.environ[TIMES]), "passes", float(name[:2]))
+
+    stand_in(monkeypatch, work)
+    taken = demo.run_notebooks("e", "mini")
+    assert [of_one["passes"] for of_one in taken.values()] == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the stand-in is handed on by a fork")
+def test_an_error_of_a_notebook_ends_the_others_at_once(here, monkeypatch, capfd):
+    def work(name):
+        if name == "06_search_your_photos":
+            raise PapermillExecutionError(1, 1, "", "ValueError", "photos: none", [])
+        time.sleep(0 if name == demo.FIRST else 60)
+
+    stand_in(monkeypatch, work)
+    monkeypatch.setattr("sys.argv", ["demo", "--experiment", "e"])
+    begun = time.monotonic()
+    with pytest.raises(SystemExit) as ended:
+        demo.main()
+    assert str(ended.value).startswith("06_search_your_photos: ValueError: photos: none (executed as far as ")
+    assert time.monotonic() < begun + 30
+    with pytest.raises(NotebookFailedError):
+        demo.run_notebooks("e", "mini")
