@@ -9,10 +9,7 @@ import argparse
 import multiprocessing
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import partial
-from itertools import chain
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 
 from mgkit.claims.run import outcome
 from mgkit.config import ClaimsConfig
@@ -25,28 +22,37 @@ from mgkit.machine.files import write_text
 from mgkit.machine.progress import print_anything
 from mgkit.machine.timing import noted_in
 
-FIRST = "00_start_here"  # draws the embedded dataset and writes the photographs
-CHAINS = (  # beside each other; a notebook needs the first one and those before it in its chain
-    ("01_train", "02_finetune_p", "03_whiten", "04_evaluate_imagenet", "05_evaluate_retrieval"),
-    ("06_search_your_photos", "07_claims"),
-)
-NOTEBOOKS = (FIRST, *chain.from_iterable(CHAINS))
+NEEDS = {  # each notebook, with those whose results it reads; of those that may start, the longer come first
+    "00_start_here": (),  # draws the embedded dataset, writes the photographs
+    "01_train": ("00_start_here",),
+    "02_finetune_p": ("01_train",),
+    "03_whiten": ("02_finetune_p",),
+    "05_evaluate_retrieval": ("03_whiten",),
+    "04_evaluate_imagenet": ("03_whiten",),
+    "07_claims": ("00_start_here",),
+    "06_search_your_photos": ("00_start_here",),
+}
+NOTEBOOKS = tuple(sorted(NEEDS))
 OWN_PARAMETERS = {"06_search_your_photos": {"photos": ["data/photographs"]}}  # which 00 writes
+AT_ONCE = 2
 
-Taken = dict[str, dict[str, float]]  # the `times` of notebooks
 
+def run_notebooks(experiment: str, data: str) -> dict[str, dict[str, float]]:
+    """Execute 00 to 07, to copies in the experiment's folder; returns the `times` of each.
 
-def run_notebooks(experiment: str, data: str) -> Taken:
-    """Execute 00 to 07, two at a time, to copies in the experiment's folder.
-
-    Half of a notebook's time is spent in one thread: imports, drawing, figures. Raises NotebookFailedError.
+    Two at a time, as half of a notebook's time is spent in one thread: imports, drawing, figures. An error of
+    one ends the other. Raises NotebookFailedError.
     """
-    run = partial(run_chain, {"experiment": experiment, "data": data})
-    with ProcessPoolExecutor(len(CHAINS)) as pool:  # processes, for each has an environment
+    parameters = {"experiment": experiment, "data": data}
+    waiting, running, taken = list(NEEDS), {}, {}
+    with ProcessPoolExecutor(AT_ONCE) as pool:  # not threads: each notebook has an environment of its own
         try:
-            taken = pool.submit(run, [FIRST]).result()
-            for chain_done in as_completed([pool.submit(run, names) for names in CHAINS]):
-                taken |= chain_done.result()
+            while waiting or running:
+                ready = [name for name in waiting if taken.keys() >= set(NEEDS[name])]
+                running |= {pool.submit(run_notebook, name, parameters): name for name in ready}
+                waiting = [name for name in waiting if name not in ready]
+                for run in wait(running, return_when=FIRST_COMPLETED).done:
+                    taken[running.pop(run)] = run.result()
         except BaseException:
             for process in multiprocessing.active_children():
                 process.terminate()  # ends its kernel, too
@@ -54,16 +60,15 @@ def run_notebooks(experiment: str, data: str) -> Taken:
     return {name: taken[name] for name in NOTEBOOKS}
 
 
-def run_chain(parameters: Mapping[str, str], names: Sequence[str]) -> Taken:
-    """Execute notebooks one after another, and print how long each took."""
-    folder, taken = experiment_folder(parameters["experiment"]) / "notebooks", {}
+def run_notebook(name: str, parameters: dict[str, str]) -> dict[str, float]:
+    """Execute a notebook, print how long it took, and return its `times`."""
+    folder, start = experiment_folder(parameters["experiment"]) / "notebooks", time.time()
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        copy, start = folder / f"{name}.ipynb", time.time()
-        with recorded() as records:
-            in_kernel(name, copy, {**parameters, **OWN_PARAMETERS.get(name, {})})
-            taken[name] = times(copy, noted_in(records), began=start, ended=time.time())
-        print(f"{name}: {sum(taken[name].values()):.0f} s", flush=True)
+    copy = folder / f"{name}.ipynb"
+    with recorded() as records:
+        in_kernel(name, copy, parameters | OWN_PARAMETERS.get(name, {}))
+        taken = times(copy, noted_in(records), began=start, ended=time.time())
+    print(f"{name}: {sum(taken.values()):.0f} s", flush=True)
     return taken
 
 

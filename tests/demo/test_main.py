@@ -29,7 +29,7 @@ class Here(Executor):
         return done
 
 
-def test_the_notebooks_run_in_order_with_parameters_that_they_know(here, monkeypatch, capsys):
+def test_the_notebooks_run_after_those_they_need_with_parameters_that_they_know(here, monkeypatch, capsys):
     ran = {}
 
     def execute(notebook, copy, *, parameters, **_):
@@ -40,10 +40,12 @@ def test_the_notebooks_run_in_order_with_parameters_that_they_know(here, monkeyp
     monkeypatch.setattr(papermill, "execute_notebook", execute)
     monkeypatch.setattr(demo, "ProcessPoolExecutor", Here)
     taken = demo.run_notebooks("e", "mini")
-    assert list(ran) == list(CONFIGS) == list(taken) == list(demo.NOTEBOOKS)
+    assert sorted(ran) == list(CONFIGS) == list(taken) == list(demo.NOTEBOOKS)
+    order = list(ran)
+    assert all(order.index(needed) < order.index(name) for name in ran for needed in demo.NEEDS[name])
     assert all((config.experiment, config.data) == ("e", "mini") for config in ran.values())
     assert ran["06_search_your_photos"].photos == ["data/photographs"]
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == list(CONFIGS)
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == order
 
 
 def stand_in(monkeypatch, work):
@@ -58,12 +60,12 @@ def stand_in(monkeypatch, work):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the stand-in is handed on by a fork")
 def test_two_notebooks_run_at_a_time_each_with_its_own_times(here, monkeypatch):
-    """06 and 07 do not wait for 01; what two processes note at once is not mixed up."""
+    """07 does not wait for 01; what two processes note at once is not mixed up."""
     (here / "ran").mkdir()
 
     def work(name):
         folder = here / "ran"
-        if name in ("01_train", "06_search_your_photos"):
+        if name in ("01_train", "07_claims"):
             (folder / f"{name} began").touch()
             begun = time.monotonic()
             while len(list(folder.glob("* began"))) < 2:  # each waits for the other
@@ -79,16 +81,16 @@ def test_two_notebooks_run_at_a_time_each_with_its_own_times(here, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the stand-in is handed on by a fork")
 def test_an_error_of_a_notebook_ends_the_others_at_once(here, monkeypatch, capfd):
     def work(name):
-        if name == "06_search_your_photos":
-            raise PapermillExecutionError(1, 1, "", "ValueError", "photos: none", [])
-        time.sleep(0 if name == demo.FIRST else 60)
+        if name == "07_claims":
+            raise PapermillExecutionError(1, 1, "", "ValueError", "arms: none", [])
+        time.sleep(0 if name == demo.NOTEBOOKS[0] else 60)
 
     stand_in(monkeypatch, work)
     monkeypatch.setattr("sys.argv", ["demo", "--experiment", "e"])
     begun = time.monotonic()
     with pytest.raises(SystemExit) as ended:
         demo.main()
-    assert str(ended.value).startswith("06_search_your_photos: ValueError: photos: none (executed as far as ")
+    assert str(ended.value).startswith("07_claims: ValueError: arms: none (executed as far as ")
     assert time.monotonic() < begun + 30
     with pytest.raises(NotebookFailedError):
         demo.run_notebooks("e", "mini")

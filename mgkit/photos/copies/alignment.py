@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 import torch
-from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate
+from torch.nn.functional import avg_pool2d, grid_sample, interpolate
 
 from mgkit.photos.copies.small import as_turned, contrasts
 
@@ -77,12 +77,21 @@ def coarse(pictures: torch.Tensor) -> torch.Tensor:
 
 def laid(picture: torch.Tensor, place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A picture [P,1,s,s] in the frame of another at a place [P,4], and where it lies there (0 or 1)."""
-    width, height, x, y = place.T
-    zero = torch.zeros_like(x)
-    matrix = torch.stack([1 / width, zero, -x / width, zero, 1 / height, -y / height], 1).view(-1, 2, 3)
-    grid = affine_grid(matrix, picture.shape, align_corners=False)  # [P,s,s,2]
-    inside = (grid.abs() <= 1).all(-1)[:, None].float()
-    return grid_sample(picture, grid, padding_mode="border", align_corners=False), inside
+    at = coordinates(place, picture.shape[-1])  # [P,2,s]
+    grid = torch.stack(torch.broadcast_tensors(at[:, 0, None], at[:, 1, :, None]), -1)  # [P,s,s,2]
+    return grid_sample(picture, grid, padding_mode="border", align_corners=False), covered(at)
+
+
+def coordinates(place: torch.Tensor, side: int) -> torch.Tensor:
+    """Where the columns and rows of a frame of `side` px lie in the picture at each place: x, y [P,2,s]."""
+    axis = (torch.arange(side) + 0.5) * 2 / side - 1
+    return (axis - place[:, 2:, None]) / place[:, :2, None]
+
+
+def covered(at: torch.Tensor) -> torch.Tensor:
+    """Whether the picture lies at each pixel, 0 or 1 [P,1,s,s], by its `coordinates`."""
+    x, y = (at.abs() <= 1).unbind(1)
+    return (x[:, None] & y[:, :, None])[:, None].float()
 
 
 def best_places(
@@ -101,7 +110,7 @@ def best_places(
         sides = sides / sides.amax(1, keepdim=True).clamp(min=1)
         centred = torch.cat([sides, torch.zeros_like(sides)], 1)
         template = laid(above, centred)[0]
-        middle = laid(above, centred * MIDDLE)[1]
+        middle = covered(coordinates(centred * MIDDLE, side))
         fits = correlations(spectra, template, middle)  # [P,2s,2s], by shift
         fit, at = fits.flatten(1).max(1)
         shift = torch.stack([at % (2 * side), at // (2 * side)], 1)  # x, y
