@@ -49,6 +49,7 @@ def run_notebooks(experiment: str, data: str) -> dict[str, dict[str, float]]:
         try:
             while waiting or running:
                 ready = [name for name in waiting if taken.keys() >= set(NEEDS[name])]
+                del ready[AT_ONCE - len(running) :]  # what is handed to the pool can no longer be taken back
                 running |= {pool.submit(run_notebook, name, parameters): name for name in ready}
                 waiting = [name for name in waiting if name not in ready]
                 for run in wait(running, return_when=FIRST_COMPLETED).done:

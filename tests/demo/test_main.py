@@ -1,8 +1,10 @@
 """`make demo`: the notebooks in their order, with parameters that they know."""
 
+import multiprocessing
 import os
 import time
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -49,12 +51,14 @@ def test_the_notebooks_run_after_those_they_need_with_parameters_that_they_know(
 
 
 def stand_in(monkeypatch, work):
-    """Call `work` with a notebook's name for executing it, in the processes that are forked from here."""
+    """Call `work` with a notebook's name for executing it, in processes that are forked from here."""
 
     def execute(notebook, copy, **_):
         work(notebook.stem)
         nbformat.write(nbformat.v4.new_notebook(), copy)
 
+    forked = partial(ProcessPoolExecutor, mp_context=multiprocessing.get_context("fork"))
+    monkeypatch.setattr(demo, "ProcessPoolExecutor", forked)
     monkeypatch.setattr(papermill, "execute_notebook", execute)
 
 
@@ -81,7 +85,10 @@ def test_two_notebooks_run_at_a_time_each_with_its_own_times(here, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the stand-in is handed on by a fork")
 def test_an_error_of_a_notebook_ends_the_others_at_once(here, monkeypatch, capfd):
     def work(name):
+        (here / f"{name} began").touch()
         if name == "07_claims":
+            while not (here / "01_train began").exists():
+                time.sleep(0.01)
             raise PapermillExecutionError(1, 1, "", "ValueError", "arms: none", [])
         time.sleep(0 if name == demo.NOTEBOOKS[0] else 60)
 
@@ -92,5 +99,6 @@ def test_an_error_of_a_notebook_ends_the_others_at_once(here, monkeypatch, capfd
         demo.main()
     assert str(ended.value).startswith("07_claims: ValueError: arms: none (executed as far as ")
     assert time.monotonic() < begun + 30
+    assert len(list(here.glob("* began"))) == 3  # 00, 01 and 07: nothing is begun after the error
     with pytest.raises(NotebookFailedError):
         demo.run_notebooks("e", "mini")

@@ -84,8 +84,12 @@ def laid(picture: torch.Tensor, place: torch.Tensor) -> tuple[torch.Tensor, torc
 
 def coordinates(place: torch.Tensor, side: int) -> torch.Tensor:
     """Where the columns and rows of a frame of `side` px lie in the picture at each place: x, y [P,2,s]."""
-    axis = (torch.arange(side) + 0.5) * 2 / side - 1
-    return (axis - place[:, 2:, None]) / place[:, :2, None]
+    return (pixel_centres(side) - place[:, 2:, None]) / place[:, :2, None]
+
+
+def pixel_centres(side: int) -> torch.Tensor:
+    """Where the centres of `side` pixels lie in [-1,1]: [s]."""
+    return (torch.arange(side) + 0.5) * 2 / side - 1
 
 
 def covered(at: torch.Tensor) -> torch.Tensor:
@@ -151,7 +155,7 @@ def correlations(
 
 def refined(below: torch.Tensor, above: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
     """The place [P,4] where the overlap fits best, from one nearby; the ratio of the sides is kept."""
-    axis = (torch.arange(below.shape[-1]) + 0.5) * 2 / below.shape[-1] - 1
+    axis = pixel_centres(below.shape[-1])
     best, best_place = torch.full((len(place),), -math.inf), place
     for _ in range(STEPS):
         picture, inside = laid(above, place)
