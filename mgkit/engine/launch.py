@@ -1,4 +1,7 @@
-"""Run a stage in processes of `torch.distributed.run`: start them, show their output, raise their errors."""
+"""Run a stage in processes of its own: start them, show their output, restart them, raise their errors.
+
+Several are started by `torch.distributed.run`; one is started directly, which takes less time.
+"""
 
 import json
 import os
@@ -25,6 +28,9 @@ from mgkit.machine.timing import timed
 FOLDER = "MGKIT_LAUNCH_FOLDER"  # where they write how the run ended
 LAUNCHER = "MGKIT_LAUNCHER_PID"  # the launching process; workers end when it has ended
 AGENT = "agent.pid"  # file in FOLDER with the process of torch.distributed.run; workers end when it has ended
+# What torch.distributed.run would tell a single worker; a cluster may have set other numbers for this process
+ONE_WORKER = dict.fromkeys(("RANK", "LOCAL_RANK"), "0")
+ONE_WORKER |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"), "1")
 SECONDS_TO_STOP = 60  # for the current step, and for saving
 SECONDS_TO_MEET = 600  # from the first of several machines that is ready to the last
 
@@ -68,30 +74,63 @@ def launch(config: StageConfig) -> None:
     asked to stop and saved, WorkerError with the worker's message or traceback if it failed.
     """
     processes = processes_on_this_machine(config)
-    with tempfile.TemporaryDirectory(prefix="mgkit-", ignore_cleanup_errors=True) as folder:
-        config_file = Path(folder) / "config.yaml"
+    with tempfile.TemporaryDirectory(prefix="mgkit-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        config_file = folder / "config.yaml"
         write_text(config_file, to_yaml(config))
-        with limits_named():
-            process = subprocess.Popen(
-                torchrun_command(config, config_file, processes),
-                env=worker_environment(folder, processes),
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
-                start_new_session=True,  # a notebook's interrupt reaches this process alone; see `stop`
-            )  # fmt: skip
-        (Path(folder) / AGENT).write_text(str(process.pid), encoding="utf-8")
-        try:
-            with sigterm_passed_on(process) as asked_to_stop:
-                show_relayed(process.stdout)
-                code = process.wait()
-        except BaseException:
-            stop(process, Path(folder))
-            raise
-        raise_ending(Path(folder), code, asked_to_stop=bool(asked_to_stop), machines=config.nnodes)
+        environment = worker_environment(name, processes)
+        if processes == config.nnodes == 1:
+            code, asked_to_stop = run_one_worker(config, config_file, environment)
+        else:
+            agent = started(torchrun_command(config, config_file, processes), environment)
+            (folder / AGENT).write_text(str(agent.pid), encoding="utf-8")
+            code, asked_to_stop = shown_to_the_end(agent, folder)
+        raise_ending(folder, code, asked_to_stop=asked_to_stop, machines=config.nnodes)
+
+
+def run_one_worker(config: StageConfig, config_file: Path, environment: dict[str, str]) -> tuple[int, bool]:
+    """Run a stage in one process and restart it as torch.distributed.run does.
+
+    Returns its last exit code, and whether it was asked to stop.
+    """
+    folder = config_file.parent
+    for attempt in range(restarts(config) + 1):
+        error_file = folder / "log" / f"attempt_{attempt}" / "0" / "error.json"
+        error_file.parent.mkdir(parents=True)
+        told = {"TORCHELASTIC_RESTART_COUNT": str(attempt), "TORCHELASTIC_ERROR_FILE": str(error_file)}
+        worker = started(worker_command(config, config_file), environment | ONE_WORKER | told)
+        code, asked_to_stop = shown_to_the_end(worker, folder)
+        if code == 0 or asked_to_stop or read_ending(folder):
+            break
+    return code, asked_to_stop
+
+
+def started(command: list[str], environment: dict[str, str]) -> subprocess.Popen:
+    with limits_named():
+        return subprocess.Popen(
+            command, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
+            start_new_session=True,  # a notebook's interrupt reaches this process alone; see `stop`
+        )  # fmt: skip
+
+
+def shown_to_the_end(process: subprocess.Popen, folder: Path) -> tuple[int, bool]:
+    """Show a process's output until it ends: its exit code, and whether it was asked to stop."""
+    try:
+        with sigterm_passed_on(process) as asked_to_stop:
+            show_relayed(process.stdout)
+            return process.wait(), bool(asked_to_stop)
+    except BaseException:
+        stop(process, folder)
+        raise
 
 
 @contextmanager
 def sigterm_passed_on(process: subprocess.Popen) -> Iterator[list]:
-    """Pass SIGTERM on to the workers, which save and end; yields the list of signals received."""
+    """Pass SIGTERM on to the workers, which save and end, or are killed after SECONDS_TO_STOP.
+
+    Yields the list of signals received.
+    """
     asked = []
     if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
         yield asked
@@ -100,6 +139,9 @@ def sigterm_passed_on(process: subprocess.Popen) -> Iterator[list]:
     def pass_on(number: int, _) -> None:
         asked.append(number)
         process.terminate()
+        killer = threading.Timer(SECONDS_TO_STOP, process.kill)
+        killer.daemon = True
+        killer.start()
 
     before = signal.signal(signal.SIGTERM, pass_on)
     try:
@@ -113,9 +155,8 @@ def torchrun_command(config: StageConfig, config_file: Path, processes: int) -> 
     command = [
         sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}",
         "--rdzv-backend=c10d", f"--log-dir={config_file.parent / 'log'}",
+        f"--max-restarts={restarts(config)}",
     ]  # fmt: skip
-    if isinstance(config, TrainConfig):
-        command.append(f"--max-restarts={0 if config.dry_run else config.max_restarts}")
     if config.nnodes > 1:
         patience = f"join_timeout={SECONDS_TO_MEET},read_timeout={SECONDS_TO_MEET}"
         command += [
@@ -130,7 +171,21 @@ def torchrun_command(config: StageConfig, config_file: Path, processes: int) -> 
             "--rdzv-endpoint=localhost:0",
             "--local-addr=localhost",
         ]
-    return [*command, "-m", "mgkit", config.stage, str(config_file)]
+    return [*command, *stage_of(config, config_file)]
+
+
+def worker_command(config: StageConfig, config_file: Path) -> list[str]:
+    """The command that starts the only worker."""
+    return [sys.executable, "-u", *stage_of(config, config_file)]
+
+
+def stage_of(config: StageConfig, config_file: Path) -> list[str]:
+    return ["-m", "mgkit", config.stage, str(config_file)]
+
+
+def restarts(config: StageConfig) -> int:
+    """How often workers that fail are restarted."""
+    return config.max_restarts if isinstance(config, TrainConfig) and not config.dry_run else 0
 
 
 def worker_environment(folder: str, processes: int) -> dict[str, str]:
@@ -188,7 +243,7 @@ def raise_ending(folder: Path, code: int, *, asked_to_stop: bool = False, machin
         f"{SECONDS_TO_MEET // 60} minutes, or rdzv_endpoint cannot be reached"
     )
     raise WorkerError(
-        f"the worker processes ended without an error message (torch.distributed.run: exit code {code}): "
+        f"the worker processes ended without an error message (exit code {code}): "
         "unless the output above says why, they were killed, perhaps for lack of memory"
         f"{apart if machines > 1 else ''}; run the same command again to resume from the last checkpoint"
     )

@@ -88,7 +88,8 @@ class Started:
         commands = {pid: command_of(pid) for pid in marked(self.folder)}
         # A process that the agent has just forked has its command line for a moment.
         agents = [pid for pid, command in commands.items() if "torch.distributed.run" in command]
-        agent = min(agents, key=lambda pid: (parent_of(pid) in agents, pid), default=None)
+        alone = self.process.pid if self.processes == 1 else None  # starts its only worker itself
+        agent = min(agents, key=lambda pid: (parent_of(pid) in agents, pid), default=alone)
         if victim == "agent" or agent is None:
             return agent
         workers = [

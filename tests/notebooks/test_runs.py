@@ -70,7 +70,7 @@ def test_a_training_whose_papermill_ends_leaves_no_process_and_goes_on(
     process = started
     wait_until(lambda: list(snapshots.glob("step-*.pth")), seconds=300)
     family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) >= 4  # kernel, agent, workers, their readers
+    assert len(family) >= (3 if how == "papermill is killed" else 6)  # kernel, agent of two, workers, readers
     if how == "papermill is killed":
         process.kill()
     else:
