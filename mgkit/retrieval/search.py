@@ -19,7 +19,7 @@ QUERIES_AT_ONCE = 1024
 MARGIN = 8  # candidates beyond k
 CANDIDATE_BYTES, SCORE_BYTES = 160, 128  # per candidate, and per score of `similarities`, with copies
 BATCH_BYTES = 2**22  # of candidates multiplied in float64 at a time, by each thread
-FEWEST_PARTS = 8  # of BATCH_BYTES for each thread, below which one thread multiplies all
+FEWEST_BATCHES = 8  # of BATCH_BYTES for each thread, below which one thread multiplies all
 CACHED_BYTES = 2**20  # of rows converted or multiplied at a time, to stay in the processor's cache
 SMALLEST = 2.0**-126  # smallest normal float32; values below may be flushed to zero
 
@@ -190,16 +190,16 @@ def multiplied(queries: np.ndarray, database: np.ndarray, rows: np.ndarray) -> n
     at_once = max(1, most // rows.shape[1])
 
     def multiply(part: slice) -> None:
-        for some in slices(rows.shape[1], most):
-            chunk = as_float32(database[rows[part, some]]).astype(np.float64)  # [q,k,D]
-            scores[part, some] = (chunk @ doubled[part])[:, :, 0]
+        for q in slices(part.stop, at_once, start=part.start):
+            for some in slices(rows.shape[1], most):
+                chunk = as_float32(database[rows[q, some]]).astype(np.float64)  # [q,k,D]
+                scores[q, some] = (chunk @ doubled[q])[:, :, 0]
 
-    parts = list(slices(len(rows), at_once))
-    if len(parts) < FEWEST_PARTS * threads:  # the threads' start would take longer
-        list(map(multiply, parts))
+    if len(rows) < FEWEST_BATCHES * at_once * threads:  # the threads' start would take longer
+        multiply(slice(0, len(rows)))
     else:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(multiply, parts))
+            list(pool.map(multiply, slices(len(rows), -(-len(rows) // (4 * threads)))))
     return scores
 
 

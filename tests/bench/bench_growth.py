@@ -79,7 +79,7 @@ def stages(net: MultiGrain) -> dict[str, Callable[[Photos], object]]:
     }
 
 
-def growth_rows(rounds: int = 3) -> list[Row]:
+def growth_rows(rounds: int = 5) -> list[Row]:
     """Two rows per stage, `flat_row` and `linear_row`."""
     torch.manual_seed(0)
     net = place(get_multigrain("resnet8", num_classes=1000), torch.device("cpu")).eval()

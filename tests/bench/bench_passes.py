@@ -140,7 +140,7 @@ def store_row(net: MultiGrain, precision: str, rounds: int) -> Row:
         return rect_row(stage, ours, net, given, [size], precision, rounds=rounds, wanted=0.9)
 
 
-def rows(rounds: int = 3) -> list[Row]:
+def rows(rounds: int = 5) -> list[Row]:
     """All rows of each network, in float32, and in bf16 where that is fast."""
     found = []
     for precision in ("float32", "bf16")[: 1 + has_fast_bf16(CPU)]:

@@ -88,7 +88,7 @@ def passes_of(folder: Path) -> tuple[Callable, Callable, PhotoList]:
     return ours, alone, images
 
 
-def rows(rounds: int = 3) -> list[Row]:
+def rows(rounds: int = 5) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder, get_context("spawn").Pool(WORKERS) as pool:
         ours, alone, images = passes_of(Path(folder))
 

@@ -32,7 +32,7 @@ def through(blocks: Blocks) -> None:
         pass
 
 
-def rows(count: int = SOME, rounds: int = 1) -> list[Row]:
+def rows(count: int = SOME, rounds: int = 5) -> list[Row]:
     """Ratios to the search, and memory; αQE always on all rows."""
     database, queries = made_up(ALL, DIM, queries=QUERIES)
     few = database[:count]

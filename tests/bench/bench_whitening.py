@@ -8,7 +8,7 @@ from mgkit.whitening import fit_pca_whitening
 COUNT, DIM = 20_000, 2048
 
 
-def rows(rounds: int = 3) -> list[Row]:
+def rows(rounds: int = 5) -> list[Row]:
     x = np.random.default_rng(0).standard_normal((COUNT, DIM), dtype=np.float32)
     x *= np.geomspace(1, 0.03, DIM, dtype=np.float32)  # variances over three orders of magnitude
 

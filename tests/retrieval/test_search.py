@@ -139,7 +139,7 @@ def test_many_queries_at_once_find_the_same():
 def test_threads_share_the_candidates_and_change_no_score(kind, at_once, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     q, x = with_ties(9, 40, kind, 0), with_ties(50, 40, kind, 1)
-    with limits(BATCH_BYTES=at_once, CACHED_BYTES=at_once, FEWEST_PARTS=0):
+    with limits(BATCH_BYTES=at_once, CACHED_BYTES=at_once, FEWEST_BATCHES=0):
         scores, indices = top_k(q, x, k=30, device=CPU)
     expected_scores, expected = sorted_list(q, x, 30)
     np.testing.assert_array_equal(indices, expected)
