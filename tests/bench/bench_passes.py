@@ -10,13 +10,13 @@ from functools import partial
 from itertools import count
 
 import torch
-from measuring import Photos, Row, compared, in_memory, photos, seconds
+from measuring import Photos, Row, compared, in_memory, photos, precisions, seconds
 from torch import Tensor, nn
 
 from mgkit.engine.feature_store import stored_features
 from mgkit.features import PIXELS_A_BATCH, frozen_backbone
 from mgkit.finetune import finetune_p, set_p, sweep_p
-from mgkit.machine.device import autocast, has_fast_bf16, place
+from mgkit.machine.device import autocast, place
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.transforms import eval_transform, fitted_shape
 
@@ -143,7 +143,7 @@ def store_row(net: MultiGrain, precision: str, rounds: int) -> Row:
 def rows(rounds: int = 5) -> list[Row]:
     """All rows of each network, in float32, and in bf16 where that is fast."""
     found = []
-    for precision in ("float32", "bf16")[: 1 + has_fast_bf16(CPU)]:
+    for precision in precisions(CPU):
         for net in map(network, NETWORKS):
             found += [
                 evaluation_row(net, precision, rounds, size=224, images=IMAGES),

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from measuring import Row, compared, table, write_json
+from measuring import Row, compared, precisions, table, write_json
 from torch.nn import functional as F
 
 from mgkit.config import TrainConfig, make
@@ -112,7 +112,7 @@ def row(options: argparse.Namespace, precision: str) -> Row:
 
 def rows() -> list[Row]:
     """The rows of `make bench`."""
-    options = settings(["--steps", "2", "--rounds", "7"])
+    options = settings(["--steps", "2", "--rounds", "5"])
     return [row(options, precision) for precision in options.precisions]
 
 
@@ -121,7 +121,7 @@ def settings(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--backbone", default="resnet18", help="one of torchvision's")
     parser.add_argument("--size", type=int, default=112, help="px")
     parser.add_argument("--batch", type=int, default=96)
-    parser.add_argument("--precisions", nargs="+", default=["float32", "bf16"])
+    parser.add_argument("--precisions", nargs="+", default=precisions(pick_device()))
     parser.add_argument("--steps", type=int, default=4, help="of a round")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--compile", action="store_true", help="both networks")

@@ -12,11 +12,13 @@ from time import perf_counter, process_time
 from unittest.mock import patch
 
 import numpy as np
+import torch
 from PIL import Image
 
 from mgkit.data.images import ImageList
 from mgkit.data.layouts import class_folders, dataset_root, split_folder
 from mgkit.data.loader import ImageDataset
+from mgkit.machine.device import has_fast_bf16
 from mgkit.machine.files import project_root, write_text
 from mgkit.stages.inputs import data_root
 from mgkit.transforms import eval_transform
@@ -167,6 +169,11 @@ def memory(of: str) -> int:
 
 
 # --- Photos in memory
+
+
+def precisions(device: torch.device) -> list[str]:
+    """float32, and bf16 where it is fast: elsewhere the row of a step takes half an hour."""
+    return ["float32", "bf16"][: 1 + has_fast_bf16(device)]
 
 
 def photo_folder(data: str = "") -> Path:
