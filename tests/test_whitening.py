@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mgkit.features import classify
 from mgkit.model import append_one
-from mgkit.whitening import fit_pca_whitening, fold, moments, whiten
+from mgkit.whitening import eigh, fit_pca_whitening, fold, gram, moments, whiten
 
 
 def correlated_rows(n, dim, seed=0):
@@ -70,6 +70,14 @@ def test_moments_in_chunks_are_those_of_numpy():
         mean, covariance = moments(torch.from_numpy(x), chunk)
         np.testing.assert_allclose(mean, x.astype(np.float64).mean(0), rtol=1e-12)
         np.testing.assert_allclose(covariance, np.cov(x.astype(np.float64), rowvar=False), rtol=1e-9)
+
+
+def test_products_and_eigenvectors_are_those_of_torch():
+    x = torch.from_numpy(correlated_rows(30, 6)).double()[::2]  # rows that do not lie side by side
+    torch.testing.assert_close(gram(x), x.T @ x)
+    values, vectors = eigh(gram(x))
+    torch.testing.assert_close(values, torch.linalg.eigvalsh(x.T @ x))
+    torch.testing.assert_close(vectors @ values.diag() @ vectors.T, x.T @ x)
 
 
 @pytest.mark.parametrize("shrinkage", [0.1, 0.5, 1.0])

@@ -37,7 +37,7 @@ from mgkit.stages.train import run_training
 
 # glibc returns blocks from 64 KiB on to the system once they are freed. Other systems ignore this.
 HEAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
-IMAGES, TIMES = 32, (1, 4, 16)
+IMAGES, TIMES = 48, (1, 4, 16)  # four times fill the queue of passes side by side
 SIZE = 128  # pixels
 SETTING = dict(size=SIZE, crop="square", batch_size=16, precision="float32")
 EPOCHS, STEPS = 10, 100  # of the training; steps per epoch

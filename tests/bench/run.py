@@ -1,6 +1,6 @@
 """Every stage beside its floor: one table, outputs/bench/bench.json and bench.png.
 
-    python tests/bench/run.py                      # all, in about nine minutes on two cores
+    python tests/bench/run.py                      # all, in about an hour on two cores
     python tests/bench/run.py --only losses start  # some, nothing is written
     python tests/bench/run.py --full               # the index on as many files as ImageNet has
 
