@@ -101,7 +101,7 @@ def flat_row(
 ) -> list[Row]:
     """Compare the stage's peak of memory at 16 times the images with that at 4 times; [] if not measurable.
 
-    Wanted: at most an eighth of the feature maps of the images in between, 24 MiB; their inputs take 72 MiB.
+    Wanted: at most an eighth of the feature maps of the images in between, 36 MiB; their inputs take 108 MiB.
     """
     stage(parts[1])  # libraries allocate some memory once
     grown = {}
