@@ -37,7 +37,7 @@ from mgkit.stages.train import run_training
 
 # glibc returns blocks from 64 KiB on to the system once they are freed. Other systems ignore this.
 HEAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
-IMAGES, TIMES = 48, (1, 4, 16)  # four times fill the queue of passes side by side
+IMAGES, TIMES = 32, (1, 4, 16)
 SIZE = 128  # pixels
 SETTING = dict(size=SIZE, crop="square", batch_size=16, precision="float32")
 EPOCHS, STEPS = 10, 100  # of the training; steps per epoch
@@ -101,7 +101,7 @@ def flat_row(
 ) -> list[Row]:
     """Compare the stage's peak of memory at 16 times the images with that at 4 times; [] if not measurable.
 
-    Wanted: at most an eighth of the feature maps of the images in between, 36 MiB; their inputs take 108 MiB.
+    Wanted: at most an eighth of the feature maps of the images in between, 24 MiB; their inputs take 72 MiB.
     """
     stage(parts[1])  # libraries allocate some memory once
     grown = {}
