@@ -82,6 +82,32 @@ def test_two_notebooks_run_at_a_time_each_with_its_own_times(here, monkeypatch):
     assert [of_one["passes"] for of_one in taken.values()] == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
+def test_the_dataset_is_drawn_before_any_notebook_runs(here, monkeypatch):
+    done = []
+
+    def fail(*_):
+        done.append("notebooks")
+        raise NotebookFailedError("seen")
+
+    monkeypatch.setattr(demo, "data_root", done.append)
+    monkeypatch.setattr(demo, "run_notebooks", fail)
+    monkeypatch.setattr("sys.argv", ["demo", "--experiment", "e"])
+    with pytest.raises(SystemExit, match="^seen$"):
+        demo.main()
+    assert done == ["mini", "notebooks"]
+    assert not demo.NEEDS["00_start_here"] and not demo.NEEDS["01_train"]  # so both start then
+
+
+def test_a_foreign_folder_in_the_place_of_the_dataset_is_named_before_any_notebook_runs(here, monkeypatch):
+    (here / "data" / "mini").mkdir(parents=True)
+    (here / "data" / "mini" / "thesis.txt").write_text("keep me")
+    monkeypatch.setattr(demo, "run_notebooks", None)
+    monkeypatch.setattr("sys.argv", ["demo", "--experiment", "e"])
+    with pytest.raises(SystemExit, match="^--data mini: .*mini exists without a mini.json"):
+        demo.main()
+    assert (here / "data" / "mini" / "thesis.txt").read_text() == "keep me"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the stand-in is handed on by a fork")
 def test_an_error_of_a_notebook_ends_the_others_at_once(here, monkeypatch, capfd):
     def work(name):
@@ -93,6 +119,7 @@ def test_an_error_of_a_notebook_ends_the_others_at_once(here, monkeypatch, capfd
         time.sleep(0 if name == demo.NOTEBOOKS[0] else 60)
 
     stand_in(monkeypatch, work)
+    monkeypatch.setattr(demo, "data_root", lambda data: None)
     monkeypatch.setattr("sys.argv", ["demo", "--experiment", "e"])
     begun = time.monotonic()
     with pytest.raises(SystemExit) as ended:
