@@ -30,7 +30,7 @@ from mgkit.config import TrainConfig, make
 from mgkit.engine.feature_store import stored_features
 from mgkit.features import embed
 from mgkit.finetune import finetune_p, set_p, sweep_p
-from mgkit.machine.device import place
+from mgkit.machine.device import one_thread, place
 from mgkit.machine.files import write_text
 from mgkit.model import MultiGrain, get_multigrain
 from mgkit.stages.train import run_training
@@ -101,13 +101,17 @@ def flat_row(
 ) -> list[Row]:
     """Compare the stage's peak of memory at 16 times the images with that at 4 times; [] if not measurable.
 
+    In one lane, whose peak is the same each time. Lanes side by side hold up to 4 results each (AHEAD of
+    `mgkit.machine.frozen`, whose tests count them), and how many they hold at once is chance.
+
     Wanted: at most an eighth of the feature maps of the images in between, 24 MiB; their inputs take 72 MiB.
     """
-    stage(parts[1])  # libraries allocate some memory once
     grown = {}
-    for k in TIMES:
-        gc.collect()
-        grown[str(k)] = extra_memory(lambda k=k: stage(parts[k]))
+    with one_thread():
+        stage(parts[1])  # libraries allocate some memory once
+        for k in TIMES:
+            gc.collect()
+            grown[str(k)] = extra_memory(lambda k=k: stage(parts[k]))
     if grown["1"] is None:
         return []
     peaks = {k: grown_k / 2**20 for k, grown_k in grown.items()}
