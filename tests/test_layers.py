@@ -65,8 +65,7 @@ from mgkit.config import TrainConfig, make
 
 make(TrainConfig, {"backbone": "senet154"})
 work_of(TrainConfig)
-slow = {"timm", "filelock", "scipy.io", "tensorboard", "faiss", "sklearn", "matplotlib"}
-slow |= {"mgkit.photos", "mgkit.claims"}
+slow = {"timm", "scipy.io", "tensorboard", "faiss", "sklearn", "matplotlib", "mgkit.photos", "mgkit.claims"}
 print(*slow & set(sys.modules))
 """
 

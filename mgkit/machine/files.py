@@ -10,12 +10,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from mgkit.machine.printable import say_once
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 # What file systems without fsync answer, as CIFS, FUSE and VirtualBox mounts do for folders.
 CANNOT_SYNC = (
@@ -241,26 +239,23 @@ def exclusive(path: Path, *, purpose: str, patience: float = -1) -> Iterator[Non
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock = acquired(path, purpose, patience)
+            lock = acquired(FileLock(path), purpose, patience)
         except (OSError, NotImplementedError) as error:
             if isinstance(error, OSError) and error.errno not in CANNOT_LOCK:
                 raise
             say_once(f"{path.parent} has no locks: start no run on another machine that writes there, too")
-            lock = acquired(lock_here(path), purpose, patience)
+            lock = acquired(FileLock(lock_here(path)), purpose, patience)
     try:
         yield
     finally:
         lock.release()
 
 
-def acquired(path: Path, purpose: str, patience: float) -> "BaseFileLock":
-    """Acquire the lock of a file; waits, and says so, if another process holds it."""
-    from filelock import FileLock  # takes a third of a second, so not before it is needed
-
-    lock = FileLock(path)
+def acquired(lock: BaseFileLock, purpose: str, patience: float) -> BaseFileLock:
+    """Acquire a lock; waits, and says so, if another process holds it."""
     try:
         lock.acquire(timeout=0)
-    except TimeoutError:
+    except Timeout:  # a TimeoutError
         if purpose:
             print(f"waiting for another process, which is {purpose}")
         lock.acquire(timeout=patience, poll_interval=0.2)

@@ -10,7 +10,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-import filelock
 import pytest
 from support import alive_in_another_process, one_line_error
 
@@ -223,14 +222,14 @@ def test_a_writable_folder_is_made_and_left_empty(tmp_path):
 
 def test_without_locks_of_the_file_system_those_of_the_machine_are_used(tmp_path, monkeypatch, capsys):
     path = tmp_path / "run" / "lock"
-    acquire = filelock.FileLock.acquire
+    acquire = module.FileLock.acquire
 
     def odd(lock, *arguments, **options):
         if Path(lock.lock_file) == path:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         return acquire(lock, *arguments, **options)
 
-    monkeypatch.setattr(filelock.FileLock, "acquire", odd)
+    monkeypatch.setattr(module.FileLock, "acquire", odd)
     monkeypatch.setattr(module.tempfile, "gettempdir", lambda: str(tmp_path))
     with alive_in_another_process(partial(hold, path)):
         with pytest.raises(TimeoutError), exclusive(path, purpose="training", patience=0.3):
