@@ -155,12 +155,12 @@ def test_groups_are_those_of_plain_average_linkage_within_components():
 def test_thousands_of_identical_pictures_are_one_group_in_bounded_memory(monkeypatch):
     monkeypatch.setattr(module, "MOST", 100)
     descriptors = np.concatenate([np.tile(at(10), (1000, 1)), at(100, 100.1)])
-    began = time.perf_counter()
+    began = time.process_time()
     found = moments(descriptors, least=0.9)
     assert sorted(len(group.members) for group in found) == [2, 1000]
     [large] = [group for group in found if len(group.members) == 1000]
     assert large.tightness == pytest.approx(1) and min(large.similarities) == pytest.approx(1)
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 20
 
 
 def test_a_film_of_many_frames_is_cut_where_frames_are_least_alike(monkeypatch):
@@ -288,11 +288,11 @@ def test_twenty_thousand_copies_of_one_picture_are_one_group():
         compared.append(len(a))
         return np.full(len(a), 0.9)
 
-    began = time.perf_counter()
+    began = time.process_time()
     descriptors = np.tile(at(10), (count, 1))
     [group] = near_duplicates(pairs, descriptors, least=LEAST, choose=first, measure=Measure(score, 0.8))
     assert len(group.members) == count and len(group.going) == count - 1
-    assert sum(compared) <= count and time.perf_counter() - began < 20
+    assert sum(compared) <= count and time.process_time() - began < 20
 
 
 # --- One folder against another
