@@ -101,8 +101,8 @@ def flat_row(
 ) -> list[Row]:
     """Compare the stage's peak of memory at 16 times the images with that at 4 times; [] if not measurable.
 
-    In one lane, whose peak is the same each time. Lanes side by side hold up to 4 results each (AHEAD of
-    `mgkit.machine.frozen`, whose tests count them), and how many they hold at once is chance.
+    In one lane, whose peak is the same each time. How many results lanes side by side hold at once is chance;
+    that there are no more than AHEAD of `mgkit.machine.frozen` each, its tests check.
 
     Wanted: at most an eighth of the feature maps of the images in between, 24 MiB; their inputs take 72 MiB.
     """
